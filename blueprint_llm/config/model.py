@@ -1,0 +1,322 @@
+"""The shape of the `blueprint:` block and of a loaded configuration (API section 5).
+
+Every record is frozen: reloading swaps one object, calls in flight keep theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration; unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _window(value: str) -> str:
+    if value not in {"minute", "hour", "day", "month", "session"} and not re.fullmatch(r"[1-9]\d*s", value):
+        raise ValueError("must be minute, hour, day, month, session or <n>s (60s)")
+    return value
+
+
+def _scope(value: str) -> str:
+    if value not in {"call", "session", "project", "global"} and not re.fullmatch(r"(provider|model):.+", value):
+        raise ValueError("must be call, session, project, global, provider:NAME or model:NAME")
+    return value
+
+
+def _many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Window = Annotated[str, AfterValidator(_window)]
+Scope = Annotated[str, AfterValidator(_scope)]
+Names = Annotated[list[str], BeforeValidator(_many)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ProviderConfig(Section):
+    """A named target. Keys that are not listed here go to LiteLLM with every call (`litellm_params` style).
+
+    Attributes:
+        model: A `model_name` of `model_list`, or a LiteLLM model id.
+        max_context_tokens: Most input tokens ever sent to it.
+        share_codebase: Whether parts of a project may be sent; None: decided by where the model runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    model: str = Field(min_length=1)
+    role: Literal["local", "cloud", "fallback", "opus"] | None = None
+    max_context_tokens: int | None = Field(default=None, ge=1)
+    share_codebase: bool | None = None
+    tasks: Names = Field(default_factory=list)
+    credentials: str | None = None
+    api_base: str | None = None
+    api_key: str | None = Field(default=None, repr=False)
+    timeout_s: Positive | None = None
+
+
+class Comparison(Section):
+    """Bounds on a number: every one given must hold."""
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    scope: Scope | None = None
+
+
+def _bounds(value: Any) -> Any:
+    return {"gt": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Bounds = Annotated[Comparison, BeforeValidator(_bounds)]
+
+
+class When(Section):
+    """What a request must look like for a route: every condition given must hold."""
+
+    task_type: Names | None = None
+    input_tokens: Bounds | None = None
+    context_window: Bounds | None = None
+    budget_used: Bounds | None = None
+    planning: bool | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Route(Section):
+    """A rule: requests that match `when` take `chain` (names, or the name of a chain)."""
+
+    when: When
+    chain: Names = Field(min_length=1)
+    name: str | None = None
+
+
+class Retry(Section):
+    """Retries at one target. `max_attempts` includes the first; times in seconds."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    base_s: float = Field(default=0.5, ge=0)
+    cap_s: float = Field(default=8, ge=0)
+    jitter: Literal["full", "none"] = "full"
+    max_retry_after_s: float = Field(default=20, ge=0)
+    ratio: Share = 0.2
+
+
+class Deadline(Section):
+    """Seconds. `total_s`: a whole call, or a stream up to its first delta plus all waits."""
+
+    total_s: Positive = 120
+    first_token_s: Positive = 20
+    idle_s: Positive = 15
+
+
+class Breaker(Section):
+    """When a target is left alone, and how it comes back."""
+
+    failures: int = Field(default=3, ge=1)
+    open_s: Positive = 10
+    half_open_probes: int = Field(default=1, ge=1)
+
+
+class Budget(Section):
+    """A limit in USD over a scope and a window."""
+
+    scope: Scope
+    limit_usd: float = Field(ge=0)
+    window: Window = "month"
+    warn_at: list[Share] = Field(default_factory=list)
+    on_exceed: Literal["warn", "degrade", "block"] = "block"
+    chain: Names | None = None
+
+
+class Quota(Section):
+    """A limit in requests or tokens over a scope and a window."""
+
+    scope: Scope
+    requests: int | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+    window: Window = "minute"
+
+
+class Pricing(Section):
+    """What an unknown price means under a USD budget, and the user's own price files."""
+
+    unknown: Literal["block", "warn", "assume_zero"] = "block"
+    files: Names = Field(default_factory=list)
+
+
+class Streaming(Section):
+    """What becomes of a broken stream and of a broken tool call."""
+
+    on_break: Literal["restart", "resume", "fail"] = "restart"
+    validate_tools: bool = True
+    reask: int = Field(default=1, ge=0)
+
+
+class Cache(Section):
+    """The response cache; off unless enabled."""
+
+    enabled: bool = False
+    directory: str | None = None
+    ttl_s: Positive = 86400
+    size_limit_bytes: int = Field(default=1 << 30, ge=1)
+    nondeterministic: bool = False
+    provider_hints: Literal["pass", "auto"] = "pass"
+
+
+class Sandbox(Section):
+    """How far a tool's process is confined by the kernel."""
+
+    backend: Literal["auto", "landlock", "bubblewrap", "none"] = "auto"
+    required: bool = False
+    network: bool = False
+
+
+class ToolEnv(Section):
+    """Which environment variables a tool's process gets."""
+
+    pass_: Names = Field(default_factory=lambda: ["PATH", "LANG", "HOME"], alias="pass")
+
+
+class ToolLimits(Section):
+    """Limits of a tool's process."""
+
+    timeout_s: Positive = 120
+    output_bytes: int = Field(default=64000, ge=1)
+    memory_mb: int = Field(default=4096, ge=1)
+    processes: int = Field(default=256, ge=1)
+
+
+class Audit(Section):
+    """Where tool calls are recorded, and when the record is synced to disk."""
+
+    path: str | None = None
+    fsync: Literal["intent", "all", "none"] = "intent"
+
+
+class Loop(Section):
+    """Limits of the agent loop."""
+
+    max_turns: int = Field(default=30, ge=1)
+    max_denials: int = Field(default=5, ge=0)
+    parallel: int = Field(default=4, ge=1)
+
+
+class McpServer(Section):
+    """An MCP server over stdio; `env` is all it gets besides `tools.env.pass`."""
+
+    command: list[str] = Field(min_length=1)
+    env: dict[str, str] = Field(default_factory=dict)
+    timeout_s: Positive = 30
+
+
+class Tools(Section):
+    """What tools may do (see the tools page)."""
+
+    workspace: str = "."
+    mode: Literal["manual", "whitelist", "trust"] = "manual"
+    rules: list[dict[str, Any]] = Field(default_factory=list)
+    sandbox: Sandbox = Sandbox()
+    env: ToolEnv = ToolEnv()
+    limits: ToolLimits = ToolLimits()
+    audit: Audit = Audit()
+    loop: Loop = Loop()
+    mcp_servers: dict[str, McpServer] = Field(default_factory=dict)
+
+
+class Planning(Section):
+    """Who plans, and how much it may read."""
+
+    provider: str | None = None
+    max_context_tokens: int = Field(default=150000, ge=1)
+
+
+class Credentials(Section):
+    """Where keys come from besides the environment."""
+
+    file: str | None = None
+    keyring: bool = False
+
+
+class StoreConfig(Section):
+    """Where state lives. `reservation_ttl_s` counts from the last heartbeat; None: `deadline.total_s` + 10."""
+
+    url: str = "sqlite"
+    reservation_ttl_s: Positive | None = None
+    on_failure: Literal["error", "memory"] = "error"
+
+
+class Logging(Section):
+    """How events are logged."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Blueprint(Section):
+    """The whole `blueprint:` block."""
+
+    version: Literal[1] = 1
+    project: str | None = None
+    providers: dict[str, ProviderConfig] = Field(default_factory=dict)
+    chains: dict[str, Names] = Field(default_factory=dict)
+    routes: list[Route] = Field(default_factory=list)
+    retry: Retry | None = None
+    deadline: Deadline = Deadline()
+    breaker: Breaker = Breaker()
+    budgets: list[Budget] = Field(default_factory=list)
+    quotas: list[Quota] = Field(default_factory=list)
+    pricing: Pricing = Pricing()
+    streaming: Streaming = Streaming()
+    cache: Cache = Cache()
+    tools: Tools = Tools()
+    planning: Planning = Planning()
+    credentials: Credentials = Credentials()
+    store: StoreConfig = StoreConfig()
+    logging: Logging = Logging()
+    strict: bool = False
+
+
+class Deployment(Section):
+    """One entry of LiteLLM's `model_list`.
+
+    Attributes:
+        group: Its `model_name`.
+        model: The LiteLLM model id (`litellm_params.model`).
+        params: The other `litellm_params`, as written (`os.environ/NAME` not yet resolved).
+        info: `model_info`, as written.
+    """
+
+    group: str
+    model: str
+    params: dict[str, Any] = Field(default_factory=dict, repr=False)
+    info: dict[str, Any] = Field(default_factory=dict)
+    id: str = ""
+
+
+class Config(Blueprint):
+    """A loaded configuration: our block, and LiteLLM's `model_list` and `router_settings` in LiteLLM's shapes."""
+
+    model_groups: dict[str, list[Deployment]] = Field(default_factory=dict)
+    fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
+    context_window_fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
+    content_policy_fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
+    default_fallbacks: list[str] = Field(default_factory=list)
+    model_group_alias: dict[str, Any] = Field(default_factory=dict)
+    num_retries: int = 2
+    allowed_fails: int = 3
+    cooldown_time: float = 5
+    routing_strategy: str = "simple-shuffle"
+    router_settings: dict[str, Any] = Field(default_factory=dict)
+    litellm_settings: dict[str, Any] = Field(default_factory=dict)
+    credential_list: list[dict[str, Any]] = Field(default_factory=list, repr=False)
+    notices: list[str] = Field(default_factory=list)
+    source: str | None = None
+    digest: str = ""

@@ -1,0 +1,331 @@
+"""Every error this library raises, and the one table that sorts what providers raise.
+
+::
+
+    BlueprintError
+    ├── ConfigError
+    ├── CredentialsError
+    ├── BudgetExceededError
+    ├── QuotaExceededError
+    ├── NoTargetError
+    ├── ContextDoesNotFitError
+    ├── ToolDeniedError
+    ├── ToolError
+    ├── ApprovalPending
+    ├── PlanError
+    └── CallError
+        ├── InvalidRequestError
+        ├── ToolCallInvalidError
+        ├── StreamBrokenError
+        ├── DeadlineExceededError
+        └── ChainExhaustedError
+
+An error carries facts (status, retry-after, attempts), never a key, a header, a request or prompt text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class BlueprintError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        trace: What the library did before it gave up (API section 6); empty where nothing was tried.
+    """
+
+    trace: Mapping[str, Any] = {}  # noqa: RUF012 - replaced per instance, never mutated
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from attributes, so that errors with keyword-only facts survive a process pool."""
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(kind: type[BlueprintError], args: tuple[Any, ...], facts: dict[str, Any]) -> BlueprintError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class ConfigError(BlueprintError):
+    """The configuration is wrong; the message lists every problem with its place and its mend."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
+
+
+class CredentialsError(BlueprintError):
+    """A key is missing, unsafe to read, or cannot be stored; the message says how to mend it."""
+
+
+class BudgetExceededError(BlueprintError):
+    """A USD budget leaves no target. Amounts in USD, `resets_at` in Unix seconds (None: never by itself)."""
+
+    def __init__(self, *, scope: str, limit_usd: float, used_usd: float, resets_at: float | None) -> None:
+        super().__init__(
+            f"budget of {scope} would be exceeded: {used_usd:.6f} of {limit_usd:.6f} USD used or reserved"
+            f"{_reset_text(resets_at)}"
+        )
+        self.scope, self.limit_usd, self.used_usd, self.resets_at = scope, limit_usd, used_usd, resets_at
+
+
+class QuotaExceededError(BlueprintError):
+    """A quota of requests or tokens leaves no target. `resets_at` in Unix seconds."""
+
+    def __init__(self, *, scope: str, kind: str, limit: int, used: int, resets_at: float | None) -> None:
+        super().__init__(f"quota of {scope} is used up: {used} of {limit} {kind}{_reset_text(resets_at)}")
+        self.scope, self.kind, self.limit, self.used, self.resets_at = scope, kind, limit, used, resets_at
+
+
+def _reset_text(resets_at: float | None) -> str:
+    from datetime import UTC, datetime  # noqa: PLC0415 - only an error pays for it
+
+    return "" if resets_at is None else f"; resets at {datetime.fromtimestamp(resets_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class NoTargetError(BlueprintError):
+    """No configured target may serve the request; `considered` says why, target by target."""
+
+    def __init__(self, considered: Sequence[Mapping[str, Any]] = ()) -> None:
+        rows = "; ".join(f"{row.get('provider')} ({row.get('model')}): {row.get('reason')}" for row in considered)
+        super().__init__(f"no target can serve this request: {rows or 'the chain is empty'}")
+        self.considered = [dict(row) for row in considered]
+
+
+class ContextDoesNotFitError(BlueprintError):
+    """The parts that may not be dropped exceed a target's context. Both numbers in tokens."""
+
+    def __init__(self, *, provider: str, needed_tokens: int, limit_tokens: int) -> None:
+        super().__init__(f"the request needs {needed_tokens} tokens, {provider} takes {limit_tokens}: shorten it")
+        self.provider, self.needed_tokens, self.limit_tokens = provider, needed_tokens, limit_tokens
+
+
+class ToolDeniedError(BlueprintError):
+    """Rules or a person refused a tool call."""
+
+
+class ToolError(BlueprintError):
+    """A tool cannot be registered or run."""
+
+
+class ApprovalPending(BlueprintError):  # noqa: N818 - a state, not a failure
+    """A run waits for decisions; hand `state_id` to `client.resume`."""
+
+    def __init__(self, state_id: str) -> None:
+        super().__init__(f"waiting for approval: call client.resume({state_id!r}, decisions)")
+        self.state_id = state_id
+
+
+class PlanError(BlueprintError):
+    """No valid plan came out; `findings` lists what is wrong with the best one."""
+
+    def __init__(self, message: str, *, findings: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.findings = list(findings)
+
+
+class Kind(StrEnum):
+    """What a category means for the walk."""
+
+    RETRIABLE = "retriable"
+    PROVIDER_FAILURE = "provider_failure"
+    FATAL = "fatal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """One row of the failure taxonomy.
+
+    Attributes:
+        kind: The coarse meaning.
+        retry_same: Another try at the same model may help.
+        next_target: The next target of the chain may help.
+        breaker: Counts as a failure of the target.
+        statuses: HTTP statuses that belong here.
+        classes: Names of LiteLLM, openai and httpx exception classes that belong here (matched along the MRO).
+    """
+
+    name: str
+    kind: Kind
+    retry_same: bool
+    next_target: bool
+    breaker: bool
+    statuses: frozenset[int] = frozenset()
+    classes: frozenset[str] = frozenset()
+
+
+def _row(name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "") -> Category:
+    return Category(
+        name=name,
+        kind=kind,
+        retry_same="retry" in flags,
+        next_target="next" in flags,
+        breaker="breaker" in flags,
+        statuses=frozenset(statuses),
+        classes=frozenset(classes.split()),
+    )
+
+
+# The order is the argument: the classifier takes the first row that matches an exception's own class, then its
+# bases. Specific refusals stand before the generic 400 that LiteLLM derives them from; `unknown` is last.
+CATEGORIES: dict[str, Category] = {
+    row.name: row
+    for row in (
+        _row("context_length", Kind.PROVIDER_FAILURE, "next", (413,), "ContextWindowExceededError"),
+        _row(
+            "content_policy",
+            Kind.FATAL,
+            "",
+            (),
+            "ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
+            "ModifyResponseException SensitiveDataRouteException GuardrailInterventionNormalStringError",
+        ),
+        _row(
+            "refused",
+            Kind.PROVIDER_FAILURE,
+            "next breaker",
+            (401, 402, 403),
+            "AuthenticationError PermissionDeniedError PaymentRequiredError BudgetExceededError",
+        ),
+        _row("not_found", Kind.PROVIDER_FAILURE, "next", (404,), "NotFoundError"),
+        _row("rate_limited", Kind.RETRIABLE, "retry next breaker", (429,), "RateLimitError"),
+        _row("timeout", Kind.RETRIABLE, "retry next breaker", (408, 504), "Timeout APITimeoutError TimeoutException"),
+        _row(
+            "malformed",
+            Kind.RETRIABLE,
+            "retry next",
+            (),
+            "APIResponseValidationError JSONSchemaValidationError",
+        ),
+        _row("stream_broken", Kind.RETRIABLE, "retry next breaker"),
+        _row(
+            "unavailable",
+            Kind.RETRIABLE,
+            "retry next breaker",
+            (409, 500, 502, 503, 529),
+            "ServiceUnavailableError BadGatewayError InternalServerError APIConnectionError ConflictError "
+            "MidStreamFallbackError TransportError",
+        ),
+        _row(
+            "invalid_request",
+            Kind.FATAL,
+            "",
+            (400, 405, 415, 422),
+            "BadRequestError UnprocessableEntityError UnsupportedParamsError InvalidRequestError ImageFetchError "
+            "VectorStoreSearchError LiteLLMUnknownProvider ModelNotMappedError",
+        ),
+        _row("unknown", Kind.PROVIDER_FAILURE, "next breaker", (), "APIError OpenAIError MockException APIStatusError"),
+    )
+}
+
+
+class CallError(BlueprintError):
+    """A call to a provider failed.
+
+    Attributes:
+        category: A key of `CATEGORIES`.
+        kind: That row's meaning for the walk.
+        provider, model: Who failed; None where no single target did.
+        status: The HTTP status, where there was one.
+        retry_after_s: How long the provider asked us to wait, in seconds.
+        code: A finer name of the trouble within the category (`bad_sse`, `insufficient_quota`, ...).
+    """
+
+    default_category = "unknown"
+
+    def __init__(  # noqa: PLR0913 - facts of one failure, keywords only
+        self,
+        message: str,
+        *,
+        category: str | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.category = category or self.default_category
+        self.kind = str(CATEGORIES[self.category].kind)
+        self.provider, self.model, self.status = provider, model, status
+        self.retry_after_s, self.code = retry_after_s, code
+
+    @property
+    def row(self) -> Category:
+        """This error's row of the table."""
+        return CATEGORIES[self.category]
+
+
+class InvalidRequestError(CallError, ValueError):
+    """The request itself is wrong; nothing was sent."""
+
+    default_category = "invalid_request"
+
+
+class ToolCallInvalidError(CallError):
+    """The model's tool call or structured answer is not valid; `verdict` says where and why."""
+
+    default_category = "malformed"
+
+    def __init__(self, message: str, *, verdict: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.verdict = verdict
+
+
+class StreamBrokenError(CallError):
+    """A stream ended without proof of its end, or its transport was malformed."""
+
+    default_category = "stream_broken"
+
+
+class DeadlineExceededError(CallError):
+    """The total deadline over waiting, retries and fallbacks has passed."""
+
+    default_category = "timeout"
+
+
+class ChainExhaustedError(CallError):
+    """Every target was tried; `attempts` holds each one's error in order.
+
+    Category, status and provider are those of the first attempt: the first cause is the one to mend.
+    """
+
+    def __init__(self, attempts: Sequence[BlueprintError]) -> None:
+        first = next((error for error in attempts if isinstance(error, CallError)), None)
+        lines = "".join(f"\n  {n}. {error}" for n, error in enumerate(attempts, 1))
+        super().__init__(
+            f"all {len(attempts)} attempts failed:{lines}",
+            category=first.category if first else "unknown",
+            provider=first.provider if first else None,
+            model=first.model if first else None,
+            status=first.status if first else None,
+            retry_after_s=first.retry_after_s if first else None,
+        )
+        self.attempts = list(attempts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What is known of a foreign exception, without the exception (it may hold keys).
+
+    Attributes:
+        classes: Class names along its MRO, most derived first.
+        status: HTTP status, if any.
+        message: The provider's words, for rules on text; never shown unredacted.
+        causes: Class names of the exceptions in its cause and context chain.
+        headers: Response headers, lower case.
+    """
+
+    classes: tuple[str, ...]
+    status: int | None = None
+    message: str = ""
+    causes: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)

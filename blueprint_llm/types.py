@@ -1,0 +1,366 @@
+"""The records that callers hand in and get back.
+
+Requests accept mappings in OpenAI's shape and keep what they do not know; answers are frozen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from blueprint_llm.errors import BlueprintError
+
+Role = Literal["system", "user", "assistant", "tool"]
+Content = str | list[Any] | None
+
+
+class Record(BaseModel):
+    """A frozen record; unknown keys are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+
+class ChatMessage(Record):
+    """One message in OpenAI's shape; unknown keys (`cache_control`, ...) are kept and passed on unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    role: Role
+    content: Content = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The message as the caller wrote it: only the keys that were set."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Tool(Record):
+    """A function the model may call; `parameters` is a JSON Schema. Accepts OpenAI's nested shape."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrap_openai(cls, value: Any) -> Any:
+        return value["function"] if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping) else value
+
+    @field_validator("parameters")
+    @classmethod
+    def _is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("is not JSON: a tool's parameters are a JSON Schema of plain values") from None
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's shape."""
+        return {"type": "function", "function": self.model_dump(exclude_unset=True)}
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ChatRequest(Record):
+    """One request. Keywords that are not listed here land in `params` and reach LiteLLM unchanged.
+
+    Attributes:
+        messages: At least one message.
+        model: A `model_list` group or a LiteLLM model id.
+        provider: A key of `providers`: that target first, the chain follows.
+        task_type: What `routes` rules match on.
+        deadline_s: Overrides `deadline.total_s`, seconds.
+        cache: False bypasses the response cache.
+        fallback: False stops at the first target.
+    """
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    model: str | None = None
+    provider: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    top_p: float | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_one_or_many)] = None
+    tools: list[Tool] | None = None
+    metadata: dict[str, Any] | None = None
+    task_type: str | None = None
+    session: str | None = None
+    project: str | None = None
+    deadline_s: float | None = Field(default=None, gt=0)
+    cache: bool | None = None
+    fallback: bool = True
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_params(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        known = {key: item for key, item in value.items() if key in cls.model_fields}
+        extra = {key: item for key, item in value.items() if key not in cls.model_fields}
+        return {**known, "params": {**known.get("params", {}), **extra}} if extra else known
+
+
+class UsageInfo(Record):
+    """Tokens and cost of one answer. `estimated_cost` is USD; None means unknown, never 0 for unknown."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    estimated_cost: float | None = None
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    source: Literal["provider", "estimated"] = "provider"
+
+
+class ToolCall(Record):
+    """A complete call whose arguments passed validation. Only the stream validator makes one."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class PartialToolCall(Record):
+    """A piece of a call that is still being written: for display only, the tool engine refuses it."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments_delta: str = ""
+
+
+class ToolResult(Record):
+    """What became of a tool call. `duration_s` in seconds."""
+
+    tool_call_id: str
+    name: str
+    status: Literal["ok", "error", "denied", "timeout", "unknown"]
+    content: str
+    truncated: bool = False
+    duration_s: float = 0.0
+    audit_seq: int | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def to_message(self) -> ChatMessage:
+        """The `tool` message that answers the call."""
+        return ChatMessage(role="tool", tool_call_id=self.tool_call_id, name=self.name, content=self.content)
+
+
+class ChatResponse(Record):
+    """One whole answer.
+
+    Attributes:
+        provider: The key of `providers`, else the group, else LiteLLM's provider name.
+        model: The LiteLLM model id that was sent.
+        metadata: `trace`, `cached`, `deployment`.
+    """
+
+    content: str
+    finish_reason: str | None = None
+    usage: UsageInfo | None = None
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    provider: str
+    model: str
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    _raw: Callable[[], Any] | None = PrivateAttr(default=None)
+
+    @property
+    def raw(self) -> Any:
+        """LiteLLM's own `ModelResponse`; rebuilt from stored JSON where needed."""
+        return self._raw() if self._raw else None
+
+    @property
+    def trace(self) -> Mapping[str, Any]:
+        """What the library did for this answer (API section 6)."""
+        return self.metadata.get("trace", {})
+
+    def with_raw(self, raw: Callable[[], Any]) -> ChatResponse:
+        """This answer with a thunk that yields LiteLLM's own object."""
+        copy = self.model_copy()
+        copy._raw = raw  # noqa: SLF001 - its own private attribute
+        return copy
+
+
+class StreamChunk(Record):
+    """One step of a stream.
+
+    Attributes:
+        delta: New text, maybe empty.
+        tool_calls: Only complete, validated calls.
+        error: Recovered trouble; the stream goes on.
+        restart: The text so far is void: the answer starts again.
+    """
+
+    delta: str = ""
+    is_done: bool = False
+    usage: UsageInfo | None = None
+    tool_call: PartialToolCall | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    error: BlueprintError | None = None
+    restart: bool = False
+    provider: str
+    model: str | None = None
+
+
+class ModelInfo(Record):
+    """A model that the configuration can reach. Windows in tokens; `price` in USD per million tokens."""
+
+    id: str
+    provider: str
+    max_input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    supports_tools: bool | None = None
+    price: dict[str, float] | None = None
+    available: bool = True
+    reason: str | None = None
+
+
+class UsageFilter(Record):
+    """Which attempts to count; `since` and `until` are a half-open range, naive times are UTC."""
+
+    provider: str | None = None
+    model: str | None = None
+    session: str | None = None
+    project: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class UsageTotals(Record):
+    """Sums over attempts. Costs in USD, latencies in seconds."""
+
+    calls: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    cache_hits: int = 0
+    saved_usd: float = 0.0
+
+
+class UsageStats(UsageTotals):
+    """The totals, and the same by provider, model, session and project."""
+
+    by_provider: dict[str, UsageTotals] = Field(default_factory=dict)
+    by_model: dict[str, UsageTotals] = Field(default_factory=dict)
+    by_session: dict[str, UsageTotals] = Field(default_factory=dict)
+    by_project: dict[str, UsageTotals] = Field(default_factory=dict)
+
+
+class Considered(Record):
+    """A target that routing looked at, and what it decided."""
+
+    provider: str
+    model: str
+    verdict: Literal["chosen", "standby", "skipped"]
+    reason: str
+
+
+class RouteDecision(Record):
+    """What a call would do, and why. `estimate` has `input_tokens` and `worst_cost_usd` (None: price unknown)."""
+
+    targets: list[dict[str, Any]] = Field(default_factory=list)
+    rule: str
+    chain: str | None = None
+    considered: list[Considered] = Field(default_factory=list)
+    estimate: dict[str, Any] = Field(default_factory=dict)
+    cache: Literal["hit", "miss", "off"] = "off"
+    budgets: list[dict[str, Any]] = Field(default_factory=list)
+    trace: dict[str, Any] = Field(default_factory=dict)
+
+
+class FileChange(Record):
+    """A file that a step touches: POSIX path relative to the codebase. A bare string means edit."""
+
+    path: str
+    op: Literal["read", "edit", "create", "delete"] = "edit"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class PlanStep(Record):
+    """One step of a plan; `covers` names requirements (`R1`, ...), `depends_on` other steps."""
+
+    id: str
+    title: str
+    description: str = ""
+    depends_on: list[str] = Field(default_factory=list)
+    covers: list[str] = Field(default_factory=list)
+    files: list[FileChange] = Field(default_factory=list)
+    acceptance: list[str] = Field(default_factory=list)
+    suggested_model: str | None = None
+    estimated_cost_usd: dict[str, float] | None = None
+    status: Literal["pending", "in_progress", "done", "failed"] = "pending"
+
+
+class Plan(Record):
+    """A plan whose `hash` binds an approval to its exact content (status and revision aside)."""
+
+    id: str
+    revision: int = 1
+    overview: str
+    steps: list[PlanStep]
+    estimated_complexity: Literal["low", "medium", "high"] = "medium"
+    suggested_models: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    hash: str = ""
+
+    @model_validator(mode="after")
+    def _seal(self) -> Plan:
+        steps = [step.model_dump(mode="json", exclude={"status"}) for step in self.steps]
+        text = json.dumps([self.overview, steps, self.estimated_complexity], sort_keys=True)
+        object.__setattr__(self, "hash", hashlib.sha256(text.encode()).hexdigest())
+        return self
+
+    def to_markdown(self) -> str:
+        """The plan as a Markdown document."""
+        lines = [f"# Plan {self.id} (revision {self.revision})", "", self.overview, ""]
+        for step in self.steps:
+            after = f" (after {', '.join(step.depends_on)})" if step.depends_on else ""
+            lines += [f"## {step.id}. {step.title}{after}", "", step.description, ""]
+            lines += [f"- [ ] {item}" for item in step.acceptance]
+            lines += [f"- {change.op} `{change.path}`" for change in step.files] + [""]
+        return "\n".join(lines)
+
+    def to_mermaid(self) -> str:
+        """The dependency graph as a Mermaid flowchart."""
+        nodes = [f"    {step.id}[{json.dumps(step.title)}]" for step in self.steps]
+        edges = [f"    {before} --> {step.id}" for step in self.steps for before in step.depends_on]
+        return "\n".join(["flowchart TD", *nodes, *edges])
+
+
+class PlanningContext(Record):
+    """What planning starts from; `codebase` is a folder or a list of files."""
+
+    goal: str
+    requirements: list[str] = Field(default_factory=list)
+    constraints: list[str] = Field(default_factory=list)
+    previous_plans: list[Plan] = Field(default_factory=list)
+    codebase: Path | list[Path] | None = None
+
+    @field_validator("goal")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty: say what the plan is for")
+        return value
