@@ -70,6 +70,29 @@ class Tool(Record):
         return {"type": "function", "function": self.model_dump(exclude_unset=True)}
 
 
+class ContextPart(Record):
+    """A piece of context whose origin is known, so that a provider's policy can let it pass or hold it back.
+
+    Attributes:
+        kind: `user` is the caller's own text; every other kind counts as derived from the project.
+        source: Where it comes from: a POSIX path relative to the project, or a name.
+        tokens: Its estimated size; by default a third of its UTF-8 bytes.
+        share: How much of the project's text it holds, 0 to 1.
+    """
+
+    kind: Literal["project_map", "file", "snippet", "diff", "tool_result", "memory", "user"]
+    source: str
+    text: str
+    tokens: int = Field(default=-1, ge=-1)
+    share: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _estimate_tokens(self) -> ContextPart:
+        if self.tokens < 0:
+            object.__setattr__(self, "tokens", -(-len(self.text.encode("utf-8", "replace")) // 3))
+        return self
+
+
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -85,6 +108,7 @@ class ChatRequest(Record):
         deadline_s: Overrides `deadline.total_s`, seconds.
         cache: False bypasses the response cache.
         fallback: False stops at the first target.
+        context: Typed parts, best first; on every hop each target gets only those that its policy allows.
     """
 
     messages: list[ChatMessage] = Field(min_length=1)
@@ -102,6 +126,7 @@ class ChatRequest(Record):
     deadline_s: float | None = Field(default=None, gt=0)
     cache: bool | None = None
     fallback: bool = True
+    context: tuple[ContextPart, ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")

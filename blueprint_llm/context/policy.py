@@ -1,0 +1,154 @@
+"""Which parts of a project a provider may receive.
+
+A local backend never gets the project, an unknown one gets nothing. A policy is looked up for every target, so a
+fallback from or to a stricter provider cannot carry a part along.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from blueprint_llm.types import ContextPart
+
+PROJECT_KINDS = frozenset({"project_map", "file", "snippet", "diff", "tool_result", "memory"})
+# LiteLLM prefixes of servers that run on the user's own machine unless told otherwise.
+_LOCAL_PREFIXES = frozenset({"embedded", "ollama", "ollama_chat", "llamafile", "lm_studio", "docker_model_runner"})
+_LOCAL_NAMES = frozenset({"localhost", "ip6-localhost", "host.docker.internal"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextPolicy:
+    """What one provider may receive; None is no limit.
+
+    Attributes:
+        provider: Its name, for reasons and errors.
+        kinds: The kinds of part that may pass.
+        local: Whether the model runs on this machine.
+        max_tokens: Most tokens of all parts together.
+        max_files: Most different sources of project parts.
+        max_share: Most of the project's text, 0 to 1.
+        redact: Rewrites every text before it passes; None leaves texts as they are.
+    """
+
+    provider: str = "the provider"
+    kinds: frozenset[str] = frozenset()
+    local: bool = False
+    max_tokens: int | None = None
+    max_files: int | None = None
+    max_share: float | None = None
+    redact: Callable[[str], str] | None = None
+
+    @property
+    def shares_codebase(self) -> bool:
+        """Whether any part of a project may pass."""
+        return bool(self.kinds & PROJECT_KINDS)
+
+
+NOTHING = ContextPolicy()
+EVERYTHING = ContextPolicy(kinds=PROJECT_KINDS | {"user"})
+
+
+def is_local(model: str, api_base: str | None = None) -> bool:
+    """Whether a LiteLLM model id and its server are on this machine; an Ollama `:cloud` model is not."""
+    prefix, _, name = model.partition("/")
+    if prefix in {"ollama", "ollama_chat"}:
+        return not _is_ollama_cloud(name)
+    return prefix in _LOCAL_PREFIXES or (api_base is not None and _is_loopback(api_base))
+
+
+def _is_ollama_cloud(name: str) -> bool:
+    tag = name.rpartition(":")[2] if ":" in name else ""
+    return tag == "cloud" or tag.endswith("-cloud")
+
+
+def _is_loopback(api_base: str) -> bool:
+    """A base that cannot be read counts as loopback: whoever doubts holds back."""
+    try:
+        host = urlsplit(api_base if "//" in api_base else f"//{api_base}").hostname or "localhost"
+    except ValueError:
+        return True
+    host = host.rstrip(".").lower()
+    if host in _LOCAL_NAMES or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
+def policy_for(
+    provider: str,
+    model: str,
+    *,
+    api_base: str | None = None,
+    share_codebase: bool | None = None,
+    known: bool = True,
+    redact: Callable[[str], str] | None = None,
+) -> ContextPolicy:
+    """The policy of one target.
+
+    Args:
+        provider: Its name, for reasons and errors.
+        model: The LiteLLM model id that is sent.
+        api_base: The resolved base URL, if one is set.
+        share_codebase: What the configuration says; it wins over every guess.
+        known: Whether the configuration names this target at all; an unknown one gets nothing.
+        redact: Takes secrets out of a text.
+    """
+    local = is_local(model, api_base)
+    if share_codebase is None:
+        share_codebase = known and not local
+    kinds = EVERYTHING.kinds if share_codebase else frozenset({"user"} if known else ())
+    return ContextPolicy(provider=provider, kinds=kinds, local=local, redact=redact)
+
+
+def apply(parts: Iterable[ContextPart], policy: ContextPolicy) -> tuple[tuple[ContextPart, ...], tuple[str, ...]]:
+    """The parts that may pass, in order, and why the others may not."""
+    gate = _Gate(policy)
+    verdicts = [(part, gate.refuses(part)) for part in parts]
+    kept = tuple(_redacted(part, policy.redact) for part, refusal in verdicts if refusal is None)
+    return kept, tuple(refusal for _, refusal in verdicts if refusal is not None)
+
+
+def _redacted(part: ContextPart, redact: Callable[[str], str] | None) -> ContextPart:
+    text = redact(part.text) if redact else part.text
+    return part if text == part.text else part.model_copy(update={"text": text})
+
+
+class _Gate:
+    """Lets parts pass until a limit of the policy is reached."""
+
+    def __init__(self, policy: ContextPolicy) -> None:
+        self.policy = policy
+        self.tokens, self.share = 0, 0.0
+        self.files: set[str] = set()
+
+    def refuses(self, part: ContextPart) -> str | None:
+        """Why a part may not pass; None counts it in."""
+        policy = self.policy
+        files = self.files | {part.source} if part.kind in PROJECT_KINDS else self.files
+        limits: tuple[tuple[str, float, float | None], ...] = (
+            ("tokens", self.tokens + part.tokens, policy.max_tokens),
+            ("files", len(files), policy.max_files),
+            ("share", self.share + part.share, policy.max_share),
+        )
+        if part.kind not in policy.kinds:
+            return f"{part.kind}: not for {policy.provider}"
+        if over := next((name for name, value, limit in limits if limit is not None and value > limit), None):
+            return f"{part.kind}: {policy.provider} takes no more {over}"
+        self.tokens, self.share, self.files = self.tokens + part.tokens, self.share + part.share, files
+        return None
+
+
+def render(parts: Iterable[ContextPart]) -> dict[str, Any]:
+    """The parts as one user message, each between tags that name its kind and source."""
+    blocks = [f"<{part.kind} source={part.source!r}>\n{part.text}\n</{part.kind}>" for part in parts]
+    return {"role": "user", "content": "\n".join(["<context>", *blocks, "</context>"])}
