@@ -267,13 +267,14 @@ class UsageFilter(Record):
 
 
 class UsageTotals(Record):
-    """Sums over attempts. Costs in USD, latencies in seconds."""
+    """Sums over attempts. Costs in USD, latencies in seconds; `unpriced` attempts add nothing to the cost."""
 
     calls: int = 0
     errors: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
+    unpriced: int = 0
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     cache_hits: int = 0

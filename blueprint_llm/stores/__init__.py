@@ -1,0 +1,66 @@
+"""Where budgets, usage and breakers live: one SQLite file, one Redis, or memory, behind the same operations.
+
+A store runs one operation (a record of `ops`) in one transaction; everything that decides is elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blueprint_llm.config.paths import make_folder
+from blueprint_llm.errors import ConfigError
+from blueprint_llm.stores.degraded import DegradedStore, warn
+from blueprint_llm.stores.sqlite import MemoryStore, SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blueprint_llm.config.model import StoreConfig
+    from blueprint_llm.events import OnEvent
+    from blueprint_llm.stores.ops import Op
+
+__all__ = ["DegradedStore", "MemoryStore", "SqliteStore", "Store", "open_store"]
+
+
+class Store(Protocol):
+    """Runs operations; each result's type stands with its operation. Failures are StoreError."""
+
+    def execute(self, op: Op) -> Any:
+        """Run `op`, blocking."""
+
+    async def aexecute(self, op: Op) -> Any:
+        """Run `op` without blocking the event loop."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+    async def aclose(self) -> None:
+        """Let go of files and connections."""
+
+
+def open_store(config: StoreConfig, *, clock: Callable[[], float] = time.time, on_event: OnEvent = warn) -> Store:
+    """The store that `config.url` names; nothing is touched before its first operation.
+
+    Args:
+        config: `url` is `sqlite`, `sqlite:PATH`, `memory` or `redis://host:port/n`.
+        clock: Unix seconds, for SQLite and memory; Redis has its server's.
+        on_event: Told when `on_failure: memory` takes effect, and when it ends.
+    """
+    store = _opened(config.url, clock)
+    return DegradedStore(store, clock=clock, on_event=on_event) if config.on_failure == "memory" else store
+
+
+def _opened(url: str, clock: Callable[[], float]) -> Store:
+    kind, _, path = url.partition(":")
+    match kind:
+        case "sqlite":
+            return SqliteStore(path.removeprefix("//") or make_folder("state") / "ledger.sqlite", clock=clock)
+        case "memory":
+            return MemoryStore(clock=clock)
+        case "redis" | "rediss" | "unix":
+            from blueprint_llm.stores.redis_store import RedisStore  # noqa: PLC0415 - only who uses Redis loads it
+
+            opened: Store = RedisStore(url)
+            return opened
+    raise ConfigError(f"store.url {kind!r} is unknown: use sqlite, sqlite:PATH, memory or redis://host:port/0")

@@ -1,0 +1,247 @@
+"""The ledger in one SQLite file, shared by threads and processes.
+
+Writers queue at a file lock before they ask SQLite for its own: waiting there is fair and short, where SQLite's busy
+handler sleeps in growing steps (longest wait measured: 34 ms against 760). A coroutine tries the queue without
+waiting and goes to a thread only when somebody else is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.errors import StoreError
+from blueprint_llm.stores import breaker, ledger_sql, totals
+from blueprint_llm.stores.ops import (
+    Aggregate,
+    Batch,
+    Breaker,
+    BreakerProbe,
+    BreakerReport,
+    BreakerStates,
+    ByDay,
+    Heartbeat,
+    NewEpoch,
+    Op,
+    Reserve,
+    ResetLimits,
+    Rows,
+    Settle,
+    Standing,
+    WriteRow,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_READS = (Standing, BreakerStates, Aggregate, ByDay, Rows)
+_REPORTS = (Aggregate, ByDay, Rows)
+_FORGET_EVERY_S = 600
+_BUSY_S = 10.0
+
+
+class SqliteStore:
+    """A store in the file `path` (mode 0600, made where it is missing); `clock` gives Unix seconds."""
+
+    def __init__(self, path: Path | str, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = Path(path)
+        self._clock = clock
+        self._lock = Lock()
+        self._db: sqlite3.Connection | None = None
+        self._queue = -1
+        self._pid = 0
+        self._forgot = 0.0
+
+    def execute(self, op: Op) -> Any:
+        """Run `op` in one transaction; raises StoreError when the file cannot be used."""
+        if isinstance(op, _REPORTS):
+            return self._report(op)
+        with self._lock:
+            return self._transact(op, wait=True)
+
+    async def aexecute(self, op: Op) -> Any:
+        """Run `op` at once if nobody is at the file, else in a thread."""
+        if not isinstance(op, _REPORTS) and self._lock.acquire(blocking=False):
+            try:
+                return self._transact(op, wait=False)
+            except BlockingIOError:
+                pass
+            finally:
+                self._lock.release()
+        return await asyncio.to_thread(self.execute, op)
+
+    def close(self) -> None:
+        """Close the file; using the store again opens it again."""
+        with self._lock:
+            if self._db is not None and self._pid == os.getpid():
+                self._db.close()
+                os.close(self._queue)
+            self._db = None
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        self.close()
+
+    def _transact(self, op: Op, *, wait: bool) -> Any:
+        with self._explained():
+            db = self._connected()
+            if isinstance(op, _READS):
+                return _run(db, op, self._clock())
+            if isinstance(op, BreakerProbe | BreakerReport):
+                before, after, result = _breaker_step(db, op, self._clock())
+                if after == before:  # a healthy target's every call: nothing to write, no queue to stand in
+                    return result
+            with _writing(db, self._queue, wait=wait):
+                now = self._clock()
+                self._forget_sometimes(db, now)
+                return _run(db, op, now)
+
+    def _report(self, op: Op) -> Any:
+        """Sum rows on a connection of their own: a long sum holds up no call."""
+        with self._explained(), self._lock:
+            db = self._connected()
+            with _writing(db, self._queue, wait=True):
+                ledger_sql.expire(db, self._clock())
+        with self._explained(), closing(self._open()) as reader:
+            return _run(reader, op, self._clock())
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None or self._pid != os.getpid():  # a forked child may not use its parent's connection
+            self._make_files()
+            self._db, self._pid = self._open(), os.getpid()
+            fcntl.flock(self._queue, fcntl.LOCK_EX)
+            self._db.executescript(f"PRAGMA journal_mode = WAL; {ledger_sql.SCHEMA}")
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+        return self._db
+
+    def _make_files(self) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        lock = self._path.with_name(f"{self._path.name}.lock")
+        self._queue = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; FULL costs 14-40 times as much
+        return db
+
+    def _forget_sometimes(self, db: sqlite3.Connection, now: float) -> None:
+        if now - self._forgot >= _FORGET_EVERY_S:
+            self._forgot = now
+            ledger_sql.forget(db, now)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn the database's and the file system's errors into one that says what to do."""
+        try:
+            yield
+        except BlockingIOError:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"the ledger {self._path} cannot be used ({error}): free the disk or mend its permissions, or move the "
+                "file away to begin an empty one (its budgets then count from zero); or set blueprint.store.url"
+            ) from None
+
+
+class MemoryStore(SqliteStore):
+    """A store that lives and dies with this object."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(":memory:", clock=clock)
+
+    def _report(self, op: Op) -> Any:
+        with self._lock:
+            db = self._connected()
+            ledger_sql.expire(db, self._clock())
+            return _run(db, op, self._clock())
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._pid = os.getpid()
+            self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            self._db.executescript(ledger_sql.SCHEMA)
+        return self._db
+
+
+@contextmanager
+def _writing(db: sqlite3.Connection, queue: int, *, wait: bool) -> Iterator[None]:
+    """One transaction, after standing in the queue of processes; BlockingIOError: not empty, and `wait` is false."""
+    if queue >= 0:
+        fcntl.flock(queue, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if queue >= 0:
+            fcntl.flock(queue, fcntl.LOCK_UN)
+
+
+def _run(db: sqlite3.Connection, op: Op, now: float) -> Any:  # noqa: PLR0911 - one line an operation
+    match op:
+        case Reserve():
+            return ledger_sql.reserve(db, op, now)
+        case Settle():
+            return ledger_sql.settle(db, op, now)
+        case Heartbeat():
+            return ledger_sql.heartbeat(db, op.id, now + op.ttl_s)
+        case Standing():
+            return ledger_sql.standing(db, op.charges, now)
+        case WriteRow():
+            return ledger_sql.write(db, op.row, now)
+        case BreakerStates():
+            return _breakers(db, op.targets, now)
+        case BreakerProbe() | BreakerReport():
+            return _step_breaker(db, op, now)
+        case Batch():
+            return tuple(_run(db, item, now) for item in op.ops)
+        case _:
+            return _run_report(db, op, now)
+
+
+def _run_report(db: sqlite3.Connection, op: Op, now: float) -> Any:
+    match op:
+        case Aggregate():
+            return totals.stats(ledger_sql.facts(db, op.where))
+        case ByDay():
+            return totals.by_day(ledger_sql.facts(db, op.where))
+        case Rows():
+            return ledger_sql.newest(db, op.where, op.limit)
+        case NewEpoch():
+            return ledger_sql.new_epoch(db, now)
+        case ResetLimits():
+            return ledger_sql.reset_limits(db)
+    raise TypeError(f"{op!r} is no operation of a store")
+
+
+def _breakers(db: sqlite3.Connection, targets: tuple[str, ...], now: float) -> dict[str, Breaker]:
+    stored = dict(db.execute("SELECT target, record FROM breaker").fetchall())
+    return {target: breaker.view(breaker.load(stored.get(target)), now) for target in targets}
+
+
+def _step_breaker(db: sqlite3.Connection, op: BreakerProbe | BreakerReport, now: float) -> Any:
+    before, after, result = _breaker_step(db, op, now)
+    if after != before:
+        record = breaker.dump(after)
+        db.execute("DELETE FROM breaker WHERE target = ?", (op.target,))
+        if record is not None:
+            db.execute("INSERT INTO breaker VALUES (?, ?)", (op.target, record))
+    return result
+
+
+def _breaker_step(
+    db: sqlite3.Connection, op: BreakerProbe | BreakerReport, now: float
+) -> tuple[breaker.Record, breaker.Record, Any]:
+    row = db.execute("SELECT record FROM breaker WHERE target = ?", (op.target,)).fetchone()
+    before = breaker.load(row and row[0])
+    return before, *breaker.step(before, op, now)
