@@ -6,15 +6,21 @@ Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from blueprint_llm.config.masking import masked
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration; unknown keys are mistakes."""
+    """A frozen part of the configuration; unknown keys are mistakes, secrets never show."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, masked(value, name or "")) for name, value in super().__repr_args__()]
 
 
 def _window(value: str) -> str:
@@ -49,7 +55,7 @@ class ProviderConfig(Section):
         share_codebase: Whether parts of a project may be sent; None: decided by where the model runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), allow_inf_nan=False)
 
     model: str = Field(min_length=1)
     role: Literal["local", "cloud", "fallback", "opus"] | None = None
@@ -143,6 +149,12 @@ class Quota(Section):
     requests: int | None = Field(default=None, ge=0)
     tokens: int | None = Field(default=None, ge=0)
     window: Window = "minute"
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.requests is None and self.tokens is None:
+            raise ValueError("must limit requests or tokens")
+        return self
 
 
 class Pricing(Section):
@@ -292,6 +304,11 @@ class Deployment(Section):
         model: The LiteLLM model id (`litellm_params.model`).
         params: The other `litellm_params`, as written (`os.environ/NAME` not yet resolved).
         info: `model_info`, as written.
+        id: `model_info.id`, else a fingerprint that holds over reloads and knows no secret.
+        rpm, tpm: Most requests and tokens a minute.
+        weight: Its share in a random choice among its group; None counts as 1.
+        order: Groups ask deployments of a lower order first.
+        max_budget: USD per `budget_duration` (`1d`, `30s`, ...).
     """
 
     group: str
@@ -299,10 +316,26 @@ class Deployment(Section):
     params: dict[str, Any] = Field(default_factory=dict, repr=False)
     info: dict[str, Any] = Field(default_factory=dict)
     id: str = ""
+    rpm: int | None = None
+    tpm: int | None = None
+    weight: float | None = None
+    order: int | None = None
+    max_budget: float | None = None
+    budget_duration: str | None = None
 
 
 class Config(Blueprint):
-    """A loaded configuration: our block, and LiteLLM's `model_list` and `router_settings` in LiteLLM's shapes."""
+    """A loaded configuration: our block, and LiteLLM's `model_list` and `router_settings` in LiteLLM's shapes.
+
+    Attributes:
+        model_groups: The deployments by `model_name`.
+        fallbacks: As LiteLLM's Router holds them: `default_fallbacks` are the last entry, under `*`.
+        timeout: Seconds a LiteLLM call may take (`timeout`, else `request_timeout`).
+        router_settings, litellm_settings: As written, also what has no field of its own.
+        notices: Ignored keys and doubts, one sentence each.
+        source: The file it came from; None for a mapping.
+        digest: sha256 over everything above, secrets replaced: the `policy_hash` of traces.
+    """
 
     model_groups: dict[str, list[Deployment]] = Field(default_factory=dict)
     fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
@@ -311,9 +344,21 @@ class Config(Blueprint):
     default_fallbacks: list[str] = Field(default_factory=list)
     model_group_alias: dict[str, Any] = Field(default_factory=dict)
     num_retries: int = 2
+    max_fallbacks: int = 5
     allowed_fails: int = 3
+    allowed_fails_policy: dict[str, Any] = Field(default_factory=dict)
     cooldown_time: float = 5
+    disable_cooldowns: bool = False
+    retry_after: float = 0
+    retry_policy: dict[str, Any] = Field(default_factory=dict)
+    model_group_retry_policy: dict[str, Any] = Field(default_factory=dict)
     routing_strategy: str = "simple-shuffle"
+    routing_strategy_args: dict[str, Any] = Field(default_factory=dict)
+    provider_budget_config: dict[str, Any] = Field(default_factory=dict)
+    timeout: float | None = None
+    stream_timeout: float | None = None
+    drop_params: bool = False
+    enable_pre_call_checks: bool = False
     router_settings: dict[str, Any] = Field(default_factory=dict)
     litellm_settings: dict[str, Any] = Field(default_factory=dict)
     credential_list: list[dict[str, Any]] = Field(default_factory=list, repr=False)

@@ -1,0 +1,8 @@
+"""From one YAML file to one frozen `Config`: LiteLLM's keys as they are, and the block `blueprint:`."""
+
+from __future__ import annotations
+
+from blueprint_llm.config.load import load_config
+from blueprint_llm.config.model import Blueprint, Config, Deployment, ProviderConfig
+
+__all__ = ["Blueprint", "Config", "Deployment", "ProviderConfig", "load_config"]

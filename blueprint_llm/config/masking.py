@@ -1,0 +1,60 @@
+"""Replaces secrets in values and texts before anybody sees them.
+
+A value is a secret by the name of its key or by its own shape; `os.environ/NAME` names one and stays readable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+
+_SECRET_KEY = re.compile(
+    r"^(?!.*cost)(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key|secret|passw|pwd"
+    r"|authorization|cookie|license|vertex_(?:ai_)?credentials|credential_values|database_url|connection_string"
+    r"|(?<!bos_)(?<!eos_)token$)|key$|environment_variables$)",
+    re.IGNORECASE,
+)
+_NAMES_ONLY = re.compile(r"os\.environ/\S+|true|false|null|none", re.IGNORECASE)
+_SECRET_SHAPE = re.compile(
+    r"\b[spr]k-[\w\-]{4,}|\b(?:gsk_|hf_|gh[po]_|xai-|glpat-|pplx-|nvapi-|tgp_)[\w\-]{16,}|\bAIza[\w\-]{10,}"
+    r"|\bA[KS]IA[A-Z0-9]{10,}|\bxox[a-z]-[\w\-]+|\beyJ[\w\-.]{10,}|(?<=Bearer )\S+|(?<=://)[^/@\s]+(?=@)"
+)
+_RANDOM_SHAPE = re.compile(
+    r"(?<![\w/+\-])(?=[\w+/]*[0-9])(?=[\w+/]*[A-Z])(?=[\w+/]*[a-z])[\w+/]{20,}=*(?![\w\-])"
+    r"|(?<![\w\-])[0-9a-fA-F]{32,}(?![\w\-])"
+)
+_SHOWN_CHARS = 60
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """A copy of `value` in which every secret is `***`; numbers and flags are never secrets."""
+    if isinstance(value, Mapping):
+        return {name: masked(item, str(name) if not _SECRET_KEY.search(key) else key) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item, key) for item in value]
+    if not isinstance(value, str) or _NAMES_ONLY.fullmatch(value):
+        return value
+    return MASK if _SECRET_KEY.search(key) else _SECRET_SHAPE.sub(MASK, value)
+
+
+def masked_text(text: str) -> str:
+    """`text` for a message: also whatever merely looks random is replaced."""
+    return _RANDOM_SHAPE.sub(MASK, _SECRET_SHAPE.sub(MASK, text))
+
+
+def shown(value: Any) -> str:
+    """A short, harmless rendering of a value for a message."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = masked_text(value if isinstance(value, str) else repr(value))
+    cut = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
+    return repr(cut) if isinstance(value, str) else cut

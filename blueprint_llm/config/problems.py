@@ -1,0 +1,116 @@
+"""Collects everything that is wrong with one configuration, each thing with its place.
+
+A problem stops the load. A doubt is what LiteLLM silently accepts though it looks wrong: a notice, or with
+`strict` a problem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.config.masking import masked_text, shown
+from blueprint_llm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from blueprint_llm.config.tree import Tree
+
+Path = tuple[str | int, ...]
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w\-]*")
+_MOST_NAMES = 12
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A position in a file; line and column count from 1, 0 means unknown."""
+
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    @classmethod
+    def of(cls, mark: Any, name: str = "") -> Place:
+        """The place of a YAML mark, which counts from 0."""
+        return cls(name or mark.name, mark.line + 1, mark.column + 1)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One thing that is wrong: where, at which key path, and what."""
+
+    place: Place
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (str(self.place), self.path, self.text) if part)
+
+
+class Report:
+    """The findings about one configuration."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.problems: list[Finding] = [Finding(place, "", masked_text(text)) for place, text in tree.mistakes]
+        self.doubts: list[Finding] = []
+        self.ignored: list[str] = []
+
+    def problem(self, path: Path, text: str, *, key: bool = False) -> None:
+        """Record a mistake at `path`; `key` points at the key instead of its value."""
+        self.problems.append(self._finding(path, text, key=key))
+
+    def doubt(self, path: Path, text: str, *, key: bool = False) -> None:
+        """Record what LiteLLM would accept without a word."""
+        self.doubts.append(self._finding(path, text, key=key))
+
+    def _finding(self, path: Path, text: str, *, key: bool) -> Finding:
+        return Finding(self._tree.place(path, key=key), dotted(path), text)
+
+    def settle(self, *, strict: bool) -> list[str]:
+        """The notices of a configuration that loads.
+
+        Raises:
+            ConfigError: It does not; the message lists every problem, in the order of the file.
+        """
+        wrong = sorted({*self.problems, *(self.doubts if strict else ())})
+        if wrong:
+            lines = [str(finding) for finding in wrong]
+            raise ConfigError("\n".join(lines), problems=lines)
+        return [*self.ignored, *(str(finding) for finding in sorted(set(self.doubts)))]
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """`("chains", "default", 2)` as `chains.default[2]`."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif _PLAIN_KEY.fullmatch(step):
+            text += f".{masked_text(step)}" if text else masked_text(step)
+        else:
+            text += f"[{shown(step)}]"
+    return text
+
+
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that `name` most looks like, if any."""
+    known = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=cutoff)
+    return known[close[0]] if close else None
+
+
+def hint(name: str, names: Iterable[str], *, otherwise: str = "known") -> str:
+    """How to go on after an unknown `name`: the near miss, else what there is."""
+    known = sorted(set(names))
+    if near := nearest(name, known):
+        return f", did you mean {shown(near)}?"
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return f"; {otherwise}: {', '.join(known[:_MOST_NAMES])}{more}" if known else ""
