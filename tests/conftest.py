@@ -1,0 +1,82 @@
+"""Every test runs in an empty home, without a provider's key, and cannot leave the loopback network.
+
+The guard sits on `socket` itself, so it also sees what a library does behind a broad `except`: such an attempt raises
+where it happens and fails the test at its end.
+"""
+
+import ipaddress
+import os
+import re
+import socket
+
+import pytest
+
+DIRECT = "127.0.0.1,localhost,::1"
+STATIC = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "NO_PROXY": DIRECT, "no_proxy": DIRECT}
+HOMES = ("HOME", "BLUEPRINT_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
+KEYS = re.compile(
+    r".*_(API_KEY|API_BASE|BASE_URL|API_TOKEN)$|^(OPENAI|ANTHROPIC|AZURE|AWS|VERTEX\w*|GEMINI|LITELLM|BLUEPRINT|OLLAMA)_"
+    r"|^GOOGLE_APPLICATION_CREDENTIALS$"
+)
+
+# Test modules may import LiteLLM while they are collected, before any fixture runs.
+os.environ |= STATIC
+
+
+class LeftLoopbackError(OSError):
+    """A test tried to reach another host."""
+
+
+def is_loopback(host):
+    """Whether a host's name or address is this machine; None and "" ask for any local address."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in {None, "", "localhost"}:
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch):
+    """Fail a test that connects to, or looks up, anything but the loopback network; AF_UNIX is free."""
+    offences = []
+
+    def check(host):
+        if not is_loopback(host):
+            offences.append(str(host))
+            raise LeftLoopbackError(f"tests may only use the loopback network, this one tried {host!r}")
+
+    def guarded(original):
+        def connect(self, address):
+            if self.family in {socket.AF_INET, socket.AF_INET6}:
+                check(address[0])
+            return original(self, address)
+
+        return connect
+
+    def getaddrinfo(host, *args, **keywords):
+        check(host)
+        return lookup(host, *args, **keywords)
+
+    lookup = socket.getaddrinfo
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield offences
+    if offences:
+        pytest.fail(f"this test tried to leave the loopback network: {', '.join(offences)}")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch, tmp_path_factory):
+    """An empty home and no provider's variable, for the test and the processes that it starts."""
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if KEYS.match(name)]:
+        monkeypatch.delenv(name)
+    for name, value in STATIC.items():
+        monkeypatch.setenv(name, value)
+    for name in HOMES:
+        monkeypatch.setenv(name, str(home if name == "HOME" else home / name.lower()))
+    return home
