@@ -1,0 +1,83 @@
+"""`keys check`: look at every place that holds keys and say how to mend what is wrong."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from blueprint_llm.credentials import private_file
+from blueprint_llm.credentials.credential import Finding
+from blueprint_llm.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from blueprint_llm.credentials.manager import CredentialsManager
+
+OLD_DAYS = 180
+_DAY_S = 86400
+
+
+def findings(manager: CredentialsManager, *, now: Callable[[], float] = time.time) -> list[Finding]:
+    """The rows of `keys check`."""
+    path = manager.sources.file.path
+    return [
+        _file(manager, path),
+        *_age(path, now()),
+        *_parents(path),
+        *_keychain(manager),
+        *(_provider(manager, name) for name in (*manager.config.providers, *_groups(manager))),
+    ]
+
+
+def _groups(manager: CredentialsManager) -> list[str]:
+    return [] if manager.config.providers else list(manager.config.model_groups)
+
+
+def _file(manager: CredentialsManager, path: Path) -> Finding:
+    try:
+        entries = manager.sources.file.entries()
+    except CredentialsError as error:
+        return _bad(str(path), str(error))
+    text = f"safe, keys for {len(entries)} providers" if path.exists() else "not there, which is fine"
+    return Finding(subject=str(path), ok=True, message=text)
+
+
+def _bad(subject: str, sentence: str) -> Finding:
+    message, _, mend = sentence.removeprefix(f"{subject}: ").removeprefix(f"{subject} ").rpartition(": ")
+    return Finding(subject=subject, ok=False, message=message, mend=mend.removeprefix("run "))
+
+
+def _age(path: Path, now: float) -> Iterator[Finding]:
+    found = private_file.stamp(str(path))
+    days = int((now - found[0] / 1e9) // _DAY_S) if found else 0
+    if days >= OLD_DAYS:
+        yield Finding(subject=str(path), ok=True, message=f"unchanged for {days} days: consider fresh keys")
+
+
+def _parents(path: Path) -> Iterator[Finding]:
+    """Folders above in which somebody else could put another folder in the place of ours."""
+    for folder in path.absolute().parents:
+        found = folder.stat() if folder.exists() else None
+        if found is None or (found.st_mode & stat.S_ISVTX and found.st_uid in {0, os.geteuid()}):
+            continue  # a sticky folder (/tmp) lets nobody rename what is ours
+        if problem := private_file.folder_problem(folder, found):
+            yield _bad(str(folder), problem)
+
+
+def _keychain(manager: CredentialsManager) -> Iterator[Finding]:
+    if not manager.sources.use_keychain:
+        return
+    try:
+        yield Finding(subject="keychain", ok=True, message=manager.sources.keychain.describe())
+    except CredentialsError as error:
+        yield _bad("keychain", str(error))
+
+
+def _provider(manager: CredentialsManager, name: str) -> Finding:
+    if problem := manager.available(name):
+        return _bad(name, problem)
+    return Finding(subject=name, ok=True, message=manager.reference(name))

@@ -1,0 +1,49 @@
+"""Ask a program for a key: `command: [op, read, op://vault/openai/key]`.
+
+No shell, no input, its stderr dropped, ten seconds; then the whole process group ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from blueprint_llm.credentials.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TIMEOUT_S = 10.0
+
+
+def ask(
+    argv: Sequence[str], *, environ: Mapping[str, str], timeout_s: float = TIMEOUT_S
+) -> tuple[Secret | None, str | None]:
+    """The key that the program prints, or what went wrong, in words without its output."""
+    try:
+        process = subprocess.Popen(  # noqa: S603 - argv from the user's own 0600 file, never through a shell
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=dict(environ), start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        return None, f"the command {argv[0]} cannot be started ({error.strerror})"
+    with process:
+        return _collect(process, argv[0], timeout_s)
+
+
+def _collect(process: subprocess.Popen[bytes], program: str, timeout_s: float) -> tuple[Secret | None, str | None]:
+    try:
+        printed = process.communicate(timeout=timeout_s)[0].decode("ascii", "replace").strip()
+    except subprocess.TimeoutExpired:
+        return None, f"the command {program} gave no key within {timeout_s:g} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a child it left behind would keep the pipe, and the key
+    if process.returncode != 0:
+        return None, f"the command {program} failed (exit code {process.returncode})"
+    secret = Secret(printed)
+    problem = secret.problem()
+    return (None, f"what the command {program} printed {problem}") if problem else (secret, None)

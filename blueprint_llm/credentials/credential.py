@@ -1,0 +1,57 @@
+"""What the manager hands out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blueprint_llm.credentials.secret import Secret
+
+Source = Literal["explicit", "config", "env", "keychain", "command", "file", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What one call needs.
+
+    Attributes:
+        api_key: None where the provider takes none.
+        extra: More LiteLLM keywords from the file; sensitive ones are Secrets.
+        id: Which key it is: `OPENAI_API_KEY`, `cloud#1`.
+        provider: The name that was asked for.
+    """
+
+    api_key: Secret | None = None
+    base_url: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+    source: Source = "none"
+    provider: str = ""
+
+    @property
+    def reference(self) -> str:
+        """Names the key without telling it: `env:OPENAI_API_KEY`, `file:cloud#1`."""
+        return f"{self.source}:{self.id}" if self.id else self.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyInfo:
+    """A row of `keys list`; `hint` has at most the last four characters."""
+
+    provider: str
+    id: str
+    source: Source
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A row of `keys check`; `mend` is what to run or do, empty where nothing is wrong."""
+
+    subject: str
+    ok: bool
+    message: str
+    mend: str = ""

@@ -1,0 +1,181 @@
+"""The text of the credentials file: `{"version": 1, "providers": {"openai": {"api_key": ...}}}`.
+
+Keys become Secrets as they are read. Functions that hold the raw text return their problem as a sentence instead of
+raising, so that no traceback keeps a frame with a key in it; no sentence repeats anything but a provider's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from blueprint_llm.credentials.secret import Secret
+from blueprint_llm.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SENSITIVE = re.compile(
+    r"(?i)api[-_]?key|secret|passw|credential|authorization|cookie|private[-_]?key|access[-_]?key"
+    r"|(?:^|[-_])(?:key|token)$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InFile:
+    """The key stands in the file."""
+
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class FromCommand:
+    """The key is what a program prints."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FromKeychain:
+    """The key is in the keychain under this user name."""
+
+    username: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromEnvironment:
+    """The key is in this environment variable."""
+
+    name: str
+
+
+Place = InFile | FromCommand | FromKeychain | FromEnvironment
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """One key of a provider; `id` is unique within it."""
+
+    id: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the file says about one provider."""
+
+    keys: tuple[FileKey, ...] = ()
+    base_url: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _MalformedError(Exception):
+    """Never leaves this module: its traceback holds raw text."""
+
+
+def check_name(name: str) -> str:
+    """`name` if it can stand for a provider.
+
+    Raises:
+        CredentialsError: It has characters that no provider's name has.
+    """
+    if not _NAME.fullmatch(name):
+        raise CredentialsError(
+            "a provider's name has letters, digits, '.', '_' and '-' only, at most 64: mend the name"
+        )
+    return name
+
+
+def protect(name: str, value: Any) -> Any:
+    """`value` with every text under a telling name (`api_key`, `Authorization`, ...) made a Secret."""
+    match value:
+        case str() if value and _SENSITIVE.search(name):
+            return Secret(value)
+        case Mapping():
+            return {key: protect(str(key), item) for key, item in value.items()}
+        case list():
+            return [protect(name, item) for item in value]
+        case _:
+            return value
+
+
+def parse(path: Path, raw: bytes) -> tuple[dict[str, Entry], str | None]:
+    """The entries by provider, and what is wrong with the file if anything is."""
+    try:
+        return {name: _entry(name, entry) for name, entry in _providers(raw).items()}, None
+    except _MalformedError as error:
+        return {}, f"{path}: {error}"
+
+
+def _providers(raw: bytes) -> dict[str, Any]:
+    document = _load(raw)
+    if not isinstance(document, dict) or not isinstance(document.get("providers"), dict):
+        raise _MalformedError('has no "providers": write {"version": 1, "providers": {}}')
+    if document.get("version") != 1 or isinstance(document["version"], bool):
+        raise _MalformedError('has an unknown version: this release reads "version": 1')
+    providers: dict[str, Any] = document["providers"]
+    return providers
+
+
+def _load(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _MalformedError(
+            f"is not valid JSON at line {error.lineno}, column {error.colno}: mend or remove it"
+        ) from None
+
+
+def _entry(name: str, raw: Any) -> Entry:
+    if not _NAME.fullmatch(name):
+        raise _MalformedError("a name under providers has characters that no provider's name has: rename it")
+    where = f"providers.{name}"
+    _only(where, raw, {"api_key", "command", "keyring", "env", "keys", "base_url", "extra"})
+    base_url, extra, keys = raw.get("base_url"), raw.get("extra", {}), raw.get("keys", [])
+    if not isinstance(extra, dict) or not isinstance(keys, list) or not isinstance(base_url, str | None):
+        raise _MalformedError(f"{where}: keys must be a list, extra an object and base_url text: mend it")
+    alone = [{kind: raw[kind]} for kind in ("command", "api_key", "keyring", "env") if kind in raw]
+    found = tuple(_key(where, number, key) for number, key in enumerate([*alone, *keys], 1))
+    if len({key.id for key in found}) != len(found):
+        raise _MalformedError(f"{where}: two keys have one id: give each its own")
+    return Entry(found, base_url, protect("extra", extra))
+
+
+def _only(where: str, raw: Any, allowed: set[str]) -> None:
+    if not isinstance(raw, dict):
+        raise _MalformedError(f"{where} is not an object: write it as one, or remove it")
+    if not raw.keys() <= allowed:
+        raise _MalformedError(f"{where} has an unknown field: allowed are {', '.join(sorted(allowed))}")
+
+
+def _key(where: str, number: int, raw: Any) -> FileKey:
+    where = f"{where}, key {number}"
+    _only(where, raw, {"id", "api_key", "command", "keyring", "env"})
+    kinds = raw.keys() - {"id"}
+    identity = raw.get("id", str(number))
+    if len(kinds) != 1 or not isinstance(identity, str) or not _NAME.fullmatch(identity):
+        raise _MalformedError(
+            f"{where}: needs one of api_key, command, keyring, env, and an id of letters and digits if any"
+        )
+    return FileKey(identity, _place(where, kinds.pop(), raw))
+
+
+def _place(where: str, kind: str, raw: dict[str, Any]) -> Place:
+    value = raw[kind]
+    if kind == "api_key":
+        secret = Secret(value if isinstance(value, str) else "")
+        if problem := secret.problem():
+            raise _MalformedError(f"{where}: the API key {problem}: put the whole key there, on one line")
+        return InFile(secret)
+    if kind == "command":
+        if not isinstance(value, list) or not value or not all(isinstance(word, str) and word for word in value):
+            raise _MalformedError(f"{where}: command must be a list of words (no shell runs it)")
+        return FromCommand(tuple(value))
+    if not isinstance(value, str) or not value:
+        raise _MalformedError(f"{where}: {kind} must be a name")
+    return FromKeychain(value) if kind == "keyring" else FromEnvironment(value)

@@ -1,0 +1,260 @@
+"""Find the key of a provider: explicit > environment > keychain > command > file.
+
+Nothing is ever written to the environment: keys are handed to each call. What the manager tells about a key (its
+reference, whether it is there) never needs the key itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from blueprint_llm.config.model import Config
+from blueprint_llm.config.paths import folder
+from blueprint_llm.credentials.credential import Credential, Finding, KeyInfo
+from blueprint_llm.credentials.document import Entry, check_name, protect
+from blueprint_llm.credentials.file import CredentialsFile, drop, put
+from blueprint_llm.credentials.keychain import Keychain
+from blueprint_llm.credentials.origin import Origin, origin_of, variable_of, with_listed
+from blueprint_llm.credentials.providers import TABLE, env_stem, names_of, needs_key
+from blueprint_llm.credentials.secret import Secret
+from blueprint_llm.credentials.sources import Candidate, Remembered, Sources
+from blueprint_llm.errors import CredentialsError
+from blueprint_llm.redaction import register_url
+
+BENCH_S: Mapping[str, float] = {"refused": 300.0, "rate_limited": 60.0}
+
+
+class CredentialsManager:
+    """Keys of all providers.
+
+    Args:
+        config: Which providers there are, and whether the keychain may be asked.
+        file: The credentials file; default: `credentials.file`, else `credentials.json` in the configuration folder.
+        environ: Only read.
+        explicit: Keys by provider name; they win over every source.
+        clock: Monotonic seconds.
+        keychain: One with another deadline than 2 s.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        environ: Mapping[str, str] = os.environ,
+        explicit: Mapping[str, str | Secret] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        keychain: Keychain | None = None,
+    ) -> None:
+        secrets = {name: key if isinstance(key, Secret) else Secret(key) for name, key in (explicit or {}).items()}
+        del explicit  # a traceback of what follows must not show it
+        self.config = config or Config()
+        chosen = file or self.config.credentials.file or folder("config") / "credentials.json"
+        self.sources = Sources(
+            explicit=secrets,
+            environ=environ,
+            keychain=keychain or Keychain(),
+            use_keychain=self.config.credentials.keyring,
+            file=CredentialsFile(Path(chosen).expanduser()),
+            remembered=Remembered(clock),
+        )
+        self._clock = clock
+        self._benched: dict[str, float] = {}
+        self._file_version = 0
+
+    def get(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> Credential:
+        """The credential for the next call to `provider`.
+
+        Args:
+            provider: A key of `providers`, a `model_list` group or a LiteLLM provider.
+            model: The LiteLLM model id that will be called, where one was chosen.
+            params: The chosen deployment's own `litellm_params`; default: the configuration's.
+
+        Raises:
+            CredentialsError: The provider needs a key and none is there, or the credentials file is not safe.
+        """
+        origin = origin_of(self.config, provider, model, params)
+        for group in self.sources.groups(origin):
+            for candidate in sorted(group, key=self._bench_until):
+                if secret := candidate.load():
+                    return self._credential(origin, candidate, secret)
+        if problem := self._missing(origin):
+            raise CredentialsError(problem)
+        return self._keyless(origin)
+
+    def keys_of(self, provider: str) -> builtins.list[Credential]:
+        """Every key of the source that `get` takes `provider`'s key from, in the order of the source."""
+        origin = origin_of(self.config, provider, None, None)
+        for group in self.sources.groups(origin):
+            loaded = [(candidate, candidate.load()) for candidate in group]
+            if found := [self._credential(origin, each, secret) for each, secret in loaded if secret]:
+                return found
+        return []
+
+    def available(
+        self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """Why `provider` cannot be called, or None; asks no program and no keychain."""
+        origin = origin_of(self.config, provider, model, params)
+        try:
+            return None if self._first(origin) else self._missing(origin)
+        except CredentialsError as error:
+            return str(error)
+
+    def reference(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> str:
+        """What stands for the key in the cache's keys; the same whichever of several keys is in use."""
+        try:
+            first = self._first(origin_of(self.config, provider, model, params))
+        except CredentialsError:
+            return "none"  # the call itself will say why
+        return first.reference if first else "none"
+
+    def is_slow(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> bool:
+        """Whether `get` would now wait for a program or the keychain."""
+        try:
+            first = self._first(origin_of(self.config, provider, model, params))
+        except CredentialsError:
+            return False
+        return first is not None and first.slow
+
+    def _first(self, origin: Origin) -> Candidate | None:
+        """The candidate that `get` would take, slow ones assumed to have a key."""
+        candidates = (each for group in self.sources.groups(origin) for each in group)
+        return next((each for each in candidates if each.slow or each.load()), None)
+
+    def report(self, credential: Credential, category: str, *, retry_after_s: float | None = None) -> bool:
+        """Leave a key alone for a while after 401 (`refused`) or 429 (`rate_limited`).
+
+        Returns:
+            Whether the provider has another key that is not left alone, so that asking again at once makes sense.
+        """
+        if category not in BENCH_S or credential.api_key is None:
+            return False
+        pause_s = BENCH_S[category] if retry_after_s is None else retry_after_s
+        self._benched[credential.reference] = self._clock() + pause_s
+        if category == "refused":
+            self.sources.remembered.forget()  # a program may have a fresh one
+        name, turns, _ = credential.id.rpartition("#")
+        return bool(turns) and any(not self._bench_until(each) for each in self.sources.of_entry(name))
+
+    def _bench_until(self, candidate: Candidate) -> float:
+        if self._file_version != self.sources.file.version:  # whoever edited the file gets a fresh start
+            self._file_version = self.sources.file.version
+            self._benched.clear()
+        until = self._benched.get(candidate.reference, 0.0)
+        return until if until > self._clock() else 0.0
+
+    def _credential(self, origin: Origin, candidate: Candidate, secret: Secret) -> Credential:
+        entry = candidate.entry
+        return Credential(
+            api_key=secret,
+            base_url=self._base_url(origin, entry),
+            extra=entry.extra if entry else {},
+            id=candidate.id,
+            source=candidate.source,
+            provider=origin.provider,
+        )
+
+    def _keyless(self, origin: Origin) -> Credential:
+        entry = self._entry(origin)
+        extra = entry.extra if entry else {}
+        return Credential(base_url=self._base_url(origin, entry), extra=extra, provider=origin.provider)
+
+    def _entry(self, origin: Origin) -> Entry | None:
+        entries = self.sources.file.entries()
+        return next((entries[name] for name in origin.names if name in entries), None)
+
+    def _base_url(self, origin: Origin, entry: Entry | None) -> str | None:
+        """The target's own address, else the one that the file keeps with the key, else the environment's."""
+        own = self._resolved("api_base", origin.params.get("api_base") or origin.params.get("base_url"))
+        variables = (self.sources.environ.get(name) for name in names_of(origin.litellm).bases)
+        found = own or (entry and entry.base_url) or next(filter(None, variables), None)
+        if found:
+            register_url(found)
+        return found
+
+    def _missing(self, origin: Origin) -> str | None:
+        """What to say where no source has a key; None if none is needed."""
+        if not needs_key(origin.litellm, self._base_url(origin, self._entry(origin))):
+            return None
+        name = origin.names[0]
+        declared = variable_of(origin.params.get("api_key"))
+        variable = declared or next(iter(origin.variables), f"BLUEPRINT_{env_stem(name)}_API_KEY")
+        troubles = "".join(f"; {trouble}" for trouble in self.sources.remembered.troubles())
+        return f"no API key for {origin.provider!r}: set {variable} or run blueprint-llm keys set {name}{troubles}"
+
+    def resolve_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """LiteLLM parameters with `os.environ/NAME` and `litellm_credential_name` replaced; keys are Secrets.
+
+        A variable that is not set leaves its parameter out, as LiteLLM does.
+        """
+        found = with_listed(self.config, params)
+        resolved = {name: self._resolved(name, value) for name, value in found.items()}
+        return {name: value for name, value in resolved.items() if value is not None}
+
+    def _resolved(self, name: str, value: Any) -> Any:
+        if variable := variable_of(value):
+            return protect(name, self.sources.environ.get(variable))
+        match value:
+            case Mapping():
+                return {key: self._resolved(str(key), item) for key, item in value.items()}
+            case list():
+                return [self._resolved(name, item) for item in value]
+            case _:
+                return protect(name, value)
+
+    def set(
+        self,
+        provider: str,
+        api_key: str | Secret,
+        *,
+        id: str | None = None,  # noqa: A002 - the file's word
+        keyring: bool = False,
+    ) -> None:
+        """Store a key in the file or the keychain; in the file it replaces the one of the same `id`.
+
+        Raises:
+            CredentialsError: The key or the name is unfit, or the place is not safe; nothing was changed.
+        """
+        api_key = api_key if isinstance(api_key, Secret) else Secret(api_key)
+        if problem := api_key.problem():
+            raise CredentialsError(f"the key {problem}: give the whole key, on one line")
+        name, identity, secret = check_name(provider), id and check_name(id), api_key
+        if keyring:
+            self.sources.keychain.set(name, secret)
+            self.sources.remembered.forget()
+        else:
+            self.sources.file.update(lambda providers: put(providers.setdefault(name, {}), secret, identity))
+
+    def remove(self, provider: str, *, id: str | None = None, keyring: bool = False) -> bool:  # noqa: A002 - as above
+        """Delete a provider's keys, or the one of `id`; whether there was one."""
+        if keyring:
+            self.sources.remembered.forget()
+            return self.sources.keychain.remove(provider)
+        return self.sources.file.update(lambda providers: drop(providers, provider, id))
+
+    def list(self) -> builtins.list[KeyInfo]:
+        """Every key that is there; programs are not run. Raises CredentialsError for an unsafe file."""
+        known = (*self.config.providers, *self.config.model_groups, *self.sources.file.entries(), *TABLE)
+        rows = [row for name in dict.fromkeys(known) for row in self._rows(name)]
+        return builtins.list({(row.source, row.id): row for row in reversed(rows)}.values())[::-1]
+
+    def _rows(self, name: str) -> builtins.list[KeyInfo]:
+        groups = self.sources.groups(origin_of(self.config, name, None, None))
+        found = [(each, None if each.source == "command" else each.load()) for group in groups for each in group]
+        return [
+            KeyInfo(provider=name, id=each.id, source=each.source, hint=secret.hint() if secret else "")
+            for each, secret in found
+            if secret or each.source == "command"
+        ]
+
+    def check(self) -> builtins.list[Finding]:
+        """What is wrong with the places keys are kept in, and which providers lack a key."""
+        from blueprint_llm.credentials.check import findings  # noqa: PLC0415 - a command's work, not a call's
+
+        return findings(self)

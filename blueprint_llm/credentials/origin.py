@@ -1,0 +1,96 @@
+"""What the configuration says about a provider's key before any source is asked.
+
+A name may be a key of `providers`, a `model_list` group or a LiteLLM provider; an origin is where the three meet.
+A target that declares its own key (`api_key`, `credentials`) is never given another one's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.credentials.document import protect
+from blueprint_llm.credentials.providers import litellm_provider, names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blueprint_llm.config.model import Config, ProviderConfig
+
+ENVIRON = "os.environ/"
+_LISTED = "litellm_credential_name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the keys of a target may come from.
+
+    Attributes:
+        provider: The name that was asked for.
+        litellm: LiteLLM's provider.
+        names: Names under which sources know it, most specific first.
+        params: The target's own LiteLLM parameters: literal keys are Secrets, `os.environ/NAME` stands as written.
+        variables: Environment variables of the provider's key, by LiteLLM's conventions.
+    """
+
+    provider: str
+    litellm: str
+    names: tuple[str, ...]
+    params: Mapping[str, Any]
+    variables: tuple[str, ...]
+
+
+def origin_of(config: Config, provider: str, model: str | None, params: Mapping[str, Any] | None) -> Origin:
+    """The origin of `provider`; `model` and `params` are those of the deployment, if the caller has chosen one."""
+    entry = config.providers.get(provider)
+    home, own = _home(config, provider, entry)
+    found = with_listed(config, own if params is None else params, entry.credentials if entry else None)
+    litellm = litellm_provider(model or home, found) if model or _is_configured(config, provider) else provider
+    names, is_pinned = _names(provider, litellm, entry, found)
+    if entry and litellm != litellm_provider(home, found):  # another provider's model in this one's place
+        names = (litellm,)
+    variables = () if is_pinned else names_of(litellm).keys
+    return Origin(provider=provider, litellm=litellm, names=names, params=_protected(found), variables=variables)
+
+
+def _is_configured(config: Config, provider: str) -> bool:
+    return provider in config.providers or provider in config.model_groups
+
+
+def _home(config: Config, provider: str, entry: ProviderConfig | None) -> tuple[str, dict[str, Any]]:
+    """The model and the parameters that the configuration gives a name."""
+    group = config.model_groups.get(entry.model if entry else provider)
+    params = dict(group[0].params) if group else {}
+    model = group[0].model if group else entry.model if entry else provider
+    if entry:
+        named = {"api_key": entry.api_key, "api_base": entry.api_base}
+        params |= {key: value for key, value in named.items() if value} | (entry.model_extra or {})
+    return model, params
+
+
+def with_listed(config: Config, params: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """`params`, completed from the entry of LiteLLM's `credential_list` that they (or `name`) borrow."""
+    wanted = params.get(_LISTED) or name
+    found = next((item for item in config.credential_list if item.get("credential_name") == wanted), {})
+    own = {key: value for key, value in params.items() if key != _LISTED}
+    return {**(found.get("credential_values") or {}), **own} if wanted else own
+
+
+def _names(
+    provider: str, litellm: str, entry: ProviderConfig | None, params: Mapping[str, Any]
+) -> tuple[tuple[str, ...], bool]:
+    """The names to look under, and whether the target has declared its own key."""
+    if params.get("api_key"):
+        return (provider,), True
+    if entry and entry.credentials:
+        return (entry.credentials,), True
+    return tuple(dict.fromkeys((provider, litellm))), False
+
+
+def _protected(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if variable_of(value) else protect(name, value) for name, value in params.items()}
+
+
+def variable_of(value: Any) -> str | None:
+    """NAME of LiteLLM's `os.environ/NAME`."""
+    return value.removeprefix(ENVIRON) if isinstance(value, str) and value.startswith(ENVIRON) else None

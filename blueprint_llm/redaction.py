@@ -1,0 +1,223 @@
+"""Keep registered secrets out of every text that leaves the process.
+
+The rule is exact: a secret is known the moment it is loaded, so its value and the encodings it travels in are looked
+for, in one alternation. Patterns that guess at keys run only over short texts, where a false alarm is cheap.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import traceback
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from pydantic_core import SchemaValidator, core_schema
+
+MIN_LENGTH = 8
+MASK = "[redacted]"
+_SHORT_CHARS = 4096
+_EXCEPTION_CHARS = 2000
+
+# Written so that Python's `re` and Rust's `regex` read them alike.
+_PATTERNS = (
+    r"\b(?:sk|pk|rk|xai|gsk|hf|r8|nvapi|pplx|tvly|glpat|gh[pousr]|xox[abprs])[-_][A-Za-z0-9_-]{16,}",
+    r"\bAIza[A-Za-z0-9_-]{30,}",
+    r"\bAKIA[A-Z0-9]{16}",
+    r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}",
+    r"(?i:\bbearer\s+[A-Za-z0-9._~+/=-]{8,})",
+    r"(?i:\b(?:x-)?(?:goog-)?api[-_ ]?key[\"']?\s*[:=]\s*[\"']?[^\s\"',;}&]{8,})",
+    r"[?&](?:key|token|api_key)=[^&\s\"']{8,}",
+    r"://[^/\s:@]+:[^/\s@]{4,}@",
+)
+
+
+class Finder:
+    """Finds the alternatives of a pattern that both `re` and Rust's `regex` can read.
+
+    Almost every text holds no secret, so the common answer has to be fast. pydantic-core carries Rust's `regex`,
+    which looks for a hundred literals in 200 KB in 23 us where `re` takes 3 ms; `re` runs only on texts with a hit.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._python = re.compile(pattern)
+        self._rust = SchemaValidator(core_schema.str_schema(pattern=pattern))
+
+    def finds(self, text: str) -> bool:
+        """Whether any alternative occurs. Secrets are ASCII, so other characters (lone surrogates) may be lost."""
+        plain = text if text.isascii() else text.encode("ascii", "replace").decode("ascii")
+        return self._rust.isinstance_python(plain)
+
+    def mask(self, text: str) -> str:
+        """The text with every occurrence masked."""
+        return self._python.sub(MASK, text) if self.finds(text) else text
+
+
+def forms_of(value: str) -> set[str]:
+    """The ways in which a value is written in logs: raw, URL-encoded, JSON-escaped, within base64."""
+    escaped = json.dumps(value)[1:-1]
+    encoded = {quote(value, safe=""), quote(value)}
+    lower = {re.sub("%[0-9A-F]{2}", lambda hit: hit[0].lower(), form) for form in encoded}
+    return {value, escaped, escaped.replace("/", "\\/"), repr(value)[1:-1]} | encoded | lower | _base64_forms(value)
+
+
+def _base64_forms(value: str) -> set[str]:
+    """What base64 makes of the value at each of the three alignments, less the characters its neighbours share."""
+    forms = set()
+    for lead, cut in ((0, 0), (1, 2), (2, 3)):
+        size = (lead + len(value)) * 8 // 6
+        form = b64encode(b"\0" * lead + value.encode()).decode()[cut:size]
+        forms |= {form, form.replace("+", "-").replace("/", "_")}
+    return forms
+
+
+class Registry:
+    """The values to hide. Registering is cheap (a set); the search is rebuilt on the first text after a change."""
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+        self._finder: Finder | None = None
+        self._lock = threading.Lock()
+        self._stale = False
+
+    def register(self, value: str) -> None:
+        """Hide `value` from now on; values under 8 characters are too common in plain text to be hidden."""
+        if value in self._values or len(value) < MIN_LENGTH:
+            return
+        with self._lock:
+            self._values.add(value)
+            self._stale = True
+        self.register(value.rpartition(" ")[2])  # "Bearer KEY" also hides KEY
+
+    def clear(self) -> None:
+        """Forget every value (tests and controls only)."""
+        with self._lock:
+            self._values, self._finder, self._stale = set(), None, False
+
+    def redact(self, text: str) -> str:
+        """`text` with every registered value masked."""
+        if self._stale:
+            self._rebuild()
+        return self._finder.mask(text) if self._finder else text
+
+    def _rebuild(self) -> None:
+        with self._lock:
+            forms = {form for value in self._values for form in forms_of(value)}
+            longest_first = sorted(forms, key=len, reverse=True)  # a key may be another one's beginning
+            self._finder = Finder("|".join(map(re.escape, longest_first)))
+            self._stale = False
+
+
+_REGISTRY = Registry()
+_GUESS = Finder("|".join(_PATTERNS))
+
+register = _REGISTRY.register
+redact = _REGISTRY.redact
+
+
+def register_url(url: str) -> None:
+    """Hide what an address may carry besides the host: a password, and the values of its query."""
+    if "@" in url or "?" in url:
+        parts = urlsplit(url)
+        for value in (parts.password, *(value for _, value in parse_qsl(parts.query))):
+            register(value or "")
+
+
+def _redact_short(text: str) -> str:
+    clean = redact(text)
+    return _GUESS.mask(clean) if len(clean) <= _SHORT_CHARS else clean
+
+
+def redact_value(value: Any) -> Any:
+    """A copy of nested JSON with secrets masked in its strings, keys included."""
+    match value:
+        case str():
+            return _redact_short(value)
+        case Mapping():
+            return {redact_value(key): redact_value(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [redact_value(item) for item in value]
+        case bytes():
+            return redact_value(value.decode("utf-8", "replace"))
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return _redact_short(str(value))
+
+
+def clean_exception_text(text: str) -> str:
+    """A provider's words, fit to stand in one of our errors: masked by value and by pattern, at most 2,000 long."""
+    clean = _GUESS.mask(redact(text))  # before the cut: half a key would not be recognised
+    return clean if len(clean) <= _EXCEPTION_CHARS else clean[:_EXCEPTION_CHARS] + " ..."
+
+
+def redact_rendered(_logger: Any, _method: str, rendered: Any) -> Any:
+    """A structlog processor to stand after the renderer: what it sees is what is written."""
+    return _redact_short(rendered) if isinstance(rendered, str) else redact_value(rendered)
+
+
+# LiteLLM and what it calls; a filter on a logger does not see the records of its children.
+LOGGERS = (
+    "LiteLLM",
+    "LiteLLM Router",
+    "LiteLLM Proxy",
+    "openai",
+    "openai._base_client",
+    "openai._legacy_response",
+    "openai._response",
+    "httpx",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "aiohttp.client",
+    "asyncio",
+)
+_FAMILIES = ("litellm", "openai", "httpx", "httpcore", "aiohttp", "anthropic", "mcp")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class RedactingFilter(logging.Filter):
+    """Renders a record, masks it, and drops its arguments and exception objects, which may hold requests."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Clean the record in place; none is withheld."""
+        record.msg, record.args = _redact_short(_rendered(record)), ()
+        if record.exc_info:
+            record.exc_text = record.exc_text or "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            record.exc_info = None
+        record.exc_text = clean_traceback(record.exc_text)
+        record.stack_info = clean_traceback(record.stack_info)
+        _clean_extras(record.__dict__)
+        return True
+
+
+def clean_traceback(text: str | None) -> str | None:
+    """A formatted traceback, masked by value and by pattern."""
+    return _GUESS.mask(redact(text)) if text else text
+
+
+def _rendered(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a bad format string or repr: logging would print the raw arguments to stderr
+        return f"{record.msg} (arguments could not be formatted)"
+
+
+def _clean_extras(fields: MutableMapping[str, Any]) -> None:
+    for name in fields.keys() - _STANDARD:
+        fields[name] = redact_value(fields[name])
+
+
+_FILTER = RedactingFilter()
+
+
+def install_filter(names: Iterable[str] = LOGGERS) -> None:
+    """Put the filter on `names` and on every logger of LiteLLM's family that exists by now; repeating is harmless."""
+    existing = [name for name in logging.root.manager.loggerDict if name.partition(".")[0].lower() in _FAMILIES]
+    for name in {*names, *existing}:
+        logging.getLogger(name).addFilter(_FILTER)  # noqa: TID251 - foreign loggers, to clean what they write
