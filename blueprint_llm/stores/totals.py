@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 Fact = tuple[Any, ...]  # a row's values of FACTS, in that order
 FACTS = (
-    "call_id provider model session project prompt_tokens completion_tokens cost_nano latency_s category cache_hit "
-    "saved_nano at"
-).split()
+    *("call_id", "provider", "model", "session", "project", "prompt_tokens", "completion_tokens"),
+    *("cost_nano", "latency_s", "category", "cache_hit", "saved_nano", "at"),
+)
 _DIMENSIONS = {"by_provider": 1, "by_model": 2, "by_session": 3, "by_project": 4}
 
 

@@ -1,0 +1,106 @@
+"""What LiteLLM's model map knows of a model, read as JSON: nothing here imports LiteLLM.
+
+The map has thousands of entries under several spellings; `entry` finds the one that LiteLLM itself would price a model
+id by: the id as written, else without its leading parts where the entry belongs to the same provider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FILE = "model_prices_and_context_window_backup.json"
+_SAME = {"ollama_chat": "ollama", "azure_text": "azure", "text-completion-openai": "openai"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """A model's abilities; None: the map does not say."""
+
+    max_input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    supports_tools: bool | None = None
+    supports_vision: bool | None = None
+    mode: str | None = None
+    litellm_provider: str | None = None
+
+
+@lru_cache(maxsize=1)
+def model_map() -> Mapping[str, Mapping[str, Any]]:
+    """LiteLLM's map, read once (about 20 ms); empty where LiteLLM is not installed."""
+    spec = find_spec("litellm")
+    path = Path(spec.origin).with_name(_FILE) if spec and spec.origin else None
+    if path is None or not path.is_file():
+        return {}
+    entries: dict[str, dict[str, Any]] = orjson.loads(path.read_bytes())
+    entries.pop("sample_spec", None)
+    return entries
+
+
+@lru_cache(maxsize=1)
+def map_version() -> str:
+    """LiteLLM's version, which is the map's."""
+    try:
+        return version("litellm")
+    except PackageNotFoundError:
+        return "absent"
+
+
+@lru_cache(maxsize=4096)
+def entry(model_id: str) -> Mapping[str, Any] | None:
+    """The map's entry for a LiteLLM model id; None: not listed."""
+    entries = model_map()
+    if model_id in entries:
+        return entries[model_id]
+    prefix, _, rest = model_id.partition("/")
+    prefix = _SAME.get(prefix, prefix)
+    if f"{prefix}/{rest}" in entries:
+        return entries[f"{prefix}/{rest}"]
+    while rest:
+        found = entries.get(rest)
+        if found is not None and _belongs(found, prefix):
+            return found
+        rest = rest.partition("/")[2]
+    return None
+
+
+def _belongs(found: Mapping[str, Any], prefix: str) -> bool:
+    """Whether an entry is `prefix`'s own: `vertex_ai-anthropic_models` and `bedrock_converse` are families of one."""
+    owner = str(found.get("litellm_provider", ""))
+    return owner == prefix or owner.startswith((f"{prefix}-", f"{prefix}_"))
+
+
+def known(model_id: str) -> bool:
+    """Whether LiteLLM's map lists the model."""
+    return entry(model_id) is not None
+
+
+@lru_cache(maxsize=4096)
+def info(model_id: str) -> ModelFacts | None:
+    """What the map says of a model; None: not listed."""
+    found = entry(model_id)
+    if found is None:
+        return None
+    return ModelFacts(
+        max_input_tokens=_whole(found, "max_input_tokens"),
+        max_output_tokens=_whole(found, "max_output_tokens", "max_tokens"),
+        supports_tools=found.get("supports_function_calling"),
+        supports_vision=found.get("supports_vision"),
+        mode=found.get("mode"),
+        litellm_provider=found.get("litellm_provider"),
+    )
+
+
+def _whole(found: Mapping[str, Any], *names: str) -> int | None:
+    """The first of `names` that is a number (the map has a few strings in their place)."""
+    values = (found.get(name) for name in names)
+    return next((int(value) for value in values if isinstance(value, int | float) and value > 0), None)
