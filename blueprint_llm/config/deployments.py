@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.known_keys import ENTRY, INFO, PARAMS, PROVIDERS
+from blueprint_llm.config.known_keys import ENTRY, INFO, PARAMS
 from blueprint_llm.config.masking import masked, shown
 from blueprint_llm.config.model import Deployment
 from blueprint_llm.config.problems import hint, nearest
@@ -106,19 +106,9 @@ def _checked_params(entry: Mapping[str, Any], params: dict[str, Any], path: Path
     where = (*path, "litellm_params")
     for key in _TEXTS:
         if params.get(key) is not None and not isinstance(params[key], str):
-            report.problem((*where, key), f"must be text, not {shown(type(params[key]).__name__)}: put quotes around it")
+            report.problem((*where, key), f"must be text, not {shown(params[key], key)}: put quotes around it")
     _doubt_keys(params, PARAMS, where, report)
-    doubt_model(params, (*where, "model"), report)
     return params
-
-
-def doubt_model(params: Mapping[str, Any], path: Path, report: Report) -> None:
-    """Doubt a model id whose provider is nearly, but not quite, one that LiteLLM knows."""
-    prefix, slash, rest = str(params["model"]).partition("/")
-    if slash and prefix not in PROVIDERS and not params.get("custom_llm_provider"):
-        near = nearest(prefix, PROVIDERS, cutoff=_NEAR)
-        if near and near.lower() != prefix.lower():
-            report.doubt(path, f"LiteLLM knows no provider {shown(prefix)}, did you mean {shown(f'{near}/{rest}')}?")
 
 
 def _doubt_keys(

@@ -6,12 +6,15 @@ place it has in its own file.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from blueprint_llm.config.problems import Place
-from blueprint_llm.config.tree import Unreadable, compose
+from blueprint_llm.config.problems import Place, Rejected
+from blueprint_llm.config.tree import compose
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEY = "include"
 
@@ -37,10 +40,11 @@ def _take(node: yaml.MappingNode, file: Path, mistakes: list[tuple[Place, str]])
     """Remove `include` from a document; its entries, each with the file that names it."""
     values = [value for key, value in node.value if key.value == _KEY]
     node.value = [pair for pair in node.value if pair[0].value != _KEY]
-    entries = [entry for value in values for entry in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
-    for entry in entries:
-        if not isinstance(entry, yaml.ScalarNode):
-            mistakes.append((Place.of(entry.start_mark), "include: must be a list of file names"))
+    entries = [
+        entry for value in values for entry in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+    ]
+    wrong = [entry for entry in entries if not isinstance(entry, yaml.ScalarNode)]
+    mistakes += [(Place.of(entry.start_mark), "include: must be a list of file names") for entry in wrong]
     return [(entry, file) for entry in entries if isinstance(entry, yaml.ScalarNode)]
 
 
@@ -56,8 +60,8 @@ def _read(path: Path, entry: yaml.ScalarNode, mistakes: list[tuple[Place, str]])
     except OSError as error:
         mistakes.append((Place.of(entry.start_mark), f"include: {entry.value}: {error.strerror}"))
         return None
-    except Unreadable as error:
-        mistakes.append((error.place, error.text))
+    except Rejected as rejected:
+        mistakes += [(finding.place, finding.text) for finding in rejected.findings]
         return None
     if not isinstance(node, yaml.MappingNode):
         mistakes.append((Place.of(entry.start_mark), f"include: {entry.value} is not a mapping of settings"))

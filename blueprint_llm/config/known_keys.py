@@ -5,6 +5,11 @@ A test compares these lists with the installed LiteLLM: it says what to add.
 
 from __future__ import annotations
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 STRATEGIES = (
     "simple-shuffle",
     "least-busy",
@@ -17,44 +22,52 @@ STRATEGIES = (
 
 TOP_LEVEL = frozenset({"model_list", "router_settings", "litellm_settings", "credential_list", "include", "blueprint"})
 
-PROXY_ONLY = frozenset(
+PROXY_ONLY = _words(
     """general_settings environment_variables guardrails prompts policies policy_attachments mcp_servers mcp_tools
     search_tools sandbox_tools agent_list agents assistant_settings callback_settings files_settings
-    finetune_settings default_vertex_config vector_store_registry pass_through_endpoints worker_registry""".split()
+    finetune_settings default_vertex_config vector_store_registry pass_through_endpoints worker_registry"""
 )
 
 # What a Config carries on; the rest of LiteLLM's router settings is accepted and reported as ignored.
-ROUTER_USED = frozenset(
+ROUTER_USED = _words(
     """num_retries max_fallbacks timeout stream_timeout default_litellm_params default_max_parallel_requests
     default_fallbacks fallbacks context_window_fallbacks content_policy_fallbacks model_group_alias retry_after
     retry_policy model_group_retry_policy allowed_fails allowed_fails_policy cooldown_time disable_cooldowns
-    routing_strategy routing_strategy_args provider_budget_config enable_pre_call_checks""".split()
+    routing_strategy routing_strategy_args provider_budget_config enable_pre_call_checks"""
 )
-ROUTER_IGNORED = frozenset(
+ROUTER_IGNORED = _words(
     """assistants_config search_tools guardrail_list redis_url redis_host redis_port redis_password redis_db
     cache_responses cache_kwargs caching_groups client_ttl polling_interval default_priority set_verbose debug_level
     enable_tag_filtering tag_filtering_match_any tag_routing_prefix plugins optional_pre_call_checks routing_groups
     alerting_config router_general_settings deployment_affinity_ttl_seconds model_group_affinity_config
     ignore_invalid_deployments enable_health_check_routing health_check_staleness_threshold
     health_check_ignore_transient_errors background_health_check_model_groups enable_weighted_failover
-    fallback_access_check fallback_budget_check auto_router_capability_limit""".split()
+    fallback_access_check fallback_budget_check auto_router_capability_limit"""
 )
 # Set on LiteLLM's module by its proxy, meant for its Router.
-LITELLM_USED = frozenset(
+LITELLM_USED = _words(
     """num_retries max_fallbacks request_timeout default_fallbacks fallbacks context_window_fallbacks
     content_policy_fallbacks model_group_alias allowed_fails cooldown_time drop_params modify_params
-    retry_policy routing_strategy timeout stream_timeout""".split()
+    retry_policy routing_strategy timeout stream_timeout"""
+)
+
+# The usual rest of `litellm_settings`: known, so not taken for a misspelt one of the above.
+LITELLM_IGNORED = _words(
+    """callbacks success_callback failure_callback service_callback cache cache_params callback_settings set_verbose
+    json_logs guardrails custom_provider_map max_budget budget_duration master_key turn_off_message_logging
+    redact_user_api_key_info default_team_settings default_internal_user_params model_group_settings
+    upperbound_key_generate_params enable_json_schema_validation store_audit_logs ssl_verify"""
 )
 
 ENTRY = frozenset({"model_name", "litellm_params", "model_info", "rpm", "tpm", "blocked"})
 
-INFO = frozenset(
+INFO = _words(
     """id mode base_model db_model tier team_id team_public_model_name access_groups supported_environments
     max_tokens max_input_tokens max_output_tokens litellm_provider health_check_model health_check_timeout
-    supports_vision supports_function_calling supports_web_search supports_reasoning""".split()
+    supports_vision supports_function_calling supports_web_search supports_reasoning"""
 )
 
-PARAMS = frozenset(
+PARAMS = _words(
     """model api_key api_base base_url api_version api_type azure_ad_token azure_ad_token_provider tenant_id client_id
     client_secret azure_scope azure_username azure_password vertex_project vertex_location vertex_credentials
     vertex_ai_project vertex_ai_location vertex_ai_credentials region_name gcs_bucket_name bucket_name
@@ -92,10 +105,10 @@ PARAMS = frozenset(
     bos_token eos_token base_model model_id adapter_id adapter_source qualifier cache_control_injection_points
     supports_system_message ensure_alternating_roles user_continue_message assistant_continue_message hf_model_name
     stream_chunk_size cooldown_time request_timeout safety_settings context_window_fallback_dict fallbacks
-    project_id language""".split()
+    project_id language serviceTier"""
 )
 
-PROVIDERS = frozenset(
+PROVIDERS = _words(
     """a2a a2a_agent abliteration ai21 ai21_chat aihubmix aiml aiohttp_openai amazon_nova anthropic anthropic_text
     apertis assemblyai auto_router aws_polly aws_textract azure azure_ai azure_speech azure_text baseten bedrock
     bedrock_mantle black_forest_labs bytez cerebras charity_engine chatgpt chutes clarifai cloudflare codestral
@@ -111,5 +124,5 @@ PROVIDERS = frozenset(
     sagemaker_nova sail sambanova sap sarvam scaleway scx-ai snowflake soniox stability strands_decider synthetic
     tencent tensormesh text-completion-codestral text-completion-inception text-completion-openai together_ai topaz
     transcribe triton typesafe v0 valkey veniceai vercel_ai_gateway vertex_ai vertex_ai_beta vllm volcengine voyage
-    wandb watsonx watsonx_text xai xiaomi_mimo xinference zai embedded""".split()
+    wandb watsonx watsonx_text xai xiaomi_mimo xinference zai embedded"""
 )

@@ -22,10 +22,10 @@ from blueprint_llm.config.known_keys import PROXY_ONLY, TOP_LEVEL
 from blueprint_llm.config.masking import masked, masked_text, shown
 from blueprint_llm.config.model import Blueprint, Config
 from blueprint_llm.config.paths import folder
-from blueprint_llm.config.problems import Place, Report, nearest
-from blueprint_llm.config.references import Names, check_block, doubt_credentials, doubt_router
+from blueprint_llm.config.problems import Place, Rejected, Report, nearest
+from blueprint_llm.config.references import Names, check_block, doubt_deployments, doubt_router
 from blueprint_llm.config.router_settings import Settings
-from blueprint_llm.config.tree import Tree, Unreadable, compose, from_mapping, from_node
+from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
 from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
 
@@ -54,16 +54,19 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config | No
     Raises:
         ConfigError: The configuration is wrong; the message lists every problem with its place.
     """
-    if isinstance(source, Config):
-        return source
     try:
-        if isinstance(source, Mapping):
-            return _config(from_mapping(source))
-        origin = _discover() if source is None else Origin(path=Path(source))
-        return _config(_read(origin), origin)
-    except Unreadable as error:
-        line = ": ".join(filter(None, (str(error.place), masked_text(error.text))))
-        raise ConfigError(line) from None
+        return source if isinstance(source, Config) else _load(source)
+    except Rejected as rejected:
+        lines = [str(finding) for finding in rejected.findings]
+    del source  # it may hold keys, and tracebacks show locals
+    raise ConfigError("\n".join(lines), problems=lines)
+
+
+def _load(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Config:
+    if isinstance(source, Mapping):
+        return _config(from_mapping(source))
+    origin = _discover() if source is None else Origin(path=Path(source))
+    return _config(_read(origin), origin)
 
 
 def _discover() -> Origin:
@@ -81,10 +84,12 @@ def _read(origin: Origin) -> Tree:
         node = compose(origin.path.read_bytes(), name)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = "no such file: write one with `blueprint-llm init`" if isinstance(error, FileNotFoundError) else ""
-        raise Unreadable(Place(name), reason or getattr(error, "strerror", None) or "no file name") from None
+        raise Rejected.at(Place(name), reason or getattr(error, "strerror", None) or "no file name") from None
     if not isinstance(node, yaml.MappingNode):
-        what = "it is empty" if node is None else f"not {shown([] if isinstance(node, yaml.SequenceNode) else node.value)}"
-        raise Unreadable(Place(name, 1, 1), f"must be a mapping of settings: {what}")
+        what = (
+            "it is empty" if node is None else f"not {shown([] if isinstance(node, yaml.SequenceNode) else node.value)}"
+        )
+        raise Rejected.at(Place(name, 1, 1), f"must be a mapping of settings: {what}")
     mistakes = join_includes(node, origin.path)
     tree = from_node(node)
     tree.mistakes += mistakes
@@ -143,7 +148,7 @@ def _check_names(
     names = Names(raw, block, fields.get("model_group_alias", {}))
     check_block(block, names, report)
     doubt_router(fields, settings.places(), names, report)
-    doubt_credentials(raw, names, report)
+    doubt_deployments(raw, names, report)
 
 
 def _note_unused(raw: Mapping[str, Any], settings: Settings, report: Report) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 MASK = "***"
 
 _SECRET_KEY = re.compile(
-    r"^(?!.*cost)(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key|secret|passw|pwd"
-    r"|authorization|cookie|license|vertex_(?:ai_)?credentials|credential_values|database_url|connection_string"
+    r"^(?!.*cost)(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key|secret|passw"
+    r"|pwd|authorization|cookie|license|vertex_(?:ai_)?credentials|credential_values|database_url|connection_string"
     r"|(?<!bos_)(?<!eos_)token$)|key$|environment_variables$)",
     re.IGNORECASE,
 )
@@ -32,12 +32,12 @@ _SHOWN_CHARS = 60
 def masked(value: Any, key: str = "") -> Any:
     """A copy of `value` in which every secret is `***`; numbers and flags are never secrets."""
     if isinstance(value, Mapping):
-        return {name: masked(item, str(name) if not _SECRET_KEY.search(key) else key) for name, item in value.items()}
+        return {name: masked(item, key if is_secret_key(key) else str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked(item, key) for item in value]
     if not isinstance(value, str) or _NAMES_ONLY.fullmatch(value):
         return value
-    return MASK if _SECRET_KEY.search(key) else _SECRET_SHAPE.sub(MASK, value)
+    return MASK if is_secret_key(key) else _SECRET_SHAPE.sub(MASK, value)
 
 
 def masked_text(text: str) -> str:
@@ -45,8 +45,13 @@ def masked_text(text: str) -> str:
     return _RANDOM_SHAPE.sub(MASK, _SECRET_SHAPE.sub(MASK, text))
 
 
-def shown(value: Any) -> str:
-    """A short, harmless rendering of a value for a message."""
+def is_secret_key(key: str) -> bool:
+    """Whether what stands under `key` is a secret by its name."""
+    return bool(_SECRET_KEY.search(key))
+
+
+def shown(value: Any, key: str = "") -> str:
+    """A short, harmless rendering of the value under `key` for a message."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -55,6 +60,8 @@ def shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
+    if is_secret_key(key):
+        return MASK
     text = masked_text(value if isinstance(value, str) else repr(value))
     cut = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
     return repr(cut) if isinstance(value, str) else cut

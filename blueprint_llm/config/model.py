@@ -6,12 +6,14 @@ Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from blueprint_llm.config.masking import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Section(BaseModel):

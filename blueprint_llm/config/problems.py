@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.config.masking import masked_text, shown
-from blueprint_llm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,6 +53,19 @@ class Finding:
         return ": ".join(part for part in (str(self.place), self.path, self.text) if part)
 
 
+class Rejected(Exception):  # noqa: N818 - never leaves this package: `load_config` makes it a ConfigError
+    """A configuration that cannot be loaded, with every reason."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        super().__init__()
+        self.findings = list(findings)
+
+    @classmethod
+    def at(cls, place: Place, text: str) -> Rejected:
+        """The one mistake after which nothing more can be read."""
+        return cls([Finding(place, "", masked_text(text))])
+
+
 class Report:
     """The findings about one configuration."""
 
@@ -78,12 +90,10 @@ class Report:
         """The notices of a configuration that loads.
 
         Raises:
-            ConfigError: It does not; the message lists every problem, in the order of the file.
+            Rejected: It does not load, for every problem there is, in the order of the file.
         """
-        wrong = sorted({*self.problems, *(self.doubts if strict else ())})
-        if wrong:
-            lines = [str(finding) for finding in wrong]
-            raise ConfigError("\n".join(lines), problems=lines)
+        if wrong := sorted({*self.problems, *(self.doubts if strict else ())}):
+            raise Rejected(wrong)
         return [*self.ignored, *(str(finding) for finding in sorted(set(self.doubts)))]
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from blueprint_llm.config.catalogue import is_model_id, known_ids
-from blueprint_llm.config.deployments import doubt_model, doubt_params
+from blueprint_llm.config.catalogue import doubt_about, is_model_id, known_ids
+from blueprint_llm.config.deployments import doubt_params
 from blueprint_llm.config.masking import shown
 from blueprint_llm.config.model import ProviderConfig
 from blueprint_llm.config.problems import Path, Report, hint, nearest
@@ -30,6 +30,7 @@ class Names:
         self.credentials = {
             entry.get("credential_name") for entry in _items(raw.get("credential_list")) if isinstance(entry, Mapping)
         }
+        self.own_providers = frozenset(_custom_providers(raw.get("litellm_settings")))
 
     def is_group(self, name: str) -> bool:
         """Whether `name` is a group, an alias of one, or matched by a wildcard group (`openai/*`)."""
@@ -74,7 +75,7 @@ def _check_model(model: str, path: Path, names: Names, report: Report) -> None:
     if names.is_group(model):
         return
     if is_model_id(model):
-        doubt_model({"model": model}, path, report)
+        _doubt_model(model, path, names, report)
     else:
         known = names.groups | names.aliases
         near = nearest(model, known) or nearest(model, known_ids())
@@ -157,14 +158,31 @@ def _doubt_group(name: Any, path: Path, names: Names, report: Report, *, key: bo
         report.doubt(path, f"unknown model group {shown(name)}{hint(name, names.groups)}", key=key)
 
 
-def doubt_credentials(raw: Mapping[str, Any], names: Names, report: Report) -> None:
-    """Doubt deployments that borrow a credential which `credential_list` does not hold."""
+def doubt_deployments(raw: Mapping[str, Any], names: Names, report: Report) -> None:
+    """Doubt models without a known provider, and credentials that `credential_list` does not hold."""
     for index, entry in enumerate(_items(raw.get("model_list"))):
         params = entry.get("litellm_params") if isinstance(entry, Mapping) else None
-        name = params.get("litellm_credential_name") if isinstance(params, Mapping) else None
+        if not isinstance(params, Mapping):
+            continue
+        path = ("model_list", index, "litellm_params")
+        model, name = params.get("model"), params.get("litellm_credential_name")
+        if isinstance(model, str) and not params.get("custom_llm_provider"):
+            _doubt_model(model, (*path, "model"), names, report)
         if isinstance(name, str) and name not in names.credentials:
-            path = ("model_list", index, "litellm_params", "litellm_credential_name")
-            report.doubt(path, f"unknown credential {shown(name)}{hint(name, filter(None, names.credentials))}")
+            text = f"unknown credential {shown(name)}{hint(name, filter(None, names.credentials))}"
+            report.doubt((*path, "litellm_credential_name"), text)
+
+
+def _doubt_model(model: str, path: Path, names: Names, report: Report) -> None:
+    if text := doubt_about(model, names.own_providers):
+        report.doubt(path, text)
+
+
+def _custom_providers(settings: Any) -> Iterator[str]:
+    """The providers that a `custom_provider_map` adds to LiteLLM's own."""
+    for entry in _items(settings.get("custom_provider_map")) if isinstance(settings, Mapping) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("provider"), str):
+            yield entry["provider"]
 
 
 def _keys(value: Any) -> set[str]:

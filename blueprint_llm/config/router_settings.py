@@ -5,12 +5,14 @@ LiteLLM's proxy sets `litellm_settings` on LiteLLM's module, where the Router lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.known_keys import LITELLM_USED, ROUTER_IGNORED, ROUTER_USED, STRATEGIES
+from blueprint_llm.config.known_keys import LITELLM_IGNORED, LITELLM_USED, ROUTER_IGNORED, ROUTER_USED, STRATEGIES
 from blueprint_llm.config.masking import shown
 from blueprint_llm.config.problems import Path, Report, hint, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SECTIONS = ("router_settings", "litellm_settings")
 _NEAR = 0.8
@@ -56,7 +58,7 @@ class Settings:
 
     def fields(self) -> dict[str, Any]:
         """What a Config takes from here; absent settings are left to its defaults."""
-        found = {key: self._fallbacks(key) for key in _LISTS}
+        found: dict[str, Any] = {key: self._fallbacks(key) for key in _LISTS}
         found |= {key: self._typed(key, dict, "a mapping") for key in _MAPPINGS}
         found |= {key: self._number(key, int) for key in _COUNTS}
         found |= {key: self._number(key, float) for key in _SECONDS}
@@ -77,9 +79,14 @@ class Settings:
 
     def _fallbacks(self, key: str) -> list[dict[str, list[Any]]] | None:
         value, path = self.find(key)
-        if value is None or not isinstance(value, list):
-            return None if value is None else self._wrong(path, value, "a list like [{group: [other]}]")
-        return [self._fallback(item, (*path, index)) for index, item in enumerate(value) if self._is_pair(item, path, index)]
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            self._wrong(path, value, "a list like [{group: [other]}]")
+            return None
+        return [
+            self._fallback(item, (*path, index)) for index, item in enumerate(value) if self._is_pair(item, path, index)
+        ]
 
     def _is_pair(self, item: Any, path: Path, index: int) -> bool:
         if isinstance(item, dict) and len(item) == 1:
@@ -87,7 +94,7 @@ class Settings:
         if isinstance(item, dict) and path[-1] == "context_window_fallbacks":
             self._report.doubt((*path, index), "LiteLLM expects exactly one group here")
             return bool(item)
-        self._wrong((*path, index), item, "a mapping of exactly one group to its fallbacks, like {group: [other]}")
+        self._report.problem((*path, index), "must map exactly one group to its fallbacks, like {group: [other]}")
         return False
 
     def _fallback(self, item: dict[str, Any], path: Path) -> dict[str, list[Any]]:
@@ -99,7 +106,7 @@ class Settings:
         if isinstance(value, str):
             self._report.doubt(path, f"LiteLLM reads this letter by letter: write [{value}]")
             return [value]
-        self._wrong(path, value, "a list of groups")
+        self._report.doubt(path, f"should be a list of groups, not {shown(value)}; ignored")
         return []
 
     def _names(self) -> list[str] | None:
@@ -107,7 +114,8 @@ class Settings:
         names = [value] if isinstance(value, str) else value
         if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             return names
-        return self._wrong(path, value, "a list of groups")
+        self._report.doubt(path, f"should be a list of groups, not {shown(value)}; ignored")
+        return None
 
     def _strategy(self) -> str | None:
         value, path = self.find("routing_strategy")
@@ -144,7 +152,7 @@ class Settings:
         for key in router.keys() - ROUTER_USED - ROUTER_IGNORED:
             known = ROUTER_USED | ROUTER_IGNORED
             self._report.doubt(("router_settings", key), f"unknown key {shown(key)}{hint(key, known)}", key=True)
-        for key in module.keys() - LITELLM_USED:
+        for key in module.keys() - LITELLM_USED - LITELLM_IGNORED:
             if near := nearest(key, LITELLM_USED, cutoff=_NEAR):
                 text = f"unknown key {shown(key)}, did you mean {shown(near)}?"
                 self._report.doubt(("litellm_settings", key), text, key=True)

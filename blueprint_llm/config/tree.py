@@ -15,12 +15,11 @@ from typing import Any
 import yaml
 
 from blueprint_llm.config.masking import shown
-from blueprint_llm.config.problems import Path, Place
+from blueprint_llm.config.problems import Path, Place, Rejected
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _TEXTS = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}  # a date stays the text that was written
-_CONTAINERS = {yaml.MappingNode: _TAG + "map", yaml.SequenceNode: _TAG + "seq"}
 _MERGE = _TAG + "merge"
 _MAX_DEPTH = 100
 _SAFE_DEPTH = 1_000  # libyaml's composer recurses in C and crashes between 5,000 and 100,000 levels
@@ -47,28 +46,26 @@ class Tree:
         return Place.of(node.start_mark) if node else Place(self._name)
 
 
-class Unreadable(Exception):  # noqa: N818 - never leaves this package: `load` makes it a ConfigError
-    """The text is no YAML document that can be read any further."""
-
-    def __init__(self, place: Place, text: str) -> None:
-        super().__init__(text)
-        self.place, self.text = place, text
-
-
 def compose(text: bytes, name: str) -> yaml.Node | None:
     """The root node of a YAML text; its marks carry `name`. None: there is nothing in it.
 
     Raises:
-        Unreadable: It is not YAML.
+        Rejected: It is not YAML.
     """
     try:
-        _refuse_depth(text)
+        _refuse_depth(text, name)
         return yaml.compose(_named(text, name), _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         place = Place.of(mark, name) if mark else Place(name)
-        raise Unreadable(place, f"this is not YAML: {problem}") from None
+        raise Rejected.at(place, f"this is not YAML: {_reason(error)}") from None
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+    if "cannot start any token" in text:
+        return f"{text} (YAML indents with spaces, never tabs)"
+    return f"{getattr(error, 'context', '')} {text}" if text.startswith("but ") else str(text)
 
 
 def _named(text: bytes, name: str) -> io.BytesIO:
@@ -77,7 +74,7 @@ def _named(text: bytes, name: str) -> io.BytesIO:
     return stream
 
 
-def _refuse_depth(text: bytes) -> None:
+def _refuse_depth(text: bytes, name: str) -> None:
     """Raise before the composer would crash; its events come without recursion, so their depth can be counted."""
     longest = max(map(len, text.splitlines()), default=0)
     if text.count(b"[") + text.count(b"{") + longest <= _SAFE_DEPTH:
@@ -86,7 +83,7 @@ def _refuse_depth(text: bytes) -> None:
     for event in yaml.parse(io.BytesIO(text), _Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _SAFE_DEPTH:
-            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=event.start_mark)
+            raise Rejected.at(Place.of(event.start_mark, name), "nested too deep")
 
 
 def from_node(node: yaml.Node) -> Tree:
@@ -104,7 +101,7 @@ def from_mapping(value: Any) -> Tree:
 
 def _plain(value: Any, depth: int) -> Any:
     if depth > _MAX_DEPTH:
-        raise Unreadable(Place(), "nested too deep, or it contains itself")
+        raise Rejected.at(Place(), "nested too deep, or it contains itself")
     if isinstance(value, Mapping):
         return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -123,20 +120,29 @@ class _Walk:
     def value(self, node: yaml.Node, depth: int) -> Any:
         self._left -= 1
         if depth > _MAX_DEPTH or self._left < 0:
-            raise Unreadable(Place.of(node.start_mark), "this refers to itself, or stands for too many values")
-        if isinstance(node, yaml.ScalarNode):
-            return node.value if node.tag in _TEXTS else self._scalar(node)
-        if node.tag != _CONTAINERS[type(node)]:
+            raise Rejected.at(Place.of(node.start_mark), "this refers to itself, or stands for too many values")
+        match node:
+            case yaml.ScalarNode():
+                return node.value if node.tag in _TEXTS else self._scalar(node)
+            case yaml.SequenceNode():
+                self._note_tag(node, "seq")
+                return [self.value(item, depth + 1) for item in node.value]
+            case yaml.MappingNode():
+                self._note_tag(node, "map")
+                return self._mapping(node, depth)
+
+    def _note_tag(self, node: yaml.Node, usual: str) -> None:
+        if node.tag != _TAG + usual:
             self._note(node, f"the tag {shown(node.tag.removeprefix(_TAG))} has no meaning here")
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, depth + 1) for item in node.value]
-        return self._mapping(node, depth)
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         try:
             return self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError, AttributeError):  # what PyYAML's constructors raise
-            self._note(node, f"{shown(node.value)} is no {shown(node.tag.removeprefix(_TAG))}")
+            if node.tag.startswith(_TAG):
+                self._note(node, f"this is no {shown(node.tag.removeprefix(_TAG))}")
+            else:
+                self._note_tag(node, "str")
             return None
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
@@ -148,7 +154,7 @@ class _Walk:
     def _merge(self, node: yaml.MappingNode, depth: int) -> None:
         """Replace `<<` by the pairs it stands for, each key once: PyYAML's own merge can double at every level."""
         if depth > _MAX_DEPTH:
-            raise Unreadable(Place.of(node.start_mark), "too many merges in one another")
+            raise Rejected.at(Place.of(node.start_mark), "too many merges in one another")
         own = [pair for pair in node.value if pair[0].tag != _MERGE]
         sources = [item for key, item in node.value if key.tag == _MERGE]
         node.value = own

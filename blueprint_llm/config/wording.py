@@ -5,6 +5,7 @@ pydantic finds the mistakes; this module words them and looks up which keys were
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -13,8 +14,6 @@ from blueprint_llm.config.masking import shown
 from blueprint_llm.config.problems import hint, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pydantic_core import ErrorDetails
 
     from blueprint_llm.config.problems import Path, Report
@@ -35,6 +34,12 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+_FIXED = {
+    "missing": "is missing",
+    "finite_number": "must be a finite number",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+}
 
 
 def report_errors(error: ValidationError, root: type[BaseModel], prefix: Path, report: Report) -> None:
@@ -49,41 +54,28 @@ def report_errors(error: ValidationError, root: type[BaseModel], prefix: Path, r
 def wording(detail: ErrorDetails) -> str:
     """One mistake in plain words; it never shows what could be a secret."""
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
-    for rule in (_of_bound, _of_choice, _of_emptiness, _of_type):
-        if text := rule(kind, context, value):
-            return text
-    if kind == "missing":
-        return "is missing"
+    there = shown(value, str(detail["loc"][-1]) if detail["loc"] else "")
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"must be {words} {context[name]:g}, not {there}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}, not {there}{_near_choice(value, context['expected'])}"
     if kind == "value_error":
-        return f"{context['error']}, not {shown(value)}"
-    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+        return str(context["error"]) if isinstance(value, dict) else f"{context['error']}, not {there}"
+    return _FIXED.get(kind) or _wrong_type(kind, value, there) or f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
-def _of_bound(kind: str, context: Mapping[str, Any], value: Any) -> str:
-    if kind not in _BOUNDS:
-        return "must be a finite number" if kind == "finite_number" else ""
-    name, words = _BOUNDS[kind]
-    return f"must be {words} {context[name]:g}, not {shown(value)}"
+def _near_choice(value: Any, expected: str) -> str:
+    near = nearest(value, re.findall("'([^']*)'", expected)) if isinstance(value, str) else None
+    return f", did you mean {shown(near)}?" if near else ""
 
 
-def _of_choice(kind: str, context: Mapping[str, Any], value: Any) -> str:
-    if kind != "literal_error":
-        return ""
-    expected = context["expected"]
-    near = nearest(value, expected.replace("'", "").replace(" or ", ", ").split(", ")) if isinstance(value, str) else None
-    return f"must be {expected}, not {shown(value)}" + (f", did you mean {shown(near)}?" if near else "")
-
-
-def _of_emptiness(kind: str, _context: Mapping[str, Any], _value: Any) -> str:
-    return "must not be empty" if kind in {"too_short", "string_too_short"} else ""
-
-
-def _of_type(kind: str, _context: Mapping[str, Any], value: Any) -> str:
+def _wrong_type(kind: str, value: Any, there: str) -> str:
     name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     if name == kind or name not in _KINDS:
         return ""
     quote = ": put quotes around it" if name == "string" and isinstance(value, bool | int | float) else ""
-    return f"must be {_KINDS[name]}, not {shown(value)}{quote}"
+    return f"must be {_KINDS[name]}, not {there}{quote}"
 
 
 def _unknown_key(detail: ErrorDetails, root: type[BaseModel]) -> str:
