@@ -9,6 +9,7 @@ import pytest
 
 
 def dial(family, address, verb):
+    """Connect one way or the other."""
     with socket.socket(family) as connection:
         getattr(connection, verb)(address)
 

@@ -1,0 +1,48 @@
+"""Test doubles for code that uses blueprint_llm: scripted, recording, and strict about what was not asked for.
+
+`FaultServer` is a loopback HTTP server for anything that takes an `api_base`.
+"""
+
+from blueprint_llm.testing.script import (
+    Answer,
+    BadLine,
+    BrokenTool,
+    Cut,
+    Empty,
+    ErrorObject,
+    HtmlPage,
+    NotJson,
+    Refuse,
+    Request,
+    Reset,
+    Script,
+    Stall,
+    Status,
+    Step,
+    ToolUse,
+    load_script,
+    numbered_text,
+)
+from blueprint_llm.testing.server import FaultServer
+
+__all__ = [
+    "Answer",
+    "BadLine",
+    "BrokenTool",
+    "Cut",
+    "Empty",
+    "ErrorObject",
+    "FaultServer",
+    "HtmlPage",
+    "NotJson",
+    "Refuse",
+    "Request",
+    "Reset",
+    "Script",
+    "Stall",
+    "Status",
+    "Step",
+    "ToolUse",
+    "load_script",
+    "numbered_text",
+]
