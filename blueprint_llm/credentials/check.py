@@ -42,7 +42,7 @@ def _file(manager: CredentialsManager, path: Path) -> Finding:
         entries = manager.sources.file.entries()
     except CredentialsError as error:
         return _bad(str(path), str(error))
-    text = f"safe, keys for {len(entries)} providers" if path.exists() else "not there, which is fine"
+    text = f"safe; providers: {', '.join(entries) or 'none'}" if path.exists() else "not there, which is fine"
     return Finding(subject=str(path), ok=True, message=text)
 
 

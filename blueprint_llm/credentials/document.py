@@ -7,7 +7,7 @@ raising, so that no traceback keeps a frame with a key in it; no sentence repeat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -126,56 +126,77 @@ def _load(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise _MalformedError(
-            f"is not valid JSON at line {error.lineno}, column {error.colno}: mend or remove it"
-        ) from None
+        place = f"line {error.lineno}, column {error.colno}"
+    raise _MalformedError(f"is not valid JSON at {place}: mend or remove it")
 
 
 def _entry(name: str, raw: Any) -> Entry:
     if not _NAME.fullmatch(name):
         raise _MalformedError("a name under providers has characters that no provider's name has: rename it")
-    where = f"providers.{name}"
-    _only(where, raw, {"api_key", "command", "keyring", "env", "keys", "base_url", "extra"})
-    base_url, extra, keys = raw.get("base_url"), raw.get("extra", {}), raw.get("keys", [])
-    if not isinstance(extra, dict) or not isinstance(keys, list) or not isinstance(base_url, str | None):
-        raise _MalformedError(f"{where}: keys must be a list, extra an object and base_url text: mend it")
-    alone = [{kind: raw[kind]} for kind in ("command", "api_key", "keyring", "env") if kind in raw]
-    found = tuple(_key(where, number, key) for number, key in enumerate([*alone, *keys], 1))
-    if len({key.id for key in found}) != len(found):
-        raise _MalformedError(f"{where}: two keys have one id: give each its own")
-    return Entry(found, base_url, protect("extra", extra))
+    try:
+        keys, base_url, extra = _keys(raw), raw.get("base_url"), raw.get("extra")
+    except _MalformedError as error:
+        raise _MalformedError(f"providers.{name} {error}") from None
+    if not isinstance(extra, dict | None) or not isinstance(base_url, str | None):
+        raise _MalformedError(f"providers.{name}: extra must be an object and base_url text: mend it")
+    return Entry(keys, base_url, protect("extra", extra) if extra else {})
 
 
-def _only(where: str, raw: Any, allowed: set[str]) -> None:
+def _keys(raw: Any) -> tuple[FileKey, ...]:
     if not isinstance(raw, dict):
-        raise _MalformedError(f"{where} is not an object: write it as one, or remove it")
-    if not raw.keys() <= allowed:
-        raise _MalformedError(f"{where} has an unknown field: allowed are {', '.join(sorted(allowed))}")
+        raise _MalformedError("is not an object: write it as one, or remove it")
+    if not raw.keys() <= _ENTRY_FIELDS:
+        raise _MalformedError(f"has an unknown field: allowed are {', '.join(sorted(_ENTRY_FIELDS))}")
+    listed = raw.get("keys", [])
+    if not isinstance(listed, list):
+        raise _MalformedError("has keys that are no list: write them as one")
+    alone = [{kind: raw[kind]} for kind in _KINDS if kind in raw]
+    found = tuple(_key(number, key) for number, key in enumerate(alone + listed, 1))
+    if len(found) > 1 and len({key.id for key in found}) < len(found):
+        raise _MalformedError("has two keys of one id: give each its own")
+    return found
 
 
-def _key(where: str, number: int, raw: Any) -> FileKey:
-    where = f"{where}, key {number}"
-    _only(where, raw, {"id", "api_key", "command", "keyring", "env"})
-    kinds = raw.keys() - {"id"}
-    identity = raw.get("id", str(number))
-    if len(kinds) != 1 or not isinstance(identity, str) or not _NAME.fullmatch(identity):
-        raise _MalformedError(
-            f"{where}: needs one of api_key, command, keyring, env, and an id of letters and digits if any"
-        )
-    return FileKey(identity, _place(where, kinds.pop(), raw))
+def _key(number: int, raw: Any) -> FileKey:
+    kinds = [kind for kind in _KINDS if kind in raw] if isinstance(raw, dict) else []
+    if len(kinds) != 1 or not raw.keys() <= _KEY_FIELDS:
+        raise _MalformedError(f"key {number} needs one of {', '.join(_KINDS)}, and may have an id: mend it")
+    identity = raw.get("id")
+    if identity is not None and not (isinstance(identity, str) and _NAME.fullmatch(identity)):
+        raise _MalformedError(f"key {number} has an id that is no short name: mend it")
+    kind = kinds[0]
+    try:
+        return FileKey(identity or str(number), _PLACES[kind](raw[kind]))
+    except _MalformedError as error:
+        raise _MalformedError(f"key {number}: {error}") from None
 
 
-def _place(where: str, kind: str, raw: dict[str, Any]) -> Place:
-    value = raw[kind]
-    if kind == "api_key":
-        secret = Secret(value if isinstance(value, str) else "")
-        if problem := secret.problem():
-            raise _MalformedError(f"{where}: the API key {problem}: put the whole key there, on one line")
-        return InFile(secret)
-    if kind == "command":
-        if not isinstance(value, list) or not value or not all(isinstance(word, str) and word for word in value):
-            raise _MalformedError(f"{where}: command must be a list of words (no shell runs it)")
-        return FromCommand(tuple(value))
+def _in_file(value: Any) -> Place:
+    secret = Secret(value if isinstance(value, str) else "")
+    if problem := secret.problem():
+        raise _MalformedError(f"the API key {problem}: put the whole key there, on one line")
+    return InFile(secret)
+
+
+def _from_command(value: Any) -> Place:
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) and word for word in value):
+        raise _MalformedError("command must be a list of words (no shell runs it): mend it")
+    return FromCommand(tuple(value))
+
+
+def _name(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise _MalformedError(f"{where}: {kind} must be a name")
-    return FromKeychain(value) if kind == "keyring" else FromEnvironment(value)
+        raise _MalformedError("env and keyring must be names: mend it")
+    return value
+
+
+# A command goes before a key written down: it is the fresher of the two.
+_PLACES: dict[str, Callable[[Any], Place]] = {
+    "command": _from_command,
+    "api_key": _in_file,
+    "keyring": lambda value: FromKeychain(_name(value)),
+    "env": lambda value: FromEnvironment(_name(value)),
+}
+_KINDS = tuple(_PLACES)
+_KEY_FIELDS = {"id", *_KINDS}
+_ENTRY_FIELDS = {"keys", "base_url", "extra", *_KINDS}

@@ -242,7 +242,7 @@ class CredentialsManager:
         """Every key that is there; programs are not run. Raises CredentialsError for an unsafe file."""
         known = (*self.config.providers, *self.config.model_groups, *self.sources.file.entries(), *TABLE)
         rows = [row for name in dict.fromkeys(known) for row in self._rows(name)]
-        return builtins.list({(row.source, row.id): row for row in reversed(rows)}.values())[::-1]
+        return builtins.list({(row.source, row.id): row for row in rows}.values())
 
     def _rows(self, name: str) -> builtins.list[KeyInfo]:
         groups = self.sources.groups(origin_of(self.config, name, None, None))

@@ -57,9 +57,10 @@ def _read_at(folder: int, path: Path) -> bytes:
     # Not blocking, so that opening a FIFO returns and is refused below.
     handle = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        if problem := file_problem(path, os.fstat(handle)):
+        found = os.fstat(handle)
+        if problem := file_problem(path, found):
             raise CredentialsError(problem)
-        return os.read(handle, MAX_BYTES)
+        return os.read(handle, found.st_size)
     finally:
         os.close(handle)
 

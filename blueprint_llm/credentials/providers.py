@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ def _names(provider: str, keys: str = "", bases: str = "") -> Names:
     return Names(tuple(keys.split()) or (f"{stem}_API_KEY",), tuple(bases.split()) or (f"{stem}_API_BASE",))
 
 
+@lru_cache(256)
 def env_stem(name: str) -> str:
     """A provider's name as part of an environment variable's."""
     return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
@@ -91,6 +93,7 @@ _BARE = (
 )
 
 
+@lru_cache(256)
 def names_of(provider: str) -> Names:
     """The variables of a LiteLLM provider."""
     return TABLE.get(_ALIASES.get(provider, provider)) or _names(provider)

@@ -44,9 +44,10 @@ class Secret:
 
     def problem(self) -> str | None:
         """What makes it unfit to be stored as a key; never the value."""
-        if len(self) < redaction.MIN_LENGTH:
+        length = len(self._open())
+        if length < redaction.MIN_LENGTH:
             return f"is shorter than {redaction.MIN_LENGTH} characters"
-        if len(self) > MAX_CHARS:
+        if length > MAX_CHARS:
             return f"is longer than {MAX_CHARS} characters"
         return None if self.is_clean() else "holds a space, a newline or another character that no key has"
 
