@@ -1,6 +1,7 @@
-"""Where a limit's window begins and ends: minutes, hours and days of UTC, calendar months, seconds, or no end.
+"""Where a limit's window begins and ends: UTC minutes, hours and days, calendar months, seconds, or no end.
 
 Windows are fixed, never sliding: `<n>s` counts from the Unix epoch, so every process agrees without talking.
+`ever`, and one `call` or `session`, have no end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
-ENDLESS = frozenset({"session", "call"})
+ENDLESS = frozenset({"session", "call", "ever"})
 
 
 def bounds(window: str, now: float) -> tuple[int, int | None]:
