@@ -6,23 +6,21 @@ in the shell's history.
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from blueprint_llm.cli.options import config_option, json_option, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blueprint_llm.credentials import CredentialsManager, Finding, Secret
 
-_CONFIG = click.option("--config", "path", metavar="PATH", help="The configuration; without it, the one in use.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_ID = click.option("--id", "identity", metavar="ID", help="Which of several keys of the provider.")
-_KEYRING = click.option("--keyring", is_flag=True, help="The system's keychain instead of the credentials file.")
+_id_option = click.option("--id", "identity", metavar="ID", help="Which of several keys of the provider.")
+_keyring_option = click.option("--keyring", is_flag=True, help="The system's keychain instead of the credentials file.")
 
 
 @click.group("keys", short_help="Store, show, remove and check API keys.")
@@ -32,21 +30,20 @@ def command() -> None:
 
 @command.command("set", epilog="Example: op read op://vault/openai/key | blueprint-llm keys set openai")
 @click.argument("provider")
-@_ID
-@_KEYRING
-@_CONFIG
-def set_(provider: str, identity: str | None, path: str | None, *, keyring: bool) -> None:
+@_id_option
+@_keyring_option
+@config_option
+def set_(provider: str, identity: str | None, config: str | None, *, keyring: bool) -> None:
     """Store a key for PROVIDER: asked for without echo, or read from stdin."""
-    with _manager(path) as manager:
-        manager.set(provider, _read_key(provider), id=identity, keyring=keyring)
-        place = "the keychain" if keyring else str(manager.sources.file.path)
-        click.echo(f"stored a key for {provider} in {place}", err=True)
-        if keyring and not manager.sources.use_keychain:
-            click.echo("the keychain is not read yet: set blueprint.credentials.keyring: true", err=True)
+    manager = _manager(config)
+    manager.set(provider, _read_key(provider), id=identity, keyring=keyring)
+    say(f"stored a key for {provider} in {'the keychain' if keyring else manager.sources.file.path}")
+    if keyring and not manager.sources.use_keychain:
+        say("the keychain is not read yet: set credentials: {keyring: true} in the block blueprint")
 
 
 def _read_key(provider: str) -> Secret:
-    from blueprint_llm.credentials import Secret  # noqa: PLC0415 - `--help` must not pay for it
+    from blueprint_llm.credentials import Secret  # noqa: PLC0415 - --help does not need it
 
     if sys.stdin.isatty():
         return Secret(click.prompt(f"API key for {provider}", hide_input=True, err=True).strip())
@@ -54,49 +51,56 @@ def _read_key(provider: str) -> Secret:
 
 
 @command.command("list")
-@_JSON
-@_CONFIG
-def list_(path: str | None, *, as_json: bool) -> None:
+@json_option
+@config_option
+def list_(config: str | None, *, as_json: bool) -> None:
     """Show every key that is there: its id, where it comes from, at most its last four characters."""
-    with _manager(path) as manager:
-        rows = [asdict(row) for row in manager.list()]
+    rows = [asdict(row) for row in _manager(config).list()]
     if as_json:
-        click.echo(json.dumps(rows))
+        print_json(rows)
     elif rows:
-        click.echo(_table([[row["provider"], row["id"], row["source"], row["hint"]] for row in rows]))
+        print_table(["provider", "id", "source", "ends in"], [list(row.values()) for row in rows])
     else:
-        click.echo("no keys: run blueprint-llm keys set PROVIDER", err=True)
+        say("no keys: run blueprint-llm keys set PROVIDER")
 
 
 @command.command("remove")
 @click.argument("provider")
-@_ID
-@_KEYRING
-@_CONFIG
-def remove(provider: str, identity: str | None, path: str | None, *, keyring: bool) -> None:
+@_id_option
+@_keyring_option
+@config_option
+def remove(provider: str, identity: str | None, config: str | None, *, keyring: bool) -> None:
     """Delete the keys of PROVIDER, or the one of --id."""
-    with _manager(path) as manager:
-        if not manager.remove(provider, id=identity, keyring=keyring):
-            raise click.ClickException(f"there is no such key of {provider!r}: see blueprint-llm keys list")
-    click.echo(f"removed {provider}", err=True)
+    if not _manager(config).remove(provider, id=identity, keyring=keyring):
+        raise click.ClickException(f"there is no such key of {provider!r}: see blueprint-llm keys list")
+    say(f"removed {provider}")
 
 
 @command.command("check")
 @click.option("--online", is_flag=True, help="Also make one cheap call per provider.")
-@_JSON
-@_CONFIG
-def check(path: str | None, *, online: bool, as_json: bool) -> None:
+@json_option
+@config_option
+def check(config: str | None, *, online: bool, as_json: bool) -> None:
     """Check permissions, owners, folders, the keychain and every provider's key; exit code 1 if something is wrong."""
-    with _manager(path) as manager:
-        findings = [*manager.check(), *(_calls(manager) if online else ())]
-    rows = [asdict(finding) for finding in findings]
-    click.echo(json.dumps(rows) if as_json else "\n".join(map(_sentence, findings)))
+    manager = _manager(config)
+    findings = [*manager.check(), *(_calls(manager) if online else ())]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        click.echo("\n".join(map(_sentence, findings)))
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
 def _sentence(finding: Finding) -> str:
     mend = f"\n      mend: {finding.mend}" if finding.mend else ""
     return f"{'ok   ' if finding.ok else 'WRONG'} {finding.subject}: {finding.message}{mend}"
+
+
+def _manager(config: str | None) -> CredentialsManager:
+    from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.credentials import CredentialsManager  # noqa: PLC0415 - likewise
+
+    return CredentialsManager(load_config(config))
 
 
 def _calls(manager: CredentialsManager) -> Iterator[Finding]:
@@ -117,24 +121,3 @@ def _call(client: Any, name: str) -> Finding:
     except BlueprintError as error:
         return Finding(subject=f"{name} (online)", ok=False, message=str(error))
     return Finding(subject=f"{name} (online)", ok=True, message="answered")
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-@contextmanager
-def _manager(path: str | None) -> Iterator[CredentialsManager]:
-    """A manager for the configuration; an error of ours ends the command with its sentence."""
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - see _read_key
-    from blueprint_llm.credentials import CredentialsManager  # noqa: PLC0415 - likewise
-    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - likewise
-
-    try:
-        yield CredentialsManager(load_config(path))
-    except BlueprintError as error:
-        problem = str(error)
-    else:
-        return
-    raise click.ClickException(problem)
