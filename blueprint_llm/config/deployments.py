@@ -32,8 +32,7 @@ def model_groups(entries: Any, report: Report) -> dict[str, list[Deployment]]:
     ids: set[str] = set()
     for index, entry in enumerate(_list(entries, ("model_list",), report)):
         for deployment in _deployments(entry, ("model_list", index), report):
-            unique = _unique_id(deployment.id, ids)
-            groups.setdefault(deployment.group, []).append(deployment.model_copy(update={"id": unique}))
+            groups.setdefault(deployment.group, []).append(_unique(deployment, ids))
     return groups
 
 
@@ -165,9 +164,10 @@ def _fingerprint(group: str, params: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _unique_id(wanted: str, taken: set[str]) -> str:
-    number, unique = 2, wanted
+def _unique(deployment: Deployment, taken: set[str]) -> Deployment:
+    number, unique = 1, deployment.id
     while unique in taken:
-        number, unique = number + 1, f"{wanted}-{number}"
+        number += 1
+        unique = f"{deployment.id}-{number}"
     taken.add(unique)
-    return unique
+    return deployment if number == 1 else deployment.model_copy(update={"id": unique})

@@ -166,6 +166,6 @@ def _note_unused(raw: Mapping[str, Any], settings: Settings, report: Report) -> 
 
 
 def _digest(config: Config) -> str:
-    values = masked(config.model_dump(exclude={"notices", "source", "digest"}))
+    values = masked(config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True))
     text = json.dumps(values, sort_keys=True, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -6,7 +6,7 @@ A value is a secret by the name of its key or by its own shape; `os.environ/NAME
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 MASK = "***"
@@ -31,13 +31,14 @@ _SHOWN_CHARS = 60
 
 def masked(value: Any, key: str = "") -> Any:
     """A copy of `value` in which every secret is `***`; numbers and flags are never secrets."""
-    if isinstance(value, Mapping):
-        return {name: masked(item, key if is_secret_key(key) else str(name)) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [masked(item, key) for item in value]
-    if not isinstance(value, str) or _NAMES_ONLY.fullmatch(value):
-        return value
-    return MASK if is_secret_key(key) else _SECRET_SHAPE.sub(MASK, value)
+    if isinstance(value, str):
+        if is_secret_key(key):
+            return value if _NAMES_ONLY.fullmatch(value) else MASK
+        return _SECRET_SHAPE.sub(MASK, value)
+    if isinstance(value, dict):
+        inherited = key if is_secret_key(key) else None
+        return {name: masked(item, inherited or str(name)) for name, item in value.items()}
+    return [masked(item, key) for item in value] if isinstance(value, list | tuple) else value
 
 
 def masked_text(text: str) -> str:
@@ -45,6 +46,7 @@ def masked_text(text: str) -> str:
     return _RANDOM_SHAPE.sub(MASK, _SECRET_SHAPE.sub(MASK, text))
 
 
+@lru_cache(maxsize=1024)
 def is_secret_key(key: str) -> bool:
     """Whether what stands under `key` is a secret by its name."""
     return bool(_SECRET_KEY.search(key))
@@ -52,7 +54,7 @@ def is_secret_key(key: str) -> bool:
 
 def shown(value: Any, key: str = "") -> str:
     """A short, harmless rendering of the value under `key` for a message."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"

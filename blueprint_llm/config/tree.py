@@ -22,7 +22,7 @@ _TAG = "tag:yaml.org,2002:"
 _TEXTS = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}  # a date stays the text that was written
 _MERGE = _TAG + "merge"
 _MAX_DEPTH = 100
-_SAFE_DEPTH = 1_000  # libyaml's composer recurses in C and crashes between 5,000 and 100,000 levels
+_SAFE_DEPTH = 1_500  # libyaml's composer recurses in C: measured 300 bytes a level, and threads may have 512 KB
 _MAX_VALUES = 200_000  # aliases multiply: nine lines can stand for a billion values
 
 
@@ -146,7 +146,8 @@ class _Walk:
             return None
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
-        self._note_duplicates(node)
+        if len({key.value for key, _ in node.value if _is_key(key)}) < len(node.value):
+            self._note_keys(node)
         if any(key.tag == _MERGE for key, _ in node.value):
             self._merge(node, depth)
         return {key.value: self.value(item, depth + 1) for key, item in node.value if _is_key(key)}
@@ -171,7 +172,8 @@ class _Walk:
                 self._note(node, "`<<` takes a mapping or a list of mappings")
         return [node for node in flat if isinstance(node, yaml.MappingNode)]
 
-    def _note_duplicates(self, node: yaml.MappingNode) -> None:
+    def _note_keys(self, node: yaml.MappingNode) -> None:
+        """Note keys that stand twice and keys that are no text."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
             if not _is_key(key):

@@ -1,0 +1,54 @@
+"""Prints what LiteLLM's own Router makes of each YAML file named on stdin, as one JSON object.
+
+Run as a process of its own: a Router registers callbacks in LiteLLM's module. Settings for the Router count from
+`litellm_settings` too, as LiteLLM's proxy sets those on the module the Router looks at.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+
+import litellm
+import yaml
+
+VALID = set(litellm.Router.get_valid_args())
+
+
+def facts(path):
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a script without the package's helpers
+        raw = yaml.safe_load(file) or {}
+    settings = {**(raw.get("litellm_settings") or {}), **(raw.get("router_settings") or {})}
+    known = {key: value for key, value in settings.items() if key in VALID and not key.startswith(("redis", "cache"))}
+    router = litellm.Router(model_list=raw.get("model_list"), **known)
+    return {
+        "alias": router.model_group_alias or None,
+        "allowed_fails": router.allowed_fails,
+        "cooldown": router.cooldown_time,
+        "cwf": router.context_window_fallbacks or None,
+        "deployments": len(router.model_list),
+        "fallbacks": router.fallbacks or None,
+        "groups": sorted({deployment["model_name"] for deployment in router.model_list}),
+        "num_retries": router.num_retries,
+        "strategy": router.routing_strategy,
+    }
+
+
+async def main():
+    """Inside a loop: a Router with budgets starts a task."""
+    logging.disable(logging.CRITICAL)
+    found = {}
+    for path in sys.stdin.read().splitlines():
+        try:
+            found[path] = facts(path)
+        except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises is the answer
+            found[path] = {"error": type(error).__name__}
+    keys = {
+        "router": sorted(VALID),
+        "params": sorted(litellm.types.router.LiteLLM_Params.model_fields),
+        "providers": sorted(str(getattr(provider, "value", provider)) for provider in litellm.provider_list),
+    }
+    sys.stdout.write("\n" + json.dumps({"files": found, "keys": keys}) + "\n")
+
+
+asyncio.run(main())

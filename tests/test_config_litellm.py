@@ -1,0 +1,249 @@
+"""LiteLLM's configurations load with what LiteLLM's own Router makes of them."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from blueprint_llm.config import load_config
+from blueprint_llm.config.known_keys import PARAMS, PROVIDERS, ROUTER_IGNORED, ROUTER_USED
+from blueprint_llm.errors import ConfigError
+
+CASES = Path(__file__).parent / "config_cases"
+OWN = sorted((CASES / "litellm").glob("*.yaml"))
+WHEEL = sorted(Path(find_spec("litellm").origin).parent.rglob("*.y*ml"))
+CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "litellm_configs"
+ORACLE = json.loads((CORPUS / "oracle.json").read_text()) if CORPUS.is_dir() else {}
+
+
+def facts(config):
+    """The same facts as `router_facts.py` prints."""
+    return {
+        "alias": config.model_group_alias or None,
+        "allowed_fails": config.allowed_fails,
+        "cooldown": config.cooldown_time,
+        "cwf": config.context_window_fallbacks or None,
+        "deployments": sum(map(len, config.model_groups.values())),
+        "fallbacks": config.fallbacks or None,
+        "groups": sorted(config.model_groups),
+        "num_retries": config.num_retries,
+        "strategy": config.routing_strategy,
+    }
+
+
+@pytest.fixture(scope="module")
+def litellm_says():
+    """What the installed LiteLLM makes of our own cases and of the YAML files in its wheel."""
+    done = subprocess.run(
+        [sys.executable, CASES / "router_facts.py"],
+        input="\n".join(map(str, OWN + WHEEL)),
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_own_cases_load_like_litellm(path, litellm_says):
+    """A configuration with LiteLLM's keys gives the same groups, fallbacks and numbers as its Router."""
+    assert facts(load_config(path)) == litellm_says["files"][str(path)]
+
+
+def test_every_yaml_in_the_wheel_loads_like_litellm(litellm_says):
+    """Whatever YAML file of LiteLLM's own package its Router loads, loads here with the same facts."""
+    loaded = {path: said for path, said in litellm_says["files"].items() if "error" not in said}
+
+    differing = {path: said for path, said in loaded.items() if facts(load_config(path)) != said}
+
+    assert len(loaded) > 60
+    assert not differing
+
+
+@pytest.mark.parametrize("name", sorted(name for name, said in ORACLE.items() if "error" not in said))
+def test_the_documentation_loads_like_litellm(name):
+    """Each configuration from LiteLLM's documentation gives the facts its Router reported."""
+    assert facts(load_config(CORPUS / name)) == ORACLE[name]
+
+
+def test_the_documentation_is_there(capsys):
+    """Without the corpus the run says so; the cases of this repository stand on their own."""
+    if not ORACLE:
+        with capsys.disabled():
+            print(f"\nWARNING: {CORPUS} is absent, 353 configurations were not compared")
+
+    assert OWN
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        pytest.param("router", ROUTER_USED | ROUTER_IGNORED | {"model_list"}, id="router arguments"),
+        pytest.param("params", PARAMS, id="litellm_params"),
+        pytest.param("providers", PROVIDERS, id="providers"),
+    ],
+)
+def test_no_key_of_litellm_is_unknown(key, ours, litellm_says):
+    """What the installed LiteLLM knows is never taken for a misspelling: extend the lists for a newer one."""
+    missing = {name for name in litellm_says["keys"][key] if "cost" not in name} - ours
+
+    assert not missing
+
+
+def test_limits_of_a_deployment_are_numbers():
+    """Rates, weight, order and budget come out as numbers, from either place LiteLLM takes them."""
+    first, second = load_config(CASES / "litellm" / "limits.yaml").model_groups["a"]
+
+    assert (first.rpm, first.tpm, first.weight, first.order) == (10, 1000, 2.0, 1)
+    assert (first.max_budget, first.budget_duration) == (1.5, "1d")
+    assert (second.rpm, second.tpm, second.weight, second.params["rpm"]) == (4, 40, None, 4)
+
+
+def test_a_limit_may_come_from_the_environment(monkeypatch):
+    """`rpm: os.environ/NAME` is read at load, since a limit that is not applied would cost money."""
+    monkeypatch.setenv("CHAT_RPM", "7")
+    entry = {"model_name": "a", "litellm_params": {"model": "openai/x", "rpm": "os.environ/CHAT_RPM", "tpm": "os.environ/NO"}}
+
+    deployment = load_config({"model_list": [entry]}).model_groups["a"][0]
+
+    assert (deployment.rpm, deployment.tpm) == (7, None)
+    assert deployment.params["rpm"] == "os.environ/CHAT_RPM"
+
+
+def test_deployments_have_ids_that_hold():
+    """Ids survive a reload, differ within a group and follow `model_info.id` where there is one."""
+    path = CASES / "litellm" / "same_model_twice.yaml"
+    first, again = ([one.id for one in load_config(path).model_groups["a"]] for _ in range(2))
+
+    assert first == again
+    assert len(set(first)) == 3
+    assert load_config(CASES / "litellm" / "proxy_only.yaml").model_groups["a"][0].id == "first"
+
+
+@pytest.mark.parametrize(
+    ("here", "loaded"),
+    [
+        pytest.param("staging", ["b"], id="for another environment"),
+        pytest.param("production", ["a", "b"], id="for this environment"),
+        pytest.param("", ["a", "b"], id="environment unknown"),
+    ],
+)
+def test_supported_environments(here, loaded, monkeypatch):
+    """A deployment for other environments is left out, as LiteLLM does."""
+    monkeypatch.setenv("LITELLM_ENVIRONMENT", here)
+    only = {"supported_environments": ["production"]}
+    entries = [
+        {"model_name": "a", "litellm_params": {"model": "openai/x"}, "model_info": only},
+        {"model_name": "b", "litellm_params": {"model": "openai/x"}},
+    ]
+
+    assert list(load_config({"model_list": entries}).model_groups) == loaded
+
+
+def test_litellm_settings_stand_behind_router_settings():
+    """The Router's own setting wins; the module's is taken where the Router has none."""
+    config = load_config(CASES / "litellm" / "settings_behind_router.yaml")
+
+    assert (config.num_retries, config.allowed_fails, config.timeout, config.drop_params) == (1, 9, 30, True)
+
+
+def test_policies_and_timeouts_are_carried():
+    """Retry policies, timeouts and strategy arguments are fields of the configuration."""
+    config = load_config(CASES / "litellm" / "retry_policies.yaml")
+
+    assert config.retry_policy == {"RateLimitErrorRetries": 3}
+    assert config.model_group_retry_policy == {"a": {"TimeoutErrorRetries": 1}}
+    assert config.allowed_fails_policy == {"TimeoutErrorAllowedFails": 2}
+    assert (config.timeout, config.stream_timeout, config.enable_pre_call_checks) == (12, 3, True)
+
+
+def test_proxy_keys_are_reported_once():
+    """Keys only LiteLLM's proxy uses are one notice that names them all and shows no value."""
+    config = load_config(CASES / "litellm" / "proxy_only.yaml")
+
+    assert config.notices == [
+        "ignored, only LiteLLM's proxy or module uses it: general_settings, environment_variables, guardrails"
+    ]
+
+
+def test_doubts_are_notices_with_places():
+    """What LiteLLM silently accepts though wrong is a notice with file, line and suggestion."""
+    path = CASES / "litellm" / "misspelt.yaml"
+
+    notices = load_config(path).notices
+
+    assert notices == [
+        f"{path}:2:72: model_list[0].litellm_params.api_bse: unknown key 'api_bse', did you mean 'api_base'?",
+        f"{path}:2:100: model_list[0].modelinfo: unknown key 'modelinfo', did you mean 'model_info'?",
+        f"{path}:3:19: router_settings.num_retrys: unknown key 'num_retrys', did you mean 'num_retries'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "notice"),
+    [
+        pytest.param({"num_retries": "many"}, "num_retries: should be a number of at least 0", id="number in words"),
+        pytest.param({"num_retries": -1}, "num_retries: should be a number of at least 0", id="negative number"),
+        pytest.param({"retry_policy": [1]}, "retry_policy: should be a mapping", id="policy as list"),
+        pytest.param({"fallbacks": [{"a": "a"}]}, "reads this letter by letter", id="fallback as text"),
+        pytest.param({"fallbacks": [{"a": 3}]}, "should be a list of groups", id="fallback as number"),
+        pytest.param({"fallbacks": [{"a": [3]}]}, "should be the name of a group", id="number as group"),
+        pytest.param({"default_fallbacks": {"a": 1}}, "should be a list of groups", id="default fallbacks as mapping"),
+        pytest.param({"context_window_fallbacks": [{"a": ["a"], "b": ["a"]}]}, "exactly one group", id="two groups"),
+        pytest.param({"modell_group_alias": {}}, "did you mean 'model_group_alias'?", id="misspelt setting"),
+    ],
+)
+def test_doubtful_router_settings(settings, notice):
+    """Router settings that LiteLLM takes without a word load, with a notice that says what is doubtful."""
+    group = {"model_name": "a", "litellm_params": {"model": "openai/gpt-4o"}}
+
+    notices = load_config({"model_list": [group], "router_settings": settings}).notices
+
+    assert any(notice in line for line in notices), notices
+
+
+def test_misspelt_module_setting():
+    """A near miss of a setting that would count from `litellm_settings` is doubted."""
+    notices = load_config({"litellm_settings": {"num_retrys": 3, "callbacks": ["x"]}}).notices
+
+    assert "litellm_settings.num_retrys: unknown key 'num_retrys', did you mean 'num_retries'?" in notices
+
+
+def test_own_providers_of_the_proxy_are_known():
+    """A provider that `custom_provider_map` adds is not doubted; an unknown one is."""
+    entry = {"model_name": "a", "litellm_params": {"model": "my-llm/one"}}
+    own = {"custom_provider_map": [{"provider": "my-llm", "custom_handler": "x.y"}]}
+
+    assert not any("provider" in line for line in load_config({"model_list": [entry], "litellm_settings": own}).notices[1:])
+    assert "knows no provider 'my-llm'" in load_config({"model_list": [entry]}).notices[0]
+
+
+def test_a_policy_object_counts_as_its_mapping():
+    """A Router built in Python may hand over LiteLLM's policy objects."""
+
+    class Policy:
+        def model_dump(self, *, exclude_none):
+            return {"TimeoutErrorRetries": 2}
+
+    assert load_config({"router_settings": {"retry_policy": Policy()}}).retry_policy == {"TimeoutErrorRetries": 2}
+
+
+def test_without_providers_groups_may_be_chained():
+    """A file with nothing of ours but a chain names its groups, aliases and wildcards."""
+    raw = {
+        "model_list": [{"model_name": name, "litellm_params": {"model": "openai/x"}} for name in ("a", "openai/*")],
+        "router_settings": {"model_group_alias": {"b": "a"}},
+        "blueprint": {"chains": {"default": ["a", "b", "openai/gpt-4o"]}},
+    }
+
+    assert load_config(raw).chains == {"default": ["a", "b", "openai/gpt-4o"]}
+
+    raw["blueprint"]["chains"]["default"].append("c")
+    with pytest.raises(ConfigError, match="unknown provider 'c'"):
+        load_config(raw)
