@@ -1,0 +1,67 @@
+"""The tests here need Node and npm: they are collected only with BLUEPRINT_FORMATS=1, as `nox -s formats` sets it."""
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+AIMOCK = "@copilotkit/aimock@1.43"
+ANSWERS = Path(__file__).with_name("aimock.json")
+
+# Read here: each test runs without any variable of this kind.
+collect_ignore_glob = [] if os.environ.get("BLUEPRINT_FORMATS") == "1" else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def aimock_program(tmp_path_factory):
+    """The `llmock` program: npm's, or the one below $AIMOCK_PREFIX."""
+    prefix = os.environ.get("AIMOCK_PREFIX")
+    if prefix is None:
+        prefix = tmp_path_factory.mktemp("aimock")
+        command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", prefix, AIMOCK]
+        subprocess.run(command, check=True, timeout=300)
+    return Path(prefix, "node_modules", ".bin", "llmock")
+
+
+@pytest.fixture(scope="session")
+def aimock(aimock_program):
+    """The root URL of a server that speaks five formats and gives the answers of `aimock.json`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["node", aimock_program, "-h", "127.0.0.1", "-p", str(port), "-f", ANSWERS, "--validate-on-load"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            wait_for(server, "listening")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.stdout.read()
+
+
+def wait_for(process, word, timeout_s=30):
+    """Read a process's output until `word` comes."""
+    seen = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while selector.select(timeout_s) and (line := process.stdout.readline()):
+            seen.append(line)
+            if word in line.lower():
+                return
+    raise AssertionError(f"no {word!r} in what it said: {''.join(seen)}")
+
+
+@pytest.fixture
+def journal(aimock):
+    """Ask aimock for the requests that it saw, of earlier tests too."""
+
+    def read():
+        with urllib.request.urlopen(aimock + "/__aimock/journal", timeout=10) as reply:
+            return json.load(reply)
+
+    return read

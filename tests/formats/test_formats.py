@@ -1,0 +1,189 @@
+"""Five providers' formats over a real socket, written by somebody else's server, through every way to ask.
+
+`CALLERS` are the ways: each turns one question into an `Outcome`, so the same table holds for LiteLLM, our reference,
+and for whatever stands above it.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+import litellm
+import pytest
+
+pytestmark = pytest.mark.formats
+
+HELLO = "Hello from the other side of the wire, in several chunks."
+CUT = "This answer is cut off before it comes to its end, whatever the format may be."
+MODELS = {
+    "openai": ("openai/gpt-4o", "/v1"),
+    "anthropic": ("anthropic/claude-opus-4-5", ""),
+    "gemini": ("gemini/gemini-2.5-flash", "/v1beta"),
+    "ollama": ("ollama_chat/llama3.2", ""),
+    "deepseek": ("deepseek/deepseek-chat", "/v1"),
+}
+WITHOUT_USAGE = {"ollama"}  # aimock counts 0 tokens in this format, whatever its fixtures say
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of the next days.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+@dataclass
+class Outcome:
+    """What came of one question, in one shape for every caller."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: tuple[int, int] | None = None
+    tool_calls: list[tuple[str, dict]] = field(default_factory=list)
+    chunks: int = 0
+    status: int | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to one provider at `root`."""
+
+    provider: str
+    prompt: str
+    root: str
+    stream: bool
+
+    @property
+    def deployment(self):
+        """LiteLLM's parameters of the provider."""
+        model, path = MODELS[self.provider]
+        return {"model": model, "api_base": self.root + path, "api_key": "sk-formats"}
+
+    @property
+    def request(self):
+        """The request itself."""
+        tools = {"tools": [TOOL]} if "weather" in self.prompt else {}
+        return {"messages": [{"role": "user", "content": self.prompt}], **tools}
+
+    @property
+    def litellm_keywords(self):
+        """The whole call for LiteLLM, its retries off."""
+        streaming = {"stream": True, "stream_options": {"include_usage": True}} if self.stream else {}
+        off = {"num_retries": 0, "max_retries": 0, "timeout": 20}
+        return {**self.deployment, **self.request, **streaming, **off}
+
+
+def from_litellm(chunks):
+    """An Outcome from LiteLLM's chunks, or from its one response."""
+    whole = litellm.stream_chunk_builder(chunks) if len(chunks) != 1 else chunks[0]
+    message = whole.choices[0].message
+    calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
+    texts = [chunk for chunk in chunks if len(chunks) > 1 and chunk.choices and chunk.choices[0].delta.content]
+    usage = (whole.usage.prompt_tokens, whole.usage.completion_tokens)
+    return Outcome(message.content or "", whole.choices[0].finish_reason, usage, calls, len(texts))
+
+
+def ask_litellm(question):
+    """`litellm.completion`."""
+    try:
+        answer = litellm.completion(**question.litellm_keywords)
+        return from_litellm(list(answer) if question.stream else [answer])
+    except Exception as error:  # noqa: BLE001 - LiteLLM's exceptions have no useful common class
+        return Outcome(status=getattr(error, "status_code", None), failed=True)
+
+
+def ask_litellm_async(question):
+    """`litellm.acompletion`."""
+
+    async def ask():
+        answer = await litellm.acompletion(**question.litellm_keywords)
+        return from_litellm([chunk async for chunk in answer] if question.stream else [answer])
+
+    try:
+        return asyncio.run(ask())
+    except Exception as error:  # noqa: BLE001 - LiteLLM's exceptions have no useful common class
+        return Outcome(status=getattr(error, "status_code", None), failed=True)
+
+
+CALLERS = {"litellm": ask_litellm, "litellm async": ask_litellm_async}
+
+
+@pytest.fixture(params=CALLERS)
+def call(request):
+    """One way to ask."""
+    return CALLERS[request.param]
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "stream"])
+def stream(request):
+    """Whether the answer is streamed."""
+    return request.param
+
+
+@pytest.fixture(params=MODELS)
+def ask(request, aimock, call, stream):
+    """Put a prompt to one provider in one way."""
+    return lambda prompt: call(Question(request.param, prompt, aimock, stream))
+
+
+@pytest.fixture
+def provider(request):
+    """The provider of this case."""
+    return request.node.callspec.params["ask"]
+
+
+def test_chat_and_usage(ask, provider, stream):
+    """The text, its end and the provider's token counts arrive, streamed in pieces or whole."""
+    outcome = ask("please say hello")
+
+    assert (outcome.text, outcome.finish_reason, outcome.failed) == (HELLO, "stop", False)
+    assert (outcome.chunks > 1) == stream
+    assert provider in WITHOUT_USAGE or outcome.usage == (11, 7)
+
+
+def test_tools(ask, provider):
+    """A tool call arrives with its name and complete arguments."""
+    outcome = ask("what is the weather")
+
+    assert outcome.tool_calls == [("get_weather", {"city": "Paris", "days": 3})]
+    assert outcome.finish_reason == "tool_calls"
+    assert provider in WITHOUT_USAGE or outcome.usage == (31, 17)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status"),
+    [
+        pytest.param("please be busy", 429, id="429"),
+        pytest.param("please break down", 500, id="500"),
+        pytest.param("do you know me", 401, id="401"),
+    ],
+)
+def test_errors(ask, prompt, status):
+    """An error keeps its status through every format."""
+    outcome = ask(prompt)
+
+    assert (outcome.failed, outcome.status, outcome.text) == (True, status, "")
+
+
+def test_a_cut_stream_is_no_answer(ask, stream):
+    """A connection that breaks in mid-stream is a failure; without streaming the answer is whole."""
+    outcome = ask("you will be cut off")
+
+    assert outcome.failed == stream
+    assert outcome.text == ("" if stream else CUT)
+
+
+def test_the_request_has_the_providers_format(ask, provider, journal):
+    """Each provider is asked at its own path, with the tool in the request."""
+    ask("what is the weather")
+    request = journal()[-1]
+
+    paths = {"anthropic": "/v1/messages", "gemini": "/v1beta/models/gemini-2.5-flash", "ollama": "/api/chat"}
+    assert request["path"].startswith(paths.get(provider, "/v1/chat/completions"))
+    assert request["body"]["tools"][0]["function"]["name"] == "get_weather"
