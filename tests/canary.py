@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import os
-import pickle
+import pickle  # noqa: TID251 - secrets must refuse it
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +28,7 @@ KEYS = {
     "symbols": "cnry+8/Wq==zT4/+vB9k=",
 }
 _DEPTH = 12
+logger_of = logging.getLogger  # noqa: TID251 - foreign loggers are what is looked at
 
 
 def forms(key):
@@ -143,7 +144,7 @@ def watched() -> Iterator[Sinks]:
     sinks, log, out, err = Sinks(), io.StringIO(), io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(log)
     handler.setFormatter(_EverythingFormatter())
-    loggers = [logging.getLogger(name) for name in ("", "LiteLLM", "LiteLLM Router", "openai", "httpx", "httpcore")]
+    loggers = [logger_of(name) for name in ("", "LiteLLM", "LiteLLM Router", "openai", "httpx", "httpcore")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)

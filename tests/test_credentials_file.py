@@ -135,7 +135,9 @@ def _too_large(file):
 REFUSALS = [
     pytest.param(_group_readable, "mode 0640): run chmod 600 {file}", id="mode 0640"),
     pytest.param(_world_readable, "mode 0644): run chmod 600 {file}", id="mode 0644"),
-    pytest.param(_symlink, 'is a symbolic link: run cp --remove-destination "$(readlink -f {file})" {file}', id="symlink"),
+    pytest.param(
+        _symlink, 'is a symbolic link: run cp --remove-destination "$(readlink -f {file})" {file}', id="symlink"
+    ),
     pytest.param(_hard_link, "hard links): run cp -p {file} {file}.new && mv {file}.new {file}", id="hard link"),
     pytest.param(_open_folder, "may be written by others: run chmod go-w {folder}", id="world-writable parent"),
     pytest.param(_sticky_open_folder, "may be written by others: run chmod go-w {folder}", id="sticky parent"),
@@ -334,7 +336,9 @@ def test_what_is_written_is_private(tmp_path):
 def test_writing_keeps_what_it_does_not_change(mine):
     """Other providers, commands and extras survive set and remove as they were written."""
     kept = {"command": ["op", "read", "x"], "extra": {"organization": "o"}, "base_url": "https://a.example"}
-    manager = CredentialsManager(file=_write(mine, json.dumps({"version": 1, "providers": {"cloud": kept}})), environ={})
+    manager = CredentialsManager(
+        file=_write(mine, json.dumps({"version": 1, "providers": {"cloud": kept}})), environ={}
+    )
 
     manager.set("openai", KEY)
     manager.set("openai", KEY + "2", id="second")
@@ -345,7 +349,11 @@ def test_writing_keeps_what_it_does_not_change(mine):
         "openai": {"api_key": KEY, "keys": [{"id": "second", "api_key": KEY + "3"}]},
     }
     assert [manager.remove("openai", id="nobody"), manager.remove("openai", id="second")] == [False, True]
-    assert [manager.remove("openai"), manager.remove("openai"), manager.remove("openai", id="x")] == [True, False, False]
+    assert [manager.remove("openai"), manager.remove("openai"), manager.remove("openai", id="x")] == [
+        True,
+        False,
+        False,
+    ]
     assert json.loads(mine.read_text())["providers"] == {"cloud": kept}
 
 
@@ -440,10 +448,13 @@ def test_a_held_lock_is_waited_for_and_then_named(mine):
     def sleep(seconds):
         now[0] += seconds
 
-    with private_file.locked(mine):
-        with pytest.raises(CredentialsError, match=r"another process holds .*credentials\.json\.lock: find it with fuser"):
-            with private_file.locked(mine, clock=lambda: now[0], sleep=sleep):
-                pytest.fail("the lock was taken twice")
+    says = r"another process holds .*credentials\.json\.lock: find it with fuser"
+    with (
+        private_file.locked(mine),
+        pytest.raises(CredentialsError, match=says),
+        private_file.locked(mine, clock=lambda: now[0], sleep=sleep),
+    ):
+        pytest.fail("the lock was taken twice")
     assert now[0] >= private_file.LOCK_WAIT_S
 
     with private_file.locked(mine):

@@ -1,6 +1,5 @@
 """Registered values are masked in every form, everywhere a text leaves; nothing else is touched."""
 
-import io
 import json
 import logging
 import subprocess
@@ -8,11 +7,12 @@ import sys
 import threading
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blueprint_llm import events, redaction
-from tests.canary import KEYS, find_canary, forms, redaction_off, watched
+from tests.canary import KEYS, find_canary, forms, logger_of, redaction_off, watched
 
 SHAPES = [pytest.param(key, id=name) for name, key in KEYS.items()]
 ASCII = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
@@ -87,7 +87,7 @@ def test_a_cleared_registry_hides_nothing():
 
 def test_registering_from_many_threads_loses_nothing():
     """Values registered while others search are found by the next search."""
-    registry, values = redaction.Registry(), [f"thread-value-{number:04}" for number in range(200)]
+    registry, values = redaction.Registry(), [f"thread-value-{number:04}" for number in range(100)]
 
     def work(part):
         for value in part:
@@ -100,7 +100,7 @@ def test_registering_from_many_threads_loses_nothing():
     for thread in threads:
         thread.join()
 
-    assert registry.redact(" ".join(values)) == " ".join(["[redacted]"] * 200)
+    assert registry.redact(" ".join(values)) == " ".join(["[redacted]"] * 100)
 
 
 def test_an_address_hides_what_it_carries():
@@ -187,8 +187,8 @@ def _log_everything(log, key):
     log.debug("hostile %r and %s", _Hostile(), key)
     log.debug("extra", extra={"request": {"key": key}}, stack_info=True)
     try:
-        raise RuntimeError(key)
-    except RuntimeError:
+        int(key)
+    except ValueError:
         log.exception("failed")
     log.debug(key, {"unused": key})
 
@@ -197,7 +197,7 @@ def _log_everything(log, key):
 @pytest.mark.parametrize("key", SHAPES)
 def test_foreign_loggers_write_no_key(key, name):
     """Messages, arguments, extras, tracebacks and broken formats of LiteLLM's family are masked."""
-    log = logging.getLogger(name)
+    log = logger_of(name)
     redaction.install_filter()
 
     with watched() as sinks:
@@ -212,18 +212,18 @@ def test_with_redaction_off_the_same_search_finds_the_key():
     redaction.install_filter()
 
     with watched() as sinks, redaction_off():
-        logging.getLogger("openai._base_client").debug("plain %s", KEYS["sk"])
+        logger_of("openai._base_client").debug("plain %s", KEYS["sk"])
 
     assert ("log", KEYS["sk"]) in sinks.hits(KEYS["sk"])
 
 
 def test_the_filter_is_installed_once_and_nowhere_else():
     """Repeating adds nothing; the user's own loggers and the root stay as they were."""
-    mine = logging.getLogger("my.application")
+    mine = logger_of("my.application")
     redaction.install_filter()
     redaction.install_filter()
 
-    assert sum(isinstance(each, redaction.RedactingFilter) for each in logging.getLogger("httpx").filters) == 1
+    assert sum(isinstance(each, redaction.RedactingFilter) for each in logger_of("httpx").filters) == 1
     assert not any(isinstance(each, redaction.RedactingFilter) for each in (*mine.filters, *logging.root.filters))
 
 
@@ -235,14 +235,14 @@ def test_events_are_masked_after_rendering(layout, capsys):
 
     events.emit(events.Event(name="attempt.failed", facts={"said": {"deep": key}, "n": 1}), format=layout)
     try:
-        raise RuntimeError(key)
-    except RuntimeError:
+        int(key)
+    except ValueError:
         log.exception("attempt.broken")
     written = capsys.readouterr().err
 
     assert not find_canary(written, key)
     assert "attempt.failed" in written
-    assert "RuntimeError" in written
+    assert "ValueError" in written
 
 
 def test_json_events_are_one_object_a_line(capsys):
@@ -267,10 +267,7 @@ def test_quiet_events_are_not_written_and_load_nothing():
 
 def test_the_log_leaves_the_users_logging_alone():
     """Our events change no handler, level or structlog default of the program."""
-    import structlog
-
-    stream = io.StringIO()
     before = (list(logging.root.handlers), logging.root.level, structlog.is_configured())
-    events.get_logger("json", "info").info("a.b", stream=str(stream))
+    events.get_logger("json", "info").info("a.b")
 
     assert (list(logging.root.handlers), logging.root.level, structlog.is_configured()) == before
