@@ -7,6 +7,7 @@
     ├── CredentialsError
     ├── BudgetExceededError
     ├── QuotaExceededError
+    ├── StoreError
     ├── NoTargetError
     ├── ContextDoesNotFitError
     ├── ToolDeniedError
@@ -91,6 +92,10 @@ def _reset_text(resets_at: float | None) -> str:
     return "" if resets_at is None else f"; resets at {datetime.fromtimestamp(resets_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+class StoreError(BlueprintError):
+    """The store of budgets and usage cannot be used; the message says what to do. Nothing passes unlimited."""
+
+
 class NoTargetError(BlueprintError):
     """No configured target may serve the request; `considered` says why, target by target."""
 
@@ -151,6 +156,8 @@ class Category:
         breaker: Counts as a failure of the target.
         statuses: HTTP statuses that belong here.
         classes: Names of LiteLLM, openai and httpx exception classes that belong here (matched along the MRO).
+        words: Phrases of a provider's message that belong here, lower case: providers hide a refused key or a
+            full context behind a generic 400, 429 or 500.
     """
 
     name: str
@@ -160,9 +167,12 @@ class Category:
     breaker: bool
     statuses: frozenset[int] = frozenset()
     classes: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
 
 
-def _row(name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "") -> Category:
+def _row(  # noqa: PLR0913, PLR0917 - one argument a column
+    name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "", words: tuple[str, ...] = ()
+) -> Category:
     return Category(
         name=name,
         kind=kind,
@@ -171,15 +181,42 @@ def _row(name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), clas
         breaker="breaker" in flags,
         statuses=frozenset(statuses),
         classes=frozenset(classes.split()),
+        words=words,
     )
 
 
-# The order is the argument: the classifier takes the first row that matches an exception's own class, then its
-# bases. Specific refusals stand before the generic 400 that LiteLLM derives them from; `unknown` is last.
+# The order is the argument. A phrase decides first, row by row from the top: a key that was refused or an account
+# without money is that, whatever status carried it. Then the most derived class that a row names; then, where that
+# row is one of the last three, whose classes LiteLLM uses for anything, the HTTP status. `unknown` is last.
 CATEGORIES: dict[str, Category] = {
     row.name: row
     for row in (
-        _row("context_length", Kind.PROVIDER_FAILURE, "next", (413,), "ContextWindowExceededError"),
+        _row(
+            "refused",
+            Kind.PROVIDER_FAILURE,
+            "next breaker",
+            (401, 402, 403),
+            "AuthenticationError PermissionDeniedError PaymentRequiredError BudgetExceededError",
+            (
+                "insufficient_quota",
+                "billing_hard_limit",
+                "billing_not_active",
+                "credit balance",
+                "missing credentials",
+                "api_key client option must be set",
+                "api key not valid",
+                "invalid api key",
+                "incorrect api key",
+            ),
+        ),
+        _row(
+            "context_length",
+            Kind.PROVIDER_FAILURE,
+            "next",
+            (413,),
+            "ContextWindowExceededError",
+            ("context_length_exceeded", "maximum context length", "exceed_context_size", "prompt is too long"),
+        ),
         _row(
             "content_policy",
             Kind.FATAL,
@@ -187,13 +224,6 @@ CATEGORIES: dict[str, Category] = {
             (),
             "ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
             "ModifyResponseException SensitiveDataRouteException GuardrailInterventionNormalStringError",
-        ),
-        _row(
-            "refused",
-            Kind.PROVIDER_FAILURE,
-            "next breaker",
-            (401, 402, 403),
-            "AuthenticationError PermissionDeniedError PaymentRequiredError BudgetExceededError",
         ),
         _row("not_found", Kind.PROVIDER_FAILURE, "next", (404,), "NotFoundError"),
         _row("rate_limited", Kind.RETRIABLE, "retry next breaker", (429,), "RateLimitError"),

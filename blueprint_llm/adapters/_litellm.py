@@ -1,0 +1,314 @@
+"""The only module that knows LiteLLM: calls, exceptions, streams and the embedded model's registration.
+
+LiteLLM is imported on the first call (2-5 s, 2,600 modules). Its retries, cache and Router are off, and no global of
+it is touched but `custom_provider_map`. A failure leaves here as a fresh CallError: LiteLLM's own exception holds the
+request and its headers, so it is neither chained nor re-raised, and no frame of ours that raises holds a key.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from blueprint_llm import redaction
+from blueprint_llm.errors import CallError, Failure, StreamBrokenError
+from blueprint_llm.policy import classify, retry_after_s
+from blueprint_llm.steps import END
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blueprint_llm.adapters.contract import Call, EndedBy
+
+COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
+LONGEST_TEXT = 500
+
+
+@functools.cache
+def module() -> Any:
+    """LiteLLM, imported without its network fetch of the price map, with the embedded model registered."""
+    had = COST_MAP in os.environ
+    os.environ.setdefault(COST_MAP, "True")
+    import litellm  # noqa: PLC0415 - on the first call only
+
+    if not had:
+        del os.environ[COST_MAP]
+    _register_embedded(litellm)
+    return litellm
+
+
+def complete(call: Call) -> Any:
+    """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
+    litellm = module()
+    try:
+        return litellm.completion(**_keywords(call))
+    except Exception as error:  # noqa: BLE001 - the provider boundary: anything may come out of LiteLLM
+        failure = call_error(error, call)
+    _raise(failure)
+
+
+async def acomplete(call: Call) -> Any:
+    """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
+    litellm = module()
+    try:
+        return await litellm.acompletion(**_keywords(call))
+    except Exception as error:  # noqa: BLE001 - the provider boundary
+        failure = call_error(error, call)
+    _raise(failure)
+
+
+def open_stream(call: Call) -> Stream:
+    """Start a stream. Raises CallError."""
+    litellm = module()
+    try:
+        return Stream(litellm.completion(**_keywords(call), **_streaming(call)), call, litellm)
+    except Exception as error:  # noqa: BLE001 - the provider boundary
+        failure = call_error(error, call)
+    _raise(failure)
+
+
+async def aopen_stream(call: Call) -> Stream:
+    """Start a stream. Raises CallError."""
+    litellm = module()
+    try:
+        return Stream(await litellm.acompletion(**_keywords(call), **_streaming(call)), call, litellm)
+    except Exception as error:  # noqa: BLE001 - the provider boundary
+        failure = call_error(error, call)
+    _raise(failure)
+
+
+def _raise(error: CallError) -> NoReturn:
+    error.__traceback__ = None
+    raise error
+
+
+def _keywords(call: Call) -> dict[str, Any]:
+    """LiteLLM's keywords. Never bind the result to a name: it holds the key."""
+    wire = {**call.params, "model": _model_id(call.model), "messages": call.messages, "timeout": call.timeout_s}
+    wire |= {"num_retries": 0, "max_retries": 0, "caching": False}
+    if wire.get("tools"):
+        wire["_skip_mcp_handler"] = True  # else a base install of LiteLLM fails for want of the mcp package
+    credential = call.credential
+    if credential is not None:
+        wire |= {key: value for key, value in (credential.extra or {}).items() if key not in call.params}
+        if credential.base_url:
+            wire["api_base"] = credential.base_url
+        if credential.api_key is not None:
+            wire["api_key"] = credential.api_key.reveal()
+    return wire
+
+
+def _streaming(call: Call) -> dict[str, Any]:
+    asked = call.params.get("stream_options") or {}
+    return {"stream": True, "stream_options": {**asked, "include_usage": True}}
+
+
+def _model_id(model: str) -> str:
+    return model.replace("embedded:", "embedded/", 1) if model.startswith("embedded:") else model
+
+
+class Stream:
+    """An open LiteLLM stream for either driver.
+
+    LiteLLM keeps every chunk of a stream (2.6 MB after 390) to rebuild the answer for its callbacks. Where none is
+    set, only what its end and repetition checks read is kept: the first chunk, the last two, and those with usage.
+    """
+
+    _KEPT = 8
+
+    def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
+        self._wrapper, self._call = wrapper, call
+        self._keep_all = bool(litellm.callbacks or litellm.success_callback or litellm._async_success_callback)
+        self._last_usage: Any = None
+        self._has_usage = False
+        self._seen = 0
+        self._closed = False
+
+    def read(self) -> Any:
+        """The next chunk, or END. Raises CallError."""
+        try:
+            chunk = next(self._wrapper)
+        except StopIteration:
+            return END
+        except Exception as error:  # noqa: BLE001 - the provider boundary
+            failure = call_error(error, self._call, in_stream=True)
+        else:
+            self._note(chunk)
+            return chunk
+        _raise(failure)
+
+    async def aread(self) -> Any:
+        """The next chunk, or END. Raises CallError."""
+        try:
+            chunk = await anext(self._wrapper)
+        except StopAsyncIteration:
+            return END
+        except Exception as error:  # noqa: BLE001 - the provider boundary
+            failure = call_error(error, self._call, in_stream=True)
+        else:
+            self._note(chunk)
+            return chunk
+        _raise(failure)
+
+    def _note(self, chunk: Any) -> None:
+        """Remember whether the provider sent usage; drop what LiteLLM kept."""
+        self._last_usage = getattr(chunk, "usage", None) or self._last_usage
+        kept = getattr(self._wrapper, "chunks", None)
+        if kept is None:
+            self._has_usage = self._last_usage is not None
+            return
+        self._has_usage = self._has_usage or any(map(_usage_of, kept[self._seen :]))
+        if len(kept) > self._KEPT and not self._keep_all:
+            kept[1:-2] = filter(_usage_of, kept[1:-2])
+        self._seen = len(kept)
+
+    def usage(self) -> Any:
+        """The provider's usage, or None where it sent none: LiteLLM's own count is no evidence."""
+        return self._last_usage if self._has_usage else None
+
+    def ended_by(self) -> EndedBy:
+        """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""
+        wrapper = self._wrapper
+        evidence = getattr(wrapper, "received_finish_reason", None) or getattr(wrapper, "intermittent_finish_reason", None)
+        return "terminal" if evidence else "invented"
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        stream = getattr(self._wrapper, "completion_stream", None)
+        for closable in (stream, _response_of(stream)):
+            _quietly(getattr(closable, "close", None))
+
+    async def aclose(self) -> None:
+        """Close the connection; never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._wrapper.aclose()
+        except Exception:  # noqa: BLE001, S110 - closing a connection that is already broken tells nobody anything
+            pass
+
+    def interrupt(self) -> None:
+        """Shut the socket, so that a read that blocks in another thread ends now."""
+        stream = getattr(self._wrapper, "completion_stream", None)
+        _quietly(getattr(stream, "interrupt", None))
+        network = getattr(_response_of(stream), "extensions", {}).get("network_stream")
+        connection = network.get_extra_info("socket") if network else None
+        if connection is not None:
+            _quietly(functools.partial(connection.shutdown, socket.SHUT_RDWR))
+
+
+def _usage_of(chunk: Any) -> Any:
+    return getattr(chunk, "usage", None)
+
+
+def _quietly(function: Any) -> None:
+    try:
+        if function is not None:
+            function()
+    except Exception:  # noqa: BLE001, S110 - best effort on a connection that may be gone
+        pass
+
+
+def _response_of(stream: Any, depth: int = 4) -> Any:
+    """The HTTP response under a provider's stream; providers wrap it in iterators and generators of their own."""
+    if stream is None or depth == 0 or hasattr(stream, "extensions"):
+        return stream
+    for inner in _insides(stream):
+        found = _response_of(inner, depth - 1)
+        if found is not None and hasattr(found, "extensions"):
+            return found
+    return None
+
+
+def _insides(stream: Any) -> Iterator[Any]:
+    if isinstance(stream, GeneratorType):
+        yield from (stream.gi_frame.f_locals.values() if stream.gi_frame else ())
+        return
+    for name in ("response", "_response", "streaming_response", "completion_stream", "response_iterator", "_iterator"):
+        inner = getattr(stream, name, None)
+        if inner is not None:
+            yield inner
+
+
+def call_error(error: BaseException, call: Call, *, in_stream: bool = False) -> CallError:
+    """A CallError with the facts of `error` and nothing else of it."""
+    failure = failure_of(error)
+    found = classify(failure)
+    category = found.category.name
+    if in_stream and category in {"unavailable", "unknown"}:
+        category = "stream_broken"
+    kind = StreamBrokenError if category == "stream_broken" else CallError
+    return kind(
+        f"{call.provider} ({call.model}): {_text(failure)}",
+        category=category,
+        provider=call.provider,
+        model=call.model,
+        status=failure.status,
+        retry_after_s=retry_after_s(failure.headers, now=time.time()),
+        code=found.code or (failure.classes[0] if failure.classes else None),
+    )
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The facts of a LiteLLM exception; an error wrapped in mid-stream is unwrapped."""
+    original = getattr(error, "original_exception", None)
+    if isinstance(original, BaseException):
+        error = original
+    return Failure(
+        classes=tuple(kind.__name__ for kind in type(error).__mro__),
+        status=_status(error),
+        message=str(getattr(error, "message", None) or error),
+        causes=tuple(_causes(error)),
+        headers=_headers(error),
+    )
+
+
+def _status(error: BaseException) -> int | None:
+    for value in (getattr(error, "status_code", None), getattr(getattr(error, "response", None), "status_code", None)):
+        if str(value).isdigit():
+            return int(value)
+    return None
+
+
+def _causes(error: BaseException, limit: int = 8) -> Iterator[str]:
+    inner = error.__cause__ or error.__context__
+    while inner is not None and limit:
+        yield type(inner).__name__
+        inner, limit = inner.__cause__ or inner.__context__, limit - 1
+
+
+def _headers(error: BaseException) -> Mapping[str, str]:
+    sources = (getattr(error, "litellm_response_headers", None), getattr(getattr(error, "response", None), "headers", None))
+    merged: dict[str, str] = {}
+    for headers in filter(None, sources):
+        merged = {**{str(name).lower(): str(value) for name, value in dict(headers).items()}, **merged}
+    return merged
+
+
+def _text(failure: Failure) -> str:
+    first = redaction.clean_exception_text(failure.message).strip().splitlines() or [""]
+    status = f"HTTP {failure.status}: " if failure.status else ""
+    return status + first[0][:LONGEST_TEXT]
+
+
+def quiet() -> None:
+    """Keep LiteLLM's hints off the standard output; for our own command line, which owns its process."""
+    module().suppress_debug_info = True
+
+
+def model_response(body: Mapping[str, Any]) -> Any:
+    """LiteLLM's `ModelResponse` from its JSON."""
+    return module().ModelResponse(**body)
+
+
+def count_tokens(model: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> int:
+    """LiteLLM's count of a request's tokens, offline."""
+    return int(module().token_counter(model=model, messages=messages, tools=tools, use_default_image_token_count=True))

@@ -1,0 +1,175 @@
+"""One try at one target: send, read, check every delta, and prove the end.
+
+Text is emitted as it comes; tool calls leave only complete and valid. Whatever goes wrong leaves as a CallError, after
+the upstream was closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.errors import BlueprintError, CallError, StreamBrokenError, ToolCallInvalidError
+from blueprint_llm.steps import END, Close, Emit, Now, Open, Read, Step, Store
+from blueprint_llm.streaming import StreamVerdict, TextDelta, Verdict
+from blueprint_llm.types import PartialToolCall, StreamChunk
+
+if TYPE_CHECKING:
+    from blueprint_llm.adapters import Adapter, Call
+    from blueprint_llm.streaming import StreamingHandler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """Monotonic times in seconds: when the first token must be there, and how long a silence may last after it."""
+
+    until: float
+    idle_s: float
+    beat_s: float
+
+
+class Voice:
+    """What the caller has been shown; a restart is announced right before the first chunk of the new try.
+
+    Only then is it sure that the trouble was recovered: an error is either in a chunk or raised, never both.
+    """
+
+    def __init__(self) -> None:
+        self.spoken = False
+        self._void: BlueprintError | None = None
+
+    def broken(self, error: BlueprintError) -> None:
+        """What was emitted so far is void because of `error`."""
+        if self.spoken:
+            self._void = error
+
+    def emit(self, chunk: StreamChunk) -> Generator[Step, Any, None]:
+        """Hand out `chunk`."""
+        if self._void is not None:
+            yield Emit(
+                chunk=StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model)
+            )
+            self._void = None
+        self.spoken = True
+        yield Emit(chunk=chunk)
+
+
+class Attempt:
+    """One try. After `run`, `ttft_s` holds the time to the first delta, `text` what had arrived."""
+
+    def __init__(
+        self,
+        call: Call,
+        adapter: Adapter,
+        handler: StreamingHandler,
+        clocks: Clocks,
+        *,
+        voice: Voice | None,
+        heartbeat: Callable[[], Any] | None = None,
+    ) -> None:
+        self.call, self.adapter, self.handler, self.clocks = call, adapter, handler, clocks
+        self.voice, self.heartbeat = voice, heartbeat
+        self.sent_at = 0.0
+        self.first_at: float | None = None
+        self.raw: Any = None
+        self._beaten_at = 0.0
+
+    def run(self) -> Generator[Step, Any, StreamVerdict]:
+        """The verdict on a complete, valid answer. Raises CallError."""
+        self.sent_at = self._beaten_at = yield Now()
+        verdict = yield from (self._streamed() if self.voice is not None else self._whole())
+        self._require_sound(verdict)
+        return verdict
+
+    def _open(self) -> Generator[Step, Any, Any]:
+        step = Open(adapter=self.adapter, call=self.call, stream=self.voice is not None, until=self.clocks.until)
+        try:
+            return (yield step)
+        except TimeoutError:
+            raise self._late("no answer in time", code="no_response") from None
+
+    def _whole(self) -> Generator[Step, Any, StreamVerdict]:
+        self.raw = yield from self._open()
+        for event in self.handler.feed(self.raw):
+            self._refuse(event)
+        return self.handler.close(ended_by="terminal")
+
+    def _streamed(self) -> Generator[Step, Any, StreamVerdict]:
+        handle = yield from self._open()
+        try:
+            yield from self._read_all(handle)
+        finally:
+            yield Close(handle=handle)
+        return self.handler.close(usage=handle.usage(), ended_by=handle.ended_by())
+
+    def _read_all(self, handle: Any) -> Generator[Step, Any, None]:
+        while True:
+            now = yield Now()
+            until = self.clocks.until if self.first_at is None else now + self.clocks.idle_s
+            try:
+                chunk = yield Read(handle=handle, until=until)
+            except TimeoutError:
+                raise self._silence() from None
+            if chunk is END:
+                return
+            yield from self._take(chunk)
+            if now - self._beaten_at > self.clocks.beat_s:
+                yield from self._beat(now)
+
+    def _take(self, chunk: Any) -> Generator[Step, Any, None]:
+        for event in self.handler.feed(chunk):
+            self._refuse(event)
+            if self.first_at is None:
+                self.first_at = yield Now()
+            yield from self._show(event)
+
+    def _show(self, event: Any) -> Generator[Step, Any, None]:
+        who = {"provider": self.call.provider, "model": self.call.model}
+        if self.voice is None:
+            return
+        if isinstance(event, TextDelta):
+            yield from self.voice.emit(StreamChunk(delta=event.text, **who))
+        elif isinstance(event, PartialToolCall):
+            yield from self.voice.emit(StreamChunk(tool_call=event, **who))
+
+    def _beat(self, now: float) -> Generator[Step, Any, None]:
+        self._beaten_at = now
+        if self.heartbeat is not None:
+            yield Store(op=self.heartbeat())
+
+    def _refuse(self, event: Any) -> None:
+        if isinstance(event, Verdict) and event.status == "invalid":
+            raise ToolCallInvalidError(self._words(event), verdict=event, code=event.code, **self._who())
+
+    def _require_sound(self, verdict: StreamVerdict) -> None:
+        if verdict.status in {"ok", "suspect"}:
+            return
+        first = next((each for each in verdict.verdicts if each.status in {"invalid", "incomplete"}), None)
+        if verdict.ended_by != "terminal":
+            code = first.code if first else "no_terminal_event"
+            raise StreamBrokenError(f"{self._name()}: the stream ended without proof of its end", code=code, **self._who())
+        code = first.code if first else "malformed"
+        raise ToolCallInvalidError(self._words(first), verdict=first, code=code, **self._who())
+
+    def _words(self, verdict: Verdict | None) -> str:
+        if verdict is None:
+            return f"{self._name()}: the answer is not valid"
+        where = f" at {verdict.path}" if verdict.path else ""
+        what = f" in the arguments of {verdict.tool!r}{where}" if verdict.tool else where
+        return f"{self._name()}: {verdict.code}{what}"
+
+    def _silence(self) -> CallError:
+        if self.first_at is None:
+            return self._late("no first token in time", code="first_token")
+        text = f"{self._name()}: nothing came for {self.clocks.idle_s:g} s"
+        return StreamBrokenError(text, code="stalled", **self._who())
+
+    def _late(self, what: str, *, code: str) -> CallError:
+        return CallError(f"{self._name()}: {what}", category="timeout", code=code, **self._who())
+
+    def _name(self) -> str:
+        return f"{self.call.provider} ({self.call.model})"
+
+    def _who(self) -> dict[str, str]:
+        return {"provider": self.call.provider, "model": self.call.model}

@@ -1,0 +1,52 @@
+"""The command line. This module imports click only: each command loads what it needs when it runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "chat": "chat",
+    "check": "check",
+    "demo": "demo",
+    "explain": "explain",
+    "init": "init",
+    "keys": "keys",
+    "local": "local",
+    "models": "models",
+    "schema": "schema",
+    "usage": "usage",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by module name; errors of the library become one line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import the module of one command."""
+        home = COMMANDS.get(cmd_name)
+        if home is None:
+            return None
+        command: click.Command = importlib.import_module(f"blueprint_llm.cli.{home}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; a failure the library explains needs no traceback."""
+        from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
+
+        try:
+            return super().invoke(ctx)
+        except BlueprintError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="blueprint-llm", prog_name="blueprint-llm")
+def main() -> None:
+    """The policy layer over LiteLLM: limits that hold, streams you can trust, answers to "why?"."""

@@ -1,0 +1,97 @@
+"""From a request and a target to the one call that is sent: shaped to the window, with this target's key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm import models
+from blueprint_llm.adapters import Call
+from blueprint_llm.context import message_tokens, policy_for, shape
+from blueprint_llm.redaction import redact
+from blueprint_llm.streaming import StreamingHandler
+
+if TYPE_CHECKING:
+    from blueprint_llm.parts import Parts
+    from blueprint_llm.routing import Target
+    from blueprint_llm.trace import Trace
+    from blueprint_llm.types import ChatRequest
+
+WIRE = ("temperature", "top_p", "stop", "max_tokens")
+# Settings of a deployment that are ours or LiteLLM's Router's, not a completion's.
+NOT_SENT = frozenset(
+    "api_key api_base base_url model rpm tpm weight order max_budget budget_duration tags timeout max_retries "
+    "stream_timeout litellm_credential_name max_parallel_requests".split()
+)
+
+
+def call_for(
+    parts: Parts, request: ChatRequest, target: Target, trace: Trace, *, output_tokens: int | None, timeout_s: float
+) -> Call:
+    """The call to `target`. Raises ContextDoesNotFitError, CredentialsError."""
+    credential = parts.credentials.get(target.provider, model=target.model, params=target.params)
+    tools = [tool.to_dict() for tool in request.tools or ()]
+    messages = _shaped(request, target, tools, trace, output_tokens)
+    return Call(
+        provider=target.provider,
+        model=target.model,
+        messages=messages,
+        params=_params(parts, request, target, tools, output_tokens),
+        credential=credential,
+        timeout_s=min(timeout_s, target.timeout_s or timeout_s),
+    )
+
+
+def _shaped(
+    request: ChatRequest, target: Target, tools: list[dict[str, Any]], trace: Trace, output_tokens: int | None
+) -> list[dict[str, Any]]:
+    """The messages, shortened where the target's window wants it, and of the project what it may see."""
+    messages = [message.to_dict() for message in request.messages]
+    policy = policy_for(
+        target.provider,
+        target.model,
+        api_base=target.params.get("api_base"),
+        share_codebase=target.share_codebase,
+        redact=redact,
+    )
+    window = input_window(target, request.max_tokens or output_tokens)
+    if window is None and not request.context:
+        return messages
+    shaped = shape(messages, window or 10**9, tools, policy, parts=request.context)
+    trace.context.extend(shaped.reasons)
+    return shaped.messages
+
+
+def input_window(target: Target, output_tokens: int | None) -> int | None:
+    """Most input tokens of a target: as configured, else the model's window minus the output cap; None: unknown."""
+    if target.max_context_tokens is not None:
+        return target.max_context_tokens
+    facts = models.info(target.model)
+    if facts is None or facts.max_input_tokens is None:
+        return None
+    shared = facts.max_output_tokens is not None and facts.max_output_tokens >= facts.max_input_tokens
+    return max(1, facts.max_input_tokens - (output_tokens or 0 if shared else 0))
+
+
+def _params(
+    parts: Parts, request: ChatRequest, target: Target, tools: list[dict[str, Any]], output_tokens: int | None
+) -> dict[str, Any]:
+    own = {name: value for name, value in target.params.items() if name not in NOT_SENT}
+    asked = {name: getattr(request, name) for name in WIRE if getattr(request, name) is not None}
+    cap = {"max_tokens": output_tokens} if output_tokens is not None else {}
+    offered = {"tools": tools} if tools else {}
+    resolved = parts.credentials.resolve_params(own) if own else {}
+    return {**cap, **resolved, **asked, **offered, **request.params}
+
+
+def handler_for(request: ChatRequest, call: Call) -> StreamingHandler:
+    """A validator for the answer to `call`."""
+    return StreamingHandler(
+        tools=request.tools or (),
+        response_format=request.params.get("response_format"),
+        max_tokens=call.params.get("max_tokens"),
+    )
+
+
+def input_tokens(request: ChatRequest) -> int:
+    """The estimated size of a request."""
+    return sum(message_tokens(message.to_dict()) for message in request.messages)

@@ -1,0 +1,232 @@
+"""Two thin drivers of one walk: they do what its steps ask, blocking or awaiting.
+
+A walk that loses its caller (left early, cancelled, Ctrl-C) is ended by throwing `Abandoned` into it, so that it
+still closes its upstream and settles what it spent; the async driver shields that from the cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any
+
+from blueprint_llm.steps import (
+    Abandoned,
+    Chat,
+    Close,
+    Draw,
+    Emit,
+    Now,
+    Offload,
+    Open,
+    Read,
+    Sleep,
+    Step,
+    Store,
+)
+from blueprint_llm.watchdog import Watch, Watchdog
+
+Walk = Generator[Step, Any, Any]
+_WATCHDOG = Watchdog()
+# How an abandoned walk may end: done, with our own signal, or with whatever it made of it.
+ENDED = (StopIteration, Abandoned, Exception)
+
+
+class Outcome:
+    """What a walk returned, once it has ended."""
+
+    value: Any = None
+
+
+class SyncDriver:
+    """Runs walks on the calling thread.
+
+    Args:
+        store: Runs `Store` steps.
+        clock: Monotonic seconds.
+        sleep: Waits seconds.
+        draw: A random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._watch = Watch(_WATCHDOG)
+        self._act: dict[type, Callable[[Any], Any]] = {
+            Read: self._read,
+            Now: lambda _: clock(),
+            Open: self._open,
+            Store: lambda step: store.execute(step.op),
+            Close: lambda step: step.handle.close(),
+            Sleep: lambda step: sleep(step.seconds),
+            Draw: lambda _: draw(),
+            Offload: lambda step: step.function(),
+        }
+
+    def run(self, walk: Walk) -> Any:
+        """Drive a walk that emits nothing; its result."""
+        outcome = Outcome()
+        for _ in self.iterate(walk, outcome):
+            pass
+        return outcome.value
+
+    def iterate(self, walk: Walk, outcome: Outcome) -> Generator[Any, None, None]:
+        """Yield what a walk emits; its result lands in `outcome`."""
+        resume: Callable[[Any], Step] = walk.send
+        result: Any = None
+        try:
+            while True:
+                try:
+                    step = resume(result)
+                except StopIteration as end:
+                    outcome.value = end.value
+                    return
+                resume = walk.send
+                if type(step) is Emit:
+                    yield step.chunk
+                    result = None
+                    continue
+                try:
+                    result = self._act[type(step)](step)
+                except Exception as error:  # noqa: BLE001 - handed to the walk, which decides
+                    resume, result = walk.throw, error
+        except BaseException:
+            self._abandon(walk)
+            raise
+
+    def _abandon(self, walk: Walk) -> None:
+        resume: Callable[[Any], Step] = walk.throw
+        result: Any = Abandoned()
+        with contextlib.suppress(*ENDED):
+            while walk.gi_frame is not None:
+                step, resume = resume(result), walk.send
+                result = None if type(step) is Emit else self._try(step)
+
+    def _try(self, step: Step) -> Any:
+        try:
+            return self._act[type(step)](step)
+        except Exception:  # noqa: BLE001 - nobody is left to tell; the ledger's expiry covers a lost settle
+            return None
+
+    def _open(self, step: Open) -> Any:
+        send = step.adapter.open if step.stream else step.adapter.complete
+        with self._watch.until(step.until):
+            return send(step.call)
+
+    def _read(self, step: Read) -> Any:
+        with self._watch.until(step.until):
+            return step.handle.read()
+
+
+class AsyncDriver:
+    """Runs walks on the running event loop; the arguments are as for `SyncDriver`."""
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._store, self._sleep = store, sleep
+        self._act: dict[type, Callable[[Any], Awaitable[Any]]] = {
+            Read: self._read,
+            Open: self._open,
+            Store: lambda step: store.aexecute(step.op),
+            Close: lambda step: step.handle.aclose(),
+            Sleep: lambda step: sleep(step.seconds),
+            Offload: lambda step: asyncio.to_thread(step.function),
+        }
+        self._answer: dict[type, Callable[[], float]] = {Now: clock, Draw: draw}
+
+    async def run(self, walk: Walk) -> Any:
+        """Drive a walk that emits nothing; its result."""
+        outcome = Outcome()
+        async for _ in self.iterate(walk, outcome):
+            pass
+        return outcome.value
+
+    async def iterate(self, walk: Walk, outcome: Outcome) -> AsyncGenerator[Any, None]:
+        """Yield what a walk emits; its result lands in `outcome`."""
+        resume: Callable[[Any], Step] = walk.send
+        result: Any = None
+        try:
+            while True:
+                try:
+                    step = resume(result)
+                except StopIteration as end:
+                    outcome.value = end.value
+                    return
+                resume, kind = walk.send, type(step)
+                if kind is Emit:
+                    yield step.chunk  # type: ignore[union-attr] # narrowed by its type
+                    result = None
+                elif kind in self._answer:
+                    result = self._answer[kind]()
+                else:
+                    try:
+                        result = await self._act[kind](step)
+                    except Exception as error:  # noqa: BLE001 - handed to the walk, which decides
+                        resume, result = walk.throw, error
+        except BaseException:
+            await self._abandon(walk)
+            raise
+
+    async def _abandon(self, walk: Walk) -> None:
+        """Finish in a task of its own: a second cancellation must not cut the settling short."""
+        if walk.gi_frame is not None:
+            await asyncio.shield(asyncio.ensure_future(self._say_farewell(walk)))
+
+    async def _say_farewell(self, walk: Walk) -> None:
+        resume: Callable[[Any], Step] = walk.throw
+        result: Any = Abandoned()
+        with contextlib.suppress(*ENDED):
+            while walk.gi_frame is not None:
+                step, resume = resume(result), walk.send
+                result = None if type(step) is Emit else await self._try(step)
+
+    async def _try(self, step: Step) -> Any:
+        try:
+            return self._answer[type(step)]() if type(step) in self._answer else await self._act[type(step)](step)
+        except Exception:  # noqa: BLE001 - nobody is left to tell; the ledger's expiry covers a lost settle
+            return None
+
+    async def _open(self, step: Open) -> Any:
+        send = step.adapter.aopen if step.stream else step.adapter.acomplete
+        async with asyncio.timeout_at(step.until):
+            return await send(step.call)
+
+    async def _read(self, step: Read) -> Any:
+        async with asyncio.timeout_at(step.until):
+            return await step.handle.aread()
+
+
+
+def answering_chats(walk: Walk, chat: Callable[[Any], Walk]) -> Walk:
+    """A walk on top of others: its `Chat` steps become the steps of a chat, whose answer or error it is sent."""
+    resume: Callable[[Any], Any] = walk.send
+    result: Any = None
+    while True:
+        try:
+            step = resume(result)
+        except StopIteration as end:
+            return end.value
+        resume = walk.send
+        try:
+            result = yield from (chat(step.request) if type(step) is Chat else _pass_on(step))
+        except (Exception, Abandoned) as error:  # noqa: BLE001 - every failure of a step goes to the walk
+            resume, result = walk.throw, error
+
+
+def _pass_on(step: Step) -> Walk:
+    result = yield step
+    return result

@@ -1,0 +1,159 @@
+"""Plan a route, for a call or only to say what a call would do: one code for both."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm import models
+from blueprint_llm.accounts import NANO, Account
+from blueprint_llm.dispatch import input_tokens, input_window
+from blueprint_llm.errors import BlueprintError, InvalidRequestError
+from blueprint_llm.routing import Question, Route, Target, choose, screen
+from blueprint_llm.steps import Step, Store
+from blueprint_llm.stores.ops import BreakerStates, Standing
+from blueprint_llm.trace import AttemptTrace, Trace
+from blueprint_llm.types import Considered, ModelInfo, RouteDecision
+from blueprint_llm.usage import Payer, standing
+
+if TYPE_CHECKING:
+    from blueprint_llm.parts import Parts
+    from blueprint_llm.stores.ops import Charge
+    from blueprint_llm.types import ChatRequest
+
+Steps = Generator[Step, Any, Any]
+
+
+def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
+    """Choose and screen the targets of a request; reserves nothing. Raises InvalidRequestError."""
+    question = Question(
+        request=request,
+        config=parts.config,
+        table=parts.table,
+        chains=parts.chains,
+        input_tokens=input_tokens(request),
+        budget_used=(yield from _budget_used(parts, request)),
+        planning=request.task_type == "planning",
+    )
+    return screen(choose(question), (partial(_lacks_key, parts), partial(_lacks_ability, request)))
+
+
+def _lacks_key(parts: Parts, target: Target) -> str | None:
+    return parts.credentials.available(target.provider, model=target.model, params=target.params)
+
+
+def _lacks_ability(request: ChatRequest, target: Target) -> str | None:
+    """What the request needs and the model is known not to have."""
+    facts = models.info(target.model)
+    said = {**({} if facts is None else {"tools": facts.supports_tools, "vision": facts.supports_vision})}
+    if request.tools and target.info.get("supports_function_calling", said.get("tools")) is False:
+        return "the model takes no tools"
+    if _has_image(request) and target.info.get("supports_vision", said.get("vision")) is False:
+        return "the model sees no images"
+    return None
+
+
+def _has_image(request: ChatRequest) -> bool:
+    parts = (part for message in request.messages if isinstance(message.content, list) for part in message.content)
+    return any(isinstance(part, dict) and part.get("type") in {"image_url", "image"} for part in parts)
+
+
+def _budget_used(parts: Parts, request: ChatRequest) -> Generator[Step, Any, dict[str, float]]:
+    """The used share of each budget that a route asks about."""
+    scopes = {rule.when.budget_used.scope or "project" for rule in parts.config.routes if rule.when.budget_used}
+    charges = tuple(charge for scope in scopes for charge in _charges_of(parts, scope, request))
+    levels = (yield Store(op=Standing(charges=charges))) if charges else ()
+    return {level.charge.scope: level.share for level in levels}
+
+
+def _charges_of(parts: Parts, scope: str, request: ChatRequest) -> list[Charge]:
+    kind, _, name = scope.partition(":")
+    named = {kind: name} if kind in {"provider", "model"} else {}
+    who = {"provider": "", "model": "", **named}
+    payer = Payer(call_id="", project=request.project, session=request.session, **who)
+    nothing = parts.ledger.estimate(None, input_tokens=0, output_tokens=0)
+    return [each for each in parts.ledger.charges(payer, nothing) if each.scope == scope and each.kind == "usd"]
+
+
+def explain(parts: Parts, request: ChatRequest) -> Generator[Step, Any, RouteDecision]:
+    """What a call would do. Sends nothing, reserves nothing, never raises for an impossible request."""
+    trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)
+    try:
+        route = yield from plan(parts, request)
+    except BlueprintError as error:
+        return RouteDecision(rule="none", estimate={"worst_cost_usd": None, "error": str(error)}, trace=trace.to_dict())
+    considered = yield from _with_breakers(parts, route)
+    trace.set_route(route)
+    estimate, budgets = yield from _money(parts, request, route)
+    return RouteDecision(
+        targets=[_target(each) for each in route.targets],
+        rule=route.rule,
+        chain=route.chain,
+        considered=considered,
+        estimate=estimate,
+        budgets=budgets,
+        trace=trace.to_dict(),
+    )
+
+
+def _target(target: Target) -> dict[str, Any]:
+    return {"provider": target.provider, "model": target.model, "deployment": target.deployment or None}
+
+
+def _with_breakers(parts: Parts, route: Route) -> Generator[Step, Any, list[Considered]]:
+    """What was considered, with a word on targets that are left alone at the moment."""
+    keys = tuple(target.key for target in route.targets)
+    states = (yield Store(op=BreakerStates(targets=keys))) if keys else {}
+    left_alone = {
+        (target.provider, target.model): f"left alone for {states[target.key].retry_in_s:.1f} s after failures"
+        for target in route.targets
+        if target.key in states and states[target.key].state == "open"
+    }
+    return [
+        row.model_copy(update={"reason": left_alone.get((row.provider, row.model), row.reason)})
+        for row in route.considered
+    ]
+
+
+def _money(parts: Parts, request: ChatRequest, route: Route) -> Steps:
+    """The estimate for the first target, and where its limits stand."""
+    size = input_tokens(request)
+    if not route.targets:
+        return {"input_tokens": size, "worst_cost_usd": None}, []
+    target = route.targets[0]
+    row = AttemptTrace(n=1, provider=target.provider, model=target.model)
+    account = Account(parts, request, target, trace=Trace(id="", policy_hash=""), row=row)
+    messages = [message.to_dict() for message in request.messages]
+    tools = [tool.to_dict() for tool in request.tools or ()]
+    worst = account.worst(messages, tools, account.cap(), answers=int(request.params.get("n") or 1))
+    charges = parts.ledger.charges(account.payer, worst)
+    levels = (yield Store(op=Standing(charges=charges))) if charges else ()
+    usd = None if worst.usd is None else worst.usd / NANO
+    window = input_window(target, request.max_tokens)
+    estimate = {"input_tokens": size, "worst_cost_usd": usd, "input_window": window}
+    return estimate, [standing(level) for level in levels]
+
+
+def list_models(parts: Parts, provider: str | None = None) -> list[ModelInfo]:
+    """Every target of the configuration, with what LiteLLM's map says of its model; asks no network."""
+    if provider is not None and provider not in parts.table.names:
+        raise InvalidRequestError(f"unknown provider {provider!r}; known: {', '.join(parts.table.names)}")
+    names = parts.table.names if provider is None else [provider]
+    return [_model_info(parts, target) for target in parts.table.of_names(names)]
+
+
+def _model_info(parts: Parts, target: Target) -> ModelInfo:
+    facts = models.info(target.model) or models.ModelFacts()
+    card = parts.price(target)
+    reason = _lacks_key(parts, target)
+    return ModelInfo(
+        id=target.model,
+        provider=target.provider,
+        max_input_tokens=target.max_context_tokens or facts.max_input_tokens,
+        max_output_tokens=facts.max_output_tokens,
+        supports_tools=facts.supports_tools,
+        price=card.per_mtok() if card else None,
+        available=reason is None,
+        reason=reason,
+    )

@@ -1,0 +1,100 @@
+"""How long to wait before another try, and when retries have to stop for everybody's sake.
+
+All time parameters are in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRules:
+    """Retries at one target; the first attempt counts."""
+
+    max_attempts: int = 3
+    base_s: float = 0.5
+    cap_s: float = 8.0
+    jitter: bool = True
+    max_retry_after_s: float = 20.0
+
+
+def backoff_s(rules: RetryRules, *, retry: int, draw: float) -> float:
+    """The wait before the `retry`-th retry (1 is the first), exponential with full jitter.
+
+    Full jitter as in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+    """
+    ceiling = min(rules.cap_s, rules.base_s * 2.0 ** min(retry - 1, 60))
+    return ceiling * draw if rules.jitter else ceiling
+
+
+def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
+    """How long the provider asks us to wait: `retry-after-ms`, seconds (int or float) or an HTTP date.
+
+    Args:
+        headers: Response headers, names in lower case.
+        now: Unix time, for dates where the response has no `date` header.
+    """
+    milliseconds = _seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after")
+    seconds = _seconds(text)
+    return seconds if seconds is not None else _until(text, since=_timestamp(headers.get("date")) or now)
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _timestamp(text: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _until(text: str | None, *, since: float) -> float | None:
+    moment = _timestamp(text)
+    return None if moment is None else max(0.0, moment - since)
+
+
+@dataclass(slots=True)
+class RetryRatio:
+    """Retries may be at most `ratio` of recent calls, so that an outage is not multiplied.
+
+    A floor of `floor` retries per `window_s` keeps quiet clients from being starved.
+    """
+
+    ratio: float
+    floor: int = 10
+    window_s: float = 10.0
+    _calls: deque[float] = field(default_factory=deque)
+    _retries: deque[float] = field(default_factory=deque)
+
+    def record_call(self, now: float) -> None:
+        """Count a first attempt."""
+        self._calls.append(now)
+        _forget(self._calls, now - self.window_s)
+
+    def allow(self, now: float) -> bool:
+        """Count a retry if there is room for one."""
+        _forget(self._calls, now - self.window_s)
+        _forget(self._retries, now - self.window_s)
+        allowed = len(self._retries) < max(self.floor, self.ratio * len(self._calls))
+        if allowed:
+            self._retries.append(now)
+        return allowed
+
+
+def _forget(times: deque[float], before: float) -> None:
+    while times and times[0] < before:
+        times.popleft()

@@ -1,0 +1,382 @@
+"""Whom to ask, in which order, and why: pure functions from a request and a configuration to a `Route`.
+
+A rule is a function in `RULES`; the first that answers decides the order, then `screen` says for each target why it
+is chosen, kept in reserve or skipped. `client.explain` and a real call go through the same code.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from blueprint_llm.errors import ConfigError, InvalidRequestError
+from blueprint_llm.types import Considered
+
+if TYPE_CHECKING:
+    from blueprint_llm.config.model import Comparison, Config, Deployment, ProviderConfig, When
+    from blueprint_llm.types import ChatRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One deployment under the name that callers know it by.
+
+    Attributes:
+        provider: The key of `providers`, else the group, else LiteLLM's provider name.
+        model: The LiteLLM model id.
+        params: What goes to LiteLLM with every call, keys not yet resolved.
+        info: LiteLLM's `model_info` of the deployment.
+        max_context_tokens: Most input tokens to send, where the configuration says so.
+        share_codebase: What the configuration says; None: decided by where the model runs.
+        weight: For the shuffle among the deployments of one group.
+    """
+
+    provider: str
+    model: str
+    group: str | None = None
+    deployment: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    role: str | None = None
+    credentials: str | None = None
+    max_context_tokens: int | None = None
+    share_codebase: bool | None = None
+    timeout_s: float | None = None
+    weight: float = 1.0
+    order: int = 0
+
+    @property
+    def key(self) -> str:
+        """What the breaker and the ledger know this target by."""
+        return "|".join((self.provider, self.model, self.deployment))
+
+
+def litellm_provider(model: str) -> str:
+    """LiteLLM's provider name of a model id (`openai` where it has no prefix)."""
+    return "embedded" if model.startswith("embedded:") else model.partition("/")[0] if "/" in model else "openai"
+
+
+def _of_deployment(name: str, deployment: Deployment, provider: ProviderConfig | None = None) -> Target:
+    params = {**deployment.params, **(_own_params(provider) if provider else {})}
+    return Target(
+        provider=name,
+        model=deployment.model,
+        group=deployment.group,
+        deployment=deployment.id,
+        params=params,
+        info=deployment.info,
+        weight=float(params.get("weight") or params.get("rpm") or params.get("tpm") or 1),
+        order=int(params.get("order") or 0),
+        **_settings(provider),
+    )
+
+
+def _own_params(provider: ProviderConfig) -> dict[str, Any]:
+    named = {"api_base": provider.api_base, "api_key": provider.api_key}
+    return {**{key: value for key, value in named.items() if value}, **(provider.model_extra or {})}
+
+
+def _settings(provider: ProviderConfig | None) -> dict[str, Any]:
+    names = ("role", "credentials", "max_context_tokens", "share_codebase", "timeout_s")
+    return {name: getattr(provider, name) for name in names} if provider else {}
+
+
+class TargetTable:
+    """Every name a chain may use, with its targets; built once for a configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self._groups = {
+            name: [_of_deployment(name, deployment) for deployment in deployments]
+            for name, deployments in config.model_groups.items()
+        }
+        self._patterns = [name for name in self._groups if "*" in name]
+        self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
+        self._providers = {name: self._of_provider(name, provider, config) for name, provider in config.providers.items()}
+
+    def _of_provider(self, name: str, provider: ProviderConfig, config: Config) -> list[Target]:
+        if deployments := config.model_groups.get(provider.model):
+            return [_of_deployment(name, deployment, provider) for deployment in deployments]
+        return [Target(provider=name, model=provider.model, params=_own_params(provider), **_settings(provider))]
+
+    @property
+    def names(self) -> list[str]:
+        """Providers, then groups."""
+        return [*self._providers, *(name for name in self._groups if name not in self._providers)]
+
+    def is_group(self, model: str) -> bool:
+        """Whether `model` names a `model_list` group, an alias of one or matches a wildcard group."""
+        return self.group(model) is not None
+
+    def group(self, model: str) -> str | None:
+        """The group that `model` means."""
+        name = self._aliases.get(model, model)
+        if name in self._groups:
+            return name
+        matching = [pattern for pattern in self._patterns if fnmatch.fnmatchcase(model, pattern)]
+        return max(matching, key=len, default=None)
+
+    def of_group(self, model: str) -> list[Target]:
+        """The deployments of the group that `model` means; a wildcard stands for the asked model."""
+        name = self.group(model)
+        if name is None:
+            return []
+        return [replace(target, model=_fill(target.model, name, model)) for target in self._groups[name]]
+
+    def of_name(self, name: str) -> list[Target]:
+        """The targets of a provider or group."""
+        return self._providers.get(name) or self.of_group(name)
+
+    def of_model(self, model: str) -> list[Target]:
+        """The provider that is configured with this model id, else the bare id."""
+        same = (target for targets in self._providers.values() for target in targets if target.model == model)
+        found = next(same, None)
+        return [found or Target(provider=litellm_provider(model), model=model)]
+
+    def of_names(self, names: Iterable[str]) -> list[Target]:
+        """The targets of several names in order, each once."""
+        return list({target.key: target for name in names for target in self.of_name(name)}.values())
+
+
+def _alias_target(value: Any) -> str:
+    return str(value["model"]) if isinstance(value, Mapping) else str(value)
+
+
+def _fill(model: str, pattern: str, asked: str) -> str:
+    if "*" not in model:
+        return model
+    return model.replace("*", asked[len(pattern.partition("*")[0]) :] if "*" in pattern else asked, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What the rules look at.
+
+    Attributes:
+        input_tokens: The estimated size of the request.
+        budget_used: Shares of the budgets used, by scope.
+        chains: `chains` of the configuration, as changed by `set_fallback_chain`.
+    """
+
+    request: ChatRequest
+    config: Config
+    table: TargetTable
+    chains: Mapping[str, Sequence[str]]
+    input_tokens: int = 0
+    budget_used: Mapping[str, float] = field(default_factory=dict)
+    planning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a rule answers: targets in order, and LiteLLM's fallbacks for special failures."""
+
+    rule: str
+    chain: str | None = None
+    targets: list[Target]
+    on_failure: Mapping[str, list[Target]] = field(default_factory=dict)
+
+
+def by_provider(question: Question) -> Choice | None:
+    """`provider=`: that target first, the chain follows; `model` replaces only the first target's model."""
+    request = question.request
+    if request.provider is None:
+        return None
+    first = question.table.of_name(request.provider)
+    if not first:
+        raise InvalidRequestError(_unknown("provider", request.provider, question.table.names))
+    if request.model is not None:
+        first = _with_model(first[0], request.model, question.table)
+    rest = question.table.of_names(question.chains.get("default", ())) if request.fallback else []
+    known = {target.provider for target in first}
+    targets = [*first, *(target for target in rest if target.provider not in known)]
+    return Choice(rule="provider", chain="default" if request.fallback else None, targets=targets)
+
+
+def _with_model(target: Target, model: str, table: TargetTable) -> list[Target]:
+    group = table.of_group(model)
+    if group:
+        return [replace(each, provider=target.provider, params={**each.params, **target.params}) for each in group]
+    return [replace(target, model=model)]
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    import difflib  # noqa: PLC0415 - only an error pays for it
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {name!r}; {hint}"
+
+
+def by_model(question: Question) -> Choice | None:
+    """`model=`: its group and LiteLLM's fallbacks for it and nothing else, or any LiteLLM model id."""
+    model = question.request.model
+    if model is None:
+        return None
+    table, config = question.table, question.config
+    group = table.group(model)
+    if group is None:
+        return Choice(rule="model", targets=table.of_model(_plausible(model, question)))
+    chain = [model, *_fallbacks(config.fallbacks, group, config.default_fallbacks)] if question.request.fallback else [model]
+    special = {
+        "context_length": table.of_names(_fallbacks(config.context_window_fallbacks, group, ())),
+        "content_policy": table.of_names(_fallbacks(config.content_policy_fallbacks, group, ())),
+    }
+    return Choice(rule="model", chain=group, targets=table.of_names(chain), on_failure=special)
+
+
+def _plausible(model: str, question: Question) -> str:
+    if not model.strip() or any(character.isspace() for character in model):
+        raise InvalidRequestError(_unknown("model", model, question.table.names))
+    return model
+
+
+def _fallbacks(rows: Sequence[Mapping[str, Sequence[Any]]], group: str, default: Sequence[str]) -> list[str]:
+    found = next((row[name] for name in (group, "*") for row in rows if name in row), default)
+    return [entry if isinstance(entry, str) else str(entry["model"]) for entry in found]
+
+
+def by_routes(question: Question) -> Choice | None:
+    """`routes`: the first rule whose every condition holds."""
+    for number, route in enumerate(question.config.routes):
+        if _holds(route.when, question):
+            return _chain_choice(f"routes[{number}]", route.chain, question)
+    return None
+
+
+def _holds(when: When, question: Question) -> bool:
+    request = question.request
+    checks = (
+        when.task_type is None or request.task_type in when.task_type,
+        _within(when.input_tokens, question.input_tokens),
+        _within(when.context_window, question.input_tokens + (request.max_tokens or 0)),
+        _within(when.budget_used, _used(when.budget_used, question)),
+        when.planning is None or when.planning == question.planning,
+        all((request.metadata or {}).get(key) == value for key, value in (when.metadata or {}).items()),
+    )
+    return all(checks)
+
+
+def _used(bounds: Comparison | None, question: Question) -> float:
+    return question.budget_used.get((bounds.scope if bounds else None) or "project", 0.0)
+
+
+def _within(bounds: Comparison | None, value: float) -> bool:
+    if bounds is None:
+        return True
+    limits = (
+        (bounds.gt, lambda limit: value > limit),
+        (bounds.ge, lambda limit: value >= limit),
+        (bounds.lt, lambda limit: value < limit),
+        (bounds.le, lambda limit: value <= limit),
+    )
+    return all(limit is None or holds(limit) for limit, holds in limits)
+
+
+def _chain_choice(rule: str, names: Sequence[str], question: Question) -> Choice:
+    single = names[0] if len(names) == 1 and names[0] in question.chains else None
+    expanded = [part for name in names for part in question.chains.get(name, (name,))]
+    return Choice(rule=rule, chain=single, targets=question.table.of_names(expanded))
+
+
+def by_task(question: Question) -> Choice | None:
+    """`task_type`: the chain of that name, else the providers that list it in `tasks`, the default chain behind."""
+    task = question.request.task_type
+    if task is None:
+        return None
+    if task in question.chains:
+        return _chain_choice("task_type", [task], question)
+    first = [name for name, provider in question.config.providers.items() if task in provider.tasks]
+    names = [*first, *question.chains.get("default", ())]
+    return Choice(rule="task_type", chain="default", targets=question.table.of_names(names)) if first else None
+
+
+def by_default(question: Question) -> Choice:
+    """`chains.default`, else every name in the order of the file."""
+    names = question.chains.get("default")
+    targets = question.table.of_names(names if names is not None else question.table.names)
+    return Choice(rule="default", chain="default", targets=targets)
+
+
+RULES: tuple[Callable[[Question], Choice | None], ...] = (by_provider, by_model, by_routes, by_task, by_default)
+
+
+def choose(question: Question) -> Choice:
+    """The answer of the first rule that has one."""
+    choice = next(filter(None, (rule(question) for rule in RULES)), None)
+    if choice is None:  # pragma: no cover - by_default always answers
+        raise ConfigError("no routing rule answered")
+    return choice if question.request.fallback else replace(choice, targets=choice.targets[:1])
+
+
+def shuffled(targets: Sequence[Target], draw: float) -> list[Target]:
+    """Deployments of one group in LiteLLM's simple-shuffle order: `order` first, then by weight and `draw`.
+
+    Groups keep their places; a group with one deployment stays as it is.
+    """
+    result: list[Target] = []
+    for _, members in _runs(targets):
+        result += members if len(members) == 1 else _weighted(members, draw)
+    return result
+
+
+def _runs(targets: Sequence[Target]) -> Iterable[tuple[tuple[str, str | None], list[Target]]]:
+    runs: dict[tuple[str, str | None], list[Target]] = {}
+    for target in targets:
+        runs.setdefault((target.provider, target.group), []).append(target)
+    return runs.items()
+
+
+def _weighted(members: list[Target], draw: float) -> list[Target]:
+    pool, result = sorted(members, key=lambda target: target.order), []
+    while pool:
+        front = [target for target in pool if target.order == pool[0].order]
+        picked = _pick(front, draw)
+        result.append(picked)
+        pool.remove(picked)
+        draw = draw * 7919 % 1  # one draw orders them all
+    return result
+
+
+def _pick(front: Sequence[Target], draw: float) -> Target:
+    mark = draw * sum(target.weight for target in front)
+    for target in front:
+        mark -= target.weight
+        if mark < 0:
+            return target
+    return front[-1]
+
+
+Screen = Callable[[Target], str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Targets that may be asked, in order, and what became of every one that was considered."""
+
+    rule: str
+    chain: str | None
+    targets: list[Target]
+    considered: list[Considered]
+    on_failure: Mapping[str, list[Target]] = field(default_factory=dict)
+
+
+def screen(choice: Choice, checks: Sequence[Screen]) -> Route:
+    """Sort the targets of `choice` into chosen, standby and skipped; a check answers with the reason to skip."""
+    targets: list[Target] = []
+    considered: list[Considered] = []
+    for target in choice.targets:
+        reason = next(filter(None, (check(target) for check in checks)), None)
+        considered.append(_considered(target, reason, is_first=not targets))
+        if reason is None:
+            targets.append(target)
+    return Route(
+        rule=choice.rule, chain=choice.chain, targets=targets, considered=considered, on_failure=choice.on_failure
+    )
+
+
+def _considered(target: Target, reason: str | None, *, is_first: bool) -> Considered:
+    verdict: Literal["chosen", "standby", "skipped"] = "skipped" if reason else "chosen" if is_first else "standby"
+    why = reason or ("first of the chain that can serve it" if is_first else "next if the ones before it fail")
+    return Considered(provider=target.provider, model=target.model, verdict=verdict, reason=why)

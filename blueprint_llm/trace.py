@@ -1,0 +1,59 @@
+"""What a walk did, as plain JSON values: no secrets, no message text (API section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blueprint_llm.routing import Route
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptTrace:
+    """One attempt. Times in seconds, money in USD; `cost_usd` None means unknown."""
+
+    n: int
+    provider: str
+    model: str
+    category: str | None = None
+    code: str | None = None
+    status: int | None = None
+    waited_s: float = 0.0
+    duration_s: float | None = None
+    ttft_s: float | None = None
+    reserved_usd: float | None = None
+    cost_usd: float | None = None
+    usage_source: str | None = None
+    maybe_billed: bool = False
+    tokens_saved: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """One call. `overhead_us` is our own time until the first request was handed to LiteLLM."""
+
+    id: str
+    policy_hash: str
+    route: dict[str, Any] = field(default_factory=dict)
+    attempts: list[AttemptTrace] = field(default_factory=list)
+    cache: dict[str, Any] = field(default_factory=lambda: {"hit": False, "key": None})
+    budget_warnings: list[dict[str, Any]] = field(default_factory=list)
+    context: list[str] = field(default_factory=list)
+    served_by: str | None = None
+    overhead_us: float | None = None
+
+    def set_route(self, route: Route) -> None:
+        """Note whom routing chose."""
+        considered = [row.model_dump() for row in route.considered]
+        self.route = {"rule": route.rule, "chain": route.chain, "considered": considered}
+
+    def skip(self, provider: str, model: str, reason: str) -> None:
+        """Note that a target was passed over after routing had kept it in reserve."""
+        for row in self.route.get("considered", ()):
+            if (row["provider"], row["model"]) == (provider, model):
+                row.update(verdict="skipped", reason=reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as JSON values."""
+        return asdict(self)

@@ -1,0 +1,120 @@
+"""Ends a blocking read of the sync driver at its deadline, by shutting the socket it waits on.
+
+httpx bounds each read of a socket, not a whole answer: a server that sends a byte now and then never times out. The
+calls stay on the caller's own thread (so Ctrl-C works as ever); one daemon thread looks at every armed watch and,
+when one is due, finds the socket in the frames of the blocked thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Self
+
+TICK_S = 0.02
+NEVER = float("inf")
+
+
+class Watch:
+    """One caller's deadline: armed inside `until`, harmless outside."""
+
+    def __init__(self, dog: Watchdog) -> None:
+        self._dog = dog
+        self._lock = threading.Lock()
+        self._due, self._thread = NEVER, 0
+        self.fired = False
+
+    @contextlib.contextmanager
+    def until(self, due: float) -> Iterator[Self]:
+        """Raise TimeoutError if the body has not ended by `due` (the monotonic clock)."""
+        self._thread, self.fired, self._due = threading.get_ident(), False, due
+        self._dog.attend(self)
+        try:
+            yield self
+        except Exception:
+            if self._disarm():
+                raise TimeoutError from None
+            raise
+        finally:
+            self._disarm()
+        if self.fired:
+            raise TimeoutError
+
+    def _disarm(self) -> bool:
+        with self._lock:  # waits for a bite that is under way: it must not hit what this thread does next
+            self._due = NEVER
+        return self.fired
+
+    def bite(self, now: float) -> None:
+        """Interrupt the watched thread if its time is up."""
+        with self._lock:
+            if now >= self._due:
+                self.fired, self._due = True, NEVER
+                interrupt(sys._current_frames().get(self._thread))  # noqa: SLF001 - documented for debugging
+
+    @property
+    def armed(self) -> bool:
+        """Whether a body is running under this watch."""
+        return self._due != NEVER
+
+
+class Watchdog:
+    """The thread that looks; it ends when nothing has been armed for a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watches: set[Watch] = set()
+        self._thread: threading.Thread | None = None
+
+    def attend(self, watch: Watch) -> None:
+        """Look after `watch` while it is armed."""
+        if watch in self._watches and self._thread is not None and self._thread.is_alive():
+            return
+        with self._lock:
+            self._watches.add(watch)
+            if self._thread is None or not self._thread.is_alive():  # also after a fork
+                self._thread = threading.Thread(target=self._look, name="blueprint-watchdog", daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < 1.0:
+            time.sleep(TICK_S)
+            now = time.monotonic()
+            for watch in tuple(self._watches):
+                watch.bite(now)
+            if any(watch.armed for watch in tuple(self._watches)):
+                idle_since = now
+        with self._lock:
+            self._watches = {watch for watch in self._watches if watch.armed}
+            self._thread = None
+            if self._watches:  # armed in the last moment: attend() still saw this thread alive
+                self._thread = threading.Thread(target=self._look, name="blueprint-watchdog", daemon=True)
+                self._thread.start()
+
+
+def interrupt(frame: FrameType | None) -> None:
+    """Make what the innermost frames wait for end: anything with `interrupt()`, else a socket."""
+    while frame is not None:
+        for value in tuple(frame.f_locals.values()):
+            if _stop(value):
+                return
+        frame = frame.f_back
+
+
+def _stop(value: Any) -> bool:
+    stop = getattr(type(value), "interrupt_read", None)
+    if stop is not None:
+        stop(value)
+        return True
+    connection = value if isinstance(value, socket.socket) else getattr(value, "_sock", None)
+    if not isinstance(connection, socket.socket):
+        return False
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    return True
