@@ -8,7 +8,6 @@ outlives its expiry by a day, so that a late settle corrects too.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,7 @@ import orjson
 
 from blueprint_llm.stores.ops import AttemptRow, Charge, Crossed, Level, Reserve, Reserved, Settle, Settled
 from blueprint_llm.stores.totals import FACTS
-from blueprint_llm.stores.windows import bounds
+from blueprint_llm.stores.windows import bounds, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,11 +166,6 @@ def _clause(where: UsageFilter) -> tuple[str, list[object]]:
             terms.append(term)
             values.append(timestamp(moment))
     return " AND ".join([f"WHERE epoch = {_EPOCH}", *terms]), values
-
-
-def timestamp(moment: datetime) -> float:
-    """Unix seconds; a naive time is UTC."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 class _Counter(NamedTuple):

@@ -82,8 +82,9 @@ class SqliteStore:
         with self._lock:
             if self._db is not None and self._pid == os.getpid():
                 self._db.close()
+            if self._queue >= 0:
                 os.close(self._queue)
-            self._db = None
+            self._db, self._queue = None, -1
 
     async def aclose(self) -> None:
         """Close the file."""

@@ -29,3 +29,8 @@ def _month(day: int) -> tuple[int, int]:
     first = datetime.fromtimestamp(day * 86400, UTC).replace(day=1)
     following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
     return int(first.timestamp()), int(following.timestamp())
+
+
+def timestamp(moment: datetime) -> float:
+    """Unix seconds; a naive time is UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
