@@ -155,7 +155,7 @@ def _note_unused(raw: Mapping[str, Any], settings: Settings, report: Report) -> 
     unused = [key for key in raw if key in PROXY_ONLY] + settings.report_keys()
     if unused:
         report.ignored.append(f"ignored, only LiteLLM's proxy or module uses it: {', '.join(map(masked_text, unused))}")
-    for key in raw.keys() - TOP_LEVEL - PROXY_ONLY:
+    for key in {key for key in raw if not key.startswith("x-")} - TOP_LEVEL - PROXY_ONLY:  # x-: room for anchors
         if key in _OURS or nearest(key, ["blueprint"], cutoff=0.75):
             text = f"did you mean {shown(f'blueprint.{key}' if key in _OURS else 'blueprint')}?"
             report.problem((key,), f"unknown key {shown(key)}, {text}", key=True)

@@ -20,7 +20,7 @@ _SECRET_KEY = re.compile(
 _NAMES_ONLY = re.compile(r"os\.environ/\S+|true|false|null|none", re.IGNORECASE)
 _SECRET_SHAPE = re.compile(
     r"\b[spr]k-[\w\-]{4,}|\b(?:gsk_|hf_|gh[po]_|xai-|glpat-|pplx-|nvapi-|tgp_)[\w\-]{16,}|\bAIza[\w\-]{10,}"
-    r"|\bA[KS]IA[A-Z0-9]{10,}|\bxox[a-z]-[\w\-]+|\beyJ[\w\-.]{10,}|(?<=Bearer )\S+|(?<=://)[^/@\s]+(?=@)"
+    r"|\bA[KS]IA[A-Z0-9]{10,}|\bxox[a-z]-[\w\-]+|\beyJ[\w\-.]{10,}|(?<=Bearer )\S+|(?<=://)[^@\s]+(?=@)"
 )
 _RANDOM_SHAPE = re.compile(
     r"(?<![\w/+\-])(?=[\w+/]*[0-9])(?=[\w+/]*[A-Z])(?=[\w+/]*[a-z])[\w+/]{20,}=*(?![\w\-])"

@@ -1,0 +1,200 @@
+"""The commands `check`, `init` and `schema`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import blueprint_llm
+from blueprint_llm.cli.check import command as check
+from blueprint_llm.cli.init import command as init
+from blueprint_llm.cli.schema import command as schema
+from blueprint_llm.config import load_config
+
+CASES = Path(__file__).parent / "config_cases"
+HEAVY = ("litellm", "openai", "httpx", "keyring", "diskcache", "redis", "jsonschema")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command in an empty folder."""
+    for name in ("BLUEPRINT_CONFIG", "BLUEPRINT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.chdir(tmp_path)
+    return lambda command, *args: CliRunner().invoke(command, args, catch_exceptions=False)
+
+
+@pytest.fixture
+def broken():
+    """A file with six mistakes."""
+    return str(CASES / "broken" / "several_mistakes_at_once.yaml")
+
+
+def test_init_writes_what_loads(run):
+    """The written file loads without a notice, is what runs without any file, and names its schema."""
+    result = run(init)
+    config = load_config("blueprint.yaml")
+    first = Path("blueprint.yaml").read_text().splitlines()[0]
+
+    assert result.exit_code == 0
+    assert (result.stdout, "wrote blueprint.yaml" in result.stderr) == ("", True)
+    assert config.notices == []
+    assert first == "# yaml-language-server: $schema=blueprint.schema.json"
+    assert json.loads(Path("blueprint.schema.json").read_text())["title"] == "blueprint_llm configuration"
+
+
+def test_init_does_not_overwrite(run):
+    """A file that is there is left alone unless --force is given."""
+    Path("mine.yaml").write_text("precious")
+
+    refused = run(init, "mine.yaml")
+
+    assert refused.exit_code == 1
+    assert "mine.yaml is already there: use --force" in refused.output
+    assert Path("mine.yaml").read_text() == "precious"
+    assert run(init, "mine.yaml", "--force").exit_code == 0
+    assert load_config("mine.yaml").chains
+
+
+def test_init_in_a_missing_folder(run):
+    """A path that cannot be written is one clear line."""
+    result = run(init, "no/such/blueprint.yaml")
+
+    assert (result.exit_code, result.output) == (1, "Error: no/such/blueprint.yaml: No such file or directory\n")
+
+
+def test_everything_in_the_template_is_right(run, tmp_path):
+    """Each commented example of the written file is valid when its comment signs are removed."""
+    run(init)
+    text = Path("blueprint.yaml").read_text()
+    Path("all.yaml").write_text(re.sub(r"(?m)^( *)# ( *(?:- )?(?:\{|[a-z_]+:).*)$", r"\1\2", text))
+
+    config = load_config("all.yaml")
+
+    assert config.model_groups
+    assert config.routes
+    assert config.budgets
+    assert config.cache.enabled
+
+
+def test_check_of_a_good_file(run):
+    """A file without mistakes is `ok` with exit code 0."""
+    run(init)
+
+    result = run(check)
+
+    assert (result.exit_code, result.output) == (0, "ok: blueprint.yaml\n")
+
+
+def test_check_without_a_file(run):
+    """Without any file the built-in configuration is checked."""
+    assert run(check).output == "ok: (built in)\n"
+
+
+def test_check_lists_every_problem(run, broken):
+    """A broken file gives every problem on stdout, their number, and exit code 1."""
+    result = run(check, "--config", broken)
+
+    assert result.exit_code == 1
+    assert result.stdout.count(f"{broken}:") == 6
+    assert result.stdout.endswith("6 problems\n")
+
+
+def test_check_shows_notices(run):
+    """Doubts and ignored keys are shown, and the file is still ok."""
+    result = run(check, "--config", str(CASES / "litellm" / "misspelt.yaml"))
+
+    assert result.exit_code == 0
+    assert result.stdout.count("notice: ") == 3
+    assert "did you mean 'api_base'?" in result.stdout
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_check_as_json(ok, run, broken):
+    """With --json the verdict is one object."""
+    path = str(CASES / "litellm" / "misspelt.yaml") if ok else broken
+    result = run(check, "--json", "--config", path)
+    verdict = json.loads(result.stdout)
+
+    assert (verdict["ok"], result.exit_code, verdict["source"]) == (ok, 0 if ok else 1, path)
+    assert (len(verdict["problems"]), len(verdict["notices"])) == ((0, 3) if ok else (6, 0))
+
+
+def test_check_of_a_missing_file(run):
+    """A file that is not there is a problem of its own."""
+    result = run(check, "--config", "gone.yaml")
+
+    assert (result.exit_code, result.output) == (
+        1,
+        "gone.yaml: no such file: write one with `blueprint-llm init`\n1 problem\n",
+    )
+
+
+def test_schema_is_a_schema(run):
+    """The output is a valid JSON Schema, and the template and LiteLLM's configurations satisfy it."""
+    printed = json.loads(run(schema).stdout)
+    jsonschema.Draft202012Validator.check_schema(printed)
+    validator = jsonschema.Draft202012Validator(printed)
+    run(init)
+
+    assert not list(validator.iter_errors(yaml.safe_load(Path("blueprint.yaml").read_text())))
+    for path in sorted((CASES / "litellm").glob("*.yaml")):
+        assert not list(validator.iter_errors(yaml.safe_load(path.read_text()))), path.name
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param({"chains": {"default": "a"}}, id="one name"),
+        pytest.param({"routes": [{"when": {"input_tokens": 5, "task_type": "x"}, "chain": "a"}]}, id="short forms"),
+        pytest.param({"tools": {"env": {"pass": ["PATH"]}}}, id="alias"),
+    ],
+)
+def test_schema_takes_the_short_forms(block, run):
+    """Editors do not underline what the loader accepts."""
+    jsonschema.validate({"blueprint": block}, json.loads(run(schema).stdout))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param({"chain": {}}, id="unknown key"),
+        pytest.param({"retry": {"max_attempts": 0}}, id="out of range"),
+        pytest.param({"budgets": [{"limit_usd": 1}]}, id="missing key"),
+    ],
+)
+def test_schema_refuses_mistakes(block, run):
+    """Editors underline what the loader refuses."""
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"blueprint": block}, json.loads(run(schema).stdout))
+
+
+@pytest.mark.parametrize("name", ["check", "init", "schema"])
+def test_commands_are_light(name, run):
+    """No command of configuration imports LiteLLM or any other heavy library."""
+    script = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"
+        f"from blueprint_llm.cli.{name} import command\n"
+        "command([])\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(blueprint_llm.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, env=env
+    )
+
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [check, init, schema], ids=["check", "init", "schema"])
+def test_help_has_an_example(command, run):
+    """Each help text ends with an example."""
+    assert f"Example: blueprint-llm {command.name}" in run(command, "--help").output
