@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from canary import KEYS, find_canary
 from click.testing import CliRunner
 
 from blueprint_llm.cli import main
-from tests.canary import KEYS, find_canary
 
 KEY = KEYS["sk"]
 ROOT = Path(__file__).parents[1]

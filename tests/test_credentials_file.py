@@ -11,10 +11,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from canary import exposures, find_canary
 
 from blueprint_llm.credentials import CredentialsManager, private_file
 from blueprint_llm.errors import CredentialsError
-from tests.canary import exposures, find_canary
 
 KEY = "sk-file0123456789abcdefghijklmnop"
 GOOD = {"version": 1, "providers": {"openai": {"api_key": KEY}}}

@@ -7,9 +7,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from canary import find_canary
 
 from blueprint_llm.credentials import CredentialsManager
-from tests.canary import find_canary
 
 KEY = "sk-chain0123456789abcdefghijklmnop"
 ROOT = Path(__file__).parents[1]

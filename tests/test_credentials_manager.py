@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from canary import find_canary
 
 import blueprint_llm.credentials
 from blueprint_llm import redaction
@@ -16,7 +17,6 @@ from blueprint_llm.config import load_config
 from blueprint_llm.config.model import Config
 from blueprint_llm.credentials import CredentialsManager, Secret, check, command, is_loopback, providers
 from blueprint_llm.errors import CredentialsError
-from tests.canary import find_canary
 
 K = {name: f"sk-{name}-0123456789abcdefghij" for name in ("explicit", "config", "ours", "own", "file", "other", "cmd")}
 PROVIDERS = {

@@ -9,11 +9,11 @@ from pathlib import Path
 import orjson
 import pydantic
 import pytest
+from canary import KEYS, exposures, find_canary
 
 import blueprint_llm
 from blueprint_llm import redaction
 from blueprint_llm.credentials import Credential, Secret
-from tests.canary import KEYS, exposures, find_canary
 
 SHAPES = [pytest.param(key, id=name) for name, key in KEYS.items()]
 PACKAGE = Path(blueprint_llm.__file__).parent

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 import structlog
+from canary import KEYS, find_canary, forms, logger_of, redaction_off, watched
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blueprint_llm import events, redaction
-from tests.canary import KEYS, find_canary, forms, logger_of, redaction_off, watched
 
 SHAPES = [pytest.param(key, id=name) for name, key in KEYS.items()]
 ASCII = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
