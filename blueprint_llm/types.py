@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -370,9 +371,20 @@ class Plan(Record):
 
     def to_mermaid(self) -> str:
         """The dependency graph as a Mermaid flowchart."""
-        nodes = [f"    {step.id}[{json.dumps(step.title)}]" for step in self.steps]
+        titles = {step.id: step.title.replace('"', "#quot;") for step in self.steps}
+        nodes = [f'    {name}["{title}"]' for name, title in titles.items()]
         edges = [f"    {before} --> {step.id}" for step in self.steps for before in step.depends_on]
         return "\n".join(["flowchart TD", *nodes, *edges])
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        rows = (
+            (step.id, step.title, ", ".join(step.depends_on), ", ".join(step.covers), step.status)
+            for step in self.steps
+        )
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        head = "".join(f"<th>{name}</th>" for name in ("step", "title", "after", "covers", "status"))
+        return f"<p>{escape(self.overview)}</p><table><tr>{head}</tr>{body}</table>"
 
 
 class PlanningContext(Record):

@@ -186,11 +186,13 @@ class Cache(Section):
 
 
 class Sandbox(Section):
-    """How far a tool's process is confined by the kernel."""
+    """How far a tool's process is confined by the kernel; `read` and `write` name paths beside the workspace."""
 
     backend: Literal["auto", "landlock", "bubblewrap", "none"] = "auto"
     required: bool = False
     network: bool = False
+    read: Names = Field(default_factory=list)
+    write: Names = Field(default_factory=list)
 
 
 class ToolEnv(Section):
@@ -200,11 +202,13 @@ class ToolEnv(Section):
 
 
 class ToolLimits(Section):
-    """Limits of a tool's process."""
+    """Limits of a tool's process. `output_bytes` is kept of its output; beyond `stop_output_mb` it is stopped."""
 
     timeout_s: Positive = 120
     output_bytes: int = Field(default=64000, ge=1)
+    stop_output_mb: int = Field(default=2048, ge=1)
     memory_mb: int = Field(default=4096, ge=1)
+    file_mb: int = Field(default=1024, ge=1)
     processes: int = Field(default=256, ge=1)
 
 
@@ -246,10 +250,11 @@ class Tools(Section):
 
 
 class Planning(Section):
-    """Who plans, and how much it may read."""
+    """Who plans, and how much it may read. `summaries`: extra calls condense files that do not fit."""
 
     provider: str | None = None
     max_context_tokens: int = Field(default=150000, ge=1)
+    summaries: bool = False
 
 
 class Credentials(Section):
