@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from blueprint_llm import redaction
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CHARS = 16384
+_WORD = re.compile(r"[!-~]*")
+_FIT = re.compile(rf"[!-~]{{{redaction.MIN_LENGTH},{MAX_CHARS}}}")
 _HINT_FROM = 20  # shorter keys would lose too large a share of themselves
 
 
@@ -44,17 +47,18 @@ class Secret:
 
     def problem(self) -> str | None:
         """What makes it unfit to be stored as a key; never the value."""
-        length = len(self._open())
-        if length < redaction.MIN_LENGTH:
+        value = self._open()
+        if _FIT.fullmatch(value):
+            return None
+        if len(value) < redaction.MIN_LENGTH:
             return f"is shorter than {redaction.MIN_LENGTH} characters"
-        if length > MAX_CHARS:
+        if len(value) > MAX_CHARS:
             return f"is longer than {MAX_CHARS} characters"
-        return None if self.is_clean() else "holds a space, a newline or another character that no key has"
+        return "holds a space, a newline or another character that no key has"
 
     def is_clean(self) -> bool:
-        """Whether it can stand in an HTTP header as one word."""
-        value = self._open()
-        return value.isascii() and value.isprintable() and " " not in value
+        """Whether it can stand in an HTTP header as one word, however short."""
+        return _WORD.fullmatch(self._open()) is not None
 
     def __len__(self) -> int:
         return len(self._open())

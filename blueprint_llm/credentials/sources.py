@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blueprint_llm.credentials import command
-from blueprint_llm.credentials.document import Entry, FileKey, FromCommand, FromEnvironment, FromKeychain, InFile
+from blueprint_llm.credentials.document import Entry, FileKey, FromCommand, FromEnvironment, FromKeychain
 from blueprint_llm.credentials.origin import Origin, variable_of
 from blueprint_llm.credentials.providers import env_stem
 from blueprint_llm.credentials.secret import Secret
@@ -111,7 +111,7 @@ class Sources:
 
     def _of_key(self, identity: str, key: FileKey, entry: Entry) -> Candidate:
         match key.place:
-            case InFile(secret):
+            case Secret() as secret:
                 return Candidate(source="file", id=identity, load=lambda: secret, entry=entry)
             case FromEnvironment(name):
                 return self._variable(name, identity, entry)
