@@ -16,6 +16,7 @@ from blueprint_llm.stores.ops import (
     Charge,
     Heartbeat,
     NewEpoch,
+    Release,
     Reserve,
     ResetLimits,
     Rows,
@@ -203,6 +204,21 @@ class Conformance:
         assert used(store, hour) == [(25, 25)]
         rows = store.execute(Rows(where=ALL))
         assert [(item.id, item.cost_nano, item.category) for item in rows] == [("a", 25, None)]
+
+    def test_released_reservation_leaves_nothing(self, store, clock):
+        """A reservation of which nothing was sent gives everything back and writes no row, even after its expiry."""
+        store.execute(reserve("a", charge(40)))
+        store.execute(Release(id="a"))
+        assert used(store, charge()) == [(0, 0)]
+        store.execute(reserve("b", charge(40, window="ever"), ttl_s=1))
+        clock.now += 2
+        assert store.execute(Aggregate(where=ALL)).calls == 1
+
+        store.execute(Release(id="b"))
+        store.execute(Release(id="unknown"))
+
+        assert used(store, charge(window="ever")) == [(0, 0)]
+        assert store.execute(Aggregate(where=ALL)).calls == 0
 
     def test_heartbeat_keeps_a_reservation(self, store, clock):
         """A heartbeat moves the expiry; a reservation that is gone says so."""

@@ -65,9 +65,13 @@ local function levels(found)
   return out
 end
 
-local function write(id, at, row)
+local function erase(id)
   local old = redis.call('HGET', P .. 'rows', id)
   if old then redis.call('ZREM', P .. 'at:' .. old:match('^%d+'), id) end
+end
+
+local function write(id, at, row)
+  erase(id)
   local epoch = redis.call('GET', P .. 'epoch') or '0'
   redis.call('HSET', P .. 'rows', id, epoch .. '|' .. row)
   redis.call('ZADD', P .. 'at:' .. epoch, exact(at), id)
@@ -159,6 +163,21 @@ function operations.settle()
   write(arg.id, at, arg.row)
   local found = look(arg.charges)
   return {was = was, levels = levels(found), crossed = crossed(arg.charges, found)}
+end
+
+function operations.release()
+  local key = P .. 'h:' .. arg.id
+  local hold = redis.call('HMGET', key, 'open', 'taken')
+  if not hold[1] then return {} end
+  for _, item in ipairs(cjson.decode(hold[2])) do
+    local amount = tonumber(item[2])
+    correct(item[1], -amount, hold[1] == '1' and 0 or -amount)
+  end
+  redis.call('DEL', key)
+  redis.call('ZREM', P .. 'due', arg.id)
+  erase(arg.id)
+  redis.call('HDEL', P .. 'rows', arg.id)
+  return {}
 end
 
 function operations.heartbeat()

@@ -85,6 +85,14 @@ def settle(db: Connection, op: Settle, now: float) -> Settled:
     return Settled(was=("open" if is_open else "expired") if held else "unknown", crossed=crossed)
 
 
+def release(db: Connection, hold: str) -> None:
+    """Give back what a reservation took, and forget it."""
+    held = db.execute("DELETE FROM hold WHERE id = ? RETURNING open, taken", (hold,)).fetchone()
+    if held:
+        _correct(db, orjson.loads(held[1]), {}, was_open=held[0])
+        db.execute("DELETE FROM usage WHERE id = ?", (hold,))  # an expiry may have written its row
+
+
 def _unheld(db: Connection, charges: Sequence[Charge], now: float) -> bytes:
     """A reservation of nothing, for a settle whose reservation this store never saw."""
     return orjson.dumps(_take(db, [replace(charge, amount=0) for charge in charges], _counters(db, charges, now), now))

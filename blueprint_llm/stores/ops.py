@@ -106,6 +106,13 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Undo a reservation of which nothing was sent: no amount stays, no row is written."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Keep a reservation for another `ttl_s`. The result is whether it was still open."""
 
@@ -280,6 +287,7 @@ class Batch:
 Op = (
     Reserve
     | Settle
+    | Release
     | Heartbeat
     | Standing
     | WriteRow

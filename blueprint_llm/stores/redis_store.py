@@ -36,6 +36,7 @@ from blueprint_llm.stores.ops import (
     Level,
     NewEpoch,
     Op,
+    Release,
     Reserve,
     Reserved,
     ResetLimits,
@@ -174,6 +175,8 @@ def _plan(op: Op) -> Plan:  # noqa: PLR0911 - one line an operation
             return _reserve(op)
         case Settle():
             return _settle(op)
+        case Release():
+            return _field("", "release", {"id": op.id})
         case Heartbeat():
             return _field("open", "heartbeat", {"id": op.id, "ttl_s": op.ttl_s})
         case Standing():
@@ -287,7 +290,8 @@ def _pages(where: UsageFilter, *, newest: bool = False, limit: int | None = None
     low = "-inf" if where.since is None else repr(timestamp(where.since))
     high = "+inf" if where.until is None else f"({timestamp(where.until)!r}"
     rows: list[AttemptRow] = []
-    offset, page = 0, [()]
+    offset = 0
+    page: list[Any] = [None]
     while page and (limit is None or len(rows) < limit):
         span = {"low": low, "high": high, "newest": newest, "offset": offset, "count": _PAGE}
         page = (yield from _field("page", "page", span)) or []

@@ -30,6 +30,7 @@ from blueprint_llm.stores.ops import (
     Heartbeat,
     NewEpoch,
     Op,
+    Release,
     Reserve,
     ResetLimits,
     Rows,
@@ -194,6 +195,8 @@ def _run(db: sqlite3.Connection, op: Op, now: float) -> Any:  # noqa: PLR0911 - 
             return ledger_sql.reserve(db, op, now)
         case Settle():
             return ledger_sql.settle(db, op, now)
+        case Release():
+            return ledger_sql.release(db, op.id)
         case Heartbeat():
             return ledger_sql.heartbeat(db, op.id, now + op.ttl_s)
         case Standing():

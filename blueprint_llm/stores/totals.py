@@ -27,7 +27,7 @@ _DIMENSIONS = {"by_provider": 1, "by_model": 2, "by_session": 3, "by_project": 4
 def stats(rows: Sequence[Fact]) -> UsageStats:
     """Totals of `rows`, and the same by provider, model, session and project."""
     parts = {name: _by(rows, lambda row, at=column: row[at]) for name, column in _DIMENSIONS.items()}
-    return UsageStats(**dict(totals(rows)), **parts)
+    return UsageStats(**{**dict(totals(rows)), **parts})
 
 
 def by_day(rows: Sequence[Fact]) -> dict[str, UsageTotals]:
