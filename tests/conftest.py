@@ -4,6 +4,7 @@ The guard sits on `socket` itself, so it also sees what a library does behind a 
 where it happens and fails the test at its end.
 """
 
+import asyncio
 import ipaddress
 import os
 import re
@@ -21,6 +22,8 @@ KEYS = re.compile(
 
 # Test modules may import LiteLLM while they are collected, before any fixture runs.
 os.environ |= STATIC
+# LiteLLM's sync calls would make an event loop for this thread and leave it open; they cope without.
+asyncio.set_event_loop(None)
 
 
 class LeftLoopbackError(OSError):
@@ -80,3 +83,13 @@ def bare_environment(monkeypatch, tmp_path_factory):
     for name in HOMES:
         monkeypatch.setenv(name, str(home if name == "HOME" else home / name.lower()))
     return home
+
+
+@pytest.fixture(scope="session")
+def litellm_warm():
+    """LiteLLM imported and called once: its first call imports 500 modules more, which no deadline should see."""
+    import litellm
+
+    with pytest.raises(litellm.exceptions.APIError):
+        litellm.completion(model="openai/warm", messages=[], api_base="http://127.0.0.1:9", api_key="k", max_retries=0)
+    return litellm

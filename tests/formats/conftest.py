@@ -5,6 +5,7 @@ import os
 import selectors
 import socket
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -58,10 +59,16 @@ def wait_for(process, word, timeout_s=30):
 
 @pytest.fixture
 def journal(aimock):
-    """Ask aimock for the requests that it saw, of earlier tests too."""
+    """Find the request that holds a text among all that aimock saw; it notes a stream only after its end."""
 
-    def read():
-        with urllib.request.urlopen(aimock + "/__aimock/journal", timeout=10) as reply:
-            return json.load(reply)
+    def find(text, patience_s=10):
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            with urllib.request.urlopen(aimock + "/__aimock/journal", timeout=10) as reply:
+                found = [entry for entry in json.load(reply) if text in json.dumps(entry["body"])]
+            if found:
+                return found[-1]
+            time.sleep(0.02)
+        raise AssertionError(f"aimock saw no request with {text!r}")
 
-    return read
+    return find

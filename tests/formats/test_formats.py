@@ -6,6 +6,7 @@ and for whatever stands above it.
 
 import asyncio
 import json
+import uuid
 from dataclasses import dataclass, field
 
 import litellm
@@ -181,8 +182,9 @@ def test_a_cut_stream_is_no_answer(ask, stream):
 
 def test_the_request_has_the_providers_format(ask, provider, journal):
     """Each provider is asked at its own path, with the tool in the request."""
-    ask("what is the weather")
-    request = journal()[-1]
+    marker = uuid.uuid4().hex
+    ask(f"what is the weather in {marker}")
+    request = journal(marker)
 
     paths = {"anthropic": "/v1/messages", "gemini": "/v1beta/models/gemini-2.5-flash", "ollama": "/api/chat"}
     assert request["path"].startswith(paths.get(provider, "/v1/chat/completions"))
