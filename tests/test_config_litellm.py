@@ -105,6 +105,21 @@ def test_limits_of_a_deployment_are_numbers():
     assert (second.rpm, second.tpm, second.weight, second.params["rpm"]) == (4, 40, None, 4)
 
 
+def test_a_limit_among_the_parameters_wins():
+    """`rpm` beside `litellm_params` counts only where there is none inside."""
+    entry = {"model_name": "a", "litellm_params": {"model": "openai/x", "rpm": 3}, "rpm": 9, "tpm": 5}
+
+    deployment = load_config({"model_list": [entry]}).model_groups["a"][0]
+
+    assert (deployment.rpm, deployment.tpm) == (3, 5)
+
+
+@pytest.mark.parametrize("name", ["default_fallbacks", "wildcards", "aliases", "anchors", "bare_models", "limits"])
+def test_what_is_right_is_not_doubted(name):
+    """Generic fallbacks, wildcards, aliases, anchors and bare ids that LiteLLM knows give no notice."""
+    assert load_config(CASES / "litellm" / f"{name}.yaml").notices == []
+
+
 def test_a_limit_may_come_from_the_environment(monkeypatch):
     """`rpm: os.environ/NAME` is read at load, since a limit that is not applied would cost money."""
     monkeypatch.setenv("CHAT_RPM", "7")

@@ -291,15 +291,15 @@ def test_a_configuration_shows_no_secret(secret):
 
 
 @pytest.mark.parametrize("secret", [SECRET, ODD_SECRET])
-def test_an_error_shows_no_secret(secret, tmp_path):
-    """Message, problems, cause, context and the locals of its frames hold no key of a broken file."""
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "mapping"])
+def test_an_error_shows_no_secret(secret, as_file, tmp_path):
+    """Message, problems, cause, context and the locals of its frames hold no key of a broken configuration."""
     raw = full_of_secrets(secret)
     raw["blueprint"]["retry"] = {"max_attempts": 0}
     raw["blueprint"]["providers"]["p"]["api_key"] = [secret]
-    path = write(tmp_path / "a.yaml", json.dumps(raw))
 
     try:
-        load_config(path)
+        load_config(write(tmp_path / "a.yaml", json.dumps(raw)) if as_file else raw)
     except ConfigError as error:
         caught = error
     report = "".join(traceback.TracebackException.from_exception(caught, capture_locals=True).format())
@@ -308,6 +308,15 @@ def test_an_error_shows_no_secret(secret, tmp_path):
     assert len(caught.problems) == 2
     assert secret not in str(caught) + repr(caught) + "".join(caught.problems) + ours
     assert caught.__context__ is None
+
+
+def test_of_two_merged_values_the_first_counts(tmp_path):
+    """YAML's merge: a key of one's own wins, then the earlier of several sources."""
+    text = "a: &a {cap_s: 1, base_s: 1}\nb: &b {cap_s: 2, ratio: 0.5}\nblueprint: {retry: {<<: [*a, *b], base_s: 3}}\n"
+
+    retry = load_config(write(tmp_path / "a.yaml", text)).retry
+
+    assert (retry.cap_s, retry.base_s, retry.ratio) == (1, 3, 0.5)
 
 
 def test_prices_are_no_secrets():

@@ -86,9 +86,8 @@ def _read(origin: Origin) -> Tree:
         reason = "no such file: write one with `blueprint-llm init`" if isinstance(error, FileNotFoundError) else ""
         raise Rejected.at(Place(name), reason or getattr(error, "strerror", None) or "no file name") from None
     if not isinstance(node, yaml.MappingNode):
-        what = (
-            "it is empty" if node is None else f"not {shown([] if isinstance(node, yaml.SequenceNode) else node.value)}"
-        )
+        found = [] if isinstance(node, yaml.SequenceNode) else getattr(node, "value", None)
+        what = "it is empty" if node is None else f"not {shown(found)}"
         raise Rejected.at(Place(name, 1, 1), f"must be a mapping of settings: {what}")
     mistakes = join_includes(node, origin.path)
     tree = from_node(node)

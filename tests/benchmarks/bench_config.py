@@ -13,7 +13,13 @@ from blueprint_llm.config import load_config
 
 NOMINAL_US = 12.0
 DOCUMENT = json.dumps({"rows": [{"key": n, "value": "x" * 20} for n in range(50)]})
-ENTRY = "  - model_name: m{0}\n    litellm_params:\n      model: openai/gpt-{0}\n      api_key: os.environ/K{0}\n      rpm: {0}\n"
+ENTRY = """\
+  - model_name: m{0}
+    litellm_params:
+      model: openai/gpt-{0}
+      api_key: os.environ/K{0}
+      rpm: {0}
+"""
 
 
 def best(call, times):

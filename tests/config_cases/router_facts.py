@@ -16,13 +16,31 @@ from litellm import Router  # noqa: TID251 - the peer that configurations are co
 VALID = set(Router.get_valid_args())
 
 
+def module_settings(raw):
+    """Those of `litellm_settings` that LiteLLM's proxy sets on the module and its Router looks up there."""
+    return {key: value for key, value in (raw.get("litellm_settings") or {}).items() if key in VALID}
+
+
 def facts(path):
     """What a Router reports after loading the file."""
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a script without the package's helpers
         raw = yaml.safe_load(file) or {}
-    settings = {**(raw.get("litellm_settings") or {}), **(raw.get("router_settings") or {})}
-    known = {key: value for key, value in settings.items() if key in VALID and not key.startswith(("redis", "cache"))}
-    router = Router(model_list=raw.get("model_list"), **known)
+    module = module_settings(raw)
+    own = {key: value for key, value in (raw.get("router_settings") or {}).items() if key in VALID}
+    elsewhere = {key: value for key, value in module.items() if not hasattr(litellm, key)}
+    known = {key: value for key, value in (elsewhere | own).items() if not key.startswith(("redis", "cache"))}
+    before = {key: getattr(litellm, key) for key in module.keys() - elsewhere.keys()}
+    try:
+        for key in before:
+            setattr(litellm, key, module[key])
+        return report(Router(model_list=raw.get("model_list"), **known))
+    finally:
+        for key, value in before.items():
+            setattr(litellm, key, value)
+
+
+def report(router):
+    """The facts that a configuration of ours must give as well."""
     return {
         "alias": router.model_group_alias or None,
         "allowed_fails": router.allowed_fails,
