@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 import litellm
 import pytest
 
+from blueprint_llm import LLMClient, SyncLLMClient
+from blueprint_llm.errors import BlueprintError
+
 pytestmark = pytest.mark.formats
 
 HELLO = "Hello from the other side of the wire, in several chunks."
@@ -23,6 +26,7 @@ MODELS = {
     "ollama": ("ollama_chat/llama3.2", ""),
     "deepseek": ("deepseek/deepseek-chat", "/v1"),
 }
+WITHOUT_TOOLS = {"gemini"}  # LiteLLM writes function_declarations; Google takes either spelling, aimock's journal one
 WITHOUT_USAGE = {"ollama"}  # aimock counts 0 tokens in this format, whatever its fixtures say
 TOOL = {
     "type": "function",
@@ -47,8 +51,9 @@ class Outcome:
     usage: tuple[int, int] | None = None
     tool_calls: list[tuple[str, dict]] = field(default_factory=list)
     chunks: int = 0
-    status: int | None = None
     failed: bool = False
+    status: int | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,12 @@ class Question:
         """The request itself."""
         tools = {"tools": [TOOL]} if "weather" in self.prompt else {}
         return {"messages": [{"role": "user", "content": self.prompt}], **tools}
+
+    @property
+    def config(self):
+        """Our configuration with that provider as the only group, and no second attempt."""
+        group = {"model_name": self.provider, "litellm_params": self.deployment}
+        return {"model_list": [group], "blueprint": {"version": 1, "retry": {"max_attempts": 1}}}
 
     @property
     def litellm_keywords(self):
@@ -99,20 +110,72 @@ def ask_litellm(question):
         return Outcome(status=getattr(error, "status_code", None), failed=True)
 
 
-def ask_litellm_async(question):
+async def ask_litellm_async(question):
     """`litellm.acompletion`."""
-
-    async def ask():
+    try:
         answer = await litellm.acompletion(**question.litellm_keywords)
         return from_litellm([chunk async for chunk in answer] if question.stream else [answer])
-
-    try:
-        return asyncio.run(ask())
     except Exception as error:  # noqa: BLE001 - LiteLLM's exceptions have no useful common class
         return Outcome(status=getattr(error, "status_code", None), failed=True)
 
 
-CALLERS = {"litellm": ask_litellm, "litellm async": ask_litellm_async}
+def from_response(response, chunks=()):
+    """An Outcome from our response and the chunks before it."""
+    calls = [(call.name, call.arguments) for call in response.tool_calls]
+    usage = (response.usage.prompt_tokens, response.usage.completion_tokens)
+    return Outcome(response.content, response.finish_reason, usage, calls, sum(bool(chunk.delta) for chunk in chunks))
+
+
+def from_error(error):
+    """An Outcome from our error: that of the last attempt, where there was more than one."""
+    last = getattr(error, "attempts", None) or [error]
+    return Outcome(failed=True, status=getattr(last[-1], "status", None), category=getattr(last[-1], "category", None))
+
+
+def ask_sync_client(question):
+    """`SyncLLMClient`."""
+    with SyncLLMClient(question.config) as client:
+        try:
+            if not question.stream:
+                return from_response(client.chat(model=question.provider, **question.request))
+            stream = client.stream(model=question.provider, **question.request)
+            chunks = list(stream)
+            return from_response(stream.response, chunks)
+        except BlueprintError as error:
+            return from_error(error)
+
+
+async def ask_client(question):
+    """`LLMClient`."""
+    async with LLMClient(question.config) as client:
+        try:
+            if not question.stream:
+                return from_response(await client.chat(model=question.provider, **question.request))
+            stream = client.stream(model=question.provider, **question.request)
+            chunks = [chunk async for chunk in stream]
+            return from_response(stream.response, chunks)
+        except BlueprintError as error:
+            return from_error(error)
+
+
+def blocking(ask):
+    """The same question on an event loop of its own, at whose end LiteLLM's connections are closed."""
+
+    async def run(question):
+        try:
+            return await ask(question)
+        finally:
+            await litellm.close_litellm_async_clients()
+
+    return lambda question: asyncio.run(run(question))
+
+
+CALLERS = {
+    "litellm": ask_litellm,
+    "litellm async": blocking(ask_litellm_async),
+    "SyncLLMClient": ask_sync_client,
+    "LLMClient": blocking(ask_client),
+}
 
 
 @pytest.fixture(params=CALLERS)
@@ -158,18 +221,19 @@ def test_tools(ask, provider):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "status"),
+    ("prompt", "status", "category"),
     [
-        pytest.param("please be busy", 429, id="429"),
-        pytest.param("please break down", 500, id="500"),
-        pytest.param("do you know me", 401, id="401"),
+        pytest.param("please be busy", 429, "rate_limited", id="429"),
+        pytest.param("please break down", 500, "unavailable", id="500"),
+        pytest.param("do you know me", 401, "refused", id="401"),
     ],
 )
-def test_errors(ask, prompt, status):
+def test_errors(ask, prompt, status, category):
     """An error keeps its status through every format."""
     outcome = ask(prompt)
 
     assert (outcome.failed, outcome.status, outcome.text) == (True, status, "")
+    assert outcome.category in {None, category}
 
 
 def test_a_cut_stream_is_no_answer(ask, stream):
@@ -188,4 +252,4 @@ def test_the_request_has_the_providers_format(ask, provider, journal):
 
     paths = {"anthropic": "/v1/messages", "gemini": "/v1beta/models/gemini-2.5-flash", "ollama": "/api/chat"}
     assert request["path"].startswith(paths.get(provider, "/v1/chat/completions"))
-    assert request["body"]["tools"][0]["function"]["name"] == "get_weather"
+    assert provider in WITHOUT_TOOLS or request["body"]["tools"][0]["function"]["name"] == "get_weather"
