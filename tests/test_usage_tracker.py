@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import pytest
+
+from blueprint_llm.stores import MemoryStore, SqliteStore
+from blueprint_llm.stores.ops import AttemptRow
+from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage import UsageTracker
+
+
+def row(n, **facts):
+    """The n-th attempt."""
+    return AttemptRow(id=f"{n}", call_id=f"{n}", provider="cloud", model="m", **facts)
+
+
+@pytest.fixture
+def store():
+    """A store in memory."""
+    store = MemoryStore()
+    yield store
+    store.close()
+
+
+def test_usage_by_itself(store):
+    """A tracker needs nothing but a store: record, sum, list, reset."""
+    tracker = UsageTracker(store)
+    tracker.record(row(1, cost_nano=5))
+    tracker.record(row(2, cache_hit=True, saved_nano=7))
+
+    stats = tracker.get_usage(UsageFilter(provider="cloud"))
+
+    assert (stats.calls, stats.cache_hits) == (2, 1)
+    assert [item.id for item in tracker.newest(limit=1)] == ["2"]
+    assert [day.calls for day in tracker.by_day().values()] == [2]
+    tracker.reset_usage()
+    assert tracker.get_usage().calls == 0
+
+
+async def test_usage_of_coroutines(store):
+    """The same for coroutines."""
+    tracker = UsageTracker(store)
+    await tracker.arecord(row(1))
+    assert (await tracker.aget_usage()).calls == 1
+
+    await tracker.areset_usage()
+
+    assert (await tracker.aget_usage(UsageFilter())).calls == 0
+
+
+def test_usage_survives_restarts_and_processes(tmp_path):
+    """What another process wrote is there, in the user's own ledger when no store is named."""
+    program = """
+from blueprint_llm.usage import UsageTracker
+from blueprint_llm.stores.ops import AttemptRow
+import sys
+UsageTracker().record(AttemptRow(id=sys.argv[1], call_id=sys.argv[1], provider="p"))
+"""
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", program, name], check=True)
+
+    tracker = UsageTracker()
+
+    assert tracker.get_usage().calls == 2
+    tracker._store.close()
+
+
+def test_a_closed_file_opens_again(tmp_path):
+    """A store that was closed is usable afterwards, with all it held."""
+    store = SqliteStore(tmp_path / "l.sqlite")
+    UsageTracker(store).record(row(1))
+    store.close()
+    store.close()
+
+    assert UsageTracker(store).get_usage().calls == 1
+    store.close()
