@@ -12,8 +12,10 @@ from typing import Any
 
 Count = Callable[[str], int]
 
-# The frame that chat formats put around a message (role markers, separators).
+# The frame that chat formats put around a message (role markers, separators), and around each further key.
 MESSAGE_TOKENS = 4
+_COUNTED = frozenset({"role", "content"})
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 # An image costs at most about this much whatever the length of its URL: 1,568 tokens in Anthropic's vision guide.
 IMAGE_TOKENS = 1600
 
@@ -24,9 +26,10 @@ def estimate(text: str) -> int:
 
 
 def message_tokens(message: Mapping[str, Any], count: Count = estimate) -> int:
-    """The tokens of a message: its frame, its content, and every other key as JSON."""
-    rest = {key: value for key, value in message.items() if key not in {"role", "content"} and value is not None}
-    return MESSAGE_TOKENS + _content_tokens(message.get("content"), count) + (_json_tokens(rest, count) if rest else 0)
+    """The tokens of a message: its frame, its content, and whatever else it has, as JSON."""
+    rest = [value for key, value in message.items() if key not in _COUNTED and value is not None]
+    extra = sum(count(value) if isinstance(value, str) else _json_tokens(value, count) for value in rest)
+    return MESSAGE_TOKENS * (1 + len(rest)) + _content_tokens(message.get("content"), count) + extra
 
 
 def tool_tokens(tools: Sequence[Any], count: Count = estimate) -> int:
@@ -50,7 +53,7 @@ def _part_tokens(part: Any, count: Count) -> int:
 
 
 def _json_tokens(value: Any, count: Count) -> int:
-    return count(json.dumps(value, ensure_ascii=False, default=str))
+    return count(_encode(value))
 
 
 class Meter:

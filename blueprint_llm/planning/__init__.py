@@ -19,7 +19,7 @@ from blueprint_llm.planning.lint import RULES, LintFacts, lint
 from blueprint_llm.planning.revision import PlanDiff, diff_plans
 from blueprint_llm.planning.running import run_walk, with_status
 from blueprint_llm.planning.steps import Chat, Keep, Perform
-from blueprint_llm.planning.storage import PlanStore, read_plan_file, write_plan
+from blueprint_llm.planning.storage import PlanStore, plan_facts, read_plan_file, write_plan
 from blueprint_llm.planning.summaries import SummaryCache
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "diff_plans",
     "drive",
     "lint",
+    "plan_facts",
     "plan_walk",
     "read_brief",
     "read_constraint",

@@ -149,6 +149,7 @@ class _Attempt:
         self.schema = plan_schema(brief, self.limits, with_files=self.with_files)
         self.mode: Mode = target.mode
         self.findings: list[Finding] = []
+        self.notes: list[str] = []
 
     def run(self) -> Generator[Chat | Offload, Any, Plan | None]:
         """The plan, or None with `findings` set."""
@@ -164,7 +165,14 @@ class _Attempt:
             if plan is not None:
                 return plan
             extra = correction(_answer_text(answer), self.findings)
+            self._bind_coverage()
         return None
+
+    def _bind_coverage(self) -> None:
+        """A model that left a requirement out is asked again under a schema that deals them out to the steps."""
+        if any(finding.code == "uncovered_requirement" for finding in self.findings):
+            self.notes = ["asked again with every requirement bound to a step"]
+            self.schema = plan_schema(self.brief, self.limits, with_files=self.with_files, bound=True)
 
     def _context(self) -> Generator[Chat, Any, tuple[ContextPart, ...]]:
         """The parts this target may see; they are checked again wherever the request goes."""
@@ -263,9 +271,11 @@ class _Attempt:
         metadata = {
             **plan.metadata,
             "findings": [finding.to_dict() for finding in findings],
-            "repairs": notes,
+            "repairs": [*self.notes, *notes],
             "unverified": list(self.brief.unverified),
             "requirements": dict(self.brief.requirements),
+            "retired": sorted(self.brief.retired),
+            "constraints": list(self.brief.constraints),
             "planned_by": self.target.provider,
         }
         if previous is not None:

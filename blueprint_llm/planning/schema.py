@@ -22,31 +22,52 @@ _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _ASKED_FIELDS = ("id", "title", "description", "depends_on", "covers", "files", "acceptance")
 
 
-def plan_schema(brief: Brief, limits: PlanLimits, *, with_files: bool) -> dict[str, Any]:
-    """The JSON Schema of a plan for this brief."""
+def plan_schema(brief: Brief, limits: PlanLimits, *, with_files: bool, bound: bool = False) -> dict[str, Any]:
+    """The JSON Schema of a plan for this brief.
+
+    Args:
+        brief: What the plan is for.
+        limits: How large it may be.
+        with_files: Whether steps list files.
+        bound: Deal the requirements out to the steps, so that none can be left out; for models that left some out.
+    """
     ids = brief.step_ids(limits.max_steps)
     done = [step.id for step in brief.done]
-    steps = [_step(name, [*done, *ids[:n]], brief, limits, with_files=with_files) for n, name in enumerate(ids)]
+    wanted = list(brief.requirements)
+    shares = [wanted[n :: len(ids)] if bound else [] for n in range(len(ids))]
+    steps = [
+        _step(name, [*done, *ids[:n]], _exactly(share) if share else _choice(wanted), limits, with_files=with_files)
+        for n, (name, share) in enumerate(zip(ids, shares, strict=True))
+    ]
+    least = min(len(ids), len(wanted)) if bound else 1
     return _object(
         overview=_text(limits.description_chars),
         estimated_complexity={"enum": ["low", "medium", "high"]},
-        steps={"type": "array", "prefixItems": steps, "items": False, "minItems": 1, "maxItems": len(steps)},
+        steps={"type": "array", "prefixItems": steps, "minItems": max(1, least), "maxItems": len(steps)},
     )
 
 
-def _step(name: str, earlier: list[str], brief: Brief, limits: PlanLimits, *, with_files: bool) -> dict[str, Any]:
+def _step(
+    name: str, earlier: list[str], covers: dict[str, Any], limits: PlanLimits, *, with_files: bool
+) -> dict[str, Any]:
+    """What a step covers stands before its words, so that a model that writes in order writes about that."""
     fields = {
         "id": {"const": name},
+        "covers": covers,
         "title": _text(limits.title_chars),
         "description": _text(limits.description_chars),
         "depends_on": _choice(earlier),
-        "covers": _choice(list(brief.requirements)),
         "acceptance": _array(_text(limits.acceptance_chars), least=1, most=limits.max_acceptance),
     }
     if with_files:
         change = _object(path=_text(200), op={"enum": ["read", "edit", "create", "delete"]})
         fields["files"] = _array(change, least=0, most=limits.max_files)
     return _object(**fields)
+
+
+def _exactly(names: list[str]) -> dict[str, Any]:
+    items = [{"const": name} for name in names]
+    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
 
 
 def _object(**fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from pydantic import ValidationError
 
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import PlanError
+from blueprint_llm.planning.brief import read_constraint
+from blueprint_llm.planning.codebase import read_codebase
+from blueprint_llm.planning.lint import LintFacts
 from blueprint_llm.types import Plan
 
 
@@ -75,3 +78,15 @@ def read_plan_file(path: Path) -> Plan:
         raise PlanError(f"{path} is not a plan: {'; '.join(rows[:5])}") from None
     except ValueError:
         raise PlanError(f"{path} is not a plan: it is not JSON") from None
+
+
+def plan_facts(plan: Plan, codebase: Path | None = None) -> LintFacts:
+    """What a saved plan can be checked against: its own requirements and constraints, and a codebase if given."""
+    requirements = plan.metadata.get("requirements")
+    rules = [read_constraint(text) for text in plan.metadata.get("constraints", ())]
+    return LintFacts(
+        requirements=frozenset(requirements) if requirements else None,
+        retired=frozenset(plan.metadata.get("retired", ())),
+        rules=tuple(rule for rule in rules if rule),
+        files=read_codebase(codebase).paths if codebase else None,
+    )

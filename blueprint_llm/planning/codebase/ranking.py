@@ -65,13 +65,16 @@ class FileTerms:
 
 def terms_of(path: str, text: str) -> FileTerms:
     """The terms of one file."""
-    identifiers = Counter(_IDENTIFIER.findall(text))
+    return terms_from(path, Counter(_IDENTIFIER.findall(text)), definitions(path, text))
+
+
+def terms_from(path: str, identifiers: Mapping[str, int], defines: Iterable[str]) -> FileTerms:
+    """The terms of a file of which only the identifiers, their counts and the definitions are known."""
     counts: Counter[str] = Counter()
     for identifier, count in identifiers.items():
         for word in words(identifier):
             counts[word] += count
-    defined = frozenset(definitions(path, text))
-    return FileTerms(path=path, words=counts, defines=defined, mentions=frozenset(identifiers))
+    return FileTerms(path=path, words=counts, defines=frozenset(defines), mentions=frozenset(identifiers))
 
 
 class CodeIndex:

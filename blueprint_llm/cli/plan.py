@@ -1,0 +1,192 @@
+"""`blueprint-llm plan GOAL`, and `plan lint`, `plan diff`, `plan run` for plans in files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blueprint_llm.client import SyncLLMClient
+    from blueprint_llm.events import Event
+    from blueprint_llm.types import Plan
+
+_PATIENCE_S = 1.0
+
+
+class _GoalGroup(click.Group):
+    """What is no subcommand is a goal."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the hidden command `make` in front of a goal."""
+        is_goal = bool(args) and args[0] not in {*self.commands, "--help", "-h"}
+        return super().parse_args(ctx, ["make", *args] if is_goal else args)
+
+
+@click.group("plan", cls=_GoalGroup, no_args_is_help=True, subcommand_metavar="GOAL | COMMAND [ARGS]...")
+def command() -> None:
+    """Plan a goal, or check, compare and run plans.
+
+    Example: blueprint-llm plan "add a health check" -r "answers 200" --codebase .
+
+    `blueprint-llm plan make --help` lists the options of a goal.
+    """
+
+
+@command.command("make", hidden=True)
+@click.argument("goal")
+@click.option("-r", "--requirement", "requirements", multiple=True, help="What the plan must cover; repeatable.")
+@click.option("-c", "--constraint", "constraints", multiple=True, help='Like "path: src/legacy is read-only".')
+@click.option("--codebase", type=click.Path(path_type=Path), help="The project's folder.")
+@click.option("--previous", type=click.Path(path_type=Path, dir_okay=False), help="A plan file to revise.")
+@click.option("--format", "form", type=click.Choice(["table", "md", "json", "mermaid"]), default="table")
+@config_option
+def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> None:
+    """Make a plan for GOAL, save it and print it."""
+    from blueprint_llm.planning import PlanStore, read_plan_file  # noqa: PLC0415 - --help does not need it
+
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+    plans = [read_plan_file(previous)] if previous else []
+    with open_client(config, on_event=_Progress(time.monotonic)) as client:
+        plan = client.planning_mode(previous_plans=plans, **given)
+    saved, path = PlanStore().save(plan)
+    _PRINTERS[form](saved)
+    say(f"saved as {path}")
+
+
+class _Progress:
+    """Shows how many files were read, once reading takes over a second."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._start = clock, clock()
+
+    def __call__(self, event: Event) -> None:
+        if event.name == "planning.progress" and self._clock() - self._start > _PATIENCE_S:
+            click.echo(f"\rreading the codebase: {event.facts.get('files')} files", err=True, nl=False)
+
+
+def _table(plan: Plan) -> None:
+    rows = [
+        (
+            s.id,
+            s.title,
+            ", ".join(s.depends_on),
+            ", ".join(s.covers),
+            s.suggested_model or "",
+            _usd(s.estimated_cost_usd),
+        )
+        for s in plan.steps
+    ]
+    print_table(("STEP", "TITLE", "AFTER", "COVERS", "MODEL", "COST"), rows)
+    say(f"{plan.overview}\ncost: {_usd(plan.metadata.get('cost_usd'))}; hash {plan.hash[:12]}")
+    for text in plan.metadata.get("unverified", []):
+        say(f"not verified: {text}", fg="yellow")
+    for finding in plan.metadata.get("findings", []):
+        say(f"{finding['code']}: {finding['message']}", fg="yellow")
+
+
+def _usd(cost: dict[str, float] | None) -> str:
+    return f"${cost['low']:.4f}-${cost['high']:.4f}" if cost else "unknown"
+
+
+_PRINTERS: dict[str, Callable[[Plan], None]] = {
+    "table": _table,
+    "md": lambda plan: click.echo(plan.to_markdown()),
+    "json": lambda plan: click.echo(plan.model_dump_json(indent=2)),
+    "mermaid": lambda plan: click.echo(plan.to_mermaid()),
+}
+
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@command.command("lint")
+@click.argument("file", type=_file)
+@click.option("--codebase", type=click.Path(path_type=Path), help="Check paths against this folder.")
+@json_option
+def lint_file(file: Path, codebase: Path | None, *, as_json: bool) -> None:
+    """Check a plan by rules; exit code 1 when something is wrong."""
+    from blueprint_llm.planning import lint, plan_facts, read_plan_file  # noqa: PLC0415 - --help does not need it
+
+    plan = read_plan_file(file)
+    findings = lint(plan, plan_facts(plan, codebase))
+    if as_json:
+        print_json([finding.to_dict() for finding in findings])
+    for finding in findings if not as_json else ():
+        click.echo(f"{finding.code}: {finding.message}")
+    say(f"{len(findings)} findings" if findings else "the plan is valid")
+    raise SystemExit(1 if findings else 0)
+
+
+@command.command("diff")
+@click.argument("old", type=_file)
+@click.argument("new", type=_file)
+@json_option
+def diff_files(old: Path, new: Path, *, as_json: bool) -> None:
+    """Say which steps were added, removed, changed and kept."""
+    from blueprint_llm.planning import diff_plans, read_plan_file  # noqa: PLC0415 - --help does not need it
+
+    before, after = read_plan_file(old), read_plan_file(new)
+    diff = diff_plans(before, after).to_dict()
+    if as_json:
+        print_json(diff)
+        return
+    titles = {step.id: step.title for step in after.steps}
+    removed = {step.id: step.title for step in before.steps}
+    rows = [
+        (what, name, (removed if what == "removed" else titles)[name]) for what, names in diff.items() for name in names
+    ]
+    print_table(("WHAT", "STEP", "TITLE"), rows)
+
+
+@command.command("run")
+@click.argument("file", type=_file)
+@click.option("--approve", metavar="HASH", help="The plan's hash, at least 12 characters; asked for when missing.")
+@config_option
+def run_file(file: Path, approve: str | None, config: str | None) -> None:
+    """Carry out a plan; stops at the first acceptance that is not met and keeps the statuses in FILE."""
+    from blueprint_llm.planning import read_plan_file, run_walk  # noqa: PLC0415 - --help does not need it
+
+    plan = read_plan_file(file)
+    approved = _approved(plan, approve)
+    with open_client(config) as client:
+        finished = _drive(run_walk(plan, approved), client, file)
+    print_table(("STEP", "STATUS", "TITLE"), [(step.id, step.status, step.title) for step in finished.steps])
+    raise SystemExit(0 if all(step.status == "done" for step in finished.steps) else 1)
+
+
+def _approved(plan: Plan, given: str | None) -> str:
+    """The hash that is approved: the plan's own, or what was given, which then will not match."""
+    if given is None:
+        _table(plan)
+        click.confirm(f"Run this plan ({plan.hash[:12]})?", abort=True)
+        return plan.hash
+    return plan.hash if len(given) >= 12 and plan.hash.startswith(given) else given  # noqa: PLR2004 - see the option
+
+
+def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
+    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.planning import Keep, write_plan  # noqa: PLC0415 - --help does not need it
+
+    try:
+        step = next(walk)
+        while True:
+            if isinstance(step, Keep):
+                write_plan(step.plan, file)
+                step = walk.send(None)
+                continue
+            say(f"{step.step.id}: {step.step.title}")
+            try:
+                result = client.run(messages=step.messages)
+            except BlueprintError as error:
+                step = walk.throw(error)
+            else:
+                step = walk.send(result)
+    except StopIteration as stop:
+        plan: Plan = stop.value
+        return plan
