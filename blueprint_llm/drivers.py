@@ -13,9 +13,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
+from blueprint_llm.planning.steps import Chat
 from blueprint_llm.steps import (
     Abandoned,
-    Chat,
     Close,
     Draw,
     Emit,

@@ -234,6 +234,7 @@ CATEGORIES: dict[str, Category] = {
             "retry next",
             (),
             "APIResponseValidationError JSONSchemaValidationError",
+            ("the model is repeating the same chunk",),
         ),
         _row("stream_broken", Kind.RETRIABLE, "retry next breaker"),
         _row(

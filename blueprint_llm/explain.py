@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
+from blueprint_llm.adapters import embedded
 from blueprint_llm.accounts import NANO, Account
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
-from blueprint_llm.routing import Question, Route, Target, choose, screen
+from blueprint_llm.routing import litellm_provider, Question, Route, Target, choose, screen
 from blueprint_llm.steps import Step, Store
 from blueprint_llm.stores.ops import BreakerStates, Standing
 from blueprint_llm.trace import AttemptTrace, Trace
@@ -40,6 +41,8 @@ def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
 
 
 def _lacks_key(parts: Parts, target: Target) -> str | None:
+    if litellm_provider(target.model) == "embedded":
+        return embedded.unavailable(target.model)
     return parts.credentials.available(target.provider, model=target.model, params=target.params)
 
 

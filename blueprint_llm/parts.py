@@ -99,7 +99,7 @@ class Parts:
     def tell(self, name: str, *, level: str = "info", **facts: Any) -> None:
         """Hand an event to the caller's hook, and log it where the configuration has a `logging` block."""
         event = Event(name=name, facts=facts, level=level)  # type: ignore[arg-type] # a literal at every call
-        if "logging" in self.config.model_fields_set:
+        if self.config.logging.model_fields_set:
             emit(event, format=self.config.logging.format, level=self.config.logging.level)
         if self.on_event is not None:
             self.on_event(event)

@@ -29,7 +29,7 @@ from blueprint_llm.errors import (
 )
 from blueprint_llm.explain import plan
 from blueprint_llm.policy import GoOn, Progress, RetryHere, Stop, decide
-from blueprint_llm.steps import Abandoned, Draw, Now, Sleep, Step
+from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import AttemptTrace, Trace
 from blueprint_llm.types import ChatResponse
@@ -62,6 +62,7 @@ class Walk:
         self.trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)
         self.failures: list[BlueprintError] = []
         self.left_alone: list[Target] = []
+        self.forced = False
         self.tried: set[str] = set()
         self.started = self.deadline = 0.0
 
@@ -82,6 +83,7 @@ class Walk:
         queue = deque(routing.shuffled(route.targets, (yield Draw())))
         if not queue:
             raise NoTargetError(self.trace.route["considered"])
+        yield from self._load(queue[0])
         while queue:
             target = queue.popleft()
             outcome = yield from self._visit(target, others=len(queue))
@@ -91,8 +93,18 @@ class Walk:
                 break
             queue = self._redirected(outcome, queue, route)
             if not queue and self.left_alone and not self.tried:
-                queue.append(self.left_alone.pop(0))  # better one try at a target left alone than none at all
+                self.forced = True  # better one try at a target left alone than none at all
+                queue.append(self.left_alone.pop(0))
         raise self._final((yield Now()))
+
+    def _load(self, target: Target) -> Steps:
+        """Import LiteLLM off the event loop where it is not yet; that once takes seconds, which no deadline counts."""
+        adapter = self.parts.adapter(target)
+        if not adapter.ready:
+            began = yield Now()
+            yield Offload(function=adapter.load)
+            took = (yield Now()) - began
+            self.started, self.deadline = self.started + took, self.deadline + took
 
     def _redirected(self, outcome: Any, queue: deque[Target], route: Route) -> deque[Target]:
         """Where the last trouble leads: a budget's cheaper chain, LiteLLM's special fallbacks, or simply on."""
@@ -116,7 +128,7 @@ class Walk:
         while True:
             attempts += 1
             try:
-                return (yield from self._attempt(target, until, waited, force=target in self.left_alone))
+                return (yield from self._attempt(target, until, waited, force=self.forced))
             except LimitReached as limit:
                 return self._closed(target, limit.error, limit)
             except BreakerOpen as error:

@@ -50,7 +50,7 @@ class Target:
     @property
     def key(self) -> str:
         """What the breaker and the ledger know this target by."""
-        return "|".join((self.provider, self.model, self.deployment))
+        return "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
 
 
 def litellm_provider(model: str) -> str:

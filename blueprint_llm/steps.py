@@ -74,17 +74,10 @@ class Offload:
     function: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
-    """Ask a model; the result is a `ChatResponse`. For walks on top of the walk: planning and the tool loop."""
-
-    request: Any
-
-
 class Abandoned(BaseException):  # noqa: N818 - a signal like GeneratorExit
     """Thrown into a walk whose caller went away: it still yields Close and settles, then ends."""
 
 
 END = object()
 
-Step = Open | Read | Emit | Close | Sleep | Now | Draw | Store | Offload | Chat
+Step = Open | Read | Emit | Close | Sleep | Now | Draw | Store | Offload

@@ -108,7 +108,7 @@ def interrupt(frame: FrameType | None) -> None:
 
 
 def _stop(value: Any) -> bool:
-    stop = getattr(type(value), "interrupt_read", None)
+    stop = getattr(type(value), "interrupt", None)
     if stop is not None:
         stop(value)
         return True

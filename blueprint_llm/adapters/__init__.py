@@ -9,7 +9,6 @@ from blueprint_llm.adapters.roles import (
     LiteLLMAdapter,
     LocalAdapter,
     OpusAdapter,
-    is_local,
 )
 
 __all__ = [
@@ -25,5 +24,4 @@ __all__ = [
     "LocalAdapter",
     "OpusAdapter",
     "StreamHandle",
-    "is_local",
 ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import time
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from blueprint_llm import redaction
+from blueprint_llm.adapters.embedded_provider import custom_provider
+from blueprint_llm.credentials import Secret
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
 from blueprint_llm.steps import END
@@ -37,7 +38,8 @@ def module() -> Any:
 
     if not had:
         del os.environ[COST_MAP]
-    _register_embedded(litellm)
+    litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
+    redaction.install_filter()
     return litellm
 
 
@@ -98,8 +100,21 @@ def _keywords(call: Call) -> dict[str, Any]:
         if credential.base_url:
             wire["api_base"] = credential.base_url
         if credential.api_key is not None:
-            wire["api_key"] = credential.api_key.reveal()
-    return wire
+            wire["api_key"] = credential.api_key
+    return {name: value if name == "messages" else _revealed(value) for name, value in wire.items()}
+
+
+def _revealed(value: Any) -> Any:
+    """`value` with every Secret in it opened: LiteLLM is who it is for."""
+    match value:
+        case Secret():
+            return value.reveal()
+        case dict():
+            return {name: _revealed(item) for name, item in value.items()}
+        case list():
+            return [_revealed(item) for item in value]
+        case _:
+            return value
 
 
 def _streaming(call: Call) -> dict[str, Any]:
@@ -126,10 +141,12 @@ class Stream:
         self._last_usage: Any = None
         self._has_usage = False
         self._seen = 0
-        self._closed = False
+        self._closed = self._is_over = False
 
     def read(self) -> Any:
         """The next chunk, or END. Raises CallError."""
+        if self._is_over:
+            return END
         try:
             chunk = next(self._wrapper)
         except StopIteration:
@@ -143,6 +160,8 @@ class Stream:
 
     async def aread(self) -> Any:
         """The next chunk, or END. Raises CallError."""
+        if self._is_over:
+            return END
         try:
             chunk = await anext(self._wrapper)
         except StopAsyncIteration:
@@ -165,10 +184,14 @@ class Stream:
         if len(kept) > self._KEPT and not self._keep_all:
             kept[1:-2] = filter(_usage_of, kept[1:-2])
         self._seen = len(kept)
+        # The provider has said all. What LiteLLM would add is a usage that it counts itself, and its callbacks.
+        self._is_over = self._wrapper.sent_last_chunk and not self._has_usage and not self._keep_all
 
     def usage(self) -> Any:
         """The provider's usage, or None where it sent none: LiteLLM's own count is no evidence."""
-        return self._last_usage if self._has_usage else None
+        if self._has_usage:
+            return self._last_usage
+        return getattr(getattr(self._wrapper, "completion_stream", None), "last_usage", None)
 
     def ended_by(self) -> EndedBy:
         """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""
@@ -194,15 +217,6 @@ class Stream:
             await self._wrapper.aclose()
         except Exception:  # noqa: BLE001, S110 - closing a connection that is already broken tells nobody anything
             pass
-
-    def interrupt(self) -> None:
-        """Shut the socket, so that a read that blocks in another thread ends now."""
-        stream = getattr(self._wrapper, "completion_stream", None)
-        _quietly(getattr(stream, "interrupt", None))
-        network = getattr(_response_of(stream), "extensions", {}).get("network_stream")
-        connection = network.get_extra_info("socket") if network else None
-        if connection is not None:
-            _quietly(functools.partial(connection.shutdown, socket.SHUT_RDWR))
 
 
 def _usage_of(chunk: Any) -> Any:
@@ -243,7 +257,7 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False) -> 
     failure = failure_of(error)
     found = classify(failure)
     category = found.category.name
-    if in_stream and category in {"unavailable", "unknown"}:
+    if in_stream and (category in {"unavailable", "unknown"} or found.code == "not_json"):
         category = "stream_broken"
     kind = StreamBrokenError if category == "stream_broken" else CallError
     return kind(

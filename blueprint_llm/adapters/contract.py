@@ -42,9 +42,6 @@ class StreamHandle(Protocol):
     def close(self) -> None:
         """Close the upstream; never raises."""
 
-    def interrupt(self) -> None:
-        """Make a `read` that blocks in another thread return or raise at once."""
-
     def ended_by(self) -> EndedBy:
         """What proves the end, once `read` has answered END."""
 
@@ -72,6 +69,13 @@ class Adapter(Protocol):
     """One target's way to its model. Every failure is a CallError without keys, headers or prompt text."""
 
     provider: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether `load` has nothing left to do."""
+
+    def load(self) -> None:
+        """Import what the first call needs."""
 
     def complete(self, call: Call) -> Any:
         """A whole answer: LiteLLM's `ModelResponse`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
+from blueprint_llm.context import is_local
 from blueprint_llm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,8 +14,7 @@ if TYPE_CHECKING:
     from blueprint_llm.config.model import Config
     from blueprint_llm.credentials import CredentialsManager
 
-LOCAL_PREFIXES = ("embedded", "ollama", "ollama_chat", "llamafile", "lm_studio", "hosted_vllm", "vllm", "docker_model_runner")
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, never bound
+BOUNDARY = "blueprint_llm.adapters._litellm"
 
 
 class LiteLLMAdapter:
@@ -36,6 +37,15 @@ class LiteLLMAdapter:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.provider!r})"
 
+    @property
+    def ready(self) -> bool:
+        """Whether LiteLLM is loaded."""
+        return BOUNDARY in sys.modules
+
+    def load(self) -> None:
+        """Import LiteLLM: seconds, once."""
+        _boundary().module()
+
     def complete(self, call: Call) -> Any:
         """A whole answer. Raises CallError."""
         return _boundary().complete(self._with_defaults(call))
@@ -55,8 +65,6 @@ class LiteLLMAdapter:
         return handle
 
     def _with_defaults(self, call: Call) -> Call:
-        from dataclasses import replace  # noqa: PLC0415 - most roles have no defaults
-
         return replace(call, params={**self.defaults, **call.params}) if self.defaults else call
 
 
@@ -97,14 +105,6 @@ class OpusAdapter(LiteLLMAdapter):
 ROLES: dict[str, type[LiteLLMAdapter]] = {
     adapter.role: adapter for adapter in (LocalAdapter, CloudAdapter, FallbackAdapter, OpusAdapter)
 }
-
-
-def is_local(model: str, api_base: str | None) -> bool:
-    """Whether a model runs on this machine: by its prefix, or because its server is on the loopback."""
-    prefix = model.replace(":", "/", 1).partition("/")[0]
-    if api_base:
-        return (urlsplit(api_base).hostname or "") in LOOPBACK
-    return prefix in LOCAL_PREFIXES and not model.endswith(":cloud")
 
 
 class AdapterFactory:

@@ -29,17 +29,20 @@ def command(message: tuple[str, ...], *, as_json: bool, no_stream: bool, config:
 
     Example: git diff | blueprint-llm chat "write a commit message"
     """
-    from blueprint_llm.cli.weights import offer_weights  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.local import offer_weights  # noqa: PLC0415 - --help does not need it
 
     prompt = _prompt(message)
     request = {name: value for name, value in asked.items() if value is not None}
     with open_client(config) as client:
-        offer_weights(client)
+        offer_weights(client.list_models())
         if no_stream or as_json:
             response = client.generate(prompt, **request)
             print_json(_document(response)) if as_json else click.echo(response.content)
         else:
-            show(client.stream(messages=_messages(prompt, request.pop("system", None)), **request))
+            stream = client.stream(messages=_messages(prompt, request.pop("system", None)), **request)
+            show(stream)
+            if stream.response is not None and sys.stderr.isatty():
+                say(summary(stream.response.trace), dim=True)
 
 
 def _prompt(words: tuple[str, ...]) -> str:
@@ -64,8 +67,6 @@ def show(stream: Any) -> None:
     for chunk in stream:
         _show_chunk(chunk)
     click.echo()
-    if stream.response is not None and sys.stderr.isatty():
-        say(summary(stream.response.trace), dim=True)
 
 
 def _show_chunk(chunk: StreamChunk) -> None:

@@ -1,0 +1,94 @@
+"""Whoever leaves early closes the upstream at once, and what was used is recorded."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from blueprint_llm import LLMClient
+from blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text
+from driving import CALLERS, MESSAGES, configuration
+
+SLOW = Answer(numbered_text(400), pace_s=0.02)
+PATIENT = {"total_s": 30, "first_token_s": 20, "idle_s": 15}
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: caller.name)
+def test_leaving_the_loop_closes_the_upstream(caller, litellm_warm):
+    """Leaving a stream after two chunks closes its connection within a second and records its usage."""
+    with FaultServer(default=SLOW) as server:
+        stats = caller.leave_early(configuration(server.url, deadline=PATIENT), chunks=2)
+        left_at = time.monotonic()
+
+        requests = server.wait_until(lambda seen: seen and seen[0].closed_early_at, timeout_s=5)
+
+    assert requests[0].closed_early_at - left_at < 1.0
+    assert stats.calls == 1
+    assert stats.prompt_tokens > 0
+    assert stats.completion_tokens > 0
+
+
+@pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+async def test_cancelling_a_task_closes_the_upstream(streamed, litellm_warm):
+    """A cancelled task closes its connection within a second, settles, and stays cancelled."""
+    with FaultServer(default=Stall(2 if streamed else 0, answer=SLOW)) as server:
+        async with LLMClient(configuration(server.url, deadline=PATIENT)) as client:
+
+            async def ask():
+                if not streamed:
+                    return await client.chat(messages=MESSAGES)
+                return [chunk async for chunk in client.stream(messages=MESSAGES)]
+
+            task = asyncio.create_task(ask())
+            await asyncio.to_thread(server.wait_until, bool)
+            await asyncio.sleep(0.2)
+            task.cancel()
+            cancelled_at = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+            requests = await asyncio.to_thread(server.wait_until, lambda seen: seen[0].closed_early_at)
+
+            assert requests[0].closed_early_at - cancelled_at < 1.0
+            assert client.get_usage().calls == 1
+
+
+SCRIPT = """
+import sys
+from blueprint_llm import SyncLLMClient
+client = SyncLLMClient({config!r})
+try:
+    if {streamed}:
+        for chunk in client.stream(messages=[dict(role="user", content="hello")]):
+            print(chunk.delta, flush=True)
+    else:
+        client.chat(messages=[dict(role="user", content="hello")])
+except KeyboardInterrupt:
+    print("usage", client.get_usage().calls, flush=True)
+    sys.stdin.read()  # the process lives on: closing is not the exit's doing
+"""
+
+
+@pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+def test_ctrl_c_closes_the_upstream(streamed):
+    """Ctrl-C in a blocking call closes its connection within a second and records its usage; the program lives on."""
+    with FaultServer(default=Stall(2 if streamed else 0, answer=SLOW)) as server:
+        script = SCRIPT.format(config=configuration(server.url, deadline=PATIENT), streamed=streamed)
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            server.wait_until(bool, timeout_s=30)
+            time.sleep(0.5)
+            child.send_signal(signal.SIGINT)
+            sent_at = time.monotonic()
+
+            requests = server.wait_until(lambda seen: seen[0].closed_early_at)
+        finally:
+            output, _ = child.communicate("", timeout=10)
+
+    assert requests[0].closed_early_at - sent_at < 1.0
+    assert "usage 1" in output
