@@ -1,0 +1,29 @@
+"""Tools behind rules, a sandbox, durable approval and an audit that shows every tampering.
+
+`ToolEngine` is the way in; `run_loop` is the agent loop on top of it.
+"""
+
+from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, Approver, DenyAll
+from blueprint_llm.tools.engine import Ready, Surroundings, ToolEngine
+from blueprint_llm.tools.loop import Approve, Chat, Execute, RunResult, resume_loop, run_loop
+from blueprint_llm.tools.registry import tool
+from blueprint_llm.tools.rules import Rule, ToolDecision
+
+__all__ = [
+    "ApprovalDecision",
+    "ApprovalRequest",
+    "Approve",
+    "Approver",
+    "Chat",
+    "DenyAll",
+    "Execute",
+    "Ready",
+    "Rule",
+    "RunResult",
+    "Surroundings",
+    "ToolDecision",
+    "ToolEngine",
+    "resume_loop",
+    "run_loop",
+    "tool",
+]

@@ -1,0 +1,354 @@
+"""The engine: a registry of tools, and the only way to run one.
+
+Every call is judged when it arrives and again right before it runs. An approval is bound to a fingerprint of the tool,
+its schema, the arguments, the policy and the files to be changed, so whatever has changed meanwhile is asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from blueprint_llm.config.model import Tools
+from blueprint_llm.config.paths import folder
+from blueprint_llm.errors import ConfigError, ToolError
+from blueprint_llm.redaction import redact
+from blueprint_llm.tools import sandbox
+from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, ask, ask_async, request_for
+from blueprint_llm.tools.audit import Audit
+from blueprint_llm.tools.commands import CommandTools
+from blueprint_llm.tools.confine import Root
+from blueprint_llm.tools.execution import Executor
+from blueprint_llm.tools.files import FileTools
+from blueprint_llm.tools.grants import Grants
+from blueprint_llm.tools.journal import Journal
+from blueprint_llm.tools.judge import Judge, Judged
+from blueprint_llm.tools.paths import Workspace
+from blueprint_llm.tools.process import Spawner
+from blueprint_llm.tools.registry import Registered, from_function, from_schema
+from blueprint_llm.tools.rules import Mode, Policy, ToolDecision, load_rules
+from blueprint_llm.tools.secretbox import canonical, load_key, state_folder
+from blueprint_llm.types import Tool, ToolCall, ToolResult
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A call on its way to run: `approved` is the binding a person approved."""
+
+    call: ToolCall
+    approved: str | None = None
+    tainted: bool = False
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the engine takes from the world, so that tests can give it another.
+
+    Attributes:
+        clock: Unix time in seconds.
+        monotonic: For durations, in seconds.
+        random: Bytes for keys and names.
+        redact: Takes registered secrets out of text.
+        approval_timeout_s: How long an approver may take; None: as long as it likes.
+    """
+
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    random: Callable[[int], bytes] = os.urandom
+    redact: Callable[[str], str] = redact
+    approval_timeout_s: float | None = None
+
+
+class ToolEngine:
+    """Tools over one workspace, under one policy.
+
+    Args:
+        rules: In place of those in `settings`.
+        workspace: In place of the one in `settings`.
+        mode: In place of the one in `settings`.
+        settings: The `tools:` block.
+        approver: Decides what the rules leave open; None: nobody does, and such calls are denied.
+        surroundings: Clocks, randomness, redaction.
+
+    Raises:
+        ConfigError: When a rule is wrong or the workspace is no folder.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Any] | None = None,
+        workspace: str | os.PathLike[str] | None = None,
+        mode: Mode | None = None,
+        *,
+        settings: Tools | None = None,
+        approver: Any = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        given = settings or Tools()
+        changed = {"mode": mode or given.mode, "workspace": str(workspace or given.workspace)}
+        self.settings = given.model_copy(update={**changed, "rules": list(given.rules if rules is None else rules)})
+        self.approver, self._world = approver, surroundings or Surroundings()
+        self.workspace = Workspace(self.settings.workspace)
+        if not os.path.isdir(self.workspace.root):  # noqa: PTH112 - a plain string
+            raise ConfigError(f"tools.workspace: {self.settings.workspace} is not a folder")
+        self._judge = self._make_judge()
+        self._open()
+
+    def _make_judge(self) -> Judge:
+        policy = Policy(load_rules(self.settings.rules, self.workspace), self.workspace)
+        facts = [self.settings.mode, self.workspace.root, [rule.model_dump(mode="json") for rule in policy.rules]]
+        return Judge(
+            policy=policy,
+            mode=self.settings.mode,
+            workspace=self.workspace,
+            confined=lambda: sandbox.backend(self.settings.sandbox) != "none",
+            waived=self.settings.sandbox.backend == "none" and not self.settings.sandbox.required,
+            digest=hashlib.sha256(canonical(facts)).hexdigest(),
+        )
+
+    def _open(self) -> None:
+        self._spawner = Spawner()
+        self._root = Root(self.workspace.root)
+        own = hashlib.sha256(self.workspace.root.encode()).hexdigest()[:16]
+        journal = Journal(folder("state") / "journal" / own, self._world.random)
+        journal.recover(self._root)
+        self._made_audit: Audit | None = None
+        self._grants = Grants(own, self.key)
+        limits = self.settings.limits
+        self._executor = Executor(
+            lambda: self.audit, self._world.redact, self._world.monotonic, limits.output_bytes, limits.timeout_s
+        )
+        self._tools: dict[str, Registered] = {}
+        self._closers: list[Callable[[], None]] = [self._spawner.close, self._root.close]
+        self._add_built_ins(FileTools(self.workspace, self._root, journal))
+
+    def _add_built_ins(self, files: FileTools) -> None:
+        commands = CommandTools(self.workspace, self.settings, self._spawner)
+        for registered in (
+            from_function(files.read_file),
+            from_function(files.list_files),
+            from_function(files.search_files),
+            replace(from_function(files.write_file), claims=files.write_claims),
+            replace(from_function(files.patch), claims=files.patch_claims),
+            replace(from_function(commands.command), claims=commands.command_claims),
+            replace(from_function(commands.run_tests), claims=commands.test_claims),
+            from_function(self._executor.read_result),
+        ):
+            self._tools[registered.tool.name] = registered
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the engine's processes and close the workspace."""
+        while self._closers:
+            self._closers.pop()()
+
+    def on_close(self, closer: Callable[[], None]) -> None:
+        """Have something ended with the engine."""
+        self._closers.append(closer)
+
+    def key(self) -> bytes:
+        """The key that seals approvals and the audit."""
+        return load_key(state_folder("tools"), self._world.random)
+
+    @property
+    def audit(self) -> Audit:
+        """The audit, opened on first use."""
+        if self._made_audit is None:
+            path = self.settings.audit.path
+            place = Path(path).expanduser() if path else state_folder("tools") / "audit.jsonl"
+            self._made_audit = Audit(place, self.key(), self._world.clock, self.settings.audit.fsync)
+        return self._made_audit
+
+    @property
+    def world(self) -> Surroundings:
+        """Clocks and randomness."""
+        return self._world
+
+    def register_tool(
+        self,
+        declared: Callable[..., Any] | Tool | Mapping[str, Any] | Registered,
+        handler: Callable[..., Any] | None = None,
+    ) -> Tool:
+        """Add a tool: a function (its signature is the schema), or a schema and its handler.
+
+        Raises:
+            ToolError: When the name is taken, or the signature cannot be a schema.
+        """
+        if isinstance(declared, Registered):
+            made = declared
+        elif handler is not None:
+            made = from_schema(declared, handler)  # type: ignore[arg-type] # a function with a handler fails in it
+        elif callable(declared):
+            made = from_function(declared)
+        else:
+            raise ToolError("register_tool needs a function, or a tool and its handler")
+        if made.tool.name in self._tools:
+            raise ToolError(f"a tool named {made.tool.name} is registered already")
+        self._tools[made.tool.name] = made
+        return made.tool
+
+    def tools(self) -> list[Tool]:
+        """What the model may be told of."""
+        return [registered.tool for registered in self._tools.values()]
+
+    def registered(self, name: str) -> Registered | None:
+        """A tool by name."""
+        return self._tools.get(name)
+
+    def check(self, name: str, arguments: object, *, tainted: bool = False) -> ToolDecision:
+        """What would become of a call. Pure: it changes nothing, and never raises on what a model wrote."""
+        registered = self._tools.get(name)
+        if registered is None:
+            return _unknown(name).decision
+        return self._judge.judge(registered, arguments, tainted=tainted).decision
+
+    def judge(self, call: ToolCall, *, tainted: bool = False) -> Judged:
+        """A call as it stands now, approvals that still hold included."""
+        registered = self._tools.get(call.name)
+        if registered is None:
+            return _unknown(call.name)
+        judged = self._judge.judge(registered, call.arguments, tainted=tainted)
+        if judged.decision.decision == "ask" and self._grants.holds(call.name, judged.canonical):
+            given = replace(judged.decision, decision="allow", rule_id="approved before")
+            return replace(judged, decision=given)
+        return judged
+
+    def execute(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
+        """Judge, ask where needed, and run one call."""
+        plain = as_call(call)
+        if isinstance(plain, ToolResult):
+            return plain
+        judged = self.judge(plain)
+        ready = Ready(call=plain)
+        if judged.decision.decision == "ask":
+            batch = [request_for(plain, judged)]
+            settled = self.settle(plain, batch[0], self.approve(batch)[0])
+            if isinstance(settled, ToolResult):
+                return settled
+            ready = settled
+        return self.run(ready)
+
+    async def execute_async(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
+        """The same without blocking the loop."""
+        plain = as_call(call)
+        if isinstance(plain, ToolResult):
+            return plain
+        judged = self.judge(plain)
+        ready = Ready(call=plain)
+        if judged.decision.decision == "ask":
+            batch = [request_for(plain, judged)]
+            settled = self.settle(plain, batch[0], (await self.approve_async(batch))[0])
+            if isinstance(settled, ToolResult):
+                return settled
+            ready = settled
+        return await self.run_async(ready)
+
+    def approve(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
+        """Ask the approver; without one everything is rejected."""
+        return ask(self.approver, batch, self._world.approval_timeout_s) if self.approver else _nobody(batch)
+
+    async def approve_async(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
+        """The same without blocking the loop."""
+        return (
+            await ask_async(self.approver, batch, self._world.approval_timeout_s) if self.approver else _nobody(batch)
+        )
+
+    def settle(
+        self, call: ToolCall, request: ApprovalRequest, answer: ApprovalDecision, ready: Ready | None = None
+    ) -> Ready | ToolResult:
+        """What an answer makes of a call: ready to run as it was approved, or a refusal."""
+        basis = ready or Ready(call=call)
+        if answer.decision == "approve":
+            if answer.scope in {"session", "always"}:
+                self._grants.add(call.name, canonical(request.arguments).decode(), lasting=answer.scope == "always")
+            return replace(basis, approved=request.binding)
+        if answer.decision == "edit" and answer.arguments is not None:
+            edited = call.model_copy(update={"arguments": answer.arguments})
+            return replace(basis, call=edited, approved=self.judge(edited, tainted=basis.tainted).binding)
+        reason = answer.reason or ("left for later" if answer.decision == "later" else "no reason given")
+        return self._executor.refuse(call, self.judge(call), f"rejected: {reason}", basis.run)
+
+    def run(self, ready: Ready) -> ToolResult:
+        """Judge once more and run, if it is allowed or is exactly what was approved."""
+        judged = self.judge(ready.call, tainted=ready.tainted)
+        if problem := _unfit(judged, ready.approved):
+            return self._executor.refuse(ready.call, judged, problem, ready.run)
+        return self._executor.run(ready.call, judged, ready.run)
+
+    async def run_async(self, ready: Ready) -> ToolResult:
+        """The same without blocking the loop."""
+        judged = self.judge(ready.call, tainted=ready.tainted)
+        if problem := _unfit(judged, ready.approved):
+            return self._executor.refuse(ready.call, judged, problem, ready.run)
+        return await self._executor.run_async(ready.call, judged, ready.run)
+
+    def run_all(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
+        """Run calls that may run side by side; the results are in call order."""
+        if len(batch) <= 1 or parallel <= 1:
+            return [self.run(ready) for ready in batch]
+        with ThreadPoolExecutor(max_workers=min(parallel, len(batch))) as pool:
+            return list(pool.map(self.run, batch))
+
+
+def as_call(call: ToolCall | Mapping[str, Any]) -> ToolCall | ToolResult:
+    """A call in our shape; a result that says why where the arguments cannot be one.
+
+    Raises:
+        ToolError: When it is no call at all, or only a part of one.
+    """
+    if isinstance(call, ToolCall):
+        return call
+    if isinstance(call, Mapping):
+        return _from_mapping(call)
+    raise ToolError("only a complete, validated tool call can be run")
+
+
+def _from_mapping(call: Mapping[str, Any]) -> ToolCall | ToolResult:
+    from blueprint_llm.tools.arguments import BadArgumentsError, read_arguments  # noqa: PLC0415 - only foreign shapes need it
+
+    inner = call.get("function", call)
+    identity, name = str(call.get("id") or "call"), str(inner.get("name") or "")
+    try:
+        return ToolCall(id=identity, name=name, arguments=read_arguments(inner.get("arguments", {})))
+    except BadArgumentsError as error:
+        return ToolResult(tool_call_id=identity, name=name, status="error", content=f"not run: {error}")
+
+
+def _unknown(name: object) -> Judged:
+    decision = ToolDecision(decision="deny", rule_id=None, reasons=(f"there is no tool named {name!r}",))
+    nothing = from_schema(Tool(name="unknown"), lambda: None)
+    return Judged(registered=nothing, decision=decision, canonical="{}", binding="")
+
+
+def _unfit(judged: Judged, approved: str | None) -> str | None:
+    """Why a call may not run as it stands now."""
+    decision = judged.decision
+    why = "; ".join(decision.reasons)
+    if decision.decision == "deny":
+        return why or "denied by a rule"
+    if decision.decision == "ask" and approved is None:
+        return f"needs approval: {why}"
+    if decision.decision == "ask" and approved != judged.binding:
+        return "the call, the policy or a file changed since it was approved: ask again"
+    return None
+
+
+def _nobody(batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
+    return [ApprovalDecision(reason="nobody is there to approve it", id=request.id) for request in batch]

@@ -1,0 +1,159 @@
+"""The built-in tools on files: read, list, search, write and patch, all through the confined root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+from blueprint_llm.tools.arguments import BadArgumentsError
+from blueprint_llm.tools.journal import Journal, load
+from blueprint_llm.tools.patch import PatchError, parse_patch
+from blueprint_llm.tools.paths import Located, Workspace, glob, protection, secrecy
+from blueprint_llm.tools.registry import Claims, tool
+from blueprint_llm.tools.staging import Staged, Stored, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blueprint_llm.tools.confine import Root
+
+_MAX_ENTRIES = 5000
+_MAX_HITS = 500
+_MAX_SEARCHED_BYTES = 2_000_000
+_NOISE = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv", ".mypy_cache", ".ruff_cache"})
+
+
+class FileTools:
+    """Tools bound to one workspace.
+
+    Args:
+        workspace: Where paths are resolved.
+        root: Through which files are opened.
+        journal: Through which they are changed.
+    """
+
+    def __init__(self, workspace: Workspace, root: Root, journal: Journal) -> None:
+        self._workspace, self._root, self._journal = workspace, root, journal
+
+    @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
+    def read_file(self, path: str) -> str:
+        """Read a text file of the workspace."""
+        stored = load(self._root, self._workspace.locate(path).path)
+        if stored is None:
+            raise FileNotFoundError(2, "no such file", path)
+        if b"\0" in stored.content[:8192]:
+            raise ValueError(f"{path} is not a text file ({len(stored.content)} bytes)")
+        return stored.content.decode("utf-8", "replace")
+
+    @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
+    def list_files(self, path: str, pattern: str = "**") -> str:
+        """List the files below a folder, one path a line; `pattern` is a glob on the path below that folder."""
+        wanted = glob(pattern if "/" in pattern or "**" in pattern else f"**/{pattern}")
+        found = []
+        for name, _ in self._walk(self._workspace.locate(path).path):
+            if wanted.match(name):
+                found.append(name)
+            if len(found) >= _MAX_ENTRIES:
+                return "\n".join([*found, f"... cut at {_MAX_ENTRIES} files: give a narrower pattern"])
+        return "\n".join(found) or "no files"
+
+    @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
+    def search_files(self, pattern: str, path: str = ".") -> str:
+        """Search text files for a regular expression (Rust syntax); one `file:line: text` a line."""
+        place = self._workspace.locate(path)
+        hits: list[str] = []
+        finds = _linear_search(pattern)
+        for name, content in self._texts(place):
+            if finds(content):
+                lines = content.split("\n")
+                hits += [f"{name}:{number}: {line[:400]}" for number, line in enumerate(lines, 1) if finds(line)]
+            if len(hits) >= _MAX_HITS:
+                return "\n".join([*hits[:_MAX_HITS], f"... cut at {_MAX_HITS} lines: give a narrower pattern"])
+        return "\n".join(hits) or "no match"
+
+    @tool(effect="write", paths=("path",))
+    def write_file(self, path: str, content: str) -> str:
+        """Write a whole text file of the workspace, in place of what was there."""
+        return self._apply(self.write_claims({"path": path, "content": content}).staged)
+
+    @tool(effect="write")
+    def patch(self, patch: str) -> str:
+        """Change files (all or none): unified diff, a `*** Begin Patch` block, or a path and <<<<<<< SEARCH blocks."""
+        return self._apply(self.patch_claims({"patch": patch}).staged)
+
+    def write_claims(self, arguments: Mapping[str, Any]) -> Claims:
+        """The file that `write_file` would leave behind."""
+        place = self._workspace.locate(arguments["path"])
+        before = load(self._root, place.path)
+        after = Stored(content=arguments["content"].encode(), mode=before.mode if before else 0o644)
+        return Claims(places=(place,), staged=(Staged(path=place.path, before=before, after=after),))
+
+    def patch_claims(self, arguments: Mapping[str, Any]) -> Claims:
+        """The files that `patch` would leave behind."""
+        places: dict[str, Located] = {}
+
+        def found(path: str) -> Located:
+            return places.setdefault(path, self._workspace.locate(path))
+
+        try:
+            edits = parse_patch(arguments["patch"])
+            for edit in edits:
+                edit.path = found(edit.path).path
+                edit.moved_to = found(edit.moved_to).path if edit.moved_to else None
+            staged = stage(edits, lambda path: load(self._root, path))
+        except (PatchError, OSError) as error:
+            raise BadArgumentsError(f"patch: {error}") from None
+        return Claims(places=tuple(places.values()), staged=tuple(staged))
+
+    def _apply(self, staged: tuple[Staged, ...]) -> str:
+        self._journal.apply(self._root, staged)
+        return "\n".join(f"{_verb(item)} {item.path}" for item in staged) or "nothing to change"
+
+    def _walk(self, path: str) -> Iterator[tuple[str, int]]:
+        """Every plain file below a folder: its path below it, and a descriptor of its own folder."""
+        with self._root.folder(path) as top:
+            for folder, folders, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+                folders[:] = sorted(name for name in folders if name not in _NOISE)
+                below = folder.removeprefix(".").lstrip("/")
+                yield from ((f"{below}/{name}".lstrip("/"), fd) for name in sorted(files))
+
+    def _texts(self, place: Located) -> Iterator[tuple[str, str]]:
+        top = place.path
+        is_file = Path(self._workspace.root, top).is_file()  # only picks a way: opening is confined
+        names = [""] if is_file else [name for name, _ in self._walk(top)]
+        for name in names:
+            path = "/".join(part for part in (top if top != "." else "", name) if part)
+            if secrecy(path):
+                continue
+            try:
+                content, _ = self._root.read(path, _MAX_SEARCHED_BYTES)
+            except OSError:
+                continue
+            if b"\0" not in content[:8192] and len(content) <= _MAX_SEARCHED_BYTES:
+                yield path, content.decode("utf-8", "replace")
+
+
+def _verb(item: Staged) -> str:
+    return "created" if item.before is None else "deleted" if item.after is None else "changed"
+
+
+def _linear_search(pattern: str) -> Any:
+    """A search whose time is linear in the text, so that no pattern of a model can hang it."""
+    try:
+        return SchemaValidator(core_schema.str_schema(pattern=pattern)).isinstance_python
+    except SchemaError:
+        raise BadArgumentsError(f"pattern: {pattern!r} is not a regular expression") from None
+
+
+def change_concerns(claims: Claims) -> list[str]:
+    """Why a person must see a change before it is made."""
+    reasons = [protection(name) for place in claims.places for name in place.names]
+    reasons += [f"{item.path} becomes executable" for item in claims.staged if _gains_execution(item)]
+    return [reason for reason in dict.fromkeys(reasons) if reason]
+
+
+def _gains_execution(item: Staged) -> bool:
+    return bool(item.after and item.after.mode & 0o111 and not (item.before and item.before.mode & 0o111))

@@ -1,0 +1,138 @@
+"""Judge one call: rules first, then what no rule may wave through without a person.
+
+Judging is pure: it reads the workspace, writes nothing, and a call it cannot understand is denied, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.tools.arguments import BadArgumentsError, read_arguments
+from blueprint_llm.tools.files import change_concerns
+from blueprint_llm.tools.journal import digest
+from blueprint_llm.tools.paths import PathDeniedError, Workspace, secrecy
+from blueprint_llm.tools.registry import Claims, Registered
+from blueprint_llm.tools.rules import Level, Mode, Policy, ToolDecision, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_NOTHING = Claims()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A call that was understood.
+
+    Attributes:
+        keywords: The arguments as the handler gets them.
+        canonical: The arguments as JSON with sorted keys.
+        binding: A fingerprint of tool, schema, arguments, policy and the files to be changed: what an approval is for.
+    """
+
+    registered: Registered
+    decision: ToolDecision
+    canonical: str
+    binding: str
+    keywords: dict[str, Any] = field(default_factory=dict)
+    claims: Claims = _NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Rules, mode and workspace in one place.
+
+    Attributes:
+        confined: Whether the kernel will confine commands; asked only where it matters.
+        waived: Whether the user chose to go without (`backend: none`).
+        digest: A fingerprint of rules and mode.
+    """
+
+    policy: Policy
+    mode: Mode
+    workspace: Workspace
+    confined: Callable[[], bool]
+    waived: bool
+    digest: str
+
+    def judge(self, registered: Registered, arguments: object, *, tainted: bool = False) -> Judged:
+        """Weigh a call; `tainted` when the model may have read text from outside."""
+        canonical = "null"
+        try:
+            plain = read_arguments(arguments)
+            canonical = json.dumps(plain, sort_keys=True)
+            keywords = registered.check(plain)
+            claims = self._claims(registered, keywords)
+        except (BadArgumentsError, PathDeniedError) as error:
+            return self._judged(registered, _deny(str(error)), canonical)
+        except OSError as error:
+            return self._judged(registered, _deny(f"{error.filename or ''}: {error.strerror}"), canonical)
+        decision = self._decide(registered, claims, tainted=tainted)
+        return self._judged(registered, decision, canonical, keywords=keywords, claims=claims)
+
+    def _judged(self, registered: Registered, decision: ToolDecision, canonical: str, **known: Any) -> Judged:
+        staged = known["claims"].staged if known else ()
+        facts = [
+            registered.tool.model_dump(),
+            canonical,
+            self.digest,
+            [(item.path, digest(item.before)) for item in staged],
+        ]
+        binding = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return Judged(registered=registered, decision=decision, canonical=canonical, binding=binding, **known)
+
+    def _claims(self, registered: Registered, keywords: Mapping[str, Any]) -> Claims:
+        if registered.claims:
+            return registered.claims(keywords)
+        named = [keywords[name] for name in registered.traits.paths]
+        paths = [str(path) for value in named for path in (value if isinstance(value, list | tuple) else [value])]
+        return Claims(places=tuple(self.workspace.locate(path) for path in paths))
+
+    def _decide(self, registered: Registered, claims: Claims, *, tainted: bool) -> ToolDecision:
+        verdict = self._weigh(registered, claims)
+        level, reasons = verdict.level, list(verdict.reasons)
+        if not verdict.decided:
+            level = self._default(registered, claims)
+        if level is Level.ALLOW and (concerns := self._concerns(registered, claims, tainted=tainted)):
+            level, reasons = Level.ASK, [*reasons, *concerns]
+        if level is Level.ASK and verdict.level is not Level.DENY:
+            reasons += [text for text in change_concerns(claims) if text not in reasons]
+        decision = {Level.ALLOW: "allow", Level.ASK: "ask", Level.DENY: "deny"}[level]
+        return ToolDecision(decision=decision, rule_id=verdict.rule_id, reasons=tuple(reasons))  # type: ignore[arg-type] # one of the three
+
+    def _weigh(self, registered: Registered, claims: Claims) -> Verdict:
+        name = registered.tool.name
+        if claims.command:
+            return self.policy.weigh_command(claims.command)
+        if not claims.places:
+            return self.policy.weigh_tool(name)
+        verdicts = [self.policy.weigh_path(name, place) for place in claims.places]
+        return max(verdicts, key=lambda verdict: verdict.level)
+
+    def _default(self, registered: Registered, claims: Claims) -> Level:
+        """What no rule decides: ask, deny in `whitelist`, and in `trust` allow what stays inside."""
+        if self.mode != "trust":
+            return Level.DENY if self.mode == "whitelist" else Level.ASK
+        if claims.command:
+            return Level.ASK if claims.command.doubts or not self.confined() else Level.ALLOW
+        inside = registered.traits.effect == "read" or (registered.traits.effect == "write" and claims.places)
+        return Level.ALLOW if inside and not registered.traits.outside else Level.ASK
+
+    def _concerns(self, registered: Registered, claims: Claims, *, tainted: bool) -> list[str]:
+        effect = registered.traits.effect
+        concerns = [f"{place.path} has {place.links} hard links" for place in claims.places if place.links > 1]
+        if effect == "read":
+            return concerns + [text for place in claims.places for name in place.names if (text := secrecy(name))]
+        concerns += change_concerns(claims)
+        if tainted:
+            concerns.append(f"text from outside may have asked for this {effect}")
+        if effect in {"write", "execute"} and not self.waived and not self.confined():
+            concerns.append("this system cannot confine what tools do")
+        return concerns
+
+
+def _deny(reason: str) -> ToolDecision:
+    return ToolDecision(decision="deny", rule_id=None, reasons=(reason,))

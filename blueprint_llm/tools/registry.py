@@ -1,0 +1,173 @@
+"""Turn Python functions into tools: the schema comes from the signature, and arguments are checked against it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+
+from blueprint_llm.errors import ToolError
+from blueprint_llm.tools.arguments import BadArgumentsError, validate
+from blueprint_llm.types import Tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from blueprint_llm.tools.paths import Located
+    from blueprint_llm.tools.rules import Effect
+    from blueprint_llm.tools.staging import Staged
+    from blueprint_llm.tools.tokens import Command
+
+_MARK = "__blueprint_tool__"
+_CONFIG = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a tool does to the world.
+
+    Attributes:
+        effect: The strongest thing it does; a function that does not say is taken to execute.
+        paths: Arguments that name files of the workspace.
+        parallel: Whether several calls may run at once.
+        idempotent: Whether a call may be repeated when its outcome is unknown.
+        outside: Whether its results come from outside the workspace, so that the model may be misled by them.
+        name, description: In place of the function's own.
+    """
+
+    effect: Effect = "execute"
+    paths: tuple[str, ...] = ()
+    parallel: bool = False
+    idempotent: bool = False
+    outside: bool = False
+    name: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What one call would touch.
+
+    Attributes:
+        command: The command it runs.
+        places: The files it names.
+        staged: The very bytes it would write.
+    """
+
+    command: Command | None = None
+    places: tuple[Located, ...] = ()
+    staged: tuple[Staged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A tool that the engine can run.
+
+    Attributes:
+        tool: What the model is told.
+        traits: What it does to the world.
+        check: Turns arguments into keywords for the handler, or raises `BadArgumentsError`.
+        handler: Takes the keywords; may be a coroutine function.
+        claims: What a call with these keywords would touch; None: the files that `traits.paths` name.
+    """
+
+    tool: Tool
+    traits: Traits
+    check: Callable[[Mapping[str, Any]], dict[str, Any]]
+    handler: Callable[..., Any]
+    claims: Callable[[Mapping[str, Any]], Claims] | None = None
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Callable[..., Any]: ...
+@overload
+def tool(**traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def tool(function: Callable[..., Any] | None = None, /, **traits: Any) -> Any:
+    """Mark a function as a tool: `@tool` or `@tool(effect="read", paths=("path",), parallel=True)`."""
+
+    def mark(target: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(target, _MARK, Traits(**traits))
+        return target
+
+    return mark(function) if function else mark
+
+
+def from_function(function: Callable[..., Any]) -> Registered:
+    """A tool whose schema is the function's signature.
+
+    Raises:
+        ToolError: When the signature cannot be a schema.
+    """
+    traits: Traits = getattr(function, _MARK, Traits())
+    model = _model_of(function)
+    name = traits.name or function.__name__
+    text = traits.description or inspect.getdoc(function) or ""
+    schema = model.model_json_schema()
+    return Registered(
+        tool=Tool(name=name, description=text, parameters={**schema, "title": name}),
+        traits=traits,
+        check=lambda arguments: validate(model, arguments),
+        handler=function,
+    )
+
+
+def from_schema(
+    declared: Tool | Mapping[str, Any], handler: Callable[..., Any], traits: Traits | None = None
+) -> Registered:
+    """A tool whose schema is given; its handler gets the arguments as keywords."""
+    described = declared if isinstance(declared, Tool) else Tool.model_validate(declared)
+    return Registered(
+        tool=described,
+        traits=traits or getattr(handler, _MARK, None) or Traits(),
+        check=_schema_check(described.parameters),
+        handler=handler,
+    )
+
+
+def _model_of(function: Callable[..., Any]) -> type[BaseModel]:
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        fields: dict[str, Any] = {item.name: _field_of(item) for item in parameters}
+        return create_model(function.__name__, __config__=_CONFIG, **fields)
+    except (TypeError, ValueError, NameError) as error:
+        raise ToolError(f"{function.__qualname__} cannot be a tool: {error}") from None
+
+
+def _field_of(item: inspect.Parameter) -> tuple[Any, Any]:
+    if item.kind in {item.VAR_POSITIONAL, item.VAR_KEYWORD, item.POSITIONAL_ONLY}:
+        raise TypeError(f"parameter {item.name} must be an ordinary named one")
+    if item.annotation is item.empty:
+        raise TypeError(f"parameter {item.name} needs a type")
+    TypeAdapter(item.annotation)
+    return item.annotation, Field() if item.default is item.empty else item.default
+
+
+def _schema_check(schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    validator: list[Any] = []
+
+    def check(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if not validator:
+            validator.append(_compile(schema))
+        problems = sorted(validator[0].iter_errors(dict(arguments)), key=lambda error: list(map(str, error.path)))
+        if problems:
+            raise BadArgumentsError("; ".join(_told(error) for error in problems[:8]))
+        return dict(arguments)
+
+    return check
+
+
+def _compile(schema: Mapping[str, Any]) -> Any:
+    from jsonschema import validators  # noqa: PLC0415 - loaded by the first call that needs it
+    from referencing import Registry  # noqa: PLC0415 - comes with jsonschema; an empty registry fetches nothing
+
+    closed = {"type": "object", **schema}
+    if "additionalProperties" not in closed and not {"$ref", "allOf", "anyOf", "oneOf"} & set(closed):
+        closed["additionalProperties"] = False
+    return validators.validator_for(closed)(closed, registry=Registry())
+
+
+def _told(error: Any) -> str:
+    place = ".".join(map(str, error.path)) or "arguments"
+    return f"{place}: {error.message[:200]}"

@@ -1,0 +1,144 @@
+"""Split a command string into words the way a shell would, without ever being a shell.
+
+What a shell would act on (`;`, `|`, `$`, a glob, ...) is reported, never interpreted: the words go to the program as
+they are. For deny rules the same text is also cut at everything that could begin another command.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+_ACTIVE = frozenset("|&;<>()$`{}*?[]\n\r")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_CUTS = re.compile(r"\$\(|[|&;<>(){}`\n\r]|(?<=\s)!|^!")
+_OPERATOR = re.compile(r"\|{1,2}|\|&|&{1,2}|;{1,2}|\d*(?:<{1,3}|>{1,2})(?:&\d*)?|&>{1,2}")
+_WIDE_GAP = 16
+
+# Programs that run another command found in their arguments.
+_WRAPPERS = word_set(
+    "env sudo doas su nice ionice chrt taskset timeout nohup setsid stdbuf time xargs exec command builtin eval "
+    "chroot unshare nsenter busybox toybox sh bash dash ash zsh ksh fish csh tcsh watch strace ltrace gdb flock "
+    "script parallel systemd-run runuser setpriv prlimit bwrap firejail find fd ssh su-exec gosu tini dumb-init "
+    "entr git npx ! if then else elif while until do for case { coproc trap source ."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command as the model gave it.
+
+    Attributes:
+        argv: The words to run.
+        doubts: Why a person must look at it, whatever the rules say.
+        parts: Every piece of it that might run as a command of its own, for deny rules.
+    """
+
+    argv: tuple[str, ...]
+    doubts: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
+
+
+def from_argv(argv: Sequence[str]) -> Command:
+    """A command given as a list of words."""
+    doubts = [f"{word!r} is a shell operator, passed as a plain word" for word in argv if _OPERATOR.fullmatch(word)]
+    return Command(argv=tuple(argv), doubts=(*doubts, *_spoofs(argv)), parts=tuple(_commands_in(tuple(argv))))
+
+
+def from_text(text: str) -> Command:
+    """A command given as one string.
+
+    Raises:
+        ValueError: When its quotes are not closed or it is empty.
+    """
+    argv = tuple(shlex.split(text))
+    if not argv:
+        raise ValueError("the command is empty")
+    doubts = []
+    if found := _active_syntax(text):
+        doubts.append(f"shell syntax {found!r} is not interpreted: the words go to the program as they are")
+    if _ASSIGNMENT.match(argv[0]):
+        doubts.append(f"{argv[0]!r} would set an environment variable")
+    parts = [part for piece in _pieces(text) for part in _commands_in(piece)]
+    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=(*_commands_in(argv), *parts))
+
+
+def _active_syntax(text: str) -> str | None:
+    """The first thing outside quotes that a shell would act on."""
+    quote, previous = "", " "
+    for char in text:
+        if quote == "'":
+            quote = "" if char == "'" else quote
+        elif char in "$`\\" or (not quote and _acts(char, previous)):
+            return char
+        elif char in "'\"" and quote in {"", char}:
+            quote = "" if quote else char
+        previous = char
+    return None
+
+
+def _acts(char: str, previous: str) -> bool:
+    return char in _ACTIVE or (char in "~#!" and previous.isspace())
+
+
+def _pieces(text: str) -> Iterator[tuple[str, ...]]:
+    """Every stretch between two places where a shell might begin a command, quoted or not."""
+    for piece in _CUTS.split(text):
+        try:
+            words = shlex.split(piece)
+        except ValueError:
+            words = piece.replace("'", " ").replace('"', " ").split()
+        if words:
+            yield tuple(words)
+
+
+def _commands_in(argv: tuple[str, ...], depth: int = 4) -> Iterator[tuple[str, ...]]:
+    """The command itself, and whatever its wrapper (`env`, `sudo`, `sh -c`, ...) might run."""
+    start = next((index for index, word in enumerate(argv) if not _ASSIGNMENT.match(word)), len(argv))
+    command = argv[start:]
+    if not command:
+        return
+    yield command
+    if depth and program_name(command[0]) in _WRAPPERS:
+        yield from _wrapped(command[1:], depth - 1)
+
+
+def _wrapped(arguments: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
+    for index, word in enumerate(arguments):
+        if not word.startswith("-"):
+            yield arguments[index:]
+        if re.search(r"\s", word) or "!" in word:
+            text = word.replace("!", " ! ")
+            yield from (part for piece in _pieces(text) for part in _commands_in(piece, depth))
+
+
+def program_name(word: str) -> str:
+    """The bare, lower-case name of a program: `/bin/RM` is `rm` where file systems ignore case."""
+    return re.split(r"[/\\]", word)[-1].casefold().removesuffix(".exe")
+
+
+def is_hidden(char: str) -> bool:
+    """Whether a character does not show as itself: controls, bidi marks, tags, private use, odd spaces."""
+    return (not char.isprintable() and char != " ") or (char != " " and unicodedata.category(char) in {"Zs", "Cf"})
+
+
+def _spoofs(argv: Sequence[str]) -> Iterator[str]:
+    if not argv[0].isascii():
+        yield f"the program name {argv[0]!a} is not ASCII"
+    for word in argv:
+        if not word.isascii() or not word.isprintable():
+            yield from (f"a word holds the invisible character {char!a}" for char in word if is_hidden(char))
+        if " " * _WIDE_GAP in word:
+            yield "a word holds a wide gap that could push text out of sight"
