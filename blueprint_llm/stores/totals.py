@@ -7,63 +7,97 @@ Latencies are those of answered attempts that reached a provider.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.types import UsageStats, UsageTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Fact = tuple[Any, ...]  # a row's values of FACTS, in that order
 FACTS = (
     *("call_id", "provider", "model", "session", "project", "prompt_tokens", "completion_tokens"),
     *("cost_nano", "latency_s", "category", "cache_hit", "saved_nano", "at"),
 )
-_DIMENSIONS = {"by_provider": 1, "by_model": 2, "by_session": 3, "by_project": 4}
+_DIMENSIONS = {"by_provider": 0, "by_model": 1, "by_session": 2, "by_project": 3}
 
 
 def stats(rows: Sequence[Fact]) -> UsageStats:
     """Totals of `rows`, and the same by provider, model, session and project."""
-    parts = {name: _by(rows, lambda row, at=column: row[at]) for name, column in _DIMENSIONS.items()}
-    return UsageStats(**{**dict(totals(rows)), **parts})
+    parts = {names: _Part.of(group) for names, group in _grouped(rows, itemgetter(slice(1, 5))).items()}
+    by = {name: _merged(parts, column) for name, column in _DIMENSIONS.items()}
+    return UsageStats(**{**dict(_Part.sum(parts.values()).totals()), **by})
 
 
 def by_day(rows: Sequence[Fact]) -> dict[str, UsageTotals]:
     """Totals by UTC day (`2026-01-31`), oldest first."""
-    return dict(sorted(_by(rows, lambda row: f"{datetime.fromtimestamp(row[12], UTC):%Y-%m-%d}").items()))
+    days = _grouped(rows, lambda row: f"{datetime.fromtimestamp(row[-1], UTC):%Y-%m-%d}")
+    return {day: _Part.of(days[day]).totals() for day in sorted(days)}
 
 
-def _by(rows: Iterable[Fact], key: Callable[..., str | None]) -> dict[str, UsageTotals]:
-    groups: defaultdict[str | None, list[Fact]] = defaultdict(list)
+def _grouped(rows: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    groups: defaultdict[Any, list[Any]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)
-    return {name: totals(group) for name, group in groups.items() if name is not None}
+    return groups
 
 
-def totals(rows: Sequence[Fact]) -> UsageTotals:
-    """Sums over `rows`; an unknown cost adds nothing and is counted in `unpriced`."""
-    if not rows:
-        return UsageTotals()
-    calls, *_, prompt, completion, costs, latencies, categories, hits, saved, _at = zip(*rows, strict=True)
-    waits = sorted(
-        wait
-        for wait, category, hit in zip(latencies, categories, hits, strict=True)
-        if wait is not None and category is None and not hit
-    )
-    return UsageTotals(
-        calls=len(set(calls)),
-        errors=sum(category not in {None, ABANDONED} for category in categories),
-        prompt_tokens=sum(prompt),
-        completion_tokens=sum(completion),
-        cost_usd=sum(cost for cost in costs if cost) / 1e9,
-        unpriced=costs.count(None),
-        latency_p50_s=_quantile(waits, 0.5),
-        latency_p95_s=_quantile(waits, 0.95),
-        cache_hits=sum(hits),
-        saved_usd=sum(saved) / 1e9,
-    )
+def _merged(parts: Mapping[tuple[str | None, ...], _Part], column: int) -> dict[str, UsageTotals]:
+    groups = _grouped(parts.items(), lambda item: item[0][column])
+    return {name: _Part.sum(part for _, part in group).totals() for name, group in groups.items() if name is not None}
+
+
+@dataclass(slots=True)
+class _Part:
+    """Sums over some rows that can be added to those over others: rows are read once, however many groups there are."""
+
+    calls: set[str]
+    waits: list[float]
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Fact]) -> _Part:
+        calls, *_, prompt, completion, costs, latencies, categories, hits, saved, _at = zip(*rows, strict=True)
+        waits = [
+            wait
+            for wait, category, hit in zip(latencies, categories, hits, strict=True)
+            if wait is not None and category is None and not hit
+        ]
+        errors = len(rows) - categories.count(None) - categories.count(ABANDONED)
+        cost = sum(filter(None, costs))
+        numbers = (errors, sum(prompt), sum(completion), cost, costs.count(None), sum(hits), sum(saved))
+        return cls(set(calls), waits, numbers)
+
+    @classmethod
+    def sum(cls, parts: Iterable[_Part]) -> _Part:
+        whole = cls(set(), [], (0,) * 7)
+        columns = [whole.numbers]
+        for part in parts:
+            whole.calls |= part.calls
+            whole.waits += part.waits
+            columns.append(part.numbers)
+        whole.numbers = tuple(map(sum, zip(*columns, strict=True)))
+        return whole
+
+    def totals(self) -> UsageTotals:
+        errors, prompt, completion, cost, unpriced, hits, saved = self.numbers
+        waits = sorted(self.waits)
+        return UsageTotals(
+            calls=len(self.calls),
+            errors=errors,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cost_usd=cost / 1e9,
+            unpriced=unpriced,
+            latency_p50_s=_quantile(waits, 0.5),
+            latency_p95_s=_quantile(waits, 0.95),
+            cache_hits=hits,
+            saved_usd=saved / 1e9,
+        )
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:
