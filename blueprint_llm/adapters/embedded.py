@@ -300,7 +300,8 @@ class AsyncChatStream(_Reader):
     def __init__(self, model: EmbeddedModel, body: Mapping[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
-        super().__init__(model, body, lambda item: loop.call_soon_threadsafe(self._queue.put_nowait, item))
+        put = self._queue.put_nowait  # the generation must not keep this stream alive: dropping it cancels
+        super().__init__(model, body, lambda item: loop.call_soon_threadsafe(put, item))
 
     def __aiter__(self) -> AsyncChatStream:
         return self
