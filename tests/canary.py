@@ -14,6 +14,7 @@ import pickle  # noqa: TID251 - secrets must refuse it
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 from urllib.parse import quote, quote_plus
 
@@ -27,7 +28,8 @@ KEYS = {
     "short8": "cnRy7x2q",
     "symbols": "cnry+8/Wq==zT4/+vB9k=",
 }
-_DEPTH = 12
+_DEPTH = 8
+_PACKAGE = str(Path(redaction.__file__).parent)
 logger_of = logging.getLogger  # noqa: TID251 - foreign loggers are what is looked at
 
 
@@ -71,7 +73,7 @@ def _exception(error):
         captured = traceback.TracebackException.from_exception(link, capture_locals=True)
         yield "traceback with locals", "".join(captured.format())
         for frame, _ in traceback.walk_tb(link.__traceback__):
-            if "blueprint_llm" in frame.f_code.co_filename:  # other people's frames hold what they were given
+            if frame.f_code.co_filename.startswith(_PACKAGE):  # other people's frames hold what they were given
                 yield "locals", repr({name: _walk(item) for name, item in frame.f_locals.items()})
 
 
@@ -88,7 +90,7 @@ def chain(error):
 
 
 def _walk(value, depth=_DEPTH):
-    """A nest of what `vars`, `__slots__` and containers show."""
+    """A nest of what `vars`, `__slots__` and containers show; modules, classes and functions are not entered."""
     if depth == 0 or isinstance(value, str | bytes | int | float | bool | None):
         return value
     if isinstance(value, Mapping):
@@ -96,8 +98,8 @@ def _walk(value, depth=_DEPTH):
     if isinstance(value, list | tuple | set | frozenset):
         return [_walk(item, depth - 1) for item in value]
     names = {*getattr(value, "__dict__", ()), *(getattr(type(value), "__slots__", None) or ())}
-    if not names or callable(value):
-        return repr(value)
+    if not names or callable(value) or isinstance(value, ModuleType):
+        return _quietly(repr, value)
     return {name: _walk(getattr(value, name, None), depth - 1) for name in names}
 
 
