@@ -70,6 +70,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def unprivileged(session: nox.Session) -> None:
+    """What the kernel must enforce, without root's capabilities: root itself is refused nothing."""
+    interpreter = python(session)
+    drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all") if os.geteuid() == 0 else ()
+    pytest = str(Path(interpreter).with_name("pytest"))
+    session.run(*drop, pytest, "-m", "privileges", *session.posargs, external=True)
+
+
+@nox.session
 def formats(session: nox.Session) -> None:
     """Providers' wire formats against aimock, which needs Node >= 20.15."""
     interpreter = python(session)

@@ -5,7 +5,6 @@ Each is one round to the store, which also asks and tells the target's breaker.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
@@ -19,6 +18,8 @@ from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Cap, Outcome, Payer, denial, standing, tokens_of, upper_bound
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from blueprint_llm.adapters import Call
     from blueprint_llm.parts import Parts
     from blueprint_llm.routing import Target

@@ -29,9 +29,7 @@ def final_chunk(call: Call, verdict: StreamVerdict, usage: UsageInfo) -> StreamC
     )
 
 
-def answer_of(
-    attempt: Attempt, verdict: StreamVerdict, usage: UsageInfo, trace: Trace, target: Target
-) -> ChatResponse:
+def answer_of(attempt: Attempt, verdict: StreamVerdict, usage: UsageInfo, trace: Trace, target: Target) -> ChatResponse:
     """The whole answer."""
     metadata = {"trace": trace.to_dict(), "cached": False, "deployment": target.deployment or None}
     response = ChatResponse(

@@ -6,7 +6,6 @@ the upstream was closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from blueprint_llm.streaming import StreamVerdict, TextDelta, Verdict
 from blueprint_llm.types import PartialToolCall, StreamChunk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
     from blueprint_llm.adapters import Adapter, Call
     from blueprint_llm.streaming import StreamingHandler
 
@@ -47,9 +48,7 @@ class Voice:
     def emit(self, chunk: StreamChunk) -> Generator[Step, Any, None]:
         """Hand out `chunk`."""
         if self._void is not None:
-            yield Emit(
-                chunk=StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model)
-            )
+            yield Emit(chunk=StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model))
             self._void = None
         self.spoken = True
         yield Emit(chunk=chunk)
@@ -148,7 +147,8 @@ class Attempt:
         first = next((each for each in verdict.verdicts if each.status in {"invalid", "incomplete"}), None)
         if verdict.ended_by != "terminal":
             code = first.code if first else "no_terminal_event"
-            raise StreamBrokenError(f"{self._name()}: the stream ended without proof of its end", code=code, **self._who())
+            text = f"{self._name()}: the stream ended without proof of its end"
+            raise StreamBrokenError(text, code=code, **self._who())
         code = first.code if first else "malformed"
         raise ToolCallInvalidError(self._words(first), verdict=first, code=code, **self._who())
 
@@ -171,5 +171,5 @@ class Attempt:
     def _name(self) -> str:
         return f"{self.call.provider} ({self.call.model})"
 
-    def _who(self) -> dict[str, str]:
+    def _who(self) -> dict[str, Any]:
         return {"provider": self.call.provider, "model": self.call.model}

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from blueprint_llm.drivers import AsyncDriver, Outcome, SyncDriver
+from blueprint_llm.drivers import AsyncDriver, Outcome, SyncDriver, answering_chats
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.explain import explain, list_models
 from blueprint_llm.parts import Parts
 from blueprint_llm.pipeline import Steps, Walk
+from blueprint_llm.planning.setup import planning_walk
 from blueprint_llm.types import ChatRequest, PlanningContext, RouteDecision, UsageFilter
 from blueprint_llm.usage import UsageTracker
 
@@ -34,7 +35,8 @@ def build_request(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
     elif given is not None and not isinstance(given, Mapping):
         keywords = {"messages": given, **keywords}
         given = None
-    return _validated(ChatRequest, {**(given or {}), **keywords})
+    request: ChatRequest = _validated(ChatRequest, {**(given or {}), **keywords})
+    return request
 
 
 def build_prompt(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
@@ -52,14 +54,15 @@ def _validated(model: Any, values: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, row['loc'])) or 'request'}: {row['msg']}" for row in error.errors(include_input=False)]
+        rows = error.errors(include_input=False, include_url=False)
+        lines = [f"{'.'.join(map(str, row['loc'])) or 'request'}: {row['msg']}" for row in rows]
     raise InvalidRequestError("the request is not valid: " + "; ".join(lines))
 
 
 class _Core:
     """What both clients share: everything that needs no driver."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords of the public contract
         self,
         config: Source = None,
         *,
@@ -118,7 +121,7 @@ class _Core:
 
     def _planning_walk(self, given: Any, keywords: Mapping[str, Any]) -> Steps:
         context = _planning_context(given, keywords)
-        return answering_chats(self._coordinator().plan(context), self._chat_steps)
+        return answering_chats(planning_walk(self._parts, context), self._chat_steps)
 
     def _chat_steps(self, request: ChatRequest) -> Steps:
         return self._walk(request, stream=False).run()
@@ -149,7 +152,8 @@ class Stream:
     @property
     def response(self) -> ChatResponse | None:
         """The whole answer; None until the end."""
-        return self._outcome.value
+        response: ChatResponse | None = self._outcome.value
+        return response
 
     def __aiter__(self) -> AsyncIterator[StreamChunk]:
         """The chunks. The loop alone holds the iterator, so leaving the loop ends it at once."""
@@ -187,7 +191,8 @@ class SyncStream:
     @property
     def response(self) -> ChatResponse | None:
         """The whole answer; None until the end."""
-        return self._outcome.value
+        response: ChatResponse | None = self._outcome.value
+        return response
 
     def __iter__(self) -> Iterator[StreamChunk]:
         """The chunks. The loop alone holds the iterator, so leaving the loop ends it at once."""
@@ -216,7 +221,8 @@ class LLMClient(_Core):
 
     async def chat(self, request: Any = None, /, **keywords: Any) -> ChatResponse:
         """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        response: ChatResponse = await self._driver().run(self._walk(build_request(request, keywords), stream=False).run())
+        walk = self._walk(build_request(request, keywords), stream=False)
+        response: ChatResponse = await self._driver().run(walk.run())
         return response
 
     async def generate(self, prompt: Any = None, /, **keywords: Any) -> ChatResponse:
@@ -251,7 +257,8 @@ class SyncLLMClient(_Core):
 
     def chat(self, request: Any = None, /, **keywords: Any) -> ChatResponse:
         """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        response: ChatResponse = self._sync_driver().run(self._walk(build_request(request, keywords), stream=False).run())
+        walk = self._walk(build_request(request, keywords), stream=False)
+        response: ChatResponse = self._sync_driver().run(walk.run())
         return response
 
     def generate(self, prompt: Any = None, /, **keywords: Any) -> ChatResponse:

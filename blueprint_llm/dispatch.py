@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 WIRE = ("temperature", "top_p", "stop", "max_tokens")
 # Settings of a deployment that are ours or LiteLLM's Router's, not a completion's.
 NOT_SENT = frozenset(
-    "api_key api_base base_url model rpm tpm weight order max_budget budget_duration tags timeout max_retries "
-    "stream_timeout litellm_credential_name max_parallel_requests".split()
+    {
+        *("api_key", "api_base", "base_url", "litellm_credential_name", "model", "timeout", "stream_timeout"),
+        *(
+            "rpm",
+            "tpm",
+            "weight",
+            "order",
+            "max_budget",
+            "budget_duration",
+            "tags",
+            "max_retries",
+            "max_parallel_requests",
+        ),
+    }
 )
 
 
@@ -58,7 +70,7 @@ def _shaped(
         return messages
     shaped = shape(messages, window or 10**9, tools, policy, parts=request.context)
     trace.context.extend(shaped.reasons)
-    return shaped.messages
+    return [dict(message) for message in shaped.messages]
 
 
 def input_window(target: Target, output_tokens: int | None) -> int | None:

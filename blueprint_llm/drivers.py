@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -30,6 +31,12 @@ from blueprint_llm.steps import (
 from blueprint_llm.watchdog import Watch, Watchdog
 
 Walk = Generator[Step, Any, Any]
+
+
+def _is_over(walk: Walk) -> bool:
+    return inspect.getgeneratorstate(walk) == inspect.GEN_CLOSED
+
+
 _WATCHDOG = Watchdog()
 # How an abandoned walk may end: done, with our own signal, or with whatever it made of it.
 ENDED = (StopIteration, Abandoned, Exception)
@@ -106,7 +113,7 @@ class SyncDriver:
         resume: Callable[[Any], Step] = walk.throw
         result: Any = Abandoned()
         with contextlib.suppress(*ENDED):
-            while walk.gi_frame is not None:
+            while not _is_over(walk):
                 step, resume = resume(result), walk.send
                 result = None if type(step) is Emit else self._try(step)
 
@@ -183,14 +190,14 @@ class AsyncDriver:
 
     async def _abandon(self, walk: Walk) -> None:
         """Finish in a task of its own: a second cancellation must not cut the settling short."""
-        if walk.gi_frame is not None:
+        if not _is_over(walk):
             await asyncio.shield(asyncio.ensure_future(self._say_farewell(walk)))
 
     async def _say_farewell(self, walk: Walk) -> None:
         resume: Callable[[Any], Step] = walk.throw
         result: Any = Abandoned()
         with contextlib.suppress(*ENDED):
-            while walk.gi_frame is not None:
+            while not _is_over(walk):
                 step, resume = resume(result), walk.send
                 result = None if type(step) is Emit else await self._try(step)
 
@@ -208,7 +215,6 @@ class AsyncDriver:
     async def _read(self, step: Read) -> Any:
         async with asyncio.timeout_at(step.until):
             return await step.handle.aread()
-
 
 
 def answering_chats(walk: Walk, chat: Callable[[Any], Walk]) -> Walk:

@@ -41,7 +41,7 @@ class BlueprintError(Exception):
         trace: What the library did before it gave up (API section 6); empty where nothing was tried.
     """
 
-    trace: Mapping[str, Any] = {}  # noqa: RUF012 - replaced per instance, never mutated
+    trace: Mapping[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from attributes, so that errors with keyword-only facts survive a process pool."""
@@ -170,7 +170,7 @@ class Category:
     words: tuple[str, ...] = ()
 
 
-def _row(  # noqa: PLR0913, PLR0917 - one argument a column
+def _row(
     name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "", words: tuple[str, ...] = ()
 ) -> Category:
     return Category(
@@ -318,9 +318,13 @@ class StreamBrokenError(CallError):
 
 
 class DeadlineExceededError(CallError):
-    """The total deadline over waiting, retries and fallbacks has passed."""
+    """The total deadline over waiting, retries and fallbacks has passed; `attempts` holds what failed before."""
 
     default_category = "timeout"
+
+    def __init__(self, message: str, *, attempts: Sequence[BlueprintError] = (), **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.attempts = list(attempts)
 
 
 class ChainExhaustedError(CallError):

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
-from blueprint_llm.adapters import embedded
 from blueprint_llm.accounts import NANO, Account
+from blueprint_llm.adapters import embedded
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
-from blueprint_llm.routing import litellm_provider, Question, Route, Target, choose, screen
+from blueprint_llm.routing import Question, Route, Target, choose, litellm_provider, screen
 from blueprint_llm.steps import Step, Store
 from blueprint_llm.stores.ops import BreakerStates, Standing
 from blueprint_llm.trace import AttemptTrace, Trace
@@ -86,7 +86,7 @@ def explain(parts: Parts, request: ChatRequest) -> Generator[Step, Any, RouteDec
         route = yield from plan(parts, request)
     except BlueprintError as error:
         return RouteDecision(rule="none", estimate={"worst_cost_usd": None, "error": str(error)}, trace=trace.to_dict())
-    considered = yield from _with_breakers(parts, route)
+    considered = yield from _with_breakers(route)
     trace.set_route(route)
     estimate, budgets = yield from _money(parts, request, route)
     return RouteDecision(
@@ -104,7 +104,7 @@ def _target(target: Target) -> dict[str, Any]:
     return {"provider": target.provider, "model": target.model, "deployment": target.deployment or None}
 
 
-def _with_breakers(parts: Parts, route: Route) -> Generator[Step, Any, list[Considered]]:
+def _with_breakers(route: Route) -> Generator[Step, Any, list[Considered]]:
     """What was considered, with a word on targets that are left alone at the moment."""
     keys = tuple(target.key for target in route.targets)
     states = (yield Store(op=BreakerStates(targets=keys))) if keys else {}

@@ -34,6 +34,10 @@ class ModelFacts:
     litellm_provider: str | None = None
 
 
+# What one slot of the embedded model's window takes: prompt and answer together.
+EMBEDDED = ModelFacts(max_input_tokens=4096, max_output_tokens=4096, supports_tools=True, litellm_provider="embedded")
+
+
 @lru_cache(maxsize=1)
 def model_map() -> Mapping[str, Mapping[str, Any]]:
     """LiteLLM's map, read once (about 20 ms); empty where LiteLLM is not installed."""
@@ -87,6 +91,8 @@ def known(model_id: str) -> bool:
 @lru_cache(maxsize=4096)
 def info(model_id: str) -> ModelFacts | None:
     """What the map says of a model; None: not listed."""
+    if model_id.startswith("embedded"):
+        return EMBEDDED
     found = entry(model_id)
     if found is None:
         return None

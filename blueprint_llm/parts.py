@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -19,13 +18,15 @@ from blueprint_llm.pricing import Prices
 from blueprint_llm.routing import Target, TargetTable
 from blueprint_llm.stores import open_store
 from blueprint_llm.streaming import check_tools
-from blueprint_llm.types import ChatRequest
 from blueprint_llm.usage import Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from blueprint_llm.config.model import Config
     from blueprint_llm.events import OnEvent
     from blueprint_llm.pricing import PriceCard
+    from blueprint_llm.types import ChatRequest
 
 
 def retry_rules(config: Config) -> RetryRules:

@@ -48,8 +48,8 @@ LIMITS = (BudgetExceededError, QuotaExceededError)
 
 def _has_more_room(target: Target, error: CallError) -> bool:
     """Whether a target may take what another's window did not; unknown windows get the benefit of the doubt."""
-    failed_facts = models.info(error.model or "")
-    before, here = failed_facts and failed_facts.max_input_tokens, input_window(target, None)
+    facts, here = models.info(error.model or ""), input_window(target, None)
+    before = facts.max_input_tokens if facts else None
     return before is None or here is None or here > before
 
 
@@ -163,7 +163,8 @@ class Walk:
         return decision
 
     def _attempt(self, target: Target, until: float, waited: float, *, force: bool) -> Steps:
-        row = AttemptTrace(n=len(self.trace.attempts) + 1, provider=target.provider, model=target.model, waited_s=waited)
+        number = len(self.trace.attempts) + 1
+        row = AttemptTrace(n=number, provider=target.provider, model=target.model, waited_s=waited)
         account = Account(self.parts, self.request, target, trace=self.trace, row=row)
         cap = account.cap()
         now = yield Now()
@@ -202,9 +203,7 @@ class Walk:
             raise
         except Abandoned:
             usage = usage_of(attempt.handler.usage, attempt.call, attempt.handler.text)
-            outcome = Outcome(
-                category=ABANDONED, tokens=tokens_of(usage), usage_source=usage.source, maybe_billed=True
-            )
+            outcome = Outcome(category=ABANDONED, tokens=tokens_of(usage), usage_source=usage.source, maybe_billed=True)
             yield from self._pay(attempt, account, outcome, None)
             raise
         return (yield from self._answered(attempt, account, verdict))
@@ -236,9 +235,8 @@ class Walk:
         """The error that tells most: the deadline, a limit, the only failure, or all of them."""
         if now >= self.deadline:
             limit_s = self.deadline - self.started
-            error = DeadlineExceededError(f"no answer within the deadline of {limit_s:g} s" + self._so_far())
-            error.attempts = list(self.failures)
-            return error
+            text = f"no answer within the deadline of {limit_s:g} s" + self._so_far()
+            return DeadlineExceededError(text, attempts=self.failures)
         if self.failures and all(isinstance(error, LIMITS) for error in self.failures):
             return self.failures[0]
         return self.failures[0] if len(self.failures) == 1 else ChainExhaustedError(self.failures)

@@ -93,7 +93,9 @@ class TargetTable:
         }
         self._patterns = [name for name in self._groups if "*" in name]
         self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
-        self._providers = {name: self._of_provider(name, provider, config) for name, provider in config.providers.items()}
+        self._providers = {
+            name: self._of_provider(name, provider, config) for name, provider in config.providers.items()
+        }
 
     def _of_provider(self, name: str, provider: ProviderConfig, config: Config) -> list[Target]:
         if deployments := config.model_groups.get(provider.model):
@@ -218,12 +220,16 @@ def by_model(question: Question) -> Choice | None:
     group = table.group(model)
     if group is None:
         return Choice(rule="model", targets=table.of_model(_plausible(model, question)))
-    chain = [model, *_fallbacks(config.fallbacks, group, config.default_fallbacks)] if question.request.fallback else [model]
+    chain = (
+        [model, *_fallbacks(config.fallbacks, group, config.default_fallbacks)]
+        if question.request.fallback
+        else [model]
+    )
     special = {
         "context_length": table.of_names(_fallbacks(config.context_window_fallbacks, group, ())),
         "content_policy": table.of_names(_fallbacks(config.content_policy_fallbacks, group, ())),
     }
-    return Choice(rule="model", chain=group, targets=table.of_names(chain), on_failure=special)
+    return Choice(rule="model", chain=group, targets=table.of_names([model, *behind]), on_failure=special)
 
 
 def _plausible(model: str, question: Question) -> str:
@@ -265,13 +271,9 @@ def _used(bounds: Comparison | None, question: Question) -> float:
 def _within(bounds: Comparison | None, value: float) -> bool:
     if bounds is None:
         return True
-    limits = (
-        (bounds.gt, lambda limit: value > limit),
-        (bounds.ge, lambda limit: value >= limit),
-        (bounds.lt, lambda limit: value < limit),
-        (bounds.le, lambda limit: value <= limit),
-    )
-    return all(limit is None or holds(limit) for limit, holds in limits)
+    above = (bounds.gt is None or value > bounds.gt) and (bounds.ge is None or value >= bounds.ge)
+    below = (bounds.lt is None or value < bounds.lt) and (bounds.le is None or value <= bounds.le)
+    return above and below
 
 
 def _chain_choice(rule: str, names: Sequence[str], question: Question) -> Choice:

@@ -6,9 +6,11 @@ into it. The walk never blocks, so one logic serves the sync and the async drive
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Offload:
     function: Callable[[], Any]
 
 
-class Abandoned(BaseException):  # noqa: N818 - a signal like GeneratorExit
+class Abandoned(BaseException):
     """Thrown into a walk whose caller went away: it still yields Close and settles, then ends."""
 
 

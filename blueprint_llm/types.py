@@ -213,7 +213,8 @@ class ChatResponse(Record):
     @property
     def trace(self) -> Mapping[str, Any]:
         """What the library did for this answer (API section 6)."""
-        return self.metadata.get("trace", {})
+        trace: Mapping[str, Any] = self.metadata.get("trace", {})
+        return trace
 
     def with_raw(self, raw: Callable[[], Any]) -> ChatResponse:
         """This answer with a thunk that yields LiteLLM's own object."""

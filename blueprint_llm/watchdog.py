@@ -12,9 +12,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 TICK_S = 0.02
 NEVER = float("inf")

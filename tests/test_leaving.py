@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
+from driving import CALLERS, MESSAGES, configuration
 
 from blueprint_llm import LLMClient
 from blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text
-from driving import CALLERS, MESSAGES, configuration
 
 SLOW = Answer(numbered_text(400), pace_s=0.02)
 PATIENT = {"total_s": 30, "first_token_s": 20, "idle_s": 15}

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from driving import CALLERS, configuration
 
 from blueprint_llm.errors import CATEGORIES, CallError, ChainExhaustedError, DeadlineExceededError
 from blueprint_llm.testing import (
@@ -20,7 +21,6 @@ from blueprint_llm.testing import (
     Stall,
     Status,
 )
-from driving import CALLERS, configuration
 
 GOOD = "A good answer that is complete and right."
 LONG = Answer("This text will be cut somewhere in the middle of it.")
@@ -79,6 +79,11 @@ def test_fault_falls_back(caller, fault, category, streamed):
         assert sum(chunk.is_done for chunk in heard.chunks) == 1
 
 
+def first_cause(error):
+    """The error of the first attempt."""
+    return error.attempts[0] if isinstance(error, ChainExhaustedError | DeadlineExceededError) else error
+
+
 @pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
 @pytest.mark.parametrize(("fault", "category"), FAULTS)
 def test_fault_alone_is_a_typed_error_in_time(caller, fault, category, streamed):
@@ -94,7 +99,9 @@ def test_fault_alone_is_a_typed_error_in_time(caller, fault, category, streamed)
     assert isinstance(heard.error, CallError)
     assert heard.response is None
     assert took < 1.5 + 1.0
-    first = heard.error.attempts[0] if isinstance(heard.error, ChainExhaustedError | DeadlineExceededError) else heard.error
+    first = (
+        heard.error.attempts[0] if isinstance(heard.error, ChainExhaustedError | DeadlineExceededError) else heard.error
+    )
     if streamed:
         assert first.category == category
         assert not any(chunk.is_done for chunk in heard.chunks)

@@ -7,11 +7,12 @@ request and its headers, so it is neither chained nor re-raised, and no frame of
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 LONGEST_TEXT = 500
+CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "cache")
 
 
 @functools.cache
@@ -47,45 +49,50 @@ def complete(call: Call) -> Any:
     """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
     litellm = module()
     try:
-        return litellm.completion(**_keywords(call))
+        return _masked(litellm.completion(**_keywords(call)))
     except Exception as error:  # noqa: BLE001 - the provider boundary: anything may come out of LiteLLM
         failure = call_error(error, call)
-    _raise(failure)
+    raise failure
 
 
 async def acomplete(call: Call) -> Any:
     """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
     litellm = module()
     try:
-        return await litellm.acompletion(**_keywords(call))
+        return _masked(await litellm.acompletion(**_keywords(call)))
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
-    _raise(failure)
+    raise failure
 
 
 def open_stream(call: Call) -> Stream:
     """Start a stream. Raises CallError."""
     litellm = module()
     try:
-        return Stream(litellm.completion(**_keywords(call), **_streaming(call)), call, litellm)
+        return Stream(_masked(litellm.completion(**_keywords(call), **_streaming(call))), call, litellm)
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
-    _raise(failure)
+    raise failure
 
 
 async def aopen_stream(call: Call) -> Stream:
     """Start a stream. Raises CallError."""
     litellm = module()
     try:
-        return Stream(await litellm.acompletion(**_keywords(call), **_streaming(call)), call, litellm)
+        return Stream(_masked(await litellm.acompletion(**_keywords(call), **_streaming(call))), call, litellm)
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
-    _raise(failure)
+    raise failure
 
 
-def _raise(error: CallError) -> NoReturn:
-    error.__traceback__ = None
-    raise error
+def _masked(answer: Any) -> Any:
+    """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
+    hidden = getattr(answer, "_hidden_params", None) or {}
+    for name in hidden.keys() & {"additional_headers", "headers"}:
+        hidden[name] = redaction.redact_value(hidden[name])
+    if headers := getattr(answer, "_response_headers", None):
+        answer._response_headers = redaction.redact_value(headers)  # noqa: SLF001 - LiteLLM has no public name for it
+    return answer
 
 
 def _keywords(call: Call) -> dict[str, Any]:
@@ -137,7 +144,7 @@ class Stream:
 
     def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
         self._wrapper, self._call = wrapper, call
-        self._keep_all = bool(litellm.callbacks or litellm.success_callback or litellm._async_success_callback)
+        self._keep_all = any(getattr(litellm, name, None) for name in CALLBACKS)
         self._last_usage: Any = None
         self._has_usage = False
         self._seen = 0
@@ -156,7 +163,7 @@ class Stream:
         else:
             self._note(chunk)
             return chunk
-        _raise(failure)
+        raise failure
 
     async def aread(self) -> Any:
         """The next chunk, or END. Raises CallError."""
@@ -171,7 +178,7 @@ class Stream:
         else:
             self._note(chunk)
             return chunk
-        _raise(failure)
+        raise failure
 
     def _note(self, chunk: Any) -> None:
         """Remember whether the provider sent usage; drop what LiteLLM kept."""
@@ -196,8 +203,8 @@ class Stream:
     def ended_by(self) -> EndedBy:
         """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""
         wrapper = self._wrapper
-        evidence = getattr(wrapper, "received_finish_reason", None) or getattr(wrapper, "intermittent_finish_reason", None)
-        return "terminal" if evidence else "invented"
+        marks = ("received_finish_reason", "intermittent_finish_reason")
+        return "terminal" if any(getattr(wrapper, mark, None) for mark in marks) else "invented"
 
     def close(self) -> None:
         """Close the connection; never raises."""
@@ -213,10 +220,8 @@ class Stream:
         if self._closed:
             return
         self._closed = True
-        try:
+        with contextlib.suppress(Exception):  # closing a connection that is already broken tells nobody anything
             await self._wrapper.aclose()
-        except Exception:  # noqa: BLE001, S110 - closing a connection that is already broken tells nobody anything
-            pass
 
 
 def _usage_of(chunk: Any) -> Any:
@@ -224,11 +229,9 @@ def _usage_of(chunk: Any) -> Any:
 
 
 def _quietly(function: Any) -> None:
-    try:
+    with contextlib.suppress(Exception):  # best effort on a connection that may be gone
         if function is not None:
             function()
-    except Exception:  # noqa: BLE001, S110 - best effort on a connection that may be gone
-        pass
 
 
 def _response_of(stream: Any, depth: int = 4) -> Any:
@@ -286,9 +289,10 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _status(error: BaseException) -> int | None:
-    for value in (getattr(error, "status_code", None), getattr(getattr(error, "response", None), "status_code", None)):
-        if str(value).isdigit():
-            return int(value)
+    for source in (error, getattr(error, "response", None)):
+        text = str(getattr(source, "status_code", ""))
+        if text.isdigit():
+            return int(text)
     return None
 
 
@@ -300,11 +304,9 @@ def _causes(error: BaseException, limit: int = 8) -> Iterator[str]:
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:
-    sources = (getattr(error, "litellm_response_headers", None), getattr(getattr(error, "response", None), "headers", None))
-    merged: dict[str, str] = {}
-    for headers in filter(None, sources):
-        merged = {**{str(name).lower(): str(value) for name, value in dict(headers).items()}, **merged}
-    return merged
+    response = getattr(error, "response", None)
+    sources = (getattr(response, "headers", None), getattr(error, "litellm_response_headers", None))
+    return {str(name).lower(): str(value) for headers in sources if headers for name, value in dict(headers).items()}
 
 
 def _text(failure: Failure) -> str:

@@ -19,7 +19,7 @@ def custom_provider(litellm: Any) -> Any:
         litellm: The module; this one does not import it.
     """
 
-    class Embedded(litellm.CustomLLM):  # type: ignore[name-defined,misc] # LiteLLM is untyped here
+    class Embedded(litellm.CustomLLM):  # type: ignore[misc] # LiteLLM is untyped here
         """The model inside this process, as LiteLLM wants its custom providers."""
 
         def completion(self, **given: Any) -> Any:

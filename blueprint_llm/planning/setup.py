@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
@@ -17,6 +16,8 @@ from blueprint_llm.stores.ops import Standing
 from blueprint_llm.usage import Payer
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from blueprint_llm.parts import Parts
     from blueprint_llm.routing import Target
     from blueprint_llm.stores.ops import Level

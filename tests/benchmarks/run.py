@@ -25,7 +25,7 @@ def parts(names: list[str]) -> list[Path]:
 def measure(path: Path) -> list[dict[str, Any]]:
     """One part's rows, measured in a process of its own: no part warms another's imports."""
     command = [sys.executable, str(Path(__file__)), "--one", str(path)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)  # noqa: S603
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     if finished.returncode:
         sys.stderr.write(finished.stderr)
         return [{"name": "crashed", "ok": False}]
