@@ -220,11 +220,7 @@ def by_model(question: Question) -> Choice | None:
     group = table.group(model)
     if group is None:
         return Choice(rule="model", targets=table.of_model(_plausible(model, question)))
-    chain = (
-        [model, *_fallbacks(config.fallbacks, group, config.default_fallbacks)]
-        if question.request.fallback
-        else [model]
-    )
+    behind = _fallbacks(config.fallbacks, group, config.default_fallbacks) if question.request.fallback else []
     special = {
         "context_length": table.of_names(_fallbacks(config.context_window_fallbacks, group, ())),
         "content_policy": table.of_names(_fallbacks(config.content_policy_fallbacks, group, ())),
