@@ -58,8 +58,8 @@ def read_codebase(where: Path | Sequence[Path], progress: Progress | None = None
     if missing or not given:
         raise PlanError(f"codebase not found: {', '.join(missing) or 'the list of files is empty'}")
     root = _root(given)
-    found = [path for item in given for path in (_walk(root, item) if item.is_dir() else [item])]
-    return _read_all(root, found, progress or (lambda _count: None))
+    found = (path for item in given for path in (_walk(root, item) if item.is_dir() else [item]))
+    return _read_all(root, list(dict.fromkeys(found)), progress or (lambda _count: None))
 
 
 def _root(given: Sequence[Path]) -> Path:

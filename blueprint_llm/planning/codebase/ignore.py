@@ -34,7 +34,12 @@ class Pattern:
 def read_patterns(text: str, folder: str = "") -> list[Pattern]:
     """The patterns of one `.gitignore`; lines that are no pattern are passed over."""
     lines = (line.rstrip("\r\n").rstrip(" ") for line in text.split("\n"))
-    return [_pattern(line, folder) for line in lines if line.strip("/!") and not line.startswith("#")]
+    return [_pattern(line, folder) for line in lines if line.strip("/!") and not line.startswith("#") and _closed(line)]
+
+
+def _closed(line: str) -> bool:
+    """Git matches nothing with a pattern whose bracket never closes."""
+    return "[" not in _WILDCARDS.findall(line)
 
 
 def is_ignored(path: str, patterns: list[Pattern], *, is_folder: bool) -> bool:

@@ -1,0 +1,213 @@
+"""Plans on disk, in the shell and under way."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from blueprint_llm.cli.plan import command
+from blueprint_llm.errors import CallError, PlanError
+from blueprint_llm.planning import Keep, Perform, PlanStore, lint, plan_facts, read_plan_file, run_walk, write_plan
+from blueprint_llm.types import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make_plan(*steps: dict[str, Any], **more: Any) -> Plan:
+    """A plan of steps with titles and acceptances."""
+    full = [{"title": f"do {step['id']}", "acceptance": ["it runs"], **step} for step in steps]
+    return Plan.model_validate({"id": "plan-1", "overview": "o", "steps": full, **more})
+
+
+CHAIN = make_plan({"id": "S2", "depends_on": ["S1"]}, {"id": "S1"}, {"id": "S3", "depends_on": ["S2"]})
+
+
+def test_a_saved_plan_comes_back_equal(tmp_path: Path) -> None:
+    """Revisions are files of their own; the newest is loaded unless another is asked for."""
+    store = PlanStore(tmp_path / "plans")
+    saved, path = store.save(CHAIN)
+    again, other = store.save(make_plan({"id": "S1"}))
+
+    assert path.name == "r1.json"
+    assert (again.revision, other.name) == (2, "r2.json")
+    assert store.load("plan-1", 1) == saved
+    assert store.load("plan-1") == again
+    assert store.revisions("plan-1") == [1, 2]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["r1.json", "r2.json"]
+
+
+def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Eight threads save eight revisions, each whole."""
+    store = PlanStore(tmp_path)
+    threads = [threading.Thread(target=store.save, args=(CHAIN,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert store.revisions("plan-1") == list(range(1, 9))
+    assert {store.load("plan-1", n).hash for n in range(1, 9)} == {CHAIN.hash}
+
+
+def test_the_default_folder_is_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans live under BLUEPRINT_HOME where that is set."""
+    monkeypatch.setenv("BLUEPRINT_HOME", str(tmp_path))
+
+    assert PlanStore().save(CHAIN)[1] == tmp_path / "state" / "plans" / "plan-1" / "r1.json"
+
+
+def test_what_is_no_plan_is_said_clearly(tmp_path: Path) -> None:
+    """Missing revisions, missing files, broken JSON and other JSON are each one error."""
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text('{"id": "x"}')
+
+    with pytest.raises(PlanError, match="no plan 'nope'"):
+        PlanStore(tmp_path).load("nope")
+    with pytest.raises(PlanError, match="cannot read"):
+        read_plan_file(tmp_path / "c.json")
+    with pytest.raises(PlanError, match="not JSON"):
+        read_plan_file(tmp_path / "a.json")
+    with pytest.raises(PlanError, match="overview"):
+        read_plan_file(tmp_path / "b.json")
+
+
+def test_the_hash_binds_content_not_progress() -> None:
+    """Status and revision leave it; a title changes it."""
+    same = CHAIN.model_copy(update={"revision": 9})
+    steps = [step.model_dump() | {"status": "done"} for step in CHAIN.steps]
+
+    assert Plan.model_validate(CHAIN.model_dump() | {"steps": steps}).hash == CHAIN.hash == same.hash
+    assert make_plan({"id": "S1", "title": "other"}).hash != make_plan({"id": "S1"}).hash
+
+
+def test_a_plan_prints_as_html_and_mermaid() -> None:
+    """Titles are escaped in both."""
+    plan = make_plan({"id": "S1", "title": '<b> "x"'}, {"id": "S2", "depends_on": ["S1"]})
+
+    assert "&lt;b&gt;" in plan._repr_html_()
+    assert plan.to_mermaid() == 'flowchart TD\n    S1["<b> #quot;x#quot;"]\n    S2["do S2"]\n    S1 --> S2'
+    assert "- [ ] it runs" in plan.to_markdown()
+
+
+def run_all(plan: Plan, approved: str, *answers: Any) -> tuple[Plan, list[str], list[list[str]]]:
+    """Run a plan on scripted answers: the plan at the end, what was performed, the statuses at each save."""
+    walk, given, done, saved = run_walk(plan, approved), list(answers), [], []
+    try:
+        step = next(walk)
+        while True:
+            if isinstance(step, Keep):
+                saved.append([s.status for s in step.plan.steps])
+                step = next(walk)
+                continue
+            assert isinstance(step, Perform)
+            done.append(step.step.id)
+            answer = given.pop(0)
+            failed = isinstance(answer, Exception)
+            step = walk.throw(answer) if failed else walk.send(SimpleNamespace(content=answer))
+    except StopIteration as stop:
+        return stop.value, done, saved
+
+
+MET = 'done\n{"acceptance": [true]}'
+
+
+def test_steps_run_in_dependency_order() -> None:
+    """Each step is kept as in progress and as done."""
+    plan, done, saved = run_all(CHAIN, CHAIN.hash, MET, MET, MET)
+
+    assert done == ["S1", "S2", "S3"]
+    assert [step.status for step in plan.steps] == ["done"] * 3
+    assert saved[0] == ["pending", "in_progress", "pending"]
+    assert len(saved) == 6
+    assert run_all(plan, plan.hash)[1] == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param('{"acceptance": [false]}', id="not met"),
+        pytest.param("all good!", id="no report"),
+        pytest.param('{"acceptance": [true, true]}', id="more verdicts than criteria"),
+        pytest.param('{"acceptance": ["true"]}', id="no boolean"),
+        pytest.param('{"acceptance": [}] }', id="no JSON"),
+        pytest.param('{"acceptance": [yes]}', id="not JSON"),
+        pytest.param('{"acceptance": [true]} then {"acceptance": [false]}', id="the last report counts"),
+        pytest.param(CallError("down"), id="the call failed"),
+    ],
+)
+def test_the_first_step_that_is_not_met_ends_the_run(answer: Any) -> None:
+    """Later steps stay pending and the failed one can be run again."""
+    plan, done, _ = run_all(CHAIN, CHAIN.hash, MET, answer)
+
+    assert done == ["S1", "S2"]
+    assert [step.status for step in plan.steps] == ["failed", "done", "pending"]
+    assert run_all(plan, plan.hash, MET, MET)[1] == ["S2", "S3"]
+
+
+def test_a_step_without_acceptance_is_never_met() -> None:
+    """Nothing to check is not the same as checked."""
+    plan = make_plan({"id": "S1", "acceptance": []})
+
+    assert run_all(plan, plan.hash, '{"acceptance": []}')[0].steps[0].status == "failed"
+
+
+def test_only_the_approved_plan_runs() -> None:
+    """Another hash, or a plan without an order, is refused before anything happens."""
+    cyclic = make_plan({"id": "S1", "depends_on": ["S2"]}, {"id": "S2", "depends_on": ["S1"]})
+
+    with pytest.raises(PlanError, match="not the plan that was approved"):
+        run_all(CHAIN, "0" * 64)
+    with pytest.raises(PlanError, match="cannot be run") as caught:
+        run_all(cyclic, cyclic.hash)
+    assert caught.value.findings[0]["code"] == "cycle"
+
+
+def test_a_saved_plan_is_checked_against_what_it_was_made_for(tmp_path: Path) -> None:
+    """Its own requirements and constraints count, and the codebase where one is given."""
+    (tmp_path / "a.py").write_text("x = 1\n")
+    metadata = {"requirements": {"R1": "x"}, "retired": ["R2"], "constraints": ["path: b.py is off-limits", "be kind"]}
+    plan = make_plan({"id": "S1", "covers": ["R2"], "files": ["a.py", "b.py"]}, metadata=metadata)
+
+    assert {finding.code for finding in lint(plan, plan_facts(plan, tmp_path))} == {
+        "uncovered_requirement",
+        "constraint_violated",
+        "unknown_file",
+    }
+
+
+def shell(*arguments: str, text: str | None = None) -> tuple[int, str, str]:
+    """Run `plan ...`: exit code, standard output, standard error."""
+    result = CliRunner().invoke(command, list(arguments), input=text)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_plan_lint_in_the_shell(tmp_path: Path) -> None:
+    """Exit code 0 for a valid plan, 1 with the findings otherwise."""
+    write_plan(CHAIN, tmp_path / "good.json")
+    write_plan(make_plan({"id": "S1", "title": " "}), tmp_path / "bad.json")
+
+    assert shell("lint", str(tmp_path / "good.json"))[0] == 0
+    code, out, err = shell("lint", str(tmp_path / "bad.json"))
+    assert (code, out, err) == (1, "missing_title: S1 has no title\n", "1 findings\n")
+    assert json.loads(shell("lint", "--json", str(tmp_path / "bad.json"))[1])[0]["code"] == "missing_title"
+
+
+def test_plan_diff_in_the_shell(tmp_path: Path) -> None:
+    """Added, removed, changed and kept steps, as a table or as JSON."""
+    write_plan(make_plan({"id": "S1"}, {"id": "S2"}), tmp_path / "a.json")
+    write_plan(make_plan({"id": "S1"}, {"id": "S3"}), tmp_path / "b.json")
+    files = (str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+
+    assert json.loads(shell("diff", "--json", *files)[1]) == {
+        "added": ["S3"],
+        "removed": ["S2"],
+        "changed": [],
+        "kept": ["S1"],
+    }
+    assert "removed  S2    do S2" in shell("diff", *files)[1]
