@@ -5,10 +5,12 @@ where it happens and fails the test at its end.
 """
 
 import asyncio
+import inspect
 import ipaddress
 import os
 import re
 import socket
+import sys
 
 import pytest
 
@@ -88,8 +90,28 @@ def bare_environment(monkeypatch, tmp_path_factory):
 @pytest.fixture(scope="session")
 def litellm_warm():
     """LiteLLM imported and called once: its first call imports 500 modules more, which no deadline should see."""
-    import litellm
+    import litellm  # noqa: PLC0415 - only the tests that call it pay for it
 
     with pytest.raises(litellm.InternalServerError):
         litellm.completion(model="openai/warm", messages=[], api_base="http://127.0.0.1:9", api_key="k", max_retries=0)
     return litellm
+
+
+@pytest.fixture(autouse=True)
+def litellm_clients():
+    """LiteLLM keeps HTTP clients for the life of the process; a test's are closed with it, so ours stand out."""
+    yield
+    litellm = sys.modules.get("litellm")
+    cache = getattr(litellm, "in_memory_llm_clients_cache", None)
+    if cache is not None:
+        for client in list(cache.cache_dict.values()):
+            close_sync(client)
+        cache.flush_cache()
+
+
+def close_sync(client):
+    """Close a client of LiteLLM's cache unless it is an asynchronous one: those need their own event loop."""
+    inner = getattr(client, "client", client)
+    close = getattr(inner, "close", None)
+    if close is not None and not inspect.iscoroutinefunction(close):
+        close()

@@ -38,6 +38,17 @@ def configuration(*urls: str, **blueprint: Any) -> dict[str, Any]:
     return {"blueprint": {**block, **defaults, **blueprint}}
 
 
+async def closing_clients(work: Any) -> Any:
+    """Await `work`, then close what LiteLLM keeps open on this event loop."""
+    try:
+        return await work
+    finally:
+        import litellm  # noqa: PLC0415 - loaded by then
+
+        await asyncio.sleep(0)  # its logging tasks
+        await litellm.close_litellm_async_clients()
+
+
 class SyncCaller:
     """Calls `SyncLLMClient`."""
 
@@ -95,7 +106,7 @@ class AsyncCaller:
                     heard.error = error
             return heard
 
-        return asyncio.run(run())
+        return asyncio.run(closing_clients(run()))
 
     def stream(self, config: Any, **request: Any) -> Heard:
         """Every chunk of a stream."""
@@ -112,7 +123,7 @@ class AsyncCaller:
                 heard.response = stream.response
             return heard
 
-        return asyncio.run(run())
+        return asyncio.run(closing_clients(run()))
 
     def leave_early(self, config: Any, chunks: int) -> Any:
         """Read so many chunks, then leave the loop; the client's usage."""
@@ -127,7 +138,7 @@ class AsyncCaller:
                 await asyncio.sleep(0.3)
                 return client.get_usage()
 
-        return asyncio.run(run())
+        return asyncio.run(closing_clients(run()))
 
 
 CALLERS = (SyncCaller(), AsyncCaller())

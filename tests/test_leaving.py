@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from driving import CALLERS, MESSAGES, configuration
+from driving import CALLERS, MESSAGES, closing_clients, configuration
 
 from blueprint_llm import LLMClient
 from blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text
@@ -34,6 +34,11 @@ def test_leaving_the_loop_closes_the_upstream(caller, litellm_warm):
 @pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
 async def test_cancelling_a_task_closes_the_upstream(streamed, litellm_warm):
     """A cancelled task closes its connection within a second, settles, and stays cancelled."""
+    await closing_clients(cancel_in_the_middle(streamed=streamed))
+
+
+async def cancel_in_the_middle(*, streamed):
+    """Start a call, cancel it, and look at the server and the usage."""
     with FaultServer(default=Stall(2 if streamed else 0, answer=SLOW)) as server:
         async with LLMClient(configuration(server.url, deadline=PATIENT)) as client:
 

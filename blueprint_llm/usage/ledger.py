@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
 from blueprint_llm.pricing import Tokens, cost, worst_cost
 from blueprint_llm.stores.ops import EXPIRED, AttemptRow, Charge, Heartbeat, Kind, Level, Reserve, Settle
-from blueprint_llm.usage.limits import NANO, Payer, per_minute, rules
+from blueprint_llm.usage.limits import NANO, Payer, Rule, per_minute, rules
 
 if TYPE_CHECKING:
     from blueprint_llm.config.model import Config
@@ -96,7 +96,7 @@ class Ledger:
         window = facts.max_input_tokens if facts else None
         shared = most is not None and window is not None and most >= window
         bound = min(most, DEFAULT_OUTPUT_TOKENS) if most and shared else most or DEFAULT_OUTPUT_TOKENS
-        applies = any(charge.kind != "requests" for charge in self.charges(payer, _nothing(card)))
+        applies = any(rule.kind != "requests" for rule in self._limits(payer, card))
         return Cap(bound=bound, send=bound if applies else None)
 
     def estimate(
@@ -123,16 +123,17 @@ class Ledger:
         """Why an attempt without a known price may not go, if it may not: `pricing.unknown` under a USD budget."""
         if estimate.usd is not None or self._unknown != "block":
             return None
-        budget = next((charge.scope for charge in self.charges(payer, estimate) if charge.kind == "usd"), None)
+        budget = next((rule.scope for rule in self._limits(payer, None) if rule.kind == "usd"), None)
         return budget and f"no price is known and the budget of {budget} applies: add one to a file in pricing.files"
 
     def charges(self, payer: Payer, estimate: Estimate) -> tuple[Charge, ...]:
         """One charge for every limit that counts `payer`."""
         known = payer if payer.project else replace(payer, project=self._project)
-        found = [rule for name in known.selectors() for rule in self._rules.get(name, ())]
-        if card := estimate.card:
-            found += per_minute(f"model:{payer.model}", card.rpm, card.tpm)
-        return tuple(rule.charge(known, estimate.amount(rule.kind)) for rule in found)
+        return tuple(rule.charge(known, estimate.amount(rule.kind)) for rule in self._limits(known, estimate.card))
+
+    def _limits(self, payer: Payer, card: PriceCard | None) -> list[Rule]:
+        found = [rule for name in payer.selectors() for rule in self._rules.get(name, ())]
+        return [*found, *per_minute(f"model:{payer.model}", card.rpm, card.tpm)] if card else found
 
     def reserve(self, id_: str, payer: Payer, estimate: Estimate, *, attempt: int = 1, trace: str = "") -> Reservation:
         """The reservation of one attempt. Nobody settling it in time, its row says it was billed its estimate."""
@@ -181,10 +182,6 @@ class Ledger:
         if outcome.tokens is None:
             return 0
         return cost(card, outcome.tokens, seconds=outcome.latency_s or 0.0) if card else self._unpriced
-
-
-def _nothing(card: PriceCard | None) -> Estimate:
-    return Estimate(input_tokens=0, output_tokens=0, usd=0, card=card)
 
 
 def tokens_of(usage: UsageInfo) -> Tokens:

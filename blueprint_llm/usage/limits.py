@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.errors import ConfigError
@@ -47,12 +48,17 @@ class Payer:
 
     def selectors(self) -> tuple[str, ...]:
         """The rules that count this payer, by selector."""
-        models = {self.model, self.model.partition("/")[2], self.group} - {"", None}
-        return (
-            *("call", "session", "project", "global", f"provider:{self.provider}"),
-            *sorted(f"model:{name}" for name in models),
-            *(f"deployment:{self.deployment}", f"litellm_provider:{self.litellm_provider}"),
-        )
+        return _selectors(self.provider, self.model, self.group, self.deployment, self.litellm_provider)
+
+
+@lru_cache(maxsize=4096)
+def _selectors(provider: str, model: str, group: str | None, deployment: str, litellm_provider: str) -> tuple[str, ...]:
+    models = sorted({model, model.partition("/")[2] or model, group or model})
+    return (
+        *("call", "session", "project", "global", f"provider:{provider}"),
+        *(f"model:{name}" for name in models),
+        *(f"deployment:{deployment}", f"litellm_provider:{litellm_provider}"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,102 @@
+"""Prices and the ledger's own thinking: what they cost a call, beside LiteLLM's price function and the yardstick."""
+
+import json
+import os
+import statistics
+import time
+from datetime import date
+
+from blueprint_llm import models
+from blueprint_llm.config.model import Budget, Config, Pricing, Quota
+from blueprint_llm.pricing import Prices, Tokens, cost, worst_cost
+from blueprint_llm.usage import Ledger, Outcome, Payer, upper_bound
+
+NOMINAL_S = 12e-6
+DAY = date(2026, 6, 15)
+MODEL = "openai/gpt-4o"
+TOKENS = Tokens(prompt=1000, completion=500, cached=100)
+
+
+def seconds(call, count=2000):
+    """The median time of `call`."""
+    times = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def yardstick():
+    """Seconds that this machine takes now for json.loads of 2 KB, nominally 12 us."""
+    text = json.dumps([{"id": n, "name": f"item {n}", "price": n * 1.25, "tags": ["a", "b"]} for n in range(32)])
+    return seconds(lambda: json.loads(text))
+
+
+def litellm_price():
+    """LiteLLM's own arithmetic for the same call."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import litellm  # noqa: PLC0415 - seconds, and only this line needs it
+
+    return seconds(lambda: litellm.cost_per_token(model=MODEL, prompt_tokens=1000, completion_tokens=500), 200)
+
+
+def priced():
+    """Looking a price up and computing a call's worst and true cost."""
+    prices = Prices.load(Pricing())
+
+    def once():
+        card = prices.price("cloud", MODEL, at=DAY)
+        worst_cost(card, 1000, 4096)
+        cost(card, TOKENS)
+
+    return seconds(once)
+
+
+def thought():
+    """Everything the ledger decides for one attempt under four limits, without a store."""
+    budgets = [Budget(scope=scope, limit_usd=1000) for scope in ("project", "session", "provider:cloud")]
+    book = Ledger(Config(project="a", budgets=budgets, quotas=[Quota(scope="model:gpt-4o", requests=10**6)]))
+    payer = Payer(call_id="c", provider="cloud", model=MODEL, session="s")
+    card, facts = Prices().price("cloud", MODEL, at=DAY), models.info(MODEL)
+    messages = [{"role": "user", "content": "x" * 1000}]
+
+    def once():
+        cap = book.cap(payer, max_tokens=None, facts=facts, card=card)
+        guess = book.estimate(card, input_tokens=upper_bound(messages), output_tokens=cap.bound)
+        book.settle(book.reserve("1", payer, guess), Outcome(tokens=TOKENS, latency_s=1.0))
+
+    return seconds(once)
+
+
+def loaded():
+    """Reading LiteLLM's map."""
+    models.model_map.cache_clear()
+    return seconds(models.model_map, 1)
+
+
+def rows():
+    """The table's lines."""
+    unit, theirs = yardstick(), litellm_price()
+    scale, price = unit / NOMINAL_S, priced()
+    return [
+        {
+            "name": "price, worst and true cost of a call", "ours": price * 1e6, "peer": "litellm.cost_per_token",
+            "peer_value": theirs * 1e6, "ratio": price / theirs, "target": 0.2, "ok": price <= 0.2 * theirs,
+            "unit": "us",
+        },
+        _scaled("ledger's decisions for an attempt, 4 limits", thought(), 120e-6 * scale, unit),
+        _scaled("reading LiteLLM's map", statistics.median(loaded() for _ in range(5)), 40e-3 * scale, unit),
+    ]  # fmt: skip
+
+
+def _scaled(name, ours, target, unit):
+    return {
+        "name": name, "ours": ours * 1e6, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": ours / unit,
+        "target": target * 1e6, "ok": ours <= target, "unit": "us",
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    for line in rows():
+        print(line)
