@@ -111,21 +111,25 @@ class Root:
         folder = os.dup(self.fd)
         try:
             for part in parts[:-1]:
-                folder = _step(folder, part)
+                deeper = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(folder)
+                folder = deeper
             return os.open(parts[-1], flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
         except OSError as error:
-            raise _error(error.errno or errno.EIO, path) from None
+            link = error.errno == errno.ENOTDIR  # what a link gives where only a folder is wanted
+            raise _error(errno.ELOOP if link else error.errno or errno.EIO, path) from None
         finally:
             os.close(folder)
 
     def read(self, path: str, limit: int) -> tuple[bytes, int]:
         """The first `limit` + 1 bytes of a plain file, and its permission bits."""
         fd = self.open(path, _READ)
+        mode = os.fstat(fd).st_mode
+        if not S_ISREG(mode):
+            os.close(fd)
+            raise ConfinementError(errno.EINVAL, "is not a plain file", path)
         with os.fdopen(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not S_ISREG(found.st_mode):
-                raise ConfinementError(errno.EINVAL, "is not a plain file", path)
-            return file.read(limit + 1), found.st_mode & 0o777
+            return file.read(limit + 1), mode & 0o777
 
     @contextmanager
     def folder(self, path: str, *, create: bool = False) -> Iterator[int]:
@@ -143,13 +147,6 @@ class Root:
         with self.folder(parent or ".", create=True) as above, suppress(FileExistsError):
             os.mkdir(name, dir_fd=above)
         return self.open(path, _FOLDER)
-
-
-def _step(folder: int, name: str) -> int:
-    try:
-        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
 def _error(code: int, path: str) -> OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
@@ -101,7 +102,7 @@ def from_function(function: Callable[..., Any]) -> Registered:
         ToolError: When the signature cannot be a schema.
     """
     traits: Traits = getattr(function, _MARK, Traits())
-    model = _model_of(function)
+    model = _model_of(getattr(function, "__func__", function), bound=inspect.ismethod(function))
     name = traits.name or function.__name__
     text = traits.description or inspect.getdoc(function) or ""
     schema = model.model_json_schema()
@@ -126,9 +127,10 @@ def from_schema(
     )
 
 
-def _model_of(function: Callable[..., Any]) -> type[BaseModel]:
+@lru_cache(maxsize=64)
+def _model_of(function: Callable[..., Any], *, bound: bool) -> type[BaseModel]:
     try:
-        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())[int(bound) :]
         fields: dict[str, Any] = {item.name: _field_of(item) for item in parameters}
         return create_model(function.__name__, __config__=_CONFIG, **fields)
     except (TypeError, ValueError, NameError) as error:

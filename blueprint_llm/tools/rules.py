@@ -230,8 +230,8 @@ def _covers(rule: Rule, place: Located) -> bool:
     if rule.paths is None:
         return True
     patterns = [glob(pattern) for pattern in rule.paths]
-    spellings = [any(pattern.match(name) for pattern in patterns) for name in place.names]
-    return any(spellings) if rule.level else all(spellings)
+    names = place.names if rule.level else (place.path,)  # an allow rule is about where a path really leads
+    return any(pattern.match(name) for pattern in patterns for name in names)
 
 
 def _prefix(rule: Rule, argv: tuple[str, ...]) -> int | None:

@@ -7,7 +7,7 @@ import re
 # C0 and C1 controls but tab and newline, soft hyphen, zero-width and bidi marks, line separators, tags, surrogates.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202f\u205f-\u206f\u3164\ufeff"
-    "\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
+    "\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
 )
 
 

@@ -26,6 +26,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _CUTS = re.compile(r"\$\(|[|&;<>(){}`\n\r]|(?<=\s)!|^!")
 _OPERATOR = re.compile(r"\|{1,2}|\|&|&{1,2}|;{1,2}|\d*(?:<{1,3}|>{1,2})(?:&\d*)?|&>{1,2}")
 _WIDE_GAP = 16
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # letters and symbols that show as nothing
 
 # Programs that run another command found in their arguments.
 _WRAPPERS = word_set(
@@ -130,8 +131,10 @@ def program_name(word: str) -> str:
 
 
 def is_hidden(char: str) -> bool:
-    """Whether a character does not show as itself: controls, bidi marks, tags, private use, odd spaces."""
-    return (not char.isprintable() and char != " ") or (char != " " and unicodedata.category(char) in {"Zs", "Cf"})
+    """Whether a character does not show as itself: controls, bidi marks, tags, private use, odd spaces, fillers."""
+    if char == " ":
+        return False
+    return not char.isprintable() or char in _FILLERS or unicodedata.category(char) in {"Zs", "Cf"}
 
 
 def _spoofs(argv: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,513 @@
+"""Rules: nothing an allow rule did not mean is allowed, and everyday commands pass."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blueprint_llm.config.model import Tools
+from blueprint_llm.errors import ConfigError, ToolError
+from blueprint_llm.tools import ToolEngine, tool
+
+CASES = Path(__file__).with_name("tool_cases")
+CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "tool_rules.jsonl"
+LINKS = {
+    "link_etc": "/etc",
+    "src/link_file": "/etc/passwd",
+    "in": "src",
+    "up": "..",
+    "dangling": "/tmp/PWNED",
+    "loop": "loop",
+}
+FILES = {"src/app.py": "print(1)\n", "README.md": "hello\n", ".env": "K=1\n"}
+
+
+def lines(name):
+    """The commands of a case file."""
+    return [line for line in (CASES / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def corpus():
+    """The shared corpus, where this checkout stands beside it."""
+    return [json.loads(line) for line in CORPUS.read_text().split("\n") if line] if CORPUS.exists() else []
+
+
+def as_rules(policy):
+    """The corpus' policy form in ours."""
+    rules = []
+    for effect in ("allow", "ask", "deny"):
+        for row in policy[effect]:
+            paths = {"paths": [row["path"]]} if "path" in row else {}
+            rules.append({effect: row["tool"], **({"argv": row["argv"]} if "argv" in row else {}), **paths})
+    return rules
+
+
+def furnish(workspace, setup=None):
+    """Fill a workspace with files and links."""
+    setup = setup or {"files": FILES, "symlinks": LINKS}
+    for name, text in setup["files"].items():
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text(text)
+    for name, target in setup["symlinks"].items():
+        (workspace / name).symlink_to(target)
+    (workspace.parent / "outside.txt").write_text("root\n")
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A furnished workspace."""
+    root = tmp_path / "ws"
+    root.mkdir()
+    furnish(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def decide(tmp_path_factory):
+    """What rules say of a command; engines are kept, checking changes nothing."""
+    root = tmp_path_factory.mktemp("shared") / "ws"
+    root.mkdir()
+    furnish(root)
+    engines = {}
+
+    def check(argv, *rules, mode="manual"):
+        key = json.dumps([rules, mode])
+        engine = engines.get(key) or engines.setdefault(key, ToolEngine(list(rules), root, mode))
+        return engine.check("command", {"argv": argv} if isinstance(argv, list) else {"command": argv})
+
+    yield check
+    for engine in engines.values():
+        engine.close()
+
+
+def allow(*argv, **more):
+    """An allow rule for a command."""
+    return {"allow": "command", "argv": list(argv), **more}
+
+
+def deny(*argv):
+    """A deny rule for a command."""
+    return {"deny": "command", "argv": list(argv)}
+
+
+def test_the_shared_corpus_is_there_or_its_absence_is_told(capsys):
+    """Say loudly that the shared corpus is missing; the cases of this repository are complete without it."""
+    with capsys.disabled():
+        if not CORPUS.exists():
+            print(f"\nNOTICE: {CORPUS.name} is not beside this checkout; its cases did not run", file=sys.stderr)
+
+    assert lines("attacks.txt")
+
+
+@pytest.mark.parametrize("mode", ["manual", "whitelist"])
+def test_corpus_of_rules(mode, tmp_path):
+    """No attack of the corpus is allowed, and at most one benign call is prompted."""
+    wrong, prompted = [], []
+    for number, case in enumerate(corpus()):
+        root = tmp_path / str(number) / "ws"
+        root.mkdir(parents=True)
+        furnish(root, case.get("setup"))
+        arguments = json.loads(json.dumps(case["arguments"]).replace(case["workspace"], str(root)))
+        with ToolEngine(as_rules(case["policy"]), root, mode) as engine:
+            found = engine.check(case["tool"], arguments).decision
+        if found not in case["accept"]:
+            (prompted if case["accept"] == ["allow"] else wrong).append((case["id"], found))
+
+    assert wrong == []
+    assert len(prompted) <= 1
+
+
+@pytest.mark.parametrize("line", lines("benign.txt"))
+def test_an_everyday_command_passes(line, decide):
+    """A rule that names the program allows its everyday uses."""
+    argv = shlex.split(line)
+
+    assert decide(argv, allow(argv[0])).decision == "allow"
+
+
+@pytest.mark.parametrize("line", lines("attacks.txt"))
+def test_an_attack_is_not_allowed(line, decide):
+    """No rule on the program, its first two words or any program lets an attack run by itself."""
+    argv = shlex.split(line)
+    rules = [allow(argv[0]), allow("*"), *([allow(*argv[:2])] if len(argv) > 2 else [])]
+
+    assert {decide(argv, rule).decision for rule in rules} == {"ask"}
+    assert decide(argv, *rules, mode="whitelist").decision == "deny"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(["sed", "-n", "1p\ne id", "README.md"], id="a newline hides a sed command"),
+        pytest.param(["git", "log\x1b[2K"], id="an escape hides a word"),
+        pytest.param(["echo", "a" + " " * 80 + "b"], id="a gap pushes text out of sight"),
+        pytest.param(["echo", "\u202eabc"], id="bidi override"),
+        pytest.param(["echo", "\u3164"], id="a filler that shows as nothing"),
+        pytest.param(["echo", ">"], id="an operator as a word"),
+        pytest.param(["GIT_PAGER=sh", "git", "log"], id="an assignment as a word"),
+        pytest.param(["ｇit", "status"], id="a fullwidth program"),
+        pytest.param([""], id="an empty program"),
+    ],
+)
+def test_what_cannot_be_seen_is_not_allowed(argv, decide):
+    """Words that do not show as themselves never pass by a rule."""
+    assert decide(argv, allow("*")).decision != "allow"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "git status; id",
+        "git status && id",
+        "git status | cat",
+        "git log $(id)",
+        "git log `id`",
+        "git log > x",
+        "git log ~root",
+        "git log {a,b}",
+        "git log *.py",
+        "git status # x",
+        "git status\nid",
+        'git log "$HOME"',
+        "git log \\x",
+        "X=1 git log",
+        "git log !!",
+        "git log <(id)",
+    ],
+)
+def test_shell_syntax_asks(text, decide):
+    """What a shell would act on makes a command string ask."""
+    assert decide(text, allow("git")).decision == "ask"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["git log HEAD~2", "git log 'a;b'", 'git log --grep "x | y"', "git log --format=%h HEAD^", "git show HEAD:README.md"],
+)
+def test_quoted_and_inert_characters_pass(text, decide):
+    """Quotes protect, and characters that no shell acts on there are plain."""
+    assert decide(text, allow("git")).decision == "allow"
+
+
+@pytest.mark.parametrize("text", ["git 'status", "", "   "])
+def test_a_command_that_is_no_command_is_denied(text, decide):
+    """Open quotes and empty strings are malformed."""
+    assert decide(text, allow("git")).decision == "deny"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["rm", "-rf", "src"],
+        ["/bin/rm", "x"],
+        ["RM", "x"],
+        ["env", "A=1", "rm", "x"],
+        ["sudo", "-u", "root", "rm", "x"],
+        ["timeout", "5", "nice", "-n", "3", "rm", "x"],
+        ["xargs", "-0", "rm"],
+        ["sh", "-c", "true; rm x"],
+        ["bash", "-lc", "'rm' x"],
+        ["bash", "-c", 'sh -c "rm x"'],
+        ["find", ".", "-exec", "rm", "{}", ";"],
+        ["env", "-S", "rm x"],
+        ["git", "-c", "alias.x=!rm y", "x"],
+        ["git", "push"],
+        ["git", "-C", "sub", "--no-pager", "push", "origin"],
+        ["git", "--git-dir=x", "push"],
+        ["command", "git", "push"],
+        "true && rm x",
+        "echo $(rm x)",
+        "echo `rm x`",
+        'echo "$(rm x)"',
+        "A=1 rm x",
+        "r\\m x",
+        "'r'm x",
+        "(rm x)",
+        "! rm x",
+        "if true; then rm x; fi",
+        "cat <(rm x)",
+    ],
+)
+@pytest.mark.parametrize("mode", ["manual", "whitelist", "trust"])
+def test_a_denied_command_is_denied_however_wrapped(command, mode, decide):
+    """Deny wins over allow, through wrappers, chains, substitutions, assignments and global flags."""
+    rules = [allow("*", flags="any"), deny("rm"), deny("git", "push")]
+
+    assert decide(command, *rules, mode=mode).decision == "deny"
+
+
+@pytest.mark.parametrize("argv", [["git", "log", "push"], ["grep", "rm", "README.md"], ["echo", "git push"]])
+def test_a_denied_word_elsewhere_is_not_a_denied_command(argv, decide):
+    """A deny rule is about commands, not about words in them."""
+    assert decide(argv, allow("*"), deny("rm"), deny("git", "push")).decision == "allow"
+
+
+def test_strictest_rule_wins(decide):
+    """Deny beats ask beats allow, whatever their order."""
+    ask_rule = {"ask": "command", "argv": ["git", "status"], "why": "look first", "id": "look"}
+
+    found = decide(["git", "status"], ask_rule, allow("git"))
+
+    assert (found.decision, found.rule_id, found.reasons) == ("ask", "look", ("look first",))
+    assert decide(["git", "status"], allow("git"), ask_rule, deny("git")).decision == "deny"
+
+
+def test_modes_decide_what_no_rule_does(decide):
+    """Manual asks, whitelist denies, trust runs what a sandbox holds; never shell syntax."""
+    assert decide(["nosuchtool"]).decision == "ask"
+    assert decide(["nosuchtool"], mode="whitelist").decision == "deny"
+    assert decide(["nosuchtool"], mode="trust").decision == "allow"
+    assert decide("nosuchtool | x", mode="trust").decision == "ask"
+
+
+def test_unchecked_flags_only_where_the_user_says_so(decide):
+    """`flags: any` leaves flags unchecked, and shell syntax still asks."""
+    rule = allow("terraform", "plan", flags="any")
+
+    assert decide(["terraform", "plan", "-out=x"], rule).decision == "allow"
+    assert decide(["terraform", "apply"], rule).decision == "ask"
+    assert decide("terraform plan; id", rule).decision == "ask"
+
+
+def test_words_the_user_wrote_count_as_written(decide):
+    """A rule that spells a flag out allows it there, and a target it names excludes others."""
+    assert decide(["git", "-C", "src", "status"], allow("git", "-C", "src", "status")).decision == "allow"
+    assert decide(["git", "-C", "src", "status", "-s"], allow("git", "-C", "src", "status")).decision == "allow"
+    assert decide(["git", "-C", "src", "status"], allow("git")).decision == "ask"
+    assert decide(["make", "test", "deploy"], allow("make", "test")).decision == "ask"
+    assert decide(["git", "diff"], allow("git", ["status", "diff"])).decision == "allow"
+    assert decide(["sort", "-o", "x"], allow("sort", "-o")).decision == "ask"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("src/app.py", "allow", id="plain"),
+        pytest.param("./src/../src/new.py", "allow", id="dots inside"),
+        pytest.param("in/new.py", "allow", id="through a link inside"),
+        pytest.param("docs/x.md", "ask", id="no rule"),
+        pytest.param("../outside.txt", "deny", id="parent"),
+        pytest.param("/etc/passwd", "deny", id="absolute outside"),
+        pytest.param("src/link_file", "deny", id="link outside"),
+        pytest.param("dangling", "deny", id="dangling link"),
+        pytest.param("loop", "deny", id="loop"),
+        pytest.param("", "deny", id="empty"),
+        pytest.param("src/a\x00b", "deny", id="NUL"),
+        pytest.param("src\\a", "deny", id="backslash"),
+        pytest.param("src/a:b", "deny", id="stream"),
+        pytest.param("src/con.txt", "deny", id="device"),
+        pytest.param("src/a. ", "deny", id="trailing space"),
+        pytest.param("src/\u200bapp.py", "deny", id="invisible"),
+        pytest.param("src/secret/x", "deny", id="denied folder"),
+        pytest.param("src/.git/config", "ask", id="protected folder"),
+        pytest.param("src/.GIT/config", "ask", id="protected folder in capitals"),
+        pytest.param("src/．git/config", "ask", id="protected folder, fullwidth dot"),
+        pytest.param("src/conftest.py", "ask", id="runs later"),
+        pytest.param("src/.env.local", "ask", id="secrets"),
+        pytest.param("src/x.pth", "ask", id="python runs it"),
+        pytest.param("src/HEAD", "ask", id="makes a bare repository"),
+    ],
+)
+def test_paths_of_a_write(path, expected, workspace):
+    """A write passes only inside the workspace, where a rule says so, and where nothing runs or reads it later."""
+    rules = [{"allow": "write_file", "paths": ["src/**"]}, {"deny": "*", "paths": ["src/secret/**"]}]
+    with ToolEngine(rules, workspace) as engine:
+        assert engine.check("write_file", {"path": path, "content": "x"}).decision == expected
+
+
+def test_reading_secrets_and_hard_links_asks(workspace):
+    """An allow rule for reading does not cover files of secrets, nor files with a second name elsewhere."""
+    (workspace / "hard").hardlink_to(workspace.parent / "outside.txt")
+    with ToolEngine([{"allow": "read_file"}], workspace) as engine:
+        assert engine.check("read_file", {"path": "README.md"}).decision == "allow"
+        assert engine.check("read_file", {"path": ".env"}).decision == "ask"
+        assert engine.check("read_file", {"path": ".env.example"}).decision == "allow"
+        assert engine.check("read_file", {"path": "hard"}).decision == "ask"
+
+
+def test_an_absolute_path_inside_is_the_relative_one(workspace):
+    """The workspace's own prefix is stripped, also when the workspace is named through a link."""
+    alias = workspace.parent / "alias"
+    alias.symlink_to(workspace)
+    with ToolEngine([{"allow": "read_file", "paths": ["README.md"]}], alias) as engine:
+        for root in (alias, workspace):
+            assert engine.check("read_file", {"path": f"{root}/README.md"}).decision == "allow"
+
+
+def test_dots_after_a_link_count_as_the_kernel_counts(workspace):
+    """`link/../x` leads to the parent of the link's target, and is judged so."""
+    with ToolEngine([allow("cat")], workspace) as engine:
+        assert engine.check("command", {"argv": ["cat", "link_etc/../etc/hostname"]}).decision == "ask"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        pytest.param({"argv": "git status"}, "argv", id="a string for a list"),
+        pytest.param({"argv": ["git"], "approved": True}, "approved", id="unknown key"),
+        pytest.param({"argv": ["git", 1]}, "argv", id="a number for a word"),
+        pytest.param({"argv": []}, "argv", id="no words"),
+        pytest.param({}, "argv", id="neither"),
+        pytest.param({"argv": ["git"], "command": "git"}, "argv", id="both"),
+        pytest.param({"argv": ["a\x00b"]}, "argv", id="NUL"),
+        pytest.param({"argv": [float("nan")]}, "argv", id="NaN"),
+        pytest.param({"argv": ["\ud800"]}, "argv", id="half a surrogate pair"),
+        pytest.param({"argv": [2**70]}, "argv", id="beyond 64 bits"),
+        pytest.param({"argv": [object()]}, "argv", id="no JSON value"),
+        pytest.param('{"argv": ["a"], "argv": ["b"]}', "argv", id="duplicate keys"),
+        pytest.param('{"argv": NaN}', "NaN", id="NaN in text"),
+        pytest.param('{"argv": ' + "[" * 10**6, "nested", id="a million levels"),
+        pytest.param('{"argv": [1' + "0" * 5000 + "]}", "limit", id="a number of 5000 digits"),
+        pytest.param('{"argv": ', "JSON", id="cut off"),
+        pytest.param("[]", "object", id="no object"),
+        pytest.param(7, "object", id="a number"),
+        pytest.param({1: 2}, "string", id="a key that is no string"),
+        pytest.param('"' + "x" * 4_000_001 + '"', "longer", id="4 MB"),
+    ],
+)
+def test_malformed_arguments_are_denied_by_field(arguments, field, workspace):
+    """What a model wrote wrongly is denied, names the field, and raises nothing."""
+    with ToolEngine([allow("*", flags="any")], workspace) as engine:
+        found = engine.check("command", arguments)
+
+    assert found.decision == "deny"
+    assert field in found.reasons[0]
+
+
+def test_nesting_of_plain_values_is_bounded(workspace):
+    """A mapping nested 100,000 levels deep is refused without recursion."""
+    deep = []
+    for _ in range(10**5):
+        deep = [deep]
+    with ToolEngine([], workspace) as engine:
+        found = engine.check("command", {"argv": deep})
+    while deep:  # taken apart by hand: freeing it at once would recurse
+        deep = deep.pop()
+
+    assert "nested" in found.reasons[0]
+
+
+def test_an_unknown_tool_is_denied(workspace):
+    """There is no default for tools nobody registered."""
+    with ToolEngine([{"allow": "*"}], workspace) as engine:
+        assert engine.check("frobnicate", {}).decision == "deny"
+
+
+def test_checking_changes_nothing(workspace, bare_environment):
+    """A check writes neither in the workspace nor in the user's home."""
+    before = sorted(workspace.rglob("*"))
+    with ToolEngine([{"allow": "write_file"}], workspace) as engine:
+        engine.check("write_file", {"path": "a/b/new.txt", "content": "x"})
+        engine.check("command", {"argv": ["pytest"]})
+
+    assert sorted(workspace.rglob("*")) == before
+    assert list(bare_environment.iterdir()) == []
+
+
+def test_text_from_outside_makes_allowed_acts_ask(workspace):
+    """Once the model may have read text from outside, rules no longer wave through writing and executing."""
+    rules = [{"allow": ["write_file", "read_file"]}, allow("pytest")]
+    with ToolEngine(rules, workspace) as engine:
+        assert engine.check("command", {"argv": ["pytest"]}, tainted=True).decision == "ask"
+        assert engine.check("write_file", {"path": "x", "content": ""}, tainted=True).decision == "ask"
+        assert engine.check("read_file", {"path": "README.md"}, tainted=True).decision == "allow"
+
+
+def test_run_tests_follows_rules_for_itself_and_for_pytest(workspace):
+    """`run_tests` passes by a rule on it or on pytest, with known-safe arguments only."""
+    for rules in ([{"allow": "run_tests"}], [allow("pytest")]):
+        with ToolEngine(rules, workspace) as engine:
+            assert engine.check("run_tests", {"args": ["-q"]}).decision == "allow"
+            assert engine.check("run_tests", {"args": ["-p", "evil"]}).decision == "ask"
+
+
+def test_a_patch_is_judged_by_every_file_it_touches(workspace):
+    """The strictest file decides; a patch that does not apply is denied, saying why."""
+    body = "*** Begin Patch\n*** Update File: README.md\n@@\n-hello\n+hi\n*** Add File: {}\n+x\n*** End Patch\n"
+    rules = [{"allow": "patch"}, {"deny": "patch", "paths": ["secret/**"]}]
+    with ToolEngine(rules, workspace) as engine:
+        for path, expected in (("a.py", "allow"), ("conftest.py", "ask"), ("secret/x", "deny"), ("../x", "deny")):
+            assert engine.check("patch", {"patch": body.format(path)}).decision == expected
+        assert "not in the file" in engine.check("patch", {"patch": body.replace("hello", "nope")}).reasons[0]
+
+
+def test_custom_tools_are_judged_by_their_traits(workspace):
+    """A function's paths are confined; what it does not declare counts as executing."""
+
+    @tool(effect="read", paths=("place",))
+    def peek(place: str) -> str:
+        """Look."""
+        return place
+
+    def act() -> str:
+        """Do something."""
+        return "done"
+
+    with ToolEngine([{"allow": "peek", "paths": ["src/**"]}], workspace, "trust") as engine:
+        engine.register_tool(peek)
+        engine.register_tool(act)
+        assert engine.check("peek", {"place": "src/app.py"}).decision == "allow"
+        assert engine.check("peek", {"place": "../x"}).decision == "deny"
+        assert engine.check("act", {}).decision == "ask"
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        pytest.param({"allow": "command", "deny": "x"}, "exactly one", id="two effects"),
+        pytest.param({"argv": ["git"]}, "exactly one", id="no effect"),
+        pytest.param({"allow": "command", "argw": ["git"]}, "argw", id="unknown key"),
+        pytest.param({**allow("git", "status"), "match": ["git push"]}, "must be decided", id="match fails"),
+        pytest.param({**allow("git"), "not_match": ["git status"]}, "must not be", id="not_match fails"),
+        pytest.param({"allow": "read_file", "paths": ["a"], "match": ["../a"]}, "must be", id="a path outside"),
+    ],
+)
+def test_a_wrong_rule_is_a_configuration_error(rule, problem, workspace):
+    """Rules are proven when they load; every problem names its rule."""
+    with pytest.raises(ConfigError, match=problem) as caught:
+        ToolEngine([{"allow": "read_file"}, rule], workspace)
+
+    assert "rules[1]" in str(caught.value)
+
+
+def test_examples_that_hold_load(workspace):
+    """Examples may be command strings, words or paths."""
+    rules = [
+        {**allow("git", "status"), "match": ["git status -s", ["git", "status"]], "not_match": ["git push"]},
+        {"deny": "write_file", "paths": ["dist/**"], "match": ["dist/a"], "not_match": ["src/a"]},
+    ]
+    with ToolEngine(rules, workspace) as engine:
+        assert engine.check("write_file", {"path": "dist/a", "content": ""}).decision == "deny"
+
+
+def test_a_system_that_cannot_confine_asks_for_every_act(workspace, monkeypatch):
+    """Without a backend, rules wave nothing through that writes or executes; `required` refuses to run at all."""
+    monkeypatch.setattr("blueprint_llm.tools.sandbox._offered", lambda name: False)
+    rules = [{"allow": ["write_file", "read_file"]}, allow("pytest")]
+    with ToolEngine(rules, workspace) as engine:
+        assert engine.check("command", {"argv": ["pytest"]}).decision == "ask"
+        assert engine.check("write_file", {"path": "x", "content": ""}).decision == "ask"
+        assert engine.check("read_file", {"path": "README.md"}).decision == "allow"
+    waived = Tools.model_validate({"sandbox": {"backend": "none"}, "rules": rules})
+    with ToolEngine(workspace=workspace, settings=waived) as engine:
+        assert engine.check("command", {"argv": ["pytest"]}).decision == "allow"
+    required = Tools.model_validate({"sandbox": {"required": True}, "rules": rules})
+    with ToolEngine(workspace=workspace, settings=required) as engine, pytest.raises(ToolError, match="required"):
+        engine.check("command", {"argv": ["pytest"]})
+
+
+def test_a_workspace_must_be_a_folder(tmp_path):
+    """A workspace that is not there is a configuration error."""
+    with pytest.raises(ConfigError, match="not a folder"):
+        ToolEngine([], tmp_path / "none")
+
+
+def test_importing_the_tools_loads_no_heavy_library():
+    """The package imports neither LiteLLM nor MCP nor jsonschema."""
+    script = "import sys, blueprint_llm.tools; print({'litellm', 'mcp', 'jsonschema', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+
+    assert done.stdout.strip() == "set()"
