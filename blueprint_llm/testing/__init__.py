@@ -1,8 +1,10 @@
 """Test doubles for code that uses blueprint_llm: scripted, recording, and strict about what was not asked for.
 
-`FaultServer` is a loopback HTTP server for anything that takes an `api_base`.
+`FaultServer` is a loopback HTTP server for anything that takes an `api_base`; `ScriptedAdapter` stands in a provider's
+place without a socket. Both take the same steps.
 """
 
+from blueprint_llm.testing.adapter import ScriptedAdapter, ScriptedStream
 from blueprint_llm.testing.script import (
     Answer,
     BadLine,
@@ -39,6 +41,8 @@ __all__ = [
     "Request",
     "Reset",
     "Script",
+    "ScriptedAdapter",
+    "ScriptedStream",
     "Stall",
     "Status",
     "Step",

@@ -116,7 +116,7 @@ def _status(step: Status) -> Iterator[Part]:
 def _document(step: Answer | BrokenTool | Midway, body: Mapping[str, Any]) -> Iterator[Part]:
     """The answer as one JSON object, whole or spoiled."""
     answer = step if isinstance(step, Answer) else step.answer
-    content = orjson.dumps(_completion(answer, body))
+    content = orjson.dumps(completion(answer, body))
     half = head(200, {"content-type": JSON, **answer.headers}, len(content)) + content[: len(content) // 2]
     yield Pause(answer.delay_s)
     match step:
@@ -132,7 +132,8 @@ def _document(step: Answer | BrokenTool | Midway, body: Mapping[str, Any]) -> It
             yield whole(content, headers=answer.headers)
 
 
-def _completion(answer: Answer, body: Mapping[str, Any]) -> dict[str, Any]:
+def completion(answer: Answer, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole answer in OpenAI's shape."""
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or None}
     if answer.tool_calls:
         message["tool_calls"] = [_tool_call(answer, number) for number in range(len(answer.tool_calls))]
@@ -162,15 +163,14 @@ def usage_object(usage: tuple[int, int] | Mapping[str, Any]) -> dict[str, Any]:
 def _stream(step: Answer | BrokenTool | Midway, body: Mapping[str, Any]) -> Iterator[Part]:
     """The answer as server-sent events, whole or spoiled on the way."""
     answer = step if isinstance(step, Answer) else step.answer
-    stamp = _stamp(answer, body, "chat.completion.chunk")
-    events = _paced((_event(stamp, delta) for delta in _deltas(answer)), answer.pace_s)
+    events = _paced(map(_event, content_chunks(answer, body)), answer.pace_s)
     yield Pause(answer.delay_s)
     yield head(200, {"content-type": EVENTS, **answer.headers})
     if isinstance(step, Midway):
         yield from itertools.chain.from_iterable(itertools.islice(events, step.after_chunks))
         yield from _strike(step)
     yield from itertools.chain.from_iterable(events)
-    yield _event(stamp, {}, answer.ending) + _usage_event(answer, stamp, body) + DONE * answer.done + LAST_CHUNK
+    yield b"".join(map(_event, closing_chunks(answer, body))) + DONE * answer.done + LAST_CHUNK
 
 
 def _strike(step: Midway) -> Iterator[Part]:
@@ -211,16 +211,24 @@ def _pieces(text: str, chars: int | None) -> Iterator[str]:
     return (text[start : start + chars] for start in range(0, len(text), chars))
 
 
-def _event(stamp: Mapping[str, Any], delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return sse(orjson.dumps({**stamp, "choices": [choice]}))
+def content_chunks(answer: Answer, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunks that carry text and tool calls."""
+    stamp = _stamp(answer, body, "chat.completion.chunk")
+    for delta in _deltas(answer):
+        yield {**stamp, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
 
 
-def _usage_event(answer: Answer, stamp: Mapping[str, Any], body: Mapping[str, Any]) -> bytes:
+def closing_chunks(answer: Answer, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunk with the finish reason, and the usage where it was asked for."""
+    stamp = _stamp(answer, body, "chat.completion.chunk")
+    yield {**stamp, "choices": [{"index": 0, "delta": {}, "finish_reason": answer.ending}]}
     asked = (body.get("stream_options") or {}).get("include_usage")
-    if not asked or answer.usage is None:
-        return b""
-    return sse(orjson.dumps({**stamp, "choices": [], "usage": usage_object(answer.usage)}))
+    if asked and answer.usage is not None:
+        yield {**stamp, "choices": [], "usage": usage_object(answer.usage)}
+
+
+def _event(chunk: Mapping[str, Any]) -> bytes:
+    return sse(orjson.dumps(chunk))
 
 
 def sse(payload: bytes) -> bytes:
