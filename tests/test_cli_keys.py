@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from canary import KEYS, find_canary
 from click.testing import CliRunner
 
 from blueprint_llm.cli import main
+from blueprint_llm.credentials import Keychain, Secret
+from blueprint_llm.errors import CallError
 
 KEY = KEYS["sk"]
 ROOT = Path(__file__).parents[1]
@@ -148,3 +151,49 @@ def test_help_loads_neither_pydantic_nor_structlog():
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
 
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+class FakeClient:
+    """Answers for `cloud`, refuses everybody else; takes what SyncLLMClient takes."""
+
+    def __init__(self, config, *, credentials_manager):
+        self.requests = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        assert all(request["max_tokens"] == 1 and not request["fallback"] for request in self.requests)
+
+    def chat(self, request):
+        """One cheap call."""
+        self.requests.append(request)
+        if request["provider"] != "cloud":
+            raise CallError("HTTP 401", category="refused")
+
+
+def test_check_online_makes_one_cheap_call_per_provider(tmp_path, monkeypatch):
+    """Each provider answers or says why not."""
+    fake = types.ModuleType("blueprint_llm.client")
+    fake.SyncLLMClient = FakeClient
+    monkeypatch.setitem(sys.modules, "blueprint_llm.client", fake)
+    path = tmp_path / "b.yaml"
+    path.write_text("blueprint: {providers: {cloud: {model: openai/gpt-4o}, other: {model: openai/gpt-4o}}}\n")
+
+    result = CliRunner().invoke(main, ["keys", "check", "--online", "--config", str(path)])
+
+    assert "ok    cloud (online): answered" in result.stdout
+    assert "WRONG other (online): HTTP 401" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_a_key_can_go_to_the_keychain(keys, monkeypatch):
+    """`--keyring` stores there and says what the configuration still needs."""
+    chain = {}
+    monkeypatch.setattr(Keychain, "set", lambda self, name, secret: chain.update({name: secret}))
+
+    done = keys("set", "openai", "--keyring", given=KEY)
+
+    assert done.exit_code == 0
+    assert chain == {"openai": Secret(KEY)}
+    assert "set credentials: {keyring: true} in the block blueprint" in done.stderr

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -56,15 +57,11 @@ def run(code, *arguments, env=None):
 
 
 @pytest.fixture
-def folder(tmp_path_factory):
-    """A folder of the user that the children run as, below folders that they may enter."""
-    path = tmp_path_factory.mktemp("room")
-    if os.geteuid() == 0:
-        for above in (path, *path.parents[:3]):
-            if above != Path("/tmp"):  # noqa: S108 - pytest's own folders are below it
-                above.chmod(above.stat().st_mode | 0o011)
-        own(path)
-    return path
+def folder():
+    """A folder of the user that the children run as; not below pytest's, which every session closes to others."""
+    with tempfile.TemporaryDirectory() as room:
+        own(Path(room))
+        yield Path(room)
 
 
 def own(path):
@@ -215,6 +212,19 @@ def test_somebody_elses_folder_is_refused(file, folder):
     else:
         found = os.stat_result((0o40700, 1, 1, 1, os.geteuid() + 1, 0, 0, 0, 0, 0))
         assert "belongs to another user" in private_file.folder_problem(folder, found)
+
+
+@pytest.mark.parametrize(("spoil", "says"), REFUSALS)
+def test_an_unsafe_file_is_refused_in_this_process_too(mine, spoil, says):
+    """Whoever runs the tests, root included, gets the same sentence."""
+    _write(mine, json.dumps(GOOD))
+    spoil_as_me = {
+        _directory: lambda path: (path.unlink(), path.mkdir()),
+        _fifo: lambda path: (path.unlink(), os.mkfifo(path)),
+    }
+    spoil_as_me.get(spoil, spoil)(mine)
+
+    assert says.format(file=mine, folder=mine.parent) in CredentialsManager(file=mine, environ={}).available("openai")
 
 
 def _write(path, text):
@@ -510,6 +520,17 @@ def test_a_killed_writer_leaves_a_whole_file(mine):
         mine.unlink()
 
     assert {each.name for each in mine.parent.iterdir()} == {"credentials.json.lock"}
+
+
+def test_what_cannot_be_locked_or_written_is_a_sentence(mine):
+    """A folder in the way of the lock, or a file in the way of the folder."""
+    mine.with_name("credentials.json.lock").mkdir()
+    with pytest.raises(CredentialsError, match=r"credentials\.json\.lock cannot be used \(Is a directory\)"):
+        CredentialsManager(file=mine, environ={}).set("openai", KEY)
+    with pytest.raises(CredentialsError, match=r"cannot be used \(File exists\)"):
+        CredentialsManager(file=_write(mine, "{}") / "deeper.json", environ={}).set("openai", KEY)
+    nowhere = mine.parent / "no" / "such"
+    assert private_file.replace(nowhere, b"x").startswith(f"{nowhere} cannot be used (No such file or directory)")
 
 
 def test_a_writer_killed_before_the_rename_leaves_the_old_file(mine):

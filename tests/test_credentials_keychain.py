@@ -4,12 +4,18 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
+import keyring
+import keyring.backend
+import keyring.backends.null
 import pytest
 from canary import find_canary
 
-from blueprint_llm.credentials import CredentialsManager
+from blueprint_llm.config import Config
+from blueprint_llm.credentials import CredentialsManager, Keychain, Secret
+from blueprint_llm.errors import CredentialsError
 
 KEY = "sk-chain0123456789abcdefghijklmnop"
 ROOT = Path(__file__).parents[1]
@@ -191,3 +197,96 @@ def test_keyring_is_not_imported_unless_configured():
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
 
     assert ran.stdout == "[]\n"
+
+
+class Memory(keyring.backend.KeyringBackend):
+    """A keychain in this process, for what needs no other one."""
+
+    priority = 1
+
+    def __init__(self):
+        self.kept, self.forgets, self.release = {}, False, None
+        super().__init__()
+
+    def get_password(self, service, username):
+        """What was stored; with `release`, only after it is set."""
+        if self.release:
+            self.release.wait(60)
+        return self.kept.get((service, username))
+
+    def set_password(self, service, username, password):
+        """Keep it, or forget it."""
+        if not self.forgets:
+            self.kept[service, username] = password
+
+    def delete_password(self, service, username):
+        """Forget it."""
+        del self.kept[service, username]
+
+
+@pytest.fixture
+def memory():
+    """The backend of this process while a test runs."""
+    before, backend = keyring.core._keyring_backend, Memory()
+    keyring.set_keyring(backend)
+    yield backend
+    keyring.core._keyring_backend = before
+
+
+@pytest.fixture
+def manager(memory, tmp_path):
+    """A manager that asks the keychain."""
+    config = Config.model_validate({"credentials": {"keyring": True, "file": str(tmp_path / "c.json")}})
+    return CredentialsManager(config, environ={}, keychain=Keychain(deadline_s=30))
+
+
+def test_the_keychain_is_asked_once_until_a_key_is_refused(manager, memory):
+    """Its answer is remembered, told to be quick then, and forgotten after a 401, a set and a remove."""
+    assert (manager.is_slow("openai"), manager.available("openai")) == (True, None)
+    manager.set("openai", KEY, keyring=True)
+    assert manager.get("openai").reference == manager.reference("openai") == "keychain:openai"
+    assert not manager.is_slow("openai")
+    memory.kept["blueprint-llm", "openai"] = KEY + "-fresh"
+    assert manager.get("openai").api_key == Secret(KEY)
+    assert manager.report(manager.get("openai"), "refused") is False
+    assert manager.get("openai").api_key == Secret(KEY + "-fresh")
+    assert [manager.remove("openai", keyring=True), manager.remove("openai", keyring=True)] == [True, False]
+    assert manager.available("openai") is None  # it might be there: nobody has looked
+    with pytest.raises(CredentialsError, match="no API key for 'openai'"):
+        manager.get("openai")
+    assert manager.available("openai").startswith("no API key for 'openai'")
+
+
+def test_a_loss_is_an_error(manager, memory):
+    """A keychain that forgets is not believed."""
+    memory.forgets = True
+
+    with pytest.raises(CredentialsError, match="lost the key it was given"):
+        manager.set("openai", KEY, keyring=True)
+
+
+def test_a_late_answer_wakes_the_keychain_up_again(memory):
+    """While one question hangs others fail at once; when it is answered the keychain is used again."""
+    chain, memory.release = Keychain(deadline_s=0.05), threading.Event()
+    for _ in range(3):
+        with pytest.raises(CredentialsError, match=r"did not answer within 0\.05 s"):
+            chain.get("openai")
+    assert sum(thread.name == "blueprint-keychain" for thread in threading.enumerate()) == 1
+
+    memory.release.set()
+    chain._last.done.wait(30)
+    memory.release, chain._deadline_s = None, 30
+
+    assert chain.get("openai") is None
+
+
+def test_check_names_the_keychain(manager, memory):
+    """`keys check` shows which backend is used, or what is wrong with it."""
+    found = {row.subject: row for row in manager.check()}
+    keyring.set_keyring(keyring.backends.null.Keyring())
+    wrong = {row.subject: row for row in manager.check()}
+
+    assert found["keychain"].message.endswith(".Memory")
+    assert (wrong["keychain"].ok, "does not keep secrets" in wrong["keychain"].message) == (False, True)
+    with pytest.raises(CredentialsError, match="does not keep secrets"):
+        manager.set("openai", KEY, keyring=True)
