@@ -91,18 +91,28 @@ class _Survey:
         return before
 
     @cached_property
-    def changes(self) -> dict[str, list[tuple[int, str]]]:
-        """For each path its changes as (position, op), reads left out, in dependency order."""
-        found: dict[str, list[tuple[int, str]]] = {}
+    def writers(self) -> dict[str, list[int]]:
+        """For each path the positions of the open steps that change it, in dependency order."""
+        found: dict[str, list[int]] = {}
         for n in self.order:
-            for change in self.steps[n].files:
-                if change.op != "read" and self.steps[n].status != "done":
-                    found.setdefault(change.path, []).append((n, change.op))
+            for change in self.steps[n].files if self.steps[n].status != "done" else ():
+                if change.op != "read":
+                    found.setdefault(change.path, []).append(n)
+        return found
+
+    @cached_property
+    def makers(self) -> dict[tuple[str, str], int]:
+        """For each (path, op) of creations and deletions the steps that do it, as a bit set."""
+        found: dict[tuple[str, str], int] = {}
+        for n, _, change in self.files():
+            if change.op in {"create", "delete"}:
+                found[change.path, change.op] = found.get((change.path, change.op), 0) | 1 << n
         return found
 
     def before(self, n: int, path: str, op: str) -> bool:
-        """Whether a step before `n` does `op` to a path."""
-        return any(o == op and self.ancestors[n] >> m & 1 for m, o in self.changes.get(path, ()))
+        """Whether a step before `n` does `op`, a creation or deletion, to a path."""
+        made = self.makers.get((path, op))
+        return bool(made and self.ancestors[n] & made)
 
     def files(self) -> Iterator[tuple[int, PlanStep, FileChange]]:
         """Every file of every step that is not finished; what finished ones did is on disk already."""
@@ -213,8 +223,8 @@ def _existence(survey: _Survey) -> Iterator[Finding]:
 
 def _write_conflicts(survey: _Survey) -> Iterator[Finding]:
     """In dependency order, all writers of a file are ordered if and only if every neighbouring pair is."""
-    for path, changes in survey.changes.items():
-        for (first, _), (second, _) in pairwise(changes):
+    for path, writers in survey.writers.items():
+        for first, second in pairwise(writers):
             if first != second and not survey.ancestors[second] >> first & 1:
                 a, b = survey.steps[first].id, survey.steps[second].id
                 message = f"{a} and {b} both write {path}, and neither comes first: make one depend on the other"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
+from blueprint_llm.config.paths import folder
 from blueprint_llm.context import policy_for
 from blueprint_llm.dispatch import input_window
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
 from blueprint_llm.planning.costs import ModelChoice
+from blueprint_llm.planning.summaries import SummaryCache
 from blueprint_llm.pricing import Tokens, cost
 from blueprint_llm.redaction import redact
 from blueprint_llm.steps import Store
@@ -36,6 +38,9 @@ def planning_walk(parts: Parts, context: PlanningContext) -> Generator[Any, Any,
         left_usd=None if tightest is None else max(0, tightest.charge.limit - tightest.used) / NANO,
         budget_blocks=tightest is not None and tightest.charge.on_exceed == "block",
         max_context_tokens=parts.config.planning.max_context_tokens,
+        summaries=parts.config.planning.summaries,
+        cache=SummaryCache(folder("cache") / "summaries"),
+        progress=lambda files: parts.tell("planning.progress", level="debug", files=files),
     )
     targets = [_planner(target) for target in _first_targets(parts, _planners(parts))]
     return (yield from PlanningCoordinator(targets, settings).plan(context))
@@ -50,9 +55,10 @@ def _budgets(parts: Parts) -> Generator[Any, Any, tuple[Level, ...]]:
 
 
 def _planners(parts: Parts) -> list[str]:
-    if parts.config.planning.provider:
-        return [parts.config.planning.provider]
-    return list(parts.chains.get("planning") or parts.chains.get("default") or parts.table.names)
+    """The planning provider, then the chain; each once."""
+    first = [parts.config.planning.provider] if parts.config.planning.provider else []
+    chain = parts.chains.get("planning") or parts.chains.get("default") or ([] if first else parts.table.names)
+    return list(dict.fromkeys([*first, *chain]))
 
 
 def _first_targets(parts: Parts, names: list[str]) -> list[Target]:
