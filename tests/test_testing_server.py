@@ -1,8 +1,11 @@
 """The fault server over urllib: scripts, records and complaints; and as a program of its own."""
 
+import io
 import json
+import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +23,7 @@ from blueprint_llm.testing import (
     ToolUse,
     load_script,
 )
+from blueprint_llm.testing.__main__ import main
 
 HELLO = Answer("Hello there world")
 TOOL = Answer("", tool_calls=(ToolUse("get_weather", {"city": "Paris"}), ToolUse("now", id="call_x")))
@@ -269,6 +273,29 @@ def test_as_a_program_it_serves_and_counts(spawn, tmp_path):
 
     assert statuses == [429, 200]
     assert (report["count"], len(report["requests"])) == (2, 2)
+    assert set(report["requests"][0]) == {"method", "path", "body", "at", "closed_early_at"}
+
+
+def test_the_program_ends_with_its_input(monkeypatch, capsys, tmp_path):
+    """The program prints its URL, and stops when nobody holds its standard input any more."""
+    path = tmp_path / "script.json"
+    path.write_text("{}")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    main(["--script", str(path)])
+    main([])
+
+    assert re.fullmatch(r"(http://127\.0\.0\.1:\d+/v1\n){2}", capsys.readouterr().out)
+    assert not [thread for thread in threading.enumerate() if thread.name == "fault-server"]
+
+
+def test_the_report_shows_no_header():
+    """`GET /__requests` tells method, path, body and times; it is itself no request of the record."""
+    with FaultServer([HELLO]) as server:
+        fetch(server)
+        with urllib.request.urlopen(server.url.removesuffix("/v1") + "/__requests", timeout=10) as reply:
+            report = json.load(reply)
+
+        assert len(server.requests) == report["count"] == 1
     assert set(report["requests"][0]) == {"method", "path", "body", "at", "closed_early_at"}
 
 
