@@ -136,6 +136,16 @@ def test_a_late_result_ties_everything_since_its_call_together() -> None:
     assert [len(unit) for unit in split(messages)] == [1, 5, 1]
 
 
+def test_what_the_caller_broke_is_not_mended_but_not_worsened() -> None:
+    """A result without a call in the caller's own list does not stop the rest from being shaped."""
+    messages = [user("old " * 90), assistant(None, "lost"), user("x"), result("nobody", "r"), user("q")]
+
+    shaped = shape(messages, 80)
+
+    assert shaped.tokens <= 80
+    assert not broken_pairs(shaped.messages) - broken_pairs(messages)
+
+
 def test_long_tool_results_are_cut_to_head_and_tail() -> None:
     """A pinned tool result that is too long becomes JSON with its length, head and tail; arguments stay."""
     messages = [user("q"), assistant(None, "a"), result("a", "H" * 5000 + "T" * 5000)]

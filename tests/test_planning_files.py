@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner
 
-from blueprint_llm.cli.plan import command
+from blueprint_llm.cli.plan import _Progress, command
 from blueprint_llm.errors import CallError, PlanError
+from blueprint_llm.events import Event
 from blueprint_llm.planning import Keep, Perform, PlanStore, lint, plan_facts, read_plan_file, run_walk, write_plan
 from blueprint_llm.types import Plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def make_plan(*steps: dict[str, Any], **more: Any) -> Plan:
@@ -211,3 +210,125 @@ def test_plan_diff_in_the_shell(tmp_path: Path) -> None:
         "kept": ["S1"],
     }
     assert "removed  S2    do S2" in shell("diff", *files)[1]
+
+
+class FakeClient:
+    """Stands in for `SyncLLMClient`: plans one step, and reports what it is told to."""
+
+    def __init__(self, *reports: Any) -> None:
+        self.reports, self.asked = list(reports), []  # type: ignore[var-annotated] # filled by calls
+        self.on_event: Any = None
+
+    def __call__(self, _config: str | None, on_event: Any = None) -> FakeClient:
+        """Opened."""
+        self.on_event = on_event
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def planning_mode(self, **asked: Any) -> Plan:
+        """A plan with one step."""
+        self.asked.append(asked)
+        self.on_event(Event(name="planning.progress", facts={"files": 7}))
+        cost = {"low": 0.1, "likely": 0.2, "high": 0.5}
+        findings = [{"code": "over_budget", "message": "too dear"}]
+        metadata = {"cost_usd": cost, "unverified": ["be kind"], "findings": findings}
+        return make_plan({"id": "S1", "covers": ["R1"], "estimated_cost_usd": cost}, metadata=metadata)
+
+    def run(self, messages: list[dict[str, Any]]) -> Any:
+        """The next report."""
+        report = self.reports.pop(0)
+        if isinstance(report, Exception):
+            raise report
+        return SimpleNamespace(content=report)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClient:
+    """The client that commands open."""
+    fake = FakeClient()
+    monkeypatch.setattr("blueprint_llm.cli.plan.open_client", fake)
+    monkeypatch.setenv("BLUEPRINT_HOME", str(tmp_path / "home"))
+    return fake
+
+
+def test_a_goal_is_planned_saved_and_printed(client: FakeClient) -> None:
+    """What is no subcommand is a goal; the table is the answer, remarks go to standard error."""
+    code, out, err = shell("tidy up", "-r", "a", "-r", "b", "-c", "be kind", "--codebase", ".")
+
+    assert code == 0
+    assert client.asked == [
+        {
+            "goal": "tidy up",
+            "requirements": ["a", "b"],
+            "constraints": ["be kind"],
+            "codebase": Path(),
+            "previous_plans": [],
+        }
+    ]
+    assert out.splitlines()[1].split() == ["S1", "do", "S1", "R1", "$0.1000-$0.5000"]
+    assert "not verified: be kind" in err
+    assert "over_budget: too dear" in err
+    assert "r1.json" in err
+    assert PlanStore().revisions("plan-1") == [1]
+
+
+@pytest.mark.parametrize(("form", "start"), [("md", "# Plan"), ("json", "{"), ("mermaid", "flowchart")])
+def test_formats_go_to_standard_output(client: FakeClient, form: str, start: str) -> None:
+    """A pipe gets the document only; a previous plan may be given as a file."""
+    shell("a goal")
+    saved = PlanStore().root / "plan-1" / "r1.json"
+    out = shell("a goal", "--format", form, "--previous", str(saved))[1]
+
+    assert out.startswith(start)
+    assert client.asked[1]["previous_plans"] == [read_plan_file(saved)]
+    assert PlanStore().revisions("plan-1") == [1, 2]
+
+
+def test_progress_shows_after_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quick read shows nothing, a slow one how many files were read."""
+    now = [0.0]
+    progress = _Progress(lambda: now[0])
+    progress(Event(name="planning.progress", facts={"files": 1}))
+    now[0] = 1.5
+    progress(Event(name="attempt.failed"))
+    progress(Event(name="planning.progress", facts={"files": 2}))
+
+    assert capsys.readouterr().err == "\rreading the codebase: 2 files"
+
+
+def test_plan_run_keeps_statuses_in_the_file(client: FakeClient, tmp_path: Path) -> None:
+    """It stops at the first step that is not met, and goes on from there the next time."""
+    path = tmp_path / "plan.json"
+    write_plan(CHAIN, path)
+    client.reports = [MET, CallError("down")]
+    first = shell("run", str(path), "--approve", CHAIN.hash[:12])
+    failed = [step.status for step in read_plan_file(path).steps]
+    client.reports = [MET, MET]
+    second = shell("run", str(path), text="y\n")
+
+    assert first[0] == 1
+    assert failed == ["failed", "done", "pending"]
+    assert second[0] == 0
+    assert [step.status for step in read_plan_file(path).steps] == ["done"] * 3
+
+
+@pytest.mark.parametrize("approve", ["0" * 64, CHAIN.hash[:4]])
+def test_plan_run_refuses_another_hash(client: FakeClient, tmp_path: Path, approve: str) -> None:
+    """Too short a hash or another plan's runs nothing."""
+    write_plan(CHAIN, tmp_path / "plan.json")
+    result = CliRunner().invoke(command, ["run", str(tmp_path / "plan.json"), "--approve", approve])
+
+    assert isinstance(result.exception, PlanError)
+    assert read_plan_file(tmp_path / "plan.json") == CHAIN
+
+
+def test_plan_run_asks_first(client: FakeClient, tmp_path: Path) -> None:
+    """No answer but yes runs a plan."""
+    write_plan(CHAIN, tmp_path / "plan.json")
+
+    assert shell("run", str(tmp_path / "plan.json"), text="n\n")[0] == 1
+    assert read_plan_file(tmp_path / "plan.json") == CHAIN
