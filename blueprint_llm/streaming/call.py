@@ -1,0 +1,220 @@
+"""One tool call while it arrives: its id, its name, and its arguments as a document.
+
+What servers do wrong without loss (a final copy of all arguments, cumulative deltas, a name in two halves) is put
+right with a warning; everything else is a problem, and the call is dead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.errors import InvalidRequestError
+from blueprint_llm.streaming.document import Document
+from blueprint_llm.streaming.lexemes import listed
+from blueprint_llm.streaming.machine import JsonRejected
+from blueprint_llm.streaming.schema_check import CompiledSchema, compile_schema
+from blueprint_llm.types import ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blueprint_llm.streaming.chunks import Entry
+
+
+class Call:
+    """A call and what is known of it.
+
+    Attributes:
+        number: Its place in the answer.
+        problem: Why it can never be executed.
+        warnings: Codes of what was put right.
+        reopened: Its name was sent again, without an id, after its arguments were complete.
+        delta_no: The 0-based number of the last delta.
+    """
+
+    def __init__(self, number: int, declared: Mapping[str, Any]) -> None:
+        self.number, self._declared = number, declared
+        self.id: str | None = None
+        self.name: str | None = None
+        self.document = Document()
+        self.problem: JsonRejected | None = None
+        self.warnings: list[str] = []
+        self.reopened = self.reported = False
+        self.delta_no = -1
+        self._cumulative = False
+        self._replayed = 0  # how much of a copy of the complete arguments has come
+
+    @property
+    def complete(self) -> bool:
+        """Whether the arguments are a whole object."""
+        return self.document.complete
+
+    @property
+    def empty(self) -> bool:
+        """Whether no argument text has come."""
+        return not len(self.document.text)
+
+    def warn(self, code: str) -> None:
+        """Note something that was put right, once."""
+        if code not in self.warnings:
+            self.warnings.append(code)
+
+    def refuse(self, code: str, expected: str = "") -> None:
+        """Say that this call is beyond help, for a reason outside its JSON."""
+        self.problem = self.problem or JsonRejected(code, len(self.document.text), expected=expected)
+
+    def take(self, entry: Entry) -> str:
+        """Take one delta; the argument text that it added."""
+        self.delta_no += 1
+        if entry.was_object:
+            self.warn("arguments_object")
+        if entry.name and not self.problem:
+            self._take_name(entry.name)
+        piece = self.document.text.join(entry.arguments)
+        return self._take_arguments(piece) if piece and not self.problem else ""
+
+    def _take_name(self, name: str) -> None:
+        old, declared = self.name, self._declared
+        if old == name:
+            self.warn("name_resent")
+        elif old is None or (self.empty and name.startswith(old) and self._may_be_named(name)):
+            self._set_name(name)
+        elif self.empty and declared and name not in declared and self._may_be_named(old + name):
+            self.warn("name_joined")
+            self.name = old + name
+        elif self.empty and name in declared and old not in declared:
+            self.name = name
+        else:
+            self.refuse("ambiguous_calls", f"one name, not {old!r} and {name!r}")
+
+    def _set_name(self, name: str) -> None:
+        self.name = name
+        if not self._may_be_named(name):
+            self.refuse("unknown_tool", listed(self._declared))
+
+    def _may_be_named(self, name: str) -> bool:
+        return not self._declared or any(each.startswith(name) for each in self._declared)
+
+    def _take_arguments(self, piece: str) -> str:
+        if self.empty and not self._prepare():
+            return ""
+        before = len(self.document.text)
+        try:
+            if self.complete:
+                self._follow_copy(piece)
+                return ""
+            self._feed(self._news(piece))
+        except JsonRejected as error:
+            self.problem = error
+            if not self.complete:
+                self.document.text.add(piece)  # to show what was got
+            return ""
+        added = len(self.document.text) - before
+        return self.document.text.tail(added) if added else ""
+
+    def _prepare(self) -> bool:
+        """Get ready for the first arguments: from here on the name must be that of a tool."""
+        if self._declared and self.name is not None and self.name not in self._declared:
+            self.refuse("unknown_tool", listed(self._declared))
+        elif self.name is not None:
+            self.document.schema = self._schema()
+        return self.problem is None
+
+    def _schema(self) -> CompiledSchema | None:
+        if self.name is None or self.name not in self._declared:
+            return None
+        try:
+            return compile_schema(self._declared[self.name])
+        except InvalidRequestError as error:
+            self.refuse("schema_unusable", str(error))
+            return None
+
+    def _feed(self, piece: str) -> None:
+        try:
+            self.document.feed(piece)
+        except JsonRejected as error:
+            if error.code == "extra_data":
+                self._require_copy(self.document.rest, error.offset)
+            elif not self._is_cumulative(piece):
+                raise
+
+    def _is_cumulative(self, piece: str) -> bool:
+        """Whether the server sends all arguments so far in each delta, which the second of them shows."""
+        so_far = self.document.text.value()
+        if '"' not in so_far or not piece.startswith(so_far):
+            return False
+        again = Document(self.document.schema)
+        try:
+            again.feed(piece)
+        except JsonRejected:
+            return False
+        self.document, self._cumulative = again, True
+        self.warn("cumulative_resend")
+        return True
+
+    def _news(self, piece: str) -> str:
+        """What a cumulative delta adds."""
+        if not self._cumulative:
+            return piece
+        so_far = self.document.text.value()
+        if not piece.startswith(so_far):
+            raise JsonRejected("ambiguous_calls", len(so_far))
+        return piece[len(so_far) :]
+
+    def _require_copy(self, rest: str, offset: int) -> None:
+        """Within one delta only an exact copy may follow the arguments."""
+        if rest.strip() != self.document.whole.strip():
+            raise self._beyond(rest, offset)
+        self.warn("duplicate_resend")
+
+    def _follow_copy(self, piece: str) -> None:
+        """After complete arguments only blanks may come, or a copy of them."""
+        whole = self.document.whole
+        if not self._replayed and not piece.strip():
+            self.document.feed(piece)
+        elif not whole.startswith(piece, self._replayed):
+            raise self._beyond(piece if not self._replayed else whole, len(whole))
+        else:
+            self._replayed = (self._replayed + len(piece)) % len(whole)
+            self.warn("duplicate_resend")
+
+    def _beyond(self, rest: str, offset: int) -> JsonRejected:
+        code = "concatenated_objects" if rest.lstrip().startswith("{") else "extra_data"
+        return JsonRejected("ambiguous_calls" if self.reopened else code, offset)
+
+    def settle(self) -> None:
+        """Say that nothing follows: the last chance for a problem."""
+        half = self.document.text.rest()
+        if half and not self.problem:
+            self._take_arguments(half)
+        if self.problem:
+            return
+        if self.name is None:
+            self.refuse("missing_name")
+        elif self._declared and self.name not in self._declared:
+            self.refuse("unknown_tool", listed(self._declared))
+        elif self._replayed:
+            self.problem = self._beyond(self.document.whole, len(self.document.whole))
+        else:
+            self._settle_value()
+
+    def _settle_value(self) -> None:
+        schema = self._schema()
+        try:
+            if self.complete and schema is not self.document.schema:
+                self.document.recheck(schema)  # the name came after the arguments
+            elif self.empty and schema is not None and not schema.mismatch({}):
+                self.document.value = {}
+                self.warn("empty_arguments")
+            elif self.empty:
+                self.refuse("empty_arguments", "a JSON object")
+        except JsonRejected as error:
+            self.problem = error
+
+    def approved(self, answer_id: str) -> ToolCall:
+        """The call as it may be executed. A missing id is made from the answer's: the same for the same answer."""
+        if self.id is None:
+            seed = f"{answer_id}\0{self.number}\0{self.name}\0{self.document.whole}"
+            self.id = f"call_{hashlib.sha256(seed.encode('utf-8', 'replace')).hexdigest()[:24]}"
+        return ToolCall(id=self.id, name=self.name or "", arguments=self.document.value)

@@ -1,0 +1,66 @@
+"""Weigh what proves that an answer ended, and ended where the model meant it to.
+
+`finish_reason` alone proves little: servers report `tool_calls` for calls that the output limit cut.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from blueprint_llm.streaming.verdict import EndedBy
+
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_FILTERED = frozenset({"content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content"})
+_CALLED = frozenset({"tool_calls", "function_call", "tool_use"})
+
+_MARKS = re.compile(r"<tool_call>|\[TOOL_CALLS\]|<function=|<\|tool_calls?_begin\|>|<\|python_tag\|>").search
+_IS_CALL = re.compile(
+    r"""\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"[^"]+"\s*,\s*"(?:arguments|parameters)"\s*:"""
+).match
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The evidence about the end of one answer.
+
+    Attributes:
+        ended_by: What proves that the stream ended at all.
+        finish_reason: The provider's word.
+        used_up: The answer has as many tokens as it may have.
+    """
+
+    ended_by: EndedBy
+    finish_reason: str | None = None
+    used_up: bool = False
+
+    @property
+    def says_cut(self) -> bool:
+        """Whether the output limit cut the answer."""
+        return self.used_up or (self.finish_reason or "").lower() in _CUT
+
+    @property
+    def says_called(self) -> bool:
+        """Whether the finish reason announces tool calls."""
+        return (self.finish_reason or "").lower() in _CALLED
+
+    @property
+    def truncation(self) -> str | None:
+        """Why the answer may lack its end; None when nothing says so."""
+        if self.ended_by != "terminal":
+            return "missing_finish"
+        if (self.finish_reason or "").lower() in _FILTERED:
+            return "content_filter"
+        return "truncated_length" if self.says_cut else None
+
+
+def leaks_call(text: str, names: Iterable[str]) -> bool:
+    """Whether a text looks like a tool call that the server's parser missed. Such calls are never parsed."""
+    if _MARKS(text) or _IS_CALL(text):
+        return True
+    any_name = "|".join(map(re.escape, names))
+    return bool(any_name) and re.search(rf'\{{\s*"name"\s*:\s*"(?:{any_name})"', text) is not None

@@ -1,0 +1,147 @@
+"""Validate a stream of chunks: text flows, tool calls are held back until they are complete and valid."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.errors import InvalidRequestError
+from blueprint_llm.streaming.choice import Choice, Event, Rules
+from blueprint_llm.streaming.chunks import count, get, sequence, usage_info, word
+from blueprint_llm.streaming.document import Document
+from blueprint_llm.streaming.ending import Ending
+from blueprint_llm.streaming.schema_check import compile_schema, tool_schemas
+from blueprint_llm.streaming.verdict import EndedBy, StreamVerdict, Verdict, worst
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from blueprint_llm.types import UsageInfo
+
+MAX_CHOICES = 128
+
+
+class StreamingHandler:
+    """Checks one answer, delta by delta. A whole answer is checked the same way: it is one chunk.
+
+    Args:
+        tools: The tools that were offered, as `Tool` records or OpenAI dicts; with none, calls of any name and shape
+            pass as long as they are sound JSON.
+        response_format: As in the request; with `json_schema` or `json_object` the text is checked as it streams.
+        max_tokens: The cap on the answer's tokens.
+
+    Raises:
+        InvalidRequestError: The response format's schema is no JSON Schema, or a tool has no name.
+    """
+
+    def __init__(self, tools: Iterable[Any] = (), response_format: Any = None, max_tokens: int | None = None) -> None:
+        self._rules = Rules(
+            declared=tool_schemas(tools or ()), max_tokens=max_tokens, document=_document_of(response_format)
+        )
+        self._choices: dict[int, Choice] = {}
+        self._verdicts: list[Verdict] = []
+        self._usage: Any = None
+        self._answer_id = ""
+        self._closed: StreamVerdict | None = None
+
+    def feed(self, chunk: Any) -> list[Event]:
+        """Take a chunk; what may be shown, and what was found wrong. Never raises on model output.
+
+        Tool calls never come out here: `PartialToolCall` is for display only, and only the first choice has them.
+        """
+        events: list[Event] = []
+        for choice in sequence(get(chunk, "choices")):
+            number = count(get(choice, "index"))
+            state = self._choices.get(number)
+            if state is None:
+                if len(self._choices) >= MAX_CHOICES:
+                    continue
+                state = self._choices[number] = Choice(number, self._rules)
+            events += state.feed(choice)
+        if not self._answer_id:
+            self._answer_id = word(get(chunk, "id")) or ""
+        usage = get(chunk, "usage")
+        if usage is not None:
+            self._usage = usage
+        return events or self._oddities(chunk)
+
+    def _oddities(self, chunk: Any) -> list[Event]:
+        """What is wrong with a chunk that brought nothing."""
+        error = chunk.get("error") if isinstance(chunk, dict) else None
+        is_chunk = isinstance(chunk, dict) or hasattr(chunk, "choices")
+        code = "error_object" if error else None if is_chunk else "bad_chunk"
+        if code is None or any(verdict.code == code for verdict in self._verdicts):
+            return []
+        verdict = Verdict(status="incomplete", code=code)
+        self._verdicts.append(verdict)
+        return [verdict]
+
+    def close(self, usage: Any = ..., ended_by: EndedBy | None = None) -> StreamVerdict:
+        """The verdict on the whole answer, with its tool calls; asked again, the same.
+
+        Args:
+            usage: The provider's usage object or a UsageInfo; None says that it sent none. Without it, what the
+                chunks said counts.
+            ended_by: What the transport knows about the end; without it, a finish reason is taken for its proof.
+        """
+        if self._closed is None:
+            found = usage_info(self._usage if usage is ... else usage)
+            choices = [self._choices[number] for number in sorted(self._choices)] or [Choice(0, self._rules)]
+            closed = [each.close(self._ending(each, found, ended_by), found, self._answer_id) for each in choices]
+            self._closed = self._joined(closed)
+        return self._closed
+
+    def _ending(self, choice: Choice, usage: UsageInfo | None, ended_by: EndedBy | None) -> Ending:
+        used = usage.completion_tokens if usage is not None and len(self._choices) == 1 else 0
+        cap = self._rules.max_tokens
+        return Ending(
+            ended_by=ended_by or ("terminal" if choice.finish_reason else "none"),
+            finish_reason=choice.finish_reason,
+            used_up=cap is not None and used >= cap > 0,
+        )
+
+    def _joined(self, closed: list[StreamVerdict]) -> StreamVerdict:
+        """The first answer, under the worst status of all."""
+        first = closed[0]
+        verdicts = (*self._verdicts, *(verdict for each in closed for verdict in each.verdicts))
+        status = worst(verdicts)
+        return StreamVerdict(
+            status=status,
+            verdicts=verdicts,
+            tool_calls=first.tool_calls if status in {"ok", "suspect"} else (),
+            text=first.text,
+            finish_reason=first.finish_reason,
+            ended_by=first.ended_by,
+            usage=first.usage,
+            choices=tuple(closed) if len(closed) > 1 else (),
+        )
+
+
+def validate_message(
+    message: Mapping[str, Any],
+    finish_reason: str | None = None,
+    tools: Iterable[Any] = (),
+    *,
+    usage: Any = None,
+    response_format: Any = None,
+    max_tokens: int | None = None,
+) -> StreamVerdict:
+    """The verdict on a whole assistant message in OpenAI's shape. Without a finish reason it counts as ended."""
+    handler = StreamingHandler(tools, response_format, max_tokens)
+    handler.feed({"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]})
+    return handler.close(usage=usage, ended_by="terminal")
+
+
+def _document_of(response_format: Any) -> Any:
+    """A maker of Documents for a structured answer; None for prose. Raises InvalidRequestError."""
+    if hasattr(response_format, "model_json_schema"):
+        return functools.partial(Document, compile_schema(response_format.model_json_schema()), any_root=True)
+    kind = get(response_format, "type")
+    if kind == "json_object":
+        return Document
+    if kind != "json_schema":
+        return None
+    schema = get(get(response_format, "json_schema"), "schema")
+    if schema is None:
+        raise InvalidRequestError("response_format of type json_schema needs json_schema.schema")
+    return functools.partial(Document, compile_schema(schema), any_root=True)

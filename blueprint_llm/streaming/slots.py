@@ -1,0 +1,100 @@
+"""Route the pieces of tool calls to their calls: index, id and name are aliases, and none is trusted alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.streaming.call import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blueprint_llm.streaming.chunks import Entry
+
+MAX_CALLS = 128
+
+
+class Slots:
+    """The calls of one answer, in order of appearance."""
+
+    def __init__(self, declared: Mapping[str, Any]) -> None:
+        self._declared = declared
+        self.calls: list[Call] = []
+        self._by_id: dict[str, Call] = {}
+        self._by_index: dict[int, Call] = {}
+
+    def route(self, entry: Entry) -> Call:
+        """The call that an entry belongs to; one that cannot be told gets the problem `ambiguous_calls`."""
+        known = self._by_id.get(entry.id) if entry.id else None
+        if known is None:
+            known = self._by_id_or_place(entry)
+        if entry.index is None:
+            known.warn("index_inferred")
+        else:
+            self._by_index[entry.index] = known
+        return known
+
+    def _by_id_or_place(self, entry: Entry) -> Call:
+        if entry.index is None:
+            return self._without_index(entry)
+        here = self._by_index.get(entry.index)
+        if here is None:
+            return self._new(entry)
+        return self._new_id(entry, here) if entry.id else self._same_index(entry, here)
+
+    def _new_id(self, entry: Entry, here: Call) -> Call:
+        """An id that was not seen before, at a place that has a call."""
+        is_other = entry.name is not None and here.name is not None and entry.name != here.name
+        if here.id is None and not (is_other or (here.complete and (entry.name or entry.arguments))):
+            return self._adopt(entry, here)
+        if here.complete or (here.empty and entry.name):
+            call = self._new(entry)
+            call.warn("split_by_id")
+            return call
+        here.warn("id_changed")
+        return self._adopt(entry, here)
+
+    def _adopt(self, entry: Entry, call: Call) -> Call:
+        if entry.id:
+            call.id = call.id or entry.id
+            self._by_id[entry.id] = call
+        return call
+
+    def _same_index(self, entry: Entry, here: Call) -> Call:
+        """No id, at a place that has a call."""
+        if entry.name and here.complete:
+            here.reopened = True
+        return here
+
+    def _without_index(self, entry: Entry) -> Call:
+        open_calls = [call for call in self.calls if not call.complete]
+        if entry.name:
+            return self._named(entry, open_calls)
+        if len(open_calls) == 1:
+            return self._adopt(entry, open_calls[0])
+        if not open_calls and len(self.calls) == 1 and not entry.id:
+            return self.calls[0]
+        call = self._new(entry)
+        call.refuse("ambiguous_calls", "an index or an id")
+        return call
+
+    def _named(self, entry: Entry, open_calls: list[Call]) -> Call:
+        """A name without an index: another piece of the same call, a copy of one, or a new call."""
+        if entry.id:
+            late = [call for call in open_calls if call.id is None and call.name == entry.name]
+            return self._adopt(entry, late[0]) if len(late) == 1 else self._new(entry)
+        for call in open_calls:
+            if call.name == entry.name:
+                return call
+        for call in self.calls:
+            if call.name == entry.name and entry.arguments and call.document.whole == entry.arguments:
+                return call
+        return self._new(entry)
+
+    def _new(self, entry: Entry) -> Call:
+        if len(self.calls) >= MAX_CALLS:
+            self.calls[-1].refuse("too_many_calls", f"at most {MAX_CALLS} calls")
+            return self.calls[-1]
+        call = Call(len(self.calls), self._declared)
+        self.calls.append(call)
+        return self._adopt(entry, call)

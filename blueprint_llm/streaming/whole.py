@@ -1,0 +1,88 @@
+"""Parse arguments that came in one piece with the C parser, under the same rules as the machine.
+
+Whatever it declines is looked at again by the machine, which knows where and why; so it may decline too much.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from blueprint_llm.streaming.machine import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
+
+_MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]").search
+_TO_BLANK = bytes.maketrans(b"\t\n\r", b"   ")
+_TOO_BLANK = b" " * (MAX_BLANKS + 1)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+
+
+class Declined(ValueError):  # noqa: N818 - not an error, only not for here
+    """The machine has to look at this text."""
+
+
+def parse_whole(text: str, *, any_root: bool = False) -> Any:
+    """The value of a sound document. Raises Declined."""
+    try:
+        raw = text.encode()
+        value = _DECODER.decode(text)
+        if _MAY_BE_HALF(text):
+            _require_pairs(value)
+    except (ValueError, RecursionError, TypeError):
+        raise Declined from None
+    if len(text) > MAX_CHARS or not (any_root or isinstance(value, dict)):
+        raise Declined
+    if _TOO_BLANK in raw.translate(_TO_BLANK) or (_may_be_deep(raw) and _is_deep(value)):
+        raise Declined
+    return value
+
+
+def _require_pairs(value: Any) -> None:
+    import orjson  # noqa: PLC0415 - only escaped surrogates need it
+
+    orjson.dumps(value)  # refuses lone ones
+
+
+def _may_be_deep(raw: bytes) -> bool:
+    """Whether brackets may nest too deep: peel the innermost pairs off, at most two levels at a time."""
+    brackets = raw.translate(None, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH // 2):
+        before, brackets = len(brackets), brackets.replace(b"{}", b"").replace(b"[]", b"")
+        if len(brackets) == before:
+            break  # all gone, or brackets inside strings are in the way
+    return bool(brackets)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inside for each in values if isinstance(each, dict | list)]
+    return bool(level)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise Declined
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_NUMBER_CHARS:
+        raise Declined
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if len(digits) > MAX_NUMBER_CHARS or value - value:
+        raise Declined
+    return value
+
+
+def _constant(_name: str) -> Any:
+    raise Declined
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant)
