@@ -30,8 +30,7 @@ EndedBy = Literal["terminal", "invented", "none"]
 
 LIMITS = frozenset({"too_deep", "too_large", "number_too_long", "runaway_whitespace", "too_many_calls"})
 NOT_RETRIABLE = frozenset({"content_filter", "schema_unusable"})
-_PROTOCOL = frozenset({
-})
+_PROTOCOL = frozenset(
     {
         "concatenated_objects",
         "ambiguous_calls",
