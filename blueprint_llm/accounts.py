@@ -5,10 +5,10 @@ Each is one round to the store, which also asks and tells the target's breaker.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
-from blueprint_llm.context import estimate as tokens_in
 from blueprint_llm.context import message_tokens
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
 from blueprint_llm.routing import litellm_provider
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 NANO = 10**9
 # How long an account without money is left alone where the provider does not say when that changes.
 OUT_OF_QUOTA_S = 600.0
+# English text and code, over the tokenizers in use.
+CHARS_PER_TOKEN = 4
 OUT_OF_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit", "billing_not_active", "credit_balance"})
 # After these the provider may have billed tokens that we never saw.
 MAYBE_BILLED = frozenset({"timeout", "stream_broken", "malformed"})
@@ -68,10 +70,11 @@ class Account:
         self.card = parts.price(target)
         self.reservation: Reservation | None = None
 
-    def cap(self) -> Cap:
-        """The output cap; `send` is to be added to the request."""
-        facts = models.info(self.target.model)
-        return self.parts.ledger.cap(self.payer, max_tokens=self.request.max_tokens, facts=facts, card=self.card)
+    def cap(self, raised: int | None = None) -> Cap:
+        """The output cap, `raised` where an answer was cut; `send` is to be added to the request."""
+        facts, asked = models.info(self.target.model), raised or self.request.max_tokens
+        cap = self.parts.ledger.cap(self.payer, max_tokens=asked, facts=facts, card=self.card)
+        return replace(cap, send=raised) if raised else cap
 
     def worst(
         self, messages: list[dict[str, Any]], tools: Any, cap: Cap, *, answers: int = 1, seconds: float = 0.0
@@ -153,17 +156,17 @@ def _health(error: CallError | None) -> bool | None:
     return False if error.row.breaker else None
 
 
-def estimated(call: Call, text: str) -> UsageInfo:
+def estimated(call: Call, chars: int) -> UsageInfo:
     """A usage from the lengths of request and answer, for a provider that sent none."""
     prompt = sum(message_tokens(message) for message in call.messages)
-    completion = tokens_in(text)
+    completion = -(-chars // CHARS_PER_TOKEN)
     total = prompt + completion
     return UsageInfo(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total, source="estimated")
 
 
-def failed(error: CallError, call: Call, usage: UsageInfo | None, text: str) -> Outcome:
+def failed(error: CallError, call: Call, usage: UsageInfo | None, chars: int) -> Outcome:
     """What a failed attempt may have taken: nothing where the provider refused, else what was seen."""
     if error.category not in MAYBE_BILLED:
         return Outcome(category=error.category)
-    seen = usage or estimated(call, text)
+    seen = usage or estimated(call, chars)
     return Outcome(category=error.category, tokens=tokens_of(seen), usage_source=seen.source, maybe_billed=True)

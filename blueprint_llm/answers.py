@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from blueprint_llm.trace import Trace
 
 
-def usage_of(usage: UsageInfo | None, call: Call, text: str) -> UsageInfo:
+def usage_of(usage: UsageInfo | None, call: Call, chars: int) -> UsageInfo:
     """The provider's usage, else one estimated from the lengths."""
-    return usage if usage is not None and usage.total_tokens else estimated(call, text)
+    return usage if usage is not None and usage.total_tokens else estimated(call, chars)
 
 
 def final_chunk(call: Call, verdict: StreamVerdict, usage: UsageInfo) -> StreamChunk:

@@ -6,7 +6,7 @@ the upstream was closed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.errors import BlueprintError, CallError, StreamBrokenError, ToolCallInvalidError
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clocks:
-    """Monotonic times in seconds: when the first token must be there, and how long a silence may last after it."""
+class Manner:
+    """How one try goes. Times in seconds.
+
+    Attributes:
+        until: When the whole answer, or a stream's first token, must be there (the monotonic clock).
+        idle_s: How long a stream may be silent after that.
+        streamed: Whether the answer is asked for as a stream.
+        prefix: Text that has been shown and is to be continued.
+        heartbeat: Makes the operation that keeps the reservation, sent every `beat_s`.
+    """
 
     until: float
     idle_s: float
-    beat_s: float
+    streamed: bool
+    prefix: str = ""
+    beat_s: float = float("inf")
+    heartbeat: Callable[[], Any] | None = None
 
 
 class Voice:
@@ -55,34 +66,40 @@ class Voice:
 
 
 class Attempt:
-    """One try. After `run`, `ttft_s` holds the time to the first delta, `text` what had arrived."""
+    """One try.
+
+    Attributes:
+        sent_at, first_at: When it was sent, and when its first delta came (the monotonic clock).
+        raw: LiteLLM's own answer, where it came in one piece.
+        seen_chars: How much of an answer had arrived.
+    """
 
     def __init__(
-        self,
-        call: Call,
-        adapter: Adapter,
-        handler: StreamingHandler,
-        clocks: Clocks,
-        *,
-        voice: Voice | None,
-        heartbeat: Callable[[], Any] | None = None,
+        self, call: Call, adapter: Adapter, handler: StreamingHandler, manner: Manner, voice: Voice | None = None
     ) -> None:
-        self.call, self.adapter, self.handler, self.clocks = call, adapter, handler, clocks
-        self.voice, self.heartbeat = voice, heartbeat
+        self.call, self.adapter, self.handler, self.manner, self.voice = call, adapter, handler, manner, voice
+        # A beginning is sent without its trailing white space; the model then writes that again.
+        self._overlap = manner.prefix[len(manner.prefix.rstrip()) :]
+        self._is_first = True
         self.sent_at = 0.0
         self.first_at: float | None = None
         self.raw: Any = None
+        self.seen_chars = 0
         self._beaten_at = 0.0
 
     def run(self) -> Generator[Step, Any, StreamVerdict]:
         """The verdict on a complete, valid answer. Raises CallError."""
         self.sent_at = self._beaten_at = yield Now()
-        verdict = yield from (self._streamed() if self.voice is not None else self._whole())
+        verdict = yield from (self._read() if self.manner.streamed else self._whole())
         self._require_sound(verdict)
-        return verdict
+        return replace(verdict, text=self.manner.prefix + self._fresh(verdict.text))
+
+    def so_far(self) -> StreamVerdict:
+        """What an answer that will not be finished had said."""
+        return self.handler.close(ended_by="none")
 
     def _open(self) -> Generator[Step, Any, Any]:
-        step = Open(adapter=self.adapter, call=self.call, stream=self.voice is not None, until=self.clocks.until)
+        step = Open(adapter=self.adapter, call=self.call, stream=self.manner.streamed, until=self.manner.until)
         try:
             return (yield step)
         except TimeoutError:
@@ -90,11 +107,10 @@ class Attempt:
 
     def _whole(self) -> Generator[Step, Any, StreamVerdict]:
         self.raw = yield from self._open()
-        for event in self.handler.feed(self.raw):
-            self._refuse(event)
+        yield from self._take(self.raw)
         return self.handler.close(ended_by="terminal")
 
-    def _streamed(self) -> Generator[Step, Any, StreamVerdict]:
+    def _read(self) -> Generator[Step, Any, StreamVerdict]:
         handle = yield from self._open()
         try:
             yield from self._read_all(handle)
@@ -105,7 +121,7 @@ class Attempt:
     def _read_all(self, handle: Any) -> Generator[Step, Any, None]:
         while True:
             now = yield Now()
-            until = self.clocks.until if self.first_at is None else now + self.clocks.idle_s
+            until = self.manner.until if self.first_at is None else now + self.manner.idle_s
             try:
                 chunk = yield Read(handle=handle, until=until)
             except TimeoutError:
@@ -113,12 +129,13 @@ class Attempt:
             if chunk is END:
                 return
             yield from self._take(chunk)
-            if now - self._beaten_at > self.clocks.beat_s:
+            if now - self._beaten_at > self.manner.beat_s:
                 yield from self._beat(now)
 
     def _take(self, chunk: Any) -> Generator[Step, Any, None]:
         for event in self.handler.feed(chunk):
             self._refuse(event)
+            self.seen_chars += len(getattr(event, "text", "") or getattr(event, "arguments_delta", ""))
             if self.first_at is None:
                 self.first_at = yield Now()
             yield from self._show(event)
@@ -127,15 +144,21 @@ class Attempt:
         who = {"provider": self.call.provider, "model": self.call.model}
         if self.voice is None:
             return
-        if isinstance(event, TextDelta):
-            yield from self.voice.emit(StreamChunk(delta=event.text, **who))
+        if isinstance(event, TextDelta) and not event.choice:
+            text = self._fresh(event.text) if self._is_first else event.text
+            self._is_first = False
+            yield from self.voice.emit(StreamChunk(delta=text, **who))
         elif isinstance(event, PartialToolCall):
             yield from self.voice.emit(StreamChunk(tool_call=event, **who))
 
+    def _fresh(self, text: str) -> str:
+        """A continuation without the white space that has been shown before."""
+        return text.removeprefix(self._overlap) if self._overlap else text
+
     def _beat(self, now: float) -> Generator[Step, Any, None]:
         self._beaten_at = now
-        if self.heartbeat is not None:
-            yield Store(op=self.heartbeat())
+        if self.manner.heartbeat is not None:
+            yield Store(op=self.manner.heartbeat())
 
     def _refuse(self, event: Any) -> None:
         if isinstance(event, Verdict) and event.status == "invalid":
@@ -162,7 +185,7 @@ class Attempt:
     def _silence(self) -> CallError:
         if self.first_at is None:
             return self._late("no first token in time", code="first_token")
-        text = f"{self._name()}: nothing came for {self.clocks.idle_s:g} s"
+        text = f"{self._name()}: nothing came for {self.manner.idle_s:g} s"
         return StreamBrokenError(text, code="stalled", **self._who())
 
     def _late(self, what: str, *, code: str) -> CallError:

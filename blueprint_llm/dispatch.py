@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.adapters import Call
 from blueprint_llm.context import message_tokens, policy_for, shape
+from blueprint_llm.policy import UNCHANGED
 from blueprint_llm.redaction import redact
 from blueprint_llm.streaming import StreamingHandler
 
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
+    from blueprint_llm.pipeline import Walk
+    from blueprint_llm.policy import Change
     from blueprint_llm.routing import Target
     from blueprint_llm.trace import Trace
     from blueprint_llm.types import ChatRequest
@@ -37,20 +40,28 @@ NOT_SENT = frozenset(
 
 
 def call_for(
-    parts: Parts, request: ChatRequest, target: Target, trace: Trace, *, output_tokens: int | None, timeout_s: float
+    walk: Walk, target: Target, change: Change = UNCHANGED, *, output_tokens: int | None, timeout_s: float
 ) -> Call:
-    """The call to `target`. Raises ContextDoesNotFitError, CredentialsError."""
+    """The call to `target`, with what the recovery ladder changes. Raises ContextDoesNotFitError, CredentialsError."""
+    parts, request = walk.parts, walk.request
     credential = parts.credentials.get(target.provider, model=target.model, params=target.params)
     tools = [tool.to_dict() for tool in request.tools or ()]
-    messages = _shaped(request, target, tools, trace, output_tokens)
+    messages = _shaped(request, target, tools, walk.trace, output_tokens)
     return Call(
         provider=target.provider,
         model=target.model,
-        messages=messages,
+        messages=[*messages, *_added(change)],
         params=_params(parts, request, target, tools, output_tokens),
         credential=credential,
-        timeout_s=min(timeout_s, target.timeout_s or timeout_s),
+        timeout_s=max(0.001, min(timeout_s, target.timeout_s or timeout_s)),
     )
+
+
+def _added(change: Change) -> list[dict[str, Any]]:
+    """Clarifications, and the beginning that the model is to continue (providers refuse trailing white space)."""
+    notes = [{"role": "user", "content": note} for note in change.notes]
+    begun = [{"role": "assistant", "content": change.prefix.rstrip(), "prefix": True}] if change.prefix else []
+    return [*notes, *begun]
 
 
 def _shaped(
@@ -92,13 +103,14 @@ def _params(
     cap = {"max_tokens": output_tokens} if output_tokens is not None else {}
     offered = {"tools": tools} if tools else {}
     resolved = parts.credentials.resolve_params(own) if own else {}
-    return {**cap, **resolved, **asked, **offered, **request.params}
+    return {**resolved, **asked, **cap, **offered, **request.params}
 
 
-def handler_for(request: ChatRequest, call: Call) -> StreamingHandler:
+def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHandler:
     """A validator for the answer to `call`."""
+    checked = parts.config.streaming.validate_tools
     return StreamingHandler(
-        tools=request.tools or (),
+        tools=(request.tools or ()) if checked else (),
         response_format=request.params.get("response_format"),
         max_tokens=call.params.get("max_tokens"),
     )

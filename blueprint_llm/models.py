@@ -106,6 +106,12 @@ def info(model_id: str) -> ModelFacts | None:
     )
 
 
+def continues(model_id: str) -> bool:
+    """Whether the model continues an assistant message that a request ends with."""
+    found = entry(model_id) or {}
+    return bool(found.get("supports_assistant_prefill"))
+
+
 def _whole(found: Mapping[str, Any], *names: str) -> int | None:
     """The first of `names` that is a number (the map has a few strings in their place)."""
     values = (found.get(name) for name in names)

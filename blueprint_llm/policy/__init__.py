@@ -4,12 +4,17 @@ Everything here is pure: the clock, randomness and state are arguments.
 """
 
 from blueprint_llm.policy.classification import Classified, classify
+from blueprint_llm.policy.recovery import UNCHANGED, Change, Means, climb
 from blueprint_llm.policy.retry import RetryRatio, RetryRules, backoff_s, retry_after_s
-from blueprint_llm.policy.verdict import GoOn, Progress, RetryHere, Stop, decide
+from blueprint_llm.policy.verdict import Decision, GoOn, Progress, RetryHere, Stop, decide
 
 __all__ = [
+    "UNCHANGED",
+    "Change",
     "Classified",
+    "Decision",
     "GoOn",
+    "Means",
     "Progress",
     "RetryHere",
     "RetryRatio",
@@ -17,6 +22,7 @@ __all__ = [
     "Stop",
     "backoff_s",
     "classify",
+    "climb",
     "decide",
     "retry_after_s",
 ]

@@ -1,0 +1,190 @@
+"""One target's turn: attempts at it, each reserved, run and settled, until it answers or something else is wiser."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm import models
+from blueprint_llm.accounts import Account, BreakerOpen, LimitReached, failed
+from blueprint_llm.answers import answer_of, final_chunk, usage_of
+from blueprint_llm.attempt import Attempt, Manner
+from blueprint_llm.dispatch import call_for, handler_for
+from blueprint_llm.errors import BlueprintError, CallError, ContextDoesNotFitError, CredentialsError
+from blueprint_llm.policy import UNCHANGED, Decision, GoOn, Means, Progress, RetryHere, Stop, climb, decide
+from blueprint_llm.steps import Abandoned, Draw, Now, Sleep, Step
+from blueprint_llm.stores.ops import ABANDONED
+from blueprint_llm.trace import AttemptTrace
+from blueprint_llm.usage import Outcome, tokens_of
+
+if TYPE_CHECKING:
+    from blueprint_llm.pipeline import Walk
+    from blueprint_llm.policy import Change
+    from blueprint_llm.routing import Target
+    from blueprint_llm.streaming import StreamVerdict
+
+Steps = Generator[Step, Any, Any]
+
+
+class Visit:
+    """The attempts at one target.
+
+    Args:
+        walk: Whose request it is.
+        target: Whom to ask.
+        until: When to leave, on the monotonic clock.
+    """
+
+    def __init__(self, walk: Walk, target: Target, until: float) -> None:
+        self.walk, self.parts, self.target, self.until = walk, walk.parts, target, until
+        self.attempts = 0
+        self.waited_s = 0.0
+        self.change: Change = UNCHANGED
+        self.last_text = ""
+
+    def run(self) -> Steps:
+        """A `ChatResponse`, or why it is time to leave: GoOn, Stop or LimitReached."""
+        while True:
+            self.attempts += 1
+            try:
+                return (yield from self._attempt())
+            except LimitReached as limit:
+                return self._closed(limit.error, limit)
+            except BreakerOpen as error:
+                self.walk.left_alone.append(self.target)
+                return self._closed(None, GoOn(), str(error))
+            except (ContextDoesNotFitError, CredentialsError) as error:
+                return self._closed(error, GoOn())
+            except CallError as error:
+                decision = yield from self._decide(error)
+            if not isinstance(decision, RetryHere):
+                return decision
+            self.waited_s = decision.wait_s
+            if decision.wait_s:
+                yield Sleep(seconds=decision.wait_s)
+
+    def _closed(self, error: BlueprintError | None, outcome: Any, reason: str = "") -> Any:
+        """Note that the target may not serve this request."""
+        if error is not None:
+            self.walk.failures.append(error)
+        self.walk.trace.skip(self.target.provider, self.target.model, reason or str(error))
+        return outcome
+
+    def _decide(self, error: CallError) -> Steps:
+        self.walk.failures.append(error)
+        now, draw = (yield Now()), (yield Draw())
+        progress = Progress(attempts=self.attempts, left_s=self.until - now, draw=draw)
+        decision = self._on_the_ladder(error, decide(error, self.parts.retry, progress))
+        if isinstance(decision, RetryHere) and not self.parts.ratio.allow(now):
+            decision = GoOn()
+        return self._told(error, decision)
+
+    def _on_the_ladder(self, error: CallError, decision: Decision) -> Decision:
+        """What to change before a retry; nothing more to offer means going on."""
+        if not isinstance(decision, RetryHere):
+            return decision
+        change = climb(error, self.change, self._means())
+        if change is None:
+            return GoOn()
+        mended = change.notes != self.change.notes or change.max_tokens != self.change.max_tokens
+        self.change = change
+        return RetryHere(wait_s=0.0) if mended else decision
+
+    def _told(self, error: CallError, decision: Decision) -> Decision:
+        """A broken stream is void unless it is continued; `on_break: fail` ends the walk."""
+        voice = self.walk.voice
+        if voice is None or (isinstance(decision, RetryHere) and self.change.prefix):
+            return decision
+        voice.broken(error)
+        return Stop() if voice.spoken and self.parts.config.streaming.on_break == "fail" else decision
+
+    def _means(self) -> Means:
+        streaming, facts = self.parts.config.streaming, models.info(self.target.model)
+        return Means(
+            reask=streaming.reask,
+            max_tokens=self.change.max_tokens or self.walk.request.max_tokens,
+            most_tokens=facts.max_output_tokens if facts else None,
+            can_continue=streaming.on_break == "resume" and models.continues(self.target.model),
+            text=self.last_text,
+        )
+
+    def _attempt(self) -> Steps:
+        row = AttemptTrace(
+            n=len(self.walk.trace.attempts) + 1,
+            provider=self.target.provider,
+            model=self.target.model,
+            waited_s=self.waited_s,
+        )
+        account = Account(self.parts, self.walk.request, self.target, trace=self.walk.trace, row=row)
+        cap = account.cap(self.change.max_tokens)
+        now = yield Now()
+        call = call_for(self.walk, self.target, self.change, output_tokens=cap.send, timeout_s=self.until - now)
+        yield from self._reserved(account, call, cap)
+        self.walk.trace.attempts.append(row)
+        self.walk.tried.add(self.target.key)
+        self.walk.note_overhead((yield Now()))
+        return (yield from self._settled(self._prepared(call, account, now), account))
+
+    def _reserved(self, account: Account, call: Any, cap: Any) -> Steps:
+        try:
+            yield from account.reserve(call, cap, force=self.walk.forced)
+        except Abandoned:
+            yield from account.settle(Outcome(category=ABANDONED, sent=False), error=None)
+            raise
+
+    def _prepared(self, call: Any, account: Account, now: float) -> Attempt:
+        limits, streamed = self.parts.config.deadline, self.walk.voice is not None and self.change.streamed
+        first = min(self.until, now + limits.first_token_s) if streamed else self.until
+        manner = Manner(
+            until=first,
+            idle_s=limits.idle_s,
+            streamed=streamed,
+            prefix=self.change.prefix,
+            beat_s=self.parts.ledger.ttl_s / 3,
+            heartbeat=account.reservation.heartbeat if account.reservation else None,
+        )
+        handler = handler_for(self.parts, self.walk.request, call)
+        return Attempt(call, self.parts.adapter(self.target), handler, manner, self.walk.voice)
+
+    def _settled(self, attempt: Attempt, account: Account) -> Steps:
+        """Run an attempt and pay for it, however it ends."""
+        try:
+            verdict = yield from attempt.run()
+        except CallError as error:
+            seen = attempt.so_far()
+            self.last_text = seen.text
+            outcome = failed(error, attempt.call, seen.usage, attempt.seen_chars)
+            yield from self._pay(attempt, account, outcome, error)
+            self._note_failure(account.row, error)
+            raise
+        except Abandoned:
+            usage = usage_of(attempt.so_far().usage, attempt.call, attempt.seen_chars)
+            outcome = Outcome(category=ABANDONED, tokens=tokens_of(usage), usage_source=usage.source, maybe_billed=True)
+            yield from self._pay(attempt, account, outcome, None)
+            raise
+        return (yield from self._answered(attempt, account, verdict))
+
+    def _note_failure(self, row: AttemptTrace, error: CallError) -> None:
+        row.category, row.status, row.code = error.category, error.status, error.code
+        row.tokens_saved = getattr(getattr(error, "verdict", None), "tokens_saved", None)
+        facts = {"provider": row.provider, "model": row.model, "category": error.category, "status": error.status}
+        self.parts.tell("attempt.failed", level="warning", **facts)
+
+    def _answered(self, attempt: Attempt, account: Account, verdict: StreamVerdict) -> Steps:
+        usage = usage_of(verdict.usage, attempt.call, attempt.seen_chars)
+        outcome = Outcome(tokens=tokens_of(usage), usage_source=usage.source)
+        nano = yield from self._pay(attempt, account, outcome, None)
+        priced = usage.model_copy(update={"estimated_cost": None if nano is None else nano / 1e9})
+        self.walk.trace.served_by = f"{attempt.call.provider}/{attempt.call.model}"
+        if self.walk.voice is not None:
+            yield from self.walk.voice.emit(final_chunk(attempt.call, verdict, priced))
+        return answer_of(attempt, verdict, priced, self.walk.trace, self.target)
+
+    def _pay(self, attempt: Attempt, account: Account, outcome: Outcome, error: CallError | None) -> Steps:
+        now = yield Now()
+        row = account.row
+        row.duration_s = round(now - attempt.sent_at, 6)
+        row.ttft_s = None if attempt.first_at is None else round(attempt.first_at - attempt.sent_at, 6)
+        timed = replace(outcome, latency_s=row.duration_s, ttft_s=row.ttft_s)
+        return (yield from account.settle(timed, error=error))
