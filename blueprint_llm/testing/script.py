@@ -120,7 +120,7 @@ class Cut(Midway):
 
 @dataclass(frozen=True, slots=True)
 class Reset(Midway):
-    """The connection is reset (RST) in mid-answer."""
+    """The connection is reset (RST) in mid-answer; what the client's system has not taken by then is lost."""
 
 
 @dataclass(frozen=True, slots=True)

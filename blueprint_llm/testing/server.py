@@ -110,7 +110,6 @@ class FaultServer:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until either side ends it; the server's own end arrives as a cancellation."""
-        writer.transport.set_write_buffer_limits(0)  # a drained part is in the kernel's hands
         head = _read_head(reader)
         try:
             going_on = True
