@@ -30,7 +30,6 @@ CREATE TABLE IF NOT EXISTS counter(
     PRIMARY KEY (name, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS hold(
     id TEXT PRIMARY KEY, expires REAL, open INTEGER, at REAL, taken BLOB, attempt BLOB) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS hold_due ON hold(expires) WHERE open;
 CREATE TABLE IF NOT EXISTS usage({", ".join(COLUMNS)}, epoch INTEGER, UNIQUE (id));
 CREATE INDEX IF NOT EXISTS usage_at ON usage(epoch, at, project);
 CREATE TABLE IF NOT EXISTS breaker(target TEXT PRIMARY KEY, record BLOB) WITHOUT ROWID;
@@ -39,7 +38,6 @@ CREATE TABLE IF NOT EXISTS epoch(n INTEGER PRIMARY KEY, since REAL);
 DAY_S = 86400
 
 _values = attrgetter(*COLUMNS)
-_LOOK = "SELECT EXISTS(SELECT 1 FROM hold WHERE id = ?), EXISTS(SELECT 1 FROM hold WHERE open AND expires <= ?)"
 _READ = "SELECT used, spent, warned FROM counter WHERE name = ? AND start = ?"
 _TAKE = """INSERT INTO counter(name, start, used, ends, spent, warned) VALUES (?, ?, ?, ?, 0, 0)
     ON CONFLICT DO UPDATE SET used = used + excluded.used, ends = excluded.ends"""
@@ -49,12 +47,9 @@ _WRITE = f"INSERT OR REPLACE INTO usage VALUES ({', '.join('?' * len(COLUMNS))},
 
 
 def reserve(db: Connection, op: Reserve, now: float) -> Reserved:
-    """Take all charges or none, after expired reservations were charged their estimates."""
-    repeated, due = db.execute(_LOOK, (op.id, now)).fetchone()
-    if repeated:
-        return Reserved()
-    if due:
-        expire(db, now)
+    """Take all charges or none. Expired reservations count in full either way: no limit waits for their expiry."""
+    if db.execute("SELECT 1 FROM hold WHERE id = ?", (op.id,)).fetchone():
+        return Reserved()  # a repeated request: taken already
     counters = _counters(db, op.charges, now)
     crossed = _crossed(db, op.charges, counters)
     over = [charge for charge in op.charges if counters[charge.counter].used + charge.amount > charge.limit]
@@ -213,7 +208,7 @@ def _take(
 def _crossed(db: Connection, charges: Sequence[Charge], counters: dict[str, _Counter]) -> tuple[Crossed, ...]:
     """The thresholds that what is spent has reached since anybody looked last."""
     found = []
-    for charge in charges:
+    for charge in (charge for charge in charges if charge.warn_at):
         counter = counters[charge.counter]
         marks = [mark for mark in charge.warn_at if counter.warned < mark <= counter.spent]
         found += [Crossed(level=counter.level(charge), threshold=mark) for mark in marks]

@@ -29,13 +29,19 @@ from tests.benchmarks import bench_ledger as bench
 store = bench.SqliteStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-print(*bench.pairs(store, 1000))
+print(*bench.pairs(store, 500))
 """
 
 
 def yardstick():
-    """Seconds that this machine takes now for json.loads of 2 KB, nominally 12 us."""
-    text = json.dumps([{"id": n, "name": f"item {n}", "price": n * 1.25, "tags": ["a", "b"]} for n in range(32)])
+    """Seconds that this machine takes now for json.loads of a 2 KB answer, nominally 12 us."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "src/a.py"}'}}
+    message = {"role": "assistant", "content": "Lorem ipsum dolor sit amet. " * 4, "tool_calls": [call] * 3}
+    choices = [{"index": n, "finish_reason": "stop", "message": message} for n in range(3)]
+    usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+    text = json.dumps(
+        {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o", "choices": choices, "usage": usage}
+    )
     return statistics.median(_timed(lambda: json.loads(text)) for _ in range(2000))
 
 
@@ -65,7 +71,7 @@ def pairs(store, count):
 
 
 def slowest_of_four(path):
-    """The longest pair among four processes at one file, seconds."""
+    """The longest pair among four processes at one file, in seconds: the best of three, as others use the machine."""
     command = [sys.executable, "-c", RACER, str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     racers = [subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) for _ in range(4)]
@@ -111,9 +117,9 @@ def rows():
     unit = yardstick()
     scale = unit / NOMINAL_S
     with tempfile.TemporaryDirectory() as folder:
-        file = statistics.median(pairs(SqliteStore(Path(folder) / "one.sqlite"), 3000))
-        memory = statistics.median(pairs(MemoryStore(), 3000))
-        wait = slowest_of_four(Path(folder) / "four.sqlite")
+        file = min(statistics.median(pairs(SqliteStore(Path(folder) / f"{n}.sqlite"), 800)) for n in range(5))
+        memory = min(statistics.median(pairs(MemoryStore(), 800)) for _ in range(5))
+        wait = min(slowest_of_four(Path(folder) / f"four-{n}.sqlite") for n in range(3))
         big = SqliteStore(Path(folder) / "big.sqlite")
         fill(big)
         found, seconds = one_day(big)

@@ -28,8 +28,14 @@ def seconds(call, count=2000):
 
 
 def yardstick():
-    """Seconds that this machine takes now for json.loads of 2 KB, nominally 12 us."""
-    text = json.dumps([{"id": n, "name": f"item {n}", "price": n * 1.25, "tags": ["a", "b"]} for n in range(32)])
+    """Seconds that this machine takes now for json.loads of a 2 KB answer, nominally 12 us."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "src/a.py"}'}}
+    message = {"role": "assistant", "content": "Lorem ipsum dolor sit amet. " * 4, "tool_calls": [call] * 3}
+    choices = [{"index": n, "finish_reason": "stop", "message": message} for n in range(3)]
+    usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+    text = json.dumps(
+        {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o", "choices": choices, "usage": usage}
+    )
     return seconds(lambda: json.loads(text))
 
 
