@@ -161,6 +161,16 @@ def test_long_tool_results_are_cut_to_head_and_tail() -> None:
     assert shaped.tokens > 400
 
 
+def test_cutting_never_makes_a_result_longer() -> None:
+    """A result whose shortened form would be longer is left as it is."""
+    messages = [user("q"), assistant(None, "a"), result("a", "r" * 70)]
+
+    with pytest.raises(ContextDoesNotFitError) as caught:
+        shape(messages, 10)
+
+    assert caught.value.needed_tokens == sum(map(message_tokens, messages))
+
+
 def test_a_tool_result_in_text_parts_is_cut_too() -> None:
     """Results in OpenAI's content parts are shortened like strings."""
     messages = [user("q"), assistant(None, "a"), result("a", [{"type": "text", "text": "x" * 9000}])]

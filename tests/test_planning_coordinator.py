@@ -105,6 +105,7 @@ def test_the_schema_is_bound_to_the_position() -> None:
 
     assert valid(json.loads(answer(make_step(1, **files), make_step(2, depends_on=["S1"], **files))))
     assert not valid(json.loads(answer(make_step(1, depends_on=["S2"], **files), make_step(2, **files))))
+    assert not valid(json.loads(answer(make_step(1, depends_on=["S1"], **files))))
     assert not valid(json.loads(answer(make_step(1, covers=["R3"], **files))))
     assert not valid(json.loads(answer(make_step(2, **files))))
     assert not valid(json.loads(answer(make_step(1, acceptance=[], **files))))
@@ -256,7 +257,8 @@ def test_a_target_that_shares_no_code_plans_without_it(project: Path) -> None:
     previous = make_plan(Script(GOOD), goal="PROJECT-CANARY")
     script = Script(answer(make_step(1, files=["src/app.py"]), make_step(2)))
     target = PlanningTarget(provider="local", policy=policy_for("local", "embedded/smollm2"), window_tokens=4096)
-    plan = make_plan(script, target, codebase=project, previous_plans=[previous])
+    settings = PlanningSettings(max_context_tokens=10, summaries=True)
+    plan = make_plan(script, target, settings=settings, codebase=project, previous_plans=[previous])
     [request] = script.requests
     body = request.model_dump_json()
 
