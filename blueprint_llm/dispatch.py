@@ -108,10 +108,10 @@ def _params(
 
 def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHandler:
     """A validator for the answer to `call`."""
-    checked = parts.config.streaming.validate_tools
+    checked = parts.config.streaming.validate_tools and request.check_answer
     return StreamingHandler(
         tools=(request.tools or ()) if checked else (),
-        response_format=request.params.get("response_format"),
+        response_format=request.params.get("response_format") if request.check_answer else None,
         max_tokens=call.params.get("max_tokens"),
     )
 

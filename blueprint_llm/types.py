@@ -109,6 +109,7 @@ class ChatRequest(Record):
         deadline_s: Overrides `deadline.total_s`, seconds.
         cache: False bypasses the response cache.
         fallback: False stops at the first target.
+        check_answer: False leaves it to the caller to check tool calls and structured answers and to ask again.
         context: Typed parts, best first; on every hop each target gets only those that its policy allows.
     """
 
@@ -127,6 +128,7 @@ class ChatRequest(Record):
     deadline_s: float | None = Field(default=None, gt=0)
     cache: bool | None = None
     fallback: bool = True
+    check_answer: bool = True
     context: tuple[ContextPart, ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
 

@@ -214,6 +214,7 @@ class _Attempt:
                 "temperature": 0,
                 "max_tokens": output_tokens(self.limits, with_files=self.with_files),
                 "task_type": "planning",
+                "check_answer": False,  # lint says more than a schema, and the second request is this walk's
                 **request_params(self.schema, self.mode),
             }
         )
