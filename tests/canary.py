@@ -74,7 +74,7 @@ def _exception(error):
         yield "traceback with locals", "".join(captured.format())
         for frame, _ in traceback.walk_tb(link.__traceback__):
             if frame.f_code.co_filename.startswith(_PACKAGE):  # other people's frames hold what they were given
-                yield "locals", repr({name: _walk(item) for name, item in frame.f_locals.items()})
+                yield "locals", repr(_walk(dict(frame.f_locals), ours=True))
 
 
 def chain(error):
@@ -89,18 +89,33 @@ def chain(error):
     return seen
 
 
-def _walk(value, depth=_DEPTH):
-    """A nest of what `vars`, `__slots__` and containers show; modules, classes and functions are not entered."""
+def _walk(value, depth=_DEPTH, *, ours=False, seen=None):
+    """A nest of what `vars`, `__slots__` and containers show, each object once.
+
+    Modules, classes and functions are not entered, nor is the environment: that is a sink of its own. With `ours`
+    the insides of other libraries' objects are not either: LiteLLM's open stream needs the key it was given.
+    """
     if depth == 0 or isinstance(value, str | bytes | int | float | bool | None):
         return value
+    seen = {} if seen is None else seen
+    if id(value) in seen or value is os.environ:
+        return "..."
+    seen[id(value)] = value  # kept alive, so that no other object gets its id
+
+    def deeper(item):
+        return _walk(item, depth - 1, ours=ours, seen=seen)
+
     if isinstance(value, Mapping):
-        return {str(key): _walk(item, depth - 1) for key, item in value.items()}
+        return {str(key): deeper(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_walk(item, depth - 1) for item in value]
+        return [deeper(item) for item in value]
     names = {*getattr(value, "__dict__", ()), *(getattr(type(value), "__slots__", None) or ())}
-    if not names or callable(value) or isinstance(value, ModuleType):
+    is_closed = (
+        callable(value) or isinstance(value, ModuleType) or (ours and "blueprint_llm" not in type(value).__module__)
+    )
+    if not names or is_closed:
         return _quietly(repr, value)
-    return {name: _walk(getattr(value, name, None), depth - 1) for name in names}
+    return {name: deeper(getattr(value, name, None)) for name in names}
 
 
 def _quietly(function, value):

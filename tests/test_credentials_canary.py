@@ -12,14 +12,18 @@ import pytest
 from canary import KEYS, find_canary, redaction_off, watched
 from echoing_server import echoing_server
 
-from blueprint_llm.adapters import Call, _litellm
+from blueprint_llm.adapters import _litellm
+from blueprint_llm.client import LLMClient, SyncLLMClient
+from blueprint_llm.config import load_config
 from blueprint_llm.credentials import CredentialsManager
-from blueprint_llm.errors import CallError
+from blueprint_llm.errors import BlueprintError, CallError
+from blueprint_llm.testing import Answer, BadLine, Cut, ErrorObject, FaultServer, Reset, Status
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 
 MODELS = {"openai": "openai/gpt-4o", "anthropic": "anthropic/claude-sonnet-4-5", "gemini": "gemini/gemini-2.0-flash"}
+SHAPES = [pytest.param(key, id=name) for name, key in KEYS.items()]
 OUTCOMES = ("200", "401 echo", "500 echo", "refused", "timeout", "cut")
 ROOT = Path(__file__).parents[1]
 SAID = "a question that is not secret"
@@ -49,29 +53,79 @@ def loop():
     gc.collect()  # here, where the warnings are expected
 
 
-def make_call(manager, model, server, closed_port, outcome):
-    """A call whose provider will do `outcome`."""
+def settings(provider, server, closed_port, outcome):
+    """A configuration whose only provider will do `outcome`, with all that writes to disk turned on."""
     server.outcome = outcome
     root = f"http://127.0.0.1:{closed_port}" if outcome == "refused" else server.root
-    base = root + ("/v1" if model.startswith("openai/") else "")
-    return Call(
-        provider="cloud",
-        model=model,
-        messages=[{"role": "user", "content": SAID}],
-        credential=manager.get("cloud", model=model, params={"api_base": base}),
-        timeout_s=0.3 if outcome == "timeout" else 10,
-    )
+    target = {
+        "model": MODELS[provider],
+        "api_base": root + ("/v1" if provider == "openai" else ""),
+        "timeout_s": 0.3 if outcome == "timeout" else 10,
+    }
+    budget = {"scope": "project", "limit_usd": 100}
+    return {
+        "blueprint": {
+            "providers": {"cloud": target}, "retry": {"max_attempts": 1}, "cache": {"enabled": True},
+            "budgets": [budget], "pricing": {"unknown": "assume_zero"}, "logging": {"level": "debug"},
+        }
+    }  # fmt: skip
 
 
-def converse(sinks, call, loop=None):
-    """Make the call and put everything it leaves into the sinks; the answer or the error."""
-    try:
-        result = loop.run(_litellm.acomplete(call)) if loop else _litellm.complete(call)
-    except CallError as error:
-        result = error
-    for left in (result, call, call.credential, getattr(result, "_hidden_params", None)):
+@pytest.fixture
+def keep(tmp_path):
+    """Put a key into a credentials file, beside the home that is searched; a manager that reads it there."""
+
+    def make(config, key):
+        file = tmp_path / "credentials.json"
+        CredentialsManager(file=file, environ={}).set("cloud", key)
+        return CredentialsManager(load_config(config), file=file, environ={})
+
+    return make
+
+
+async def ask(manager, events):
+    """One chat through the async client; the answer or the error."""
+    async with LLMClient(manager.config, credentials_manager=manager, on_event=events.append) as client:
+        try:
+            return await client.chat(messages=[{"role": "user", "content": SAID}])
+        except BlueprintError as error:
+            return error
+
+
+def ask_blocking(manager, events):
+    """One chat through the blocking client; the answer or the error."""
+    with SyncLLMClient(manager.config, credentials_manager=manager, on_event=events.append) as client:
+        try:
+            return client.chat(messages=[{"role": "user", "content": SAID}])
+        except BlueprintError as error:
+            return error
+
+
+def stream_blocking(manager, events):
+    """One stream through the blocking client; its chunks and the error that ended it, if any."""
+    seen = []
+    with SyncLLMClient(manager.config, credentials_manager=manager, on_event=events.append) as client:
+        try:
+            seen += client.stream(messages=[{"role": "user", "content": SAID}])
+        except BlueprintError as error:
+            seen.append(error)
+    return seen
+
+
+def converse(sinks, manager, home, run):
+    """Talk, and put everything that is left of it into the sinks; what came of it."""
+    events = []
+    result = run(manager, events)
+    results = result if isinstance(result, list) else [result]
+    for left in (*results, *events, manager, manager.config, *(getattr(each, "trace", None) for each in results)):
         sinks.take(left)
+    for each in results:
+        raw = getattr(each, "raw", None)
+        sinks.take(raw)
+        sinks.add("hidden", repr(getattr(raw, "_hidden_params", None)))
+    sinks.take_folder(home)
     sinks.take_environment()
+    sinks.add("child's environment", child_environment())
     return result
 
 
@@ -82,32 +136,54 @@ def child_environment():
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("provider", MODELS)
-@pytest.mark.parametrize("key", [pytest.param(key, id=name) for name, key in KEYS.items()])
-def test_no_sink_has_the_key(server, closed_port, loop, key, provider, outcome, monkeypatch):
-    """Logs at DEBUG, output, errors with all their chains and frames, pickles and the environment are free of it."""
+@pytest.mark.parametrize("key", SHAPES)
+def test_no_sink_has_the_key(server, closed_port, loop, keep, bare_environment, key, provider, outcome, monkeypatch):
+    """Logs at DEBUG, output, answers, errors with chains and frames, pickles, files, environment are free of it."""
     monkeypatch.setenv("LITELLM_LOG", "DEBUG")
-    manager = CredentialsManager(explicit={provider: key}, environ={})
+    config = settings(provider, server, closed_port, outcome)
+    run = ask_blocking if outcome in {"cut", "401 echo"} else lambda *given: loop.run(ask(*given))
     before = len(server.keys)
 
     with watched() as sinks:
-        call = make_call(manager, MODELS[provider], server, closed_port, outcome)
-        result = converse(sinks, call, None if outcome in {"cut", "401 echo"} else loop)
-    sinks.add("child's environment", child_environment())
+        result = converse(sinks, keep(config, key), bare_environment, run)
 
     assert sinks.hits(key) == []
-    assert isinstance(result, CallError) == (outcome != "200")
-    assert server.keys[before:] == [] if outcome == "refused" else set(server.keys[before:]) == {key}
+    assert isinstance(result, CallError) == (outcome != "200"), result
+    assert server.keys[before:] == ([] if outcome == "refused" else [key])
+    assert any(sink.startswith("file ") for sink, _ in sinks.texts)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda key: Answer(), id="200"),
+        pytest.param(lambda key: Status(401, f"bad key {key}", headers={"x-echo": key}), id="401 echo"),
+        pytest.param(lambda key: ErrorObject(message=f"bad key {key}"), id="error in the stream"),
+        pytest.param(lambda key: Cut(), id="cut"),
+        pytest.param(lambda key: Reset(), id="reset"),
+        pytest.param(lambda key: BadLine(line=f"{key} is no JSON"), id="bad line"),
+    ],
+)
+@pytest.mark.parametrize("key", SHAPES)
+def test_no_sink_of_a_stream_has_the_key(key, step, keep, bare_environment):
+    """The same of streams, whose errors also come in-band."""
+    with FaultServer(default=step(key)) as server, watched() as sinks:
+        target = {"model": MODELS["openai"], "api_base": server.url}
+        config = {"blueprint": {"providers": {"cloud": target}, "retry": {"max_attempts": 1}}}
+        converse(sinks, keep(config, key), bare_environment, stream_blocking)
+
+    assert sinks.hits(key) == []
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {key}"}
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_with_redaction_off_the_matrix_finds_the_key(server, closed_port, provider):
+def test_with_redaction_off_the_matrix_finds_the_key(server, closed_port, keep, bare_environment, provider):
     """The positive control: the search sees what an unmasked run writes."""
     key = "Zq7-control-of-" + provider + "-0815"
-    manager = CredentialsManager(explicit={provider: key}, environ={})
+    config = settings(provider, server, closed_port, "401 echo")
 
     with watched() as sinks, redaction_off():
-        call = make_call(manager, MODELS[provider], server, closed_port, "401 echo")
-        converse(sinks, call)
+        converse(sinks, keep(config, key), bare_environment, ask_blocking)
 
     assert {"str", "repr", "log"} <= {sink for sink, _ in sinks.hits(key)}
 
