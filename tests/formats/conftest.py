@@ -72,3 +72,8 @@ def journal(aimock):
         raise AssertionError(f"aimock saw no request with {text!r}")
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def litellm_clients():
+    """Leave LiteLLM's clients in its cache: its own function for closing them, used here, misses some sockets."""
