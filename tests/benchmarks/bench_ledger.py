@@ -100,7 +100,7 @@ def _filled(n, at):
     busy = n >= ROWS * (DAYS - 1) // DAYS and n % 3 == 0
     project = "p0" if busy else f"p{n % PROJECTS}"
     row = AttemptRow(
-        id=f"{n:x}", call_id=f"{n:x}", provider=f"v{n % 4}", model=f"m{n % 9}", session=f"s{n % 60}", project=project,
+        id=f"{n:06x}", call_id=f"{n:06x}", provider=f"v{n % 4}", model=f"m{n % 9}", session=f"s{n % 60}", project=project,
         prompt_tokens=100, completion_tokens=50, cost_nano=1000, latency_s=n % 700 / 100, at=at,
     )  # fmt: skip
     return (*astuple(row), 0)
