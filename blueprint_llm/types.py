@@ -76,7 +76,7 @@ class ContextPart(Record):
 
     Attributes:
         kind: `user` is the caller's own text; every other kind counts as derived from the project.
-        source: Where it comes from: a POSIX path relative to the project, or a name.
+        source: A POSIX path relative to the project, or a name.
         tokens: Its estimated size; by default a third of its UTF-8 bytes.
         share: How much of the project's text it holds, 0 to 1.
     """
@@ -374,20 +374,13 @@ class Plan(Record):
 
     def to_mermaid(self) -> str:
         """The dependency graph as a Mermaid flowchart."""
-        titles = {step.id: step.title.replace('"', "#quot;") for step in self.steps}
-        nodes = [f'    {name}["{title}"]' for name, title in titles.items()]
+        nodes = [f'    {step.id}["{step.title.replace(chr(34), "#quot;")}"]' for step in self.steps]
         edges = [f"    {before} --> {step.id}" for step in self.steps for before in step.depends_on]
         return "\n".join(["flowchart TD", *nodes, *edges])
 
     def _repr_html_(self) -> str:
-        """A table for notebooks."""
-        rows = (
-            (step.id, step.title, ", ".join(step.depends_on), ", ".join(step.covers), step.status)
-            for step in self.steps
-        )
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        head = "".join(f"<th>{name}</th>" for name in ("step", "title", "after", "covers", "status"))
-        return f"<p>{escape(self.overview)}</p><table><tr>{head}</tr>{body}</table>"
+        """The plan in a notebook."""
+        return f"<pre>{escape(self.to_markdown())}</pre>"
 
 
 class PlanningContext(Record):
