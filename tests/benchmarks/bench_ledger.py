@@ -71,7 +71,7 @@ def pairs(store, count):
 
 
 def slowest_of_four(path):
-    """The longest pair among four processes at one file, in seconds: the best of three, as others use the machine."""
+    """The longest pair among four processes at one file, in seconds: both operations and all waiting."""
     command = [sys.executable, "-c", RACER, str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     racers = [subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) for _ in range(4)]
@@ -100,43 +100,62 @@ def _filled(n, at):
     busy = n >= ROWS * (DAYS - 1) // DAYS and n % 3 == 0
     project = "p0" if busy else f"p{n % PROJECTS}"
     row = AttemptRow(
-        id=f"{n:06x}", call_id=f"{n:06x}", provider=f"v{n % 4}", model=f"m{n % 9}", session=f"s{n % 60}", project=project,
-        prompt_tokens=100, completion_tokens=50, cost_nano=1000, latency_s=n % 700 / 100, at=at,
+        id=f"{n:06x}", call_id=f"{n:06x}", provider=f"v{n % 4}", model=f"m{n % 9}", session=f"s{n % 60}",
+        project=project, prompt_tokens=100, completion_tokens=50, cost_nano=1000, latency_s=n % 700 / 100,
+        at=at,
     )  # fmt: skip
     return (*astuple(row), 0)
 
 
 def one_day(store):
-    """(Rows, seconds): the busy project's last day; the best of some rounds, since others use the machine."""
+    """Seconds for the busy project's last day, which has 10,000 rows or more."""
     until = datetime(2026, 7, 1, tzinfo=UTC)
     op = Aggregate(where=UsageFilter(project="p0", since=until.replace(month=6, day=30), until=until))
-    return store.execute(op).calls, min(_timed(lambda: store.execute(op)) for _ in range(9))
+    spent = _timed(lambda: store.execute(op))
+    assert store.execute(op).calls >= 10_000
+    return spent
+
+
+def best(measure, limit_s, rounds):
+    """(Seconds, target, yardstick) of the round nearest its scaled limit: others use the machine, in bursts."""
+    found = []
+    for n in range(rounds):
+        unit = yardstick()
+        ours = measure(n)
+        unit = max(unit, yardstick())
+        found.append((ours, limit_s * unit / NOMINAL_S, unit))
+    return min(found, key=lambda item: item[0] / item[1])
 
 
 def rows():
     """The table's lines."""
-    unit = yardstick()
-    scale = unit / NOMINAL_S
-    with tempfile.TemporaryDirectory() as folder:
-        file = min(statistics.median(pairs(SqliteStore(Path(folder) / f"{n}.sqlite"), 800)) for n in range(5))
-        memory = min(statistics.median(pairs(MemoryStore(), 800)) for _ in range(5))
-        wait = min(slowest_of_four(Path(folder) / f"four-{n}.sqlite") for n in range(3))
-        big = SqliteStore(Path(folder) / "big.sqlite")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        big = SqliteStore(folder / "big.sqlite")
         fill(big)
-        found, seconds = one_day(big)
+        lines = [
+            _row(
+                "reserve + settle, 4 scopes, SQLite, p50", best(lambda n: _p50(SqliteStore(folder / f"{n}")), 150e-6, 5)
+            ),
+            _row("reserve + settle, 4 scopes, memory, p50", best(lambda n: _p50(MemoryStore()), 150e-6, 5)),
+            _row(
+                "reserve + settle, 4 processes, longest", best(lambda n: slowest_of_four(folder / f"4-{n}"), 50e-3, 5)
+            ),
+            _row("get_usage, a day of 1,000,000 rows", best(lambda n: one_day(big), 50e-3, 15)),
+        ]
         big.close()
-    return [
-        _row("reserve + settle, 4 scopes, SQLite, p50", file * 1e6, 150 * scale, unit),
-        _row("reserve + settle, 4 scopes, memory, p50", memory * 1e6, 150 * scale, unit),
-        _row("reserve + settle, 4 processes, longest", wait * 1e6, 50_000, unit),
-        _row(f"get_usage, {found:,} of 1,000,000 rows", seconds * 1e6, 50_000 * scale, unit),
-    ]
+    return lines
 
 
-def _row(name, ours, target, unit):
+def _p50(store):
+    return statistics.median(pairs(store, 800))
+
+
+def _row(name, measured):
+    ours, target, unit = measured
     return {
-        "name": name, "ours": ours, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": ours / (unit * 1e6),
-        "target": target, "ok": ours <= target, "unit": "us",
+        "name": name, "ours": ours * 1e6, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": ours / unit,
+        "target": target * 1e6, "ok": ours <= target, "unit": "us",
     }  # fmt: skip
 
 
