@@ -91,7 +91,7 @@ class Call:
     def _set_name(self, name: str) -> None:
         self.name = name
         if not self._may_be_named(name):
-            self.refuse("unknown_tool", listed(self._declared))
+            self.refuse("unknown_tool", listed(sorted(self._declared)))
 
     def _may_be_named(self, name: str) -> bool:
         return not self._declared or any(each.startswith(name) for each in self._declared)
@@ -104,19 +104,20 @@ class Call:
             if self.complete:
                 self._follow_copy(piece)
                 return ""
-            self._feed(self._news(piece))
+            piece = self._news(piece)
+            self._feed(piece)
         except JsonRejected as error:
             self.problem = error
             if not self.complete:
                 self.document.text.add(piece)  # to show what was got
             return ""
         added = len(self.document.text) - before
-        return self.document.text.tail(added) if added else ""
+        return piece if added == len(piece) else self.document.text.tail(added) if added else ""
 
     def _prepare(self) -> bool:
         """Get ready for the first arguments: from here on the name must be that of a tool."""
         if self._declared and self.name is not None and self.name not in self._declared:
-            self.refuse("unknown_tool", listed(self._declared))
+            self.refuse("unknown_tool", listed(sorted(self._declared)))
         elif self.name is not None:
             self.document.schema = self._schema()
         return self.problem is None
@@ -193,7 +194,7 @@ class Call:
         if self.name is None:
             self.refuse("missing_name")
         elif self._declared and self.name not in self._declared:
-            self.refuse("unknown_tool", listed(self._declared))
+            self.refuse("unknown_tool", listed(sorted(self._declared)))
         elif self._replayed:
             self.problem = self._beyond(self.document.whole, len(self.document.whole))
         else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.streaming.text import printable
 from blueprint_llm.types import UsageInfo
@@ -13,11 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One piece of a tool call as a chunk carries it; empty ids and names are None."""
 
-    index: int | None
+    place: int | None
     id: str | None
     name: str | None
     arguments: str
@@ -67,7 +65,7 @@ def _entry(function: Any, index: Any, call_id: str | None) -> Entry:
     arguments = get(function, "arguments")
     is_number = isinstance(index, int) and not isinstance(index, bool)
     return Entry(
-        index=index if is_number else None,
+        place=index if is_number else None,
         id=call_id,
         name=word(get(function, "name")),
         arguments=arguments if isinstance(arguments, str) else _encoded(arguments),

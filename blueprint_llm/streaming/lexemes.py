@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 Matcher = Callable[[str, int], re.Match[str]]  # never None: each pattern matches, if only the empty text
@@ -50,14 +50,9 @@ def is_cut_pair(begun: str, after: str) -> bool:
     return len(begun) >= len(r"\ud83d") or (begun[1:] in {"uD", "ud"} and after in "cdefCDEF")
 
 
-def starts_any(text: str, allowed: Iterable[str]) -> bool:
-    """Whether some allowed text begins with `text`."""
-    return any(each.startswith(text) for each in allowed)
-
-
-def listed(allowed: Iterable[str]) -> str:
+def listed(allowed: Sequence[str]) -> str:
     """A short list of alternatives, for messages."""
-    return "one of " + ", ".join(map(repr, sorted(allowed)[:8]))
+    return "one of " + ", ".join(map(repr, allowed[:8]))
 
 
 def escaped(place: str | int) -> str:

@@ -7,7 +7,8 @@ so the verdict never depends on how a text was split. Nothing recurses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from blueprint_llm.streaming.lexemes import (
@@ -22,7 +23,6 @@ from blueprint_llm.streaming.lexemes import (
     is_cut_pair,
     listed,
     number,
-    starts_any,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class State(dict[str, Action]):
     def __init__(self, otherwise: str, actions: dict[str, Action]) -> None:
         super().__init__(actions)
         self.otherwise = otherwise
+
+
+def _begins_one(text: str, allowed: Sequence[str]) -> bool:
+    return any(each.startswith(text) for each in allowed)
 
 
 class JsonMachine:
@@ -101,7 +105,7 @@ class JsonMachine:
         self._carry = ""
         self._start = 0  # the offset of the next character, or of the carried text
         self._held: list[str] = []  # what is known of a key, or of a string with listed values
-        self._allowed: frozenset[str] | None = None
+        self._allowed: Sequence[str] | None = None
         self._after = [self._DONE]  # what may follow the value at hand, per open container
         self._keys: list[set[str] | None] = []  # per open container: an object's keys
         self._places: list[Any] = []  # per open container: the key or index at hand
@@ -255,9 +259,10 @@ class JsonMachine:
         return end + 1
 
     def _key(self, text: str, pos: int) -> int:
-        """Collect a key; a closed object rejects it at the first character that no declared key has there."""
         end = body(text, pos).end()
-        self._hold(text[pos:end], pos, "schema_unknown_property")
+        self._held.append(text[pos:end])
+        if self._allowed is not None:
+            self._require_listed(self._allowed, "schema_unknown_property", text, pos)
         if end == len(text):
             return end
         if text[end] != '"':
@@ -270,8 +275,6 @@ class JsonMachine:
         self._held.clear()
         if keys is None or name in keys:
             self._reject("duplicate_key", pos)
-        if self._allowed is not None and name not in self._allowed:
-            self._reject("schema_unknown_property", pos, listed(self._allowed))
         keys.add(name)
         self._places[-1] = name
         if self._schema is not None:
@@ -281,7 +284,8 @@ class JsonMachine:
     def _listed_text(self, text: str, pos: int) -> int:
         """Collect a string of which a schema lists the possible values."""
         end = body(text, pos).end()
-        self._hold(text[pos:end], pos, "schema_enum")
+        self._held.append(text[pos:end])
+        self._require_listed(self._allowed or (), "schema_enum", text, pos)
         if end == len(text):
             return end
         if text[end] != '"':
@@ -291,17 +295,20 @@ class JsonMachine:
         self._token, self._expect = None, self._after[-1]
         return end + 1
 
-    def _hold(self, piece: str, pos: int, code: str) -> None:
-        """Keep a piece of a key or a listed value; reject the first character that rules all of them out."""
-        self._held.append(piece)
-        allowed = self._allowed
-        if allowed is None or starts_any(decoded("".join(self._held)), allowed):
+    def _require_listed(self, allowed: Sequence[str], code: str, text: str, pos: int) -> None:
+        """Reject the first character that rules all listed texts out; `text` continues the string at `pos`."""
+        piece, so_far = self._held[-1], decoded("".join(self._held))
+        end = pos + len(piece)
+        at = bisect.bisect_left(allowed, so_far)
+        nearest = allowed[at] if at < len(allowed) else ""
+        if nearest.startswith(so_far) and (nearest == so_far or text[end : end + 1] != '"'):
             return
         before = "".join(self._held[:-1])
         for cut in range(1, len(piece) + 1):
             part = piece[:cut]
-            if body(part, 0).end() == cut and not starts_any(decoded(before + part), allowed):
+            if body(part, 0).end() == cut and not _begins_one(decoded(before + part), allowed):
                 self._reject(code, pos + cut - 1, listed(allowed))
+        self._reject(code, end, listed(allowed))
 
     def _trouble(self, text: str, pos: int) -> int:
         """Carry an escape that a delta cut; reject anything else that a string cannot hold."""

@@ -20,7 +20,7 @@ _MAX_NESTING = 16
 _MAX_BRANCHES = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Node:
     """One alternative that a value may satisfy.
 
@@ -29,9 +29,11 @@ class Node:
         typed_kinds: The same by `type` alone, to tell a wrong type from a value that is not listed.
         integer: A number must be whole.
         listed: The values of every `enum` and `const`; the value must be in each.
-        texts: The strings among them; None where any string may stand.
+        texts: The strings among them, sorted; None where any string may stand.
         required: The keys that an object must have.
-        closed: The only keys that it may have; None where any may stand.
+        closed: The only keys that it may have, sorted; None where any may stand.
+        is_free: Of a string, number or boolean only the kind matters.
+        prefix: How many items have schemas of their own.
         parts: The keyword sets, for what is inside.
     """
 
@@ -39,17 +41,24 @@ class Node:
     typed_kinds: frozenset[str] = ALL_KINDS
     integer: bool = False
     listed: tuple[list[Any], ...] = ()
-    texts: frozenset[str] | None = None
+    texts: tuple[str, ...] | None = None
     required: frozenset[str] = frozenset()
-    closed: frozenset[str] | None = None
+    closed: tuple[str, ...] | None = None
+    is_free: bool = True
+    prefix: int = 0
     parts: Schemas = ()
-    children: dict[str | int | None, tuple[Node, ...]] = field(default_factory=dict, compare=False)
+    children: dict[str | int | None, tuple[Node, ...]] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The kinds in the schema's own words."""
+        return self.kinds - {"number"} | {"integer"} if self.integer and "number" in self.kinds else self.kinds
 
     def admits(self, value: Any) -> bool:
         """Whether a string, number, boolean or null may be this node's value."""
         if self.integer and isinstance(value, float) and not value.is_integer():
             return False
-        return all(any(_same(value, each) for each in values) for values in self.listed)
+        return not self.listed or all(any(_same(value, each) for each in values) for values in self.listed)
 
 
 ANY = Node()
@@ -69,6 +78,9 @@ class SchemaIndex:
 
     def member(self, node: Node, name: str) -> tuple[Node, ...]:
         """What the value of key `name` may be."""
+        found = node.children.get(name)
+        if found is not None:
+            return found
         place = name if any(name in _properties(part) for part in node.parts) else None
         found = node.children.get(place)
         if found is None:
@@ -78,7 +90,7 @@ class SchemaIndex:
 
     def item(self, node: Node, index: int) -> tuple[Node, ...]:
         """What the item at `index` may be."""
-        place = min(index, max((len(_prefix(part)) for part in node.parts), default=0))
+        place = min(index, node.prefix)
         found = node.children.get(place)
         if found is None:
             schemas = tuple(each for part in node.parts for each in _item_schemas(part, place))
@@ -174,14 +186,17 @@ def _node(parts: Schemas) -> Node:
     listed = tuple(values for part in parts for values in _listed(part))
     texts = [frozenset(each for each in values if isinstance(each, str)) for values in listed]
     closed = [frozenset(map(str, _properties(part))) for part in parts if _is_closed(part)]
+    integer = any("number" not in each for each in types)
     return Node(
         kinds=typed.intersection(*({_kind(each) for each in values} for values in listed)),
         typed_kinds=typed,
-        integer=any("number" not in each for each in types),
+        integer=integer,
         listed=listed,
-        texts=frozenset.intersection(*texts) if texts else None,
+        texts=tuple(sorted(frozenset.intersection(*texts))) if texts else None,
         required=frozenset(name for part in parts for name in _list(part.get("required")) if isinstance(name, str)),
-        closed=frozenset.intersection(*closed) if closed else None,
+        closed=tuple(sorted(frozenset.intersection(*closed))) if closed else None,
+        is_free=not (integer or listed),
+        prefix=max((len(_prefix(part)) for part in parts), default=0),
         parts=parts,
     )
 

@@ -28,16 +28,16 @@ class Slots:
         known = self._by_id.get(entry.id) if entry.id else None
         if known is None:
             known = self._by_id_or_place(entry)
-        if entry.index is None:
+        if entry.place is None:
             known.warn("index_inferred")
         else:
-            self._by_index[entry.index] = known
+            self._by_index[entry.place] = known
         return known
 
     def _by_id_or_place(self, entry: Entry) -> Call:
-        if entry.index is None:
+        if entry.place is None:
             return self._without_index(entry)
-        here = self._by_index.get(entry.index)
+        here = self._by_index.get(entry.place)
         if here is None:
             return self._new(entry)
         return self._new_id(entry, here) if entry.id else self._same_index(entry, here)

@@ -12,8 +12,9 @@ from typing import Any
 from blueprint_llm.streaming.machine import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
 
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]").search
-_TO_BLANK = bytes.maketrans(b"\t\n\r", b"   ")
-_TOO_BLANK = b" " * (MAX_BLANKS + 1)
+_STRIDE = 32
+_RUN_OF_BLANKS = re.compile(rf"[ \t\n\r]{{{MAX_BLANKS // _STRIDE}}}").search
+_TOO_MANY_SPACES = " " * (MAX_BLANKS + 1)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
 
@@ -26,21 +27,39 @@ def parse_whole(text: str, *, any_root: bool = False) -> Any:
     try:
         raw = text.encode()
         value = _DECODER.decode(text)
-        if _MAY_BE_HALF(text):
+        is_flat = _is_flat(value)
+        if "\\" in text and not (is_flat and _is_ascii(value)) and _MAY_BE_HALF(text):
             _require_pairs(value)
     except (ValueError, RecursionError, TypeError):
         raise Declined from None
     if len(text) > MAX_CHARS or not (any_root or isinstance(value, dict)):
         raise Declined
-    if _TOO_BLANK in raw.translate(_TO_BLANK) or (_may_be_deep(raw) and _is_deep(value)):
+    if _may_run_away(text) or (not is_flat and _may_be_deep(raw) and _is_deep(value)):
         raise Declined
     return value
 
 
 def _require_pairs(value: Any) -> None:
-    import orjson  # noqa: PLC0415 - only escaped surrogates need it
+    import orjson  # noqa: PLC0415 - only escapes need it
 
-    orjson.dumps(value)  # refuses lone ones
+    orjson.dumps(value)  # refuses lone surrogates
+
+
+def _may_run_away(text: str) -> bool:
+    """Whether there may be too many blanks in a row: such a run shows in every 32nd character."""
+    if _TOO_MANY_SPACES in text:
+        return True
+    is_broken = "\n" in text or "\t" in text or "\r" in text
+    return is_broken and _RUN_OF_BLANKS(text[::_STRIDE]) is not None
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether the value is an object without containers, as the arguments of most tools are."""
+    return isinstance(value, dict) and not any(isinstance(each, dict | list) for each in value.values())
+
+
+def _is_ascii(value: dict[str, Any]) -> bool:
+    return all(key.isascii() and (not isinstance(each, str) or each.isascii()) for key, each in value.items())
 
 
 def _may_be_deep(raw: bytes) -> bool:
