@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blueprint_llm.tools import ToolEngine
+from blueprint_llm.tools.confine import Root
+from blueprint_llm.tools.journal import ChangedError, Journal
 from blueprint_llm.tools.patch import PatchError, parse_patch
-from blueprint_llm.tools.staging import Stored, preview, stage
+from blueprint_llm.tools.staging import Staged, Stored, preview, stage
 
 TEXT = "one\ntwo\nthree\nfour\nfive\n"
 
@@ -42,7 +44,9 @@ def block(old, new, path="a.txt"):
     "patch",
     [
         pytest.param(unified("@@ -1,3 +1,3 @@\n one\n-two\n+TWO\n three\n"), id="unified"),
-        pytest.param("diff --git a/a.txt b/a.txt\nindex 1..2 100644\n" + unified("@@ -2 +2 @@\n-two\n+TWO\n"), id="git"),
+        pytest.param(
+            "diff --git a/a.txt b/a.txt\nindex 1..2 100644\n" + unified("@@ -2 +2 @@\n-two\n+TWO\n"), id="git"
+        ),
         pytest.param(unified("@@ -90,3 +90,3 @@\n one\n-two\n+TWO\n three\n"), id="wrong line numbers, one match"),
         pytest.param(v4a("@@\n one\n-two\n+TWO\n"), id="V4A"),
         pytest.param(v4a("@@ one\n-two\n+TWO\n"), id="V4A anchor"),
@@ -72,7 +76,9 @@ def test_the_three_formats_say_the_same(patch):
         pytest.param(b"\xff\xfe\nb\n\x80\n", v4a("-b\n+B\n"), b"\xff\xfe\nB\n\x80\n", id="bytes that are no UTF-8"),
         pytest.param(b"a\n\nb\n", v4a(" a\n\n-b\n+B\n"), b"a\n\nB\n", id="an empty context line without its space"),
         pytest.param(b"a\x0cb\nc\n", v4a("-c\n+C\n"), b"a\x0cb\nC\n", id="a form feed is no line end"),
-        pytest.param(b"x\ny\nx\ny\n", unified("@@ -3,2 +3,2 @@\n x\n-y\n+Y\n"), b"x\ny\nx\nY\n", id="the named line wins"),
+        pytest.param(
+            b"x\ny\nx\ny\n", unified("@@ -3,2 +3,2 @@\n x\n-y\n+Y\n"), b"x\ny\nx\nY\n", id="the named line wins"
+        ),
         pytest.param(b"a\nb\n", unified("@@ -1,0 +2 @@\n+n\n"), b"a\nn\nb\n", id="insertion without context"),
         pytest.param(b"f\nx\ng\nx\n", v4a("@@ g\n-x\n+X\n"), b"f\nx\ng\nX\n", id="after its anchor"),
         pytest.param(b"x\na\nx\n", v4a("-x\n+X\n*** End of File\n"), b"x\na\nX\n", id="at the end of the file"),
@@ -86,7 +92,7 @@ def test_the_three_formats_say_the_same(patch):
         ),
     ],
 )
-def test_only_the_hunk_changes(before, patch, after):
+def test_rt025_only_the_hunk_changes(before, patch, after):
     """Line ends, byte order mark and everything outside the hunk stay as they are."""
     assert staged(patch, {"a.txt": before}) == {"a.txt": after}
 
@@ -107,7 +113,7 @@ def test_only_the_hunk_changes(before, patch, after):
         pytest.param(v4a("@@\n"), "hunk without lines", id="anchor only"),
         pytest.param(v4a("-two\n+x\n") + "more\n", "after the patch", id="text after it"),
         pytest.param("hi\n" + v4a("-two\n+x\n"), "before", id="text before it"),
-        pytest.param("*** Begin Patch\n*** Add File: n\nx\n*** End Patch\n", "begins with '\\+'", id="added without sign"),
+        pytest.param("*** Begin Patch\n*** Add File: n\nx\n*** End Patch\n", "begins with '\\+'", id="added, no sign"),
         pytest.param("*** Begin Patch\n*** Add File: a.txt\n+x\n*** End Patch\n", "already there", id="added twice"),
         pytest.param("*** Begin Patch\n*** Frob: a\n*** End Patch\n", "expected", id="unknown header"),
         pytest.param("*** Begin Patch\n*** Update File: a.txt\n-two\n+x\n", "too early", id="cut off"),
@@ -132,7 +138,7 @@ def test_only_the_hunk_changes(before, patch, after):
                      .replace("+++ b/a.txt", "+++ /dev/null"), "whole file", id="a deletion that leaves lines"),
         pytest.param("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE\n", "no path", id="block without a path"),
         pytest.param("a.txt\n<<<<<<< SEARCH\none\n", "too early", id="block cut off"),
-        pytest.param("--- /dev/null\n+++ b/n\n@@ -1 +1 @@\n-a\n+b\n", "only '\\+' lines", id="a new file with old lines"),
+        pytest.param("--- /dev/null\n+++ b/n\n@@ -1 +1 @@\n-a\n+b\n", "only '\\+' lines", id="new, with old lines"),
     ],
 )  # fmt: skip
 def test_what_could_mean_two_things_is_an_error(patch, problem):
@@ -201,7 +207,8 @@ def test_a_patch_writes_all_its_files(tmp_path):
     (tmp_path / "a.txt").write_text(TEXT)
     (tmp_path / "a.txt").chmod(0o755)
     (tmp_path / "gone.txt").write_text("x\n")
-    patch = "*** Begin Patch\n*** Update File: a.txt\n-two\n+TWO\n*** Add File: x/y/z.txt\n+new\n*** Delete File: gone.txt\n*** End Patch\n"
+    edits = "*** Update File: a.txt\n-two\n+TWO\n*** Add File: x/y/z.txt\n+new\n*** Delete File: gone.txt\n"
+    patch = f"*** Begin Patch\n{edits}*** End Patch\n"
     with ToolEngine([{"allow": "patch"}], tmp_path) as engine:
         result = engine.execute({"id": "1", "name": "patch", "arguments": {"patch": patch}})
 
@@ -229,11 +236,18 @@ changes += [Staged(path="made/new", before=None, after=new(3)), Staged(path="gon
 with Root(root) as opened:
     Journal(journal, os.urandom, die).apply(opened, changes)
 """
-STEPS = [*[f"stage {n}" for n in range(5)], "before commit", "committed", *[f"rename {n}" for n in range(5)], "before forget", "never"]
+STEPS = [
+    *[f"stage {n}" for n in range(5)],
+    "before commit",
+    "committed",
+    *[f"rename {n}" for n in range(5)],
+    "before forget",
+    "never",
+]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_it_is_all_or_nothing(step, tmp_path):
+def test_rt023_killed_at_any_step_it_is_all_or_nothing(step, tmp_path):
     """A process killed at any step leaves, after the next start, either every change or none, and no debris."""
     root, home = tmp_path / "ws", tmp_path / "state"
     for n in range(3):
@@ -241,9 +255,6 @@ def test_killed_at_any_step_it_is_all_or_nothing(step, tmp_path):
         (root / f"d{n}/f").write_text(f"old {n}\n")
     (root / "gone").write_text("old 4\n")
     done = subprocess.run([sys.executable, "-c", KILLED, root, home, step], check=False)
-
-    from blueprint_llm.tools.confine import Root
-    from blueprint_llm.tools.journal import Journal
 
     with Root(str(root)) as opened:
         Journal(home, os.urandom).recover(opened)
@@ -268,7 +279,8 @@ def test_the_engine_finishes_what_a_killed_one_began(tmp_path, bare_environment)
         from blueprint_llm.tools.engine import ToolEngine
         journal._put = lambda root, entry: os.kill(os.getpid(), signal.SIGKILL)
         patch = "*** Begin Patch\\n*** Update File: a\\n-old\\n+new\\n*** End Patch\\n"
-        ToolEngine([{"allow": "patch"}], sys.argv[1]).execute({"id": "1", "name": "patch", "arguments": {"patch": patch}})
+        call = {"id": "1", "name": "patch", "arguments": {"patch": patch}}
+        ToolEngine([{"allow": "patch"}], sys.argv[1]).execute(call)
     """)
     subprocess.run([sys.executable, "-c", script, root], check=False)
     assert (root / "a").read_text() == "old\n"
@@ -281,10 +293,6 @@ def test_the_engine_finishes_what_a_killed_one_began(tmp_path, bare_environment)
 
 def test_a_file_that_changed_meanwhile_stops_the_whole_patch(tmp_path):
     """What was staged for other bytes is not written, nor anything beside it."""
-    from blueprint_llm.tools.confine import Root
-    from blueprint_llm.tools.journal import ChangedError, Journal
-    from blueprint_llm.tools.staging import Staged
-
     (tmp_path / "a").write_text("changed\n")
     change = [
         Staged(path="b", before=None, after=Stored(content=b"x", mode=0o644)),
@@ -298,9 +306,6 @@ def test_a_file_that_changed_meanwhile_stops_the_whole_patch(tmp_path):
 
 def test_a_damaged_journal_is_swept(tmp_path):
     """A journal that cannot be read promised nothing; it is removed."""
-    from blueprint_llm.tools.confine import Root
-    from blueprint_llm.tools.journal import Journal
-
     home = tmp_path / "journal"
     home.mkdir()
     (home / "x.json").write_text("{")

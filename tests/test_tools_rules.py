@@ -19,7 +19,7 @@ LINKS = {
     "src/link_file": "/etc/passwd",
     "in": "src",
     "up": "..",
-    "dangling": "/tmp/PWNED",
+    "dangling": "/tmp/PWNED",  # noqa: S108 - where an attack would write
     "loop": "loop",
 }
 FILES = {"src/app.py": "print(1)\n", "README.md": "hello\n", ".env": "K=1\n"}
@@ -185,7 +185,13 @@ def test_shell_syntax_asks(text, decide):
 
 @pytest.mark.parametrize(
     "text",
-    ["git log HEAD~2", "git log 'a;b'", 'git log --grep "x | y"', "git log --format=%h HEAD^", "git show HEAD:README.md"],
+    [
+        "git log HEAD~2",
+        "git log 'a;b'",
+        'git log --grep "x | y"',
+        "git log --format=%h HEAD^",
+        "git show HEAD:README.md",
+    ],
 )
 def test_quoted_and_inert_characters_pass(text, decide):
     """Quotes protect, and characters that no shell acts on there are plain."""
@@ -508,6 +514,8 @@ def test_a_workspace_must_be_a_folder(tmp_path):
 def test_importing_the_tools_loads_no_heavy_library():
     """The package imports neither LiteLLM nor MCP nor jsonschema."""
     script = "import sys, blueprint_llm.tools; print({'litellm', 'mcp', 'jsonschema', 'rich'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
 
     assert done.stdout.strip() == "set()"

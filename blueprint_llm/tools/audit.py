@@ -133,9 +133,10 @@ class Audit:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records as they stand, unchecked."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                yield from (record for line in file if (record := _parsed(line)) is not None)
+        yield from (record for line in self._lines() if (record := _parsed(line)) is not None)
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
 
     def verify(self) -> Verified:
         """Check every record and the end of the chain."""
@@ -144,7 +145,7 @@ class Audit:
 
     def _verify(self) -> Verified:
         seq, seal = 0, _START
-        for line in self.path.open("rb") if self.path.exists() else ():
+        for line in self._lines():
             record = _parsed(line)
             problem = self._fault(record, seq, seal) if record is not None else f"record {seq + 1} cannot be read"
             if record is None or problem:

@@ -171,9 +171,7 @@ class ToolEngine:
     def audit(self) -> Audit:
         """The audit, opened on first use."""
         if self._made_audit is None:
-            path = self.settings.audit.path
-            place = Path(path).expanduser() if path else state_folder("tools") / "audit.jsonl"
-            self._made_audit = Audit(place, self.key(), self._world.clock, self.settings.audit.fsync)
+            self._made_audit = open_audit(self.settings, self._world)
         return self._made_audit
 
     @property
@@ -207,6 +205,10 @@ class ToolEngine:
     def tools(self) -> list[Tool]:
         """What the model may be told of."""
         return [registered.tool for registered in self._tools.values()]
+
+    def effect(self, name: str) -> str:
+        """The strongest thing a tool does: `read`, `write`, `execute` or `network`."""
+        return self._tools[name].traits.effect
 
     def registered(self, name: str) -> Registered | None:
         """A tool by name."""
@@ -305,6 +307,13 @@ class ToolEngine:
             return [self.run(ready) for ready in batch]
         with ThreadPoolExecutor(max_workers=min(parallel, len(batch))) as pool:
             return list(pool.map(self.run, batch))
+
+
+def open_audit(settings: Tools, world: Surroundings | None = None) -> Audit:
+    """The audit that a configuration names, by default one for all workspaces of the user."""
+    around = world or Surroundings()
+    place = Path(settings.audit.path).expanduser() if settings.audit.path else state_folder("tools") / "audit.jsonl"
+    return Audit(place, load_key(state_folder("tools"), around.random), around.clock, settings.audit.fsync)
 
 
 def as_call(call: ToolCall | Mapping[str, Any]) -> ToolCall | ToolResult:

@@ -143,7 +143,7 @@ def _verb(item: Staged) -> str:
 def _linear_search(pattern: str) -> Any:
     """A search whose time is linear in the text, so that no pattern of a model can hang it."""
     try:
-        return SchemaValidator(core_schema.str_schema(pattern=pattern)).isinstance_python
+        return SchemaValidator(core_schema.str_schema(pattern=f"(?m){pattern}")).isinstance_python
     except SchemaError:
         raise BadArgumentsError(f"pattern: {pattern!r} is not a regular expression") from None
 

@@ -98,8 +98,9 @@ class Judge:
             level = self._default(registered, claims)
         if level is Level.ALLOW and (concerns := self._concerns(registered, claims, tainted=tainted)):
             level, reasons = Level.ASK, [*reasons, *concerns]
-        if level is Level.ASK and verdict.level is not Level.DENY:
-            reasons += [text for text in change_concerns(claims) if text not in reasons]
+        if level is Level.ASK:
+            doubts = claims.command.doubts if claims.command else ()
+            reasons = list(dict.fromkeys([*reasons, *doubts, *change_concerns(claims)]))
         decision = {Level.ALLOW: "allow", Level.ASK: "ask", Level.DENY: "deny"}[level]
         return ToolDecision(decision=decision, rule_id=verdict.rule_id, reasons=tuple(reasons))  # type: ignore[arg-type] # one of the three
 

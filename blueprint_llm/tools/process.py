@@ -139,7 +139,6 @@ class Spawner:
                 try:
                     socket.send_fds(self._connection(), [body], fds)
                 except OSError as error:
-                    self._requests = None
                     if attempt:
                         raise ToolError(f"commands cannot be started: {error.strerror}") from None
                 else:
@@ -147,6 +146,8 @@ class Spawner:
 
     def _connection(self) -> socket.socket:
         if self._requests is None or self._server is None or self._server.poll() is not None:
+            if self._requests is not None:
+                self._requests.close()
             self._server, self._requests = _start_server()
         return self._requests
 

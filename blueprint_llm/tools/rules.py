@@ -237,7 +237,7 @@ def _covers(rule: Rule, place: Located) -> bool:
 def _prefix(rule: Rule, argv: tuple[str, ...]) -> int | None:
     """How many words the rule spells out, if `argv` begins with them. The program must be spelled exactly."""
     words = rule.argv or (("*",),)
-    if len(argv) < len(words) or (words[0] == ("*",) and "/" in argv[0]):
+    if len(argv) < len(words) or (words[0] == ("*",) and "/" in argv[0] and rule.flags == "safe"):
         return None
     fits = all("*" in choices or word in choices for choices, word in zip(words, argv, strict=False))
     return len(words) if fits else None

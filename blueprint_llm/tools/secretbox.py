@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.config.paths import make_folder
@@ -23,12 +24,14 @@ def load_key(folder: Path, random: Callable[[int], bytes] = os.urandom) -> bytes
         ToolError: When others could read it, or it is damaged.
     """
     place = folder / "tools.key"
-    try:
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read_key(place)
-    with os.fdopen(fd, "wb") as file:
-        file.write(random(32))
+    if not place.exists():
+        beside = folder / f"tools.key.{random(8).hex()}"
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(random(32))
+        with suppress(FileExistsError):
+            os.link(beside, place)  # whole or not at all, and only if nobody was first
+        beside.unlink()
     return _read_key(place)
 
 
