@@ -63,6 +63,7 @@ class Walk:
         """The answer, a `ChatResponse`. Raises BlueprintError with the trace."""
         self.started = yield Now()
         self.deadline = self.started + (self.request.deadline_s or self.parts.config.deadline.total_s)
+        self.parts.ratio.record_call(self.started)
         try:
             route = yield from plan(self.parts, self.request)
             self.trace.set_route(route)

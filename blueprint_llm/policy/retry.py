@@ -5,6 +5,7 @@ All time parameters are in seconds.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ class RetryRatio:
     _retries: deque[float] = field(default_factory=deque)
 
     def record_call(self, now: float) -> None:
-        """Count a first attempt."""
+        """Count a call."""
         self._calls.append(now)
         _forget(self._calls, now - self.window_s)
 
@@ -99,5 +100,6 @@ class RetryRatio:
 
 
 def _forget(times: deque[float], before: float) -> None:
-    while times and times[0] < before:
-        times.popleft()
+    with contextlib.suppress(IndexError):  # another thread may have forgotten the last one
+        while times[0] < before:
+            times.popleft()
