@@ -53,7 +53,7 @@ class Call:
     @property
     def empty(self) -> bool:
         """Whether no argument text has come."""
-        return not len(self.document.text)
+        return not self.document.text.length
 
     def warn(self, code: str) -> None:
         """Note something that was put right, once."""
@@ -62,7 +62,7 @@ class Call:
 
     def refuse(self, code: str, expected: str = "") -> None:
         """Say that this call is beyond help, for a reason outside its JSON."""
-        self.problem = self.problem or JsonRejected(code, len(self.document.text), expected=expected)
+        self.problem = self.problem or JsonRejected(code, self.document.text.length, expected=expected)
 
     def take(self, entry: Entry) -> str:
         """Take one delta; the argument text that it added."""
@@ -97,22 +97,24 @@ class Call:
         return not self._declared or any(each.startswith(name) for each in self._declared)
 
     def _take_arguments(self, piece: str) -> str:
-        if self.empty and not self._prepare():
+        text = self.document.text
+        before = text.length
+        if not before and not self._prepare():
             return ""
-        before = len(self.document.text)
         try:
-            if self.complete:
+            if self.document.complete:
                 self._follow_copy(piece)
                 return ""
-            piece = self._news(piece)
+            if self._cumulative:
+                piece = self._news(piece)
             self._feed(piece)
         except JsonRejected as error:
             self.problem = error
             if not self.complete:
-                self.document.text.add(piece)  # to show what was got
+                text.add(piece)  # to show what was got
             return ""
-        added = len(self.document.text) - before
-        return piece if added == len(piece) else self.document.text.tail(added) if added else ""
+        added = self.document.text.length - before
+        return piece if added == len(piece) else self.document.text.tail(added)
 
     def _prepare(self) -> bool:
         """Get ready for the first arguments: from here on the name must be that of a tool."""
@@ -156,8 +158,6 @@ class Call:
 
     def _news(self, piece: str) -> str:
         """What a cumulative delta adds."""
-        if not self._cumulative:
-            return piece
         so_far = self.document.text.value()
         if not piece.startswith(so_far):
             raise JsonRejected("ambiguous_calls", len(so_far))

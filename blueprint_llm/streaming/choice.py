@@ -122,7 +122,7 @@ class Choice:
     def _tokens_left(self) -> int | None:
         if self.rules.max_tokens is None:
             return None
-        chars = len(self._text) + sum(len(call.document.text) for call in self._slots.calls)
+        chars = self._text.length + sum(call.document.text.length for call in self._slots.calls)
         return max(0, self.rules.max_tokens - chars // _CHARS_PER_TOKEN)
 
     def close(self, ending: Ending, usage: UsageInfo | None, answer_id: str) -> StreamVerdict:
@@ -154,7 +154,7 @@ class Choice:
     def _settle(self, call: Call, ending: Ending) -> None:
         if call.problem is None and not call.complete and not (call.empty and ending.truncation is None):
             code = ending.truncation or "unclosed_json"
-            end = JsonRejected(code, len(call.document.text))
+            end = JsonRejected(code, call.document.text.length)
             self._found("incomplete", code, call=call, error=end, got=call.document.text.tail(_SEEN_CHARS))
             return
         call.settle()

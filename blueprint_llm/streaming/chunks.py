@@ -23,8 +23,17 @@ class Entry(NamedTuple):
 
 
 def get(record: Any, name: str) -> Any:
-    """A field of a dict or of an object; None where there is none."""
-    return record.get(name) if isinstance(record, dict) else getattr(record, name, None)
+    """A field of a dict or of an object; None where there is none.
+
+    LiteLLM's and OpenAI's models keep most fields among pydantic's extras, where `getattr` takes up to 1 us.
+    """
+    if isinstance(record, dict):
+        return record.get(name)
+    extra = getattr(record, "__pydantic_extra__", None)
+    if extra is None:
+        return getattr(record, name, None)
+    own = record.__dict__
+    return own[name] if name in own else extra.get(name)
 
 
 def sequence(value: Any) -> list[Any] | tuple[Any, ...]:

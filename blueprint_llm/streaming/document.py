@@ -37,8 +37,12 @@ class Document:
         """Take the next piece. Raises JsonRejected."""
         if self.complete:
             self._trail(piece)
-        elif self._machine is not None or not self._parsed(piece):
-            self._advance(piece)
+        elif self._machine is not None:
+            self._advance(self._machine, piece)
+        elif not self._parsed(piece):
+            schema = self.schema.machine() if self.schema is not None else None
+            self._machine = JsonMachine(any_root=self._any_root, schema=schema)
+            self._advance(self._machine, piece)
 
     def close(self) -> None:
         """Say that nothing follows. Raises JsonRejected when the value is not whole."""
@@ -61,17 +65,13 @@ class Document:
         self.whole, self.value, self.complete = piece, value, True
         return True
 
-    def _advance(self, piece: str) -> None:
-        machine = self._machine
-        if machine is None:
-            schema = self.schema.machine() if self.schema is not None else None
-            machine = self._machine = JsonMachine(any_root=self._any_root, schema=schema)
+    def _advance(self, machine: JsonMachine, piece: str) -> None:
         try:
             machine.feed(piece)
         except JsonRejected as error:
             if not machine.complete:
                 raise
-            self._part(piece, error.offset - len(self.text))
+            self._part(piece, error.offset - self.text.length)
             raise
         self.text.add(piece)
         if machine.complete:

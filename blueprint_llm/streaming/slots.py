@@ -25,6 +25,8 @@ class Slots:
 
     def route(self, entry: Entry) -> Call:
         """The call that an entry belongs to; one that cannot be told gets the problem `ambiguous_calls`."""
+        if entry.id is None and entry.name is None and entry.place in self._by_index:
+            return self._by_index[entry.place]
         known = self._by_id.get(entry.id) if entry.id else None
         if known is None:
             known = self._by_id_or_place(entry)

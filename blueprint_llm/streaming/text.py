@@ -10,18 +10,15 @@ _HIGH = ("\ud800", "\udbff")
 
 
 class Text:
-    """A text that grows; memory stays near its length however short the pieces are."""
+    """A text that grows; memory stays near its `length` however short the pieces are."""
 
-    __slots__ = ("_chunks", "_half", "_length", "_pieces")
+    __slots__ = ("_chunks", "_half", "_pieces", "length")
 
     def __init__(self) -> None:
         self._chunks: list[str] = []
         self._pieces: list[str] = []
-        self._length = 0
+        self.length = 0
         self._half = ""  # the first half of a pair whose second has not come
-
-    def __len__(self) -> int:
-        return self._length
 
     def join(self, piece: str) -> str:
         """The piece with halves of characters joined; a first half at its end is held back for the next piece."""
@@ -43,7 +40,7 @@ class Text:
 
     def add(self, piece: str) -> None:
         """Append."""
-        self._length += len(piece)
+        self.length += len(piece)
         self._pieces.append(piece)
         if len(self._pieces) >= _BATCH:
             self._chunks.append("".join(self._pieces))
