@@ -13,7 +13,7 @@ from blueprint_llm.context import message_tokens
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
 from blueprint_llm.routing import litellm_provider
 from blueprint_llm.steps import Step, Store
-from blueprint_llm.stores.ops import ABANDONED, Batch, BreakerProbe, BreakerReport
+from blueprint_llm.stores.ops import ABANDONED, Batch, BreakerProbe, BreakerReport, Release
 from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Cap, Outcome, Payer, denial, standing, tokens_of, upper_bound
 
@@ -67,12 +67,16 @@ class Account:
             deployment=target.deployment,
             litellm_provider=litellm_provider(target.model),
         )
-        self.card = parts.price(target)
+        tier = request.params.get("service_tier")
+        self.card = parts.price(target, frozenset({tier}) if isinstance(tier, str) else frozenset())
         self.reservation: Reservation | None = None
 
     def cap(self, raised: int | None = None) -> Cap:
         """The output cap, `raised` where an answer was cut; `send` is to be added to the request."""
-        facts, asked = models.info(self.target.model), raised or self.request.max_tokens
+        facts, asked = (
+            models.info(self.target.model),
+            raised or self.request.max_tokens or self.request.params.get("max_completion_tokens"),
+        )
         cap = self.parts.ledger.cap(self.payer, max_tokens=asked, facts=facts, card=self.card)
         return replace(cap, send=raised) if raised else cap
 
@@ -111,7 +115,7 @@ class Account:
             level = reserved.denied
             raise LimitReached(denial(level), level.charge.chain if level.charge.on_exceed == "degrade" else ())
         if not admission.granted and not force:
-            yield from self.settle(Outcome(category=ABANDONED, sent=False), error=None)
+            yield Store(op=Release(id=self.id))
             raise BreakerOpen(f"left alone after {admission.breaker.failures} failures in a row")
 
     def _warn(self, reserved: Reserved) -> None:

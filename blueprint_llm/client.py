@@ -18,6 +18,7 @@ from blueprint_llm.types import ChatRequest, PlanningContext, RouteDecision, Usa
 from blueprint_llm.usage import UsageTracker
 
 if TYPE_CHECKING:
+    from blueprint_llm.adapters import Adapter
     from blueprint_llm.config import Config
     from blueprint_llm.credentials import CredentialsManager
     from blueprint_llm.events import OnEvent
@@ -60,7 +61,17 @@ def _validated(model: Any, values: Mapping[str, Any]) -> Any:
 
 
 class _Core:
-    """What both clients share: everything that needs no driver."""
+    """What both clients share: everything that needs no driver.
+
+    Args:
+        config: A path, a mapping, a `Config`, or None: discover.
+        credentials_manager: Where keys come from, in place of the configuration's.
+        fallback_chain: Replaces `chains.default`.
+        approver: Decides on tool calls that need a person.
+        on_event: Called with every `Event`.
+        project, session: On whose account calls go that name none; a session of its own by default.
+        adapters: Ways to providers in place of LiteLLM, by provider name (`testing.ScriptedAdapter`).
+    """
 
     def __init__(  # noqa: PLR0913 - keywords of the public contract
         self,
@@ -72,9 +83,15 @@ class _Core:
         on_event: OnEvent | None = None,
         project: str | None = None,
         session: str | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
         self._parts = Parts.build(
-            config, credentials=credentials_manager, on_event=on_event, project=project, session=session
+            config,
+            credentials=credentials_manager,
+            on_event=on_event,
+            project=project,
+            session=session,
+            adapters=adapters,
         )
         self._approver = approver
         if fallback_chain is not None:

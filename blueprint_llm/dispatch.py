@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
@@ -39,11 +40,14 @@ NOT_SENT = frozenset(
 )
 
 
-def call_for(
-    walk: Walk, target: Target, change: Change = UNCHANGED, *, output_tokens: int | None, timeout_s: float
-) -> Call:
-    """The call to `target`, with what the recovery ladder changes. Raises ContextDoesNotFitError, CredentialsError."""
+def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_tokens: int | None) -> Call:
+    """The call to `target`, with what the recovery ladder changes. Raises ContextDoesNotFitError, CredentialsError.
+
+    The transport's own timeout is the same for every call: LiteLLM keeps one HTTP client for each value of it. What
+    holds is the deadline of the steps `Open` and `Read`.
+    """
     parts, request = walk.parts, walk.request
+    limits = parts.config.deadline
     credential = parts.credentials.get(target.provider, model=target.model, params=target.params)
     tools = [tool.to_dict() for tool in request.tools or ()]
     messages = _shaped(request, target, tools, walk.trace, output_tokens)
@@ -53,7 +57,7 @@ def call_for(
         messages=[*messages, *_added(change)],
         params=_params(parts, request, target, tools, output_tokens),
         credential=credential,
-        timeout_s=max(0.001, min(timeout_s, target.timeout_s or timeout_s)),
+        timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s)),
     )
 
 
@@ -74,6 +78,7 @@ def _shaped(
         target.model,
         api_base=target.params.get("api_base"),
         share_codebase=target.share_codebase,
+        known=target.known,
         redact=redact,
     )
     window = input_window(target, request.max_tokens or output_tokens)
@@ -98,12 +103,12 @@ def input_window(target: Target, output_tokens: int | None) -> int | None:
 def _params(
     parts: Parts, request: ChatRequest, target: Target, tools: list[dict[str, Any]], output_tokens: int | None
 ) -> dict[str, Any]:
-    own = {name: value for name, value in target.params.items() if name not in NOT_SENT}
     asked = {name: getattr(request, name) for name in WIRE if getattr(request, name) is not None}
     cap = {"max_tokens": output_tokens} if output_tokens is not None else {}
     offered = {"tools": tools} if tools else {}
-    resolved = parts.credentials.resolve_params(own) if own else {}
-    return {**resolved, **asked, **cap, **offered, **request.params}
+    resolved = parts.credentials.resolve_params(target.params) if target.params else {}
+    own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
+    return {**own, **asked, **cap, **offered, **request.params}
 
 
 def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHandler:

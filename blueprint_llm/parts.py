@@ -6,6 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import AdapterFactory
@@ -43,6 +44,11 @@ def retry_rules(config: Config) -> RetryRules:
     )
 
 
+def _folder(config: Config) -> Path | None:
+    """Where relative paths of a configuration start: at its file."""
+    return Path(config.source).parent if config.source and Path(config.source).is_file() else None
+
+
 @dataclass(slots=True)
 class Parts:
     """The configuration and the parts made from it; `set_chain` swaps one mapping, calls in flight keep theirs."""
@@ -61,6 +67,7 @@ class Parts:
     project: str | None = None
     session: str | None = None
     clock: Callable[[], float] = time.time
+    given_adapters: Mapping[str, Any] = field(default_factory=dict)
     _adapters: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -72,6 +79,7 @@ class Parts:
         on_event: OnEvent | None = None,
         project: str | None = None,
         session: str | None = None,
+        adapters: Mapping[str, Any] | None = None,
     ) -> Self:
         """The parts of a configuration. Raises ConfigError."""
         config = load_config(source)
@@ -84,13 +92,14 @@ class Parts:
             adapters=AdapterFactory(config, manager),
             credentials=manager,
             ledger=Ledger(config),
-            prices=Prices.load(config.pricing),
-            store=open_store(config.store),
+            prices=Prices.load(config.pricing, folder=_folder(config)),
+            store=open_store(config.store, on_event=on_event) if on_event else open_store(config.store),
             retry=rules,
             ratio=RetryRatio(ratio=config.retry.ratio if config.retry else 1.0),
             on_event=on_event,
             project=project or config.project,
-            session=session,
+            session=session or uuid.uuid4().hex,
+            given_adapters=dict(adapters or {}),
         )
 
     def new_id(self) -> str:
@@ -121,14 +130,16 @@ class Parts:
             raise ConfigError(f"set_fallback_chain: {what}; known: {', '.join(self.table.names)}")
         self.chains = {**self.chains, "default": names}
 
-    def price(self, target: Target) -> PriceCard | None:
+    def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""
         today = datetime.fromtimestamp(self.clock(), UTC).date()
-        return self.prices.price(target.provider, target.model, at=today, params=target.params, info=target.info)
+        return self.prices.price(
+            target.provider, target.model, at=today, params=target.params, info=target.info, tags=tags
+        )
 
     def adapter(self, target: Target) -> Any:
         """The adapter of a target."""
-        found = self._adapters.get(target.key)
+        found = self.given_adapters.get(target.provider) or self._adapters.get(target.key)
         if found is None:
             found = self.adapters.for_model(target.provider, target.model, target.params.get("api_base"))
             self._adapters[target.key] = found

@@ -30,6 +30,7 @@ class Target:
         info: LiteLLM's `model_info` of the deployment.
         max_context_tokens: Most input tokens to send, where the configuration says so.
         share_codebase: What the configuration says; None: decided by where the model runs.
+        known: Whether the configuration names it at all.
         weight: For the shuffle among the deployments of one group.
     """
 
@@ -44,6 +45,7 @@ class Target:
     max_context_tokens: int | None = None
     share_codebase: bool | None = None
     timeout_s: float | None = None
+    known: bool = True
     weight: float = 1.0
     order: int = 0
 
@@ -134,7 +136,7 @@ class TargetTable:
         """The provider that is configured with this model id, else the bare id."""
         same = (target for targets in self._providers.values() for target in targets if target.model == model)
         found = next(same, None)
-        return [found or Target(provider=litellm_provider(model), model=model)]
+        return [found or Target(provider=litellm_provider(model), model=model, known=False)]
 
     def of_names(self, names: Iterable[str]) -> list[Target]:
         """The targets of several names in order, each once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
@@ -13,18 +14,20 @@ from blueprint_llm.attempt import Attempt, Manner
 from blueprint_llm.dispatch import call_for, handler_for
 from blueprint_llm.errors import BlueprintError, CallError, ContextDoesNotFitError, CredentialsError
 from blueprint_llm.policy import UNCHANGED, Decision, GoOn, Means, Progress, RetryHere, Stop, climb, decide
-from blueprint_llm.steps import Abandoned, Draw, Now, Sleep, Step
+from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import AttemptTrace
 from blueprint_llm.usage import Outcome, tokens_of
 
 if TYPE_CHECKING:
+    from blueprint_llm.credentials import Credential
     from blueprint_llm.pipeline import Walk
     from blueprint_llm.policy import Change
     from blueprint_llm.routing import Target
     from blueprint_llm.streaming import StreamVerdict
 
 Steps = Generator[Step, Any, Any]
+MOST_KEYS = 10
 
 
 class Visit:
@@ -42,6 +45,7 @@ class Visit:
         self.waited_s = 0.0
         self.change: Change = UNCHANGED
         self.last_text = ""
+        self.credential: Credential | None = None
 
     def run(self) -> Steps:
         """A `ChatResponse`, or why it is time to leave: GoOn, Stop or LimitReached."""
@@ -76,9 +80,18 @@ class Visit:
         now, draw = (yield Now()), (yield Draw())
         progress = Progress(attempts=self.attempts, left_s=self.until - now, draw=draw)
         decision = self._on_the_ladder(error, decide(error, self.parts.retry, progress))
+        if self._has_other_key(error):
+            decision = RetryHere(wait_s=0.0)
         if isinstance(decision, RetryHere) and not self.parts.ratio.allow(now):
             decision = GoOn()
         return self._told(error, decision)
+
+    def _has_other_key(self, error: CallError) -> bool:
+        """Leave a refused or throttled key alone; whether the provider has another one."""
+        if self.credential is None or self.attempts > MOST_KEYS:
+            return False
+        retry_after_s = error.retry_after_s
+        return self.parts.credentials.report(self.credential, error.category, retry_after_s=retry_after_s)
 
     def _on_the_ladder(self, error: CallError, decision: Decision) -> Decision:
         """What to change before a retry; nothing more to offer means going on."""
@@ -118,13 +131,22 @@ class Visit:
         )
         account = Account(self.parts, self.walk.request, self.target, trace=self.walk.trace, row=row)
         cap = account.cap(self.change.max_tokens)
+        yield from self._fetch_key()
         now = yield Now()
-        call = call_for(self.walk, self.target, self.change, output_tokens=cap.send, timeout_s=self.until - now)
+        call = call_for(self.walk, self.target, self.change, output_tokens=cap.send)
+        self.credential = call.credential
         yield from self._reserved(account, call, cap)
         self.walk.trace.attempts.append(row)
         self.walk.tried.add(self.target.key)
         self.walk.note_overhead((yield Now()))
         return (yield from self._settled(self._prepared(call, account, now), account))
+
+    def _fetch_key(self) -> Steps:
+        """A key from a program or the keychain may take seconds: then it is fetched beside the event loop."""
+        credentials, target = self.parts.credentials, self.target
+        which = {"model": target.model, "params": target.params}
+        if credentials.is_slow(target.provider, **which):
+            yield Offload(function=partial(credentials.get, target.provider, **which))
 
     def _reserved(self, account: Account, call: Any, cap: Any) -> Steps:
         try:
@@ -135,7 +157,8 @@ class Visit:
 
     def _prepared(self, call: Any, account: Account, now: float) -> Attempt:
         limits, streamed = self.parts.config.deadline, self.walk.voice is not None and self.change.streamed
-        first = min(self.until, now + limits.first_token_s) if streamed else self.until
+        until = min(self.until, now + (self.target.timeout_s or float("inf")))
+        first = min(until, now + limits.first_token_s) if streamed else until
         manner = Manner(
             until=first,
             idle_s=limits.idle_s,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 LONGEST_TEXT = 500
+# A local server wants no key, but OpenAI's client does not start without one.
+NO_KEY = "none"
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "cache")
 
 
@@ -108,6 +110,8 @@ def _keywords(call: Call) -> dict[str, Any]:
             wire["api_base"] = credential.base_url
         if credential.api_key is not None:
             wire["api_key"] = credential.api_key
+        elif credential.base_url:
+            wire.setdefault("api_key", NO_KEY)
     return {name: value if name == "messages" else _revealed(value) for name, value in wire.items()}
 
 
@@ -148,7 +152,7 @@ class Stream:
         self._last_usage: Any = None
         self._has_usage = False
         self._seen = 0
-        self._closed = self._is_over = False
+        self._closed = self._is_over = self._begun = False
 
     def read(self) -> Any:
         """The next chunk, or END. Raises CallError."""
@@ -159,7 +163,7 @@ class Stream:
         except StopIteration:
             return END
         except Exception as error:  # noqa: BLE001 - the provider boundary
-            failure = call_error(error, self._call, in_stream=True)
+            failure = call_error(error, self._call, in_stream=True, begun=self._begun)
         else:
             self._note(chunk)
             return chunk
@@ -174,7 +178,7 @@ class Stream:
         except StopAsyncIteration:
             return END
         except Exception as error:  # noqa: BLE001 - the provider boundary
-            failure = call_error(error, self._call, in_stream=True)
+            failure = call_error(error, self._call, in_stream=True, begun=self._begun)
         else:
             self._note(chunk)
             return chunk
@@ -182,6 +186,7 @@ class Stream:
 
     def _note(self, chunk: Any) -> None:
         """Remember whether the provider sent usage; drop what LiteLLM kept."""
+        self._begun = True
         self._last_usage = getattr(chunk, "usage", None) or self._last_usage
         kept = getattr(self._wrapper, "chunks", None)
         if kept is None:
@@ -191,8 +196,8 @@ class Stream:
         if len(kept) > self._KEPT and not self._keep_all:
             kept[1:-2] = filter(_usage_of, kept[1:-2])
         self._seen = len(kept)
-        # The provider has said all. What LiteLLM would add is a usage that it counts itself, and its callbacks.
-        self._is_over = self._wrapper.sent_last_chunk and not self._has_usage and not self._keep_all
+        # After an invented end LiteLLM would only add a usage that it counts itself, and its callbacks.
+        self._is_over = self._wrapper.sent_last_chunk and self.ended_by() == "invented" and not self._keep_all
 
     def usage(self) -> Any:
         """The provider's usage, or None where it sent none: LiteLLM's own count is no evidence."""
@@ -255,12 +260,19 @@ def _insides(stream: Any) -> Iterator[Any]:
             yield inner
 
 
-def call_error(error: BaseException, call: Call, *, in_stream: bool = False) -> CallError:
-    """A CallError with the facts of `error` and nothing else of it."""
+def call_error(error: BaseException, call: Call, *, in_stream: bool = False, begun: bool = False) -> CallError:
+    """A CallError with the facts of `error` and nothing else of it.
+
+    Args:
+        error: What LiteLLM raised.
+        call: What was asked.
+        in_stream: It came while a stream was read. Some providers' requests are only sent then.
+        begun: The stream had brought something: trouble of the transport is a break.
+    """
     failure = failure_of(error)
     found = classify(failure)
     category = found.category.name
-    if in_stream and (category in {"unavailable", "unknown"} or found.code == "not_json"):
+    if in_stream and (found.code == "not_json" or (begun and category in {"unavailable", "unknown"})):
         category = "stream_broken"
     kind = StreamBrokenError if category == "stream_broken" else CallError
     return kind(

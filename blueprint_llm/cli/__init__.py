@@ -16,6 +16,7 @@ COMMANDS = {
     "keys": "keys",
     "local": "local",
     "models": "models",
+    "plan": "plan",
     "schema": "schema",
     "usage": "usage",
 }

@@ -1,0 +1,237 @@
+"""The client against bare LiteLLM and LiteLLM's Router on one loopback server, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ["BLUEPRINT_HOME"] = tempfile.mkdtemp()
+
+HEAVY = ("litellm", "openai", "httpx", "keyring", "diskcache", "redis", "jsonschema")
+ROUNDS, CALLS, CHUNKS = 9, 25, 1500
+YARDSTICK_US = 12.0  # json.loads of 2 KB on the machine that the absolute limits were measured on
+KEY = "sk-test-0123456789abcdef"
+MESSAGES = [{"role": "user", "content": "x" * 1024}]
+DOCUMENT = (
+    json.dumps([{"name": f"name {n}", "value": n, "tags": ["a", "b"]} for n in range(45)])[:2048].rsplit("}", 1)[0]
+    + "}]"
+)
+
+
+def row(name: str, ours: float, peer: str, peer_value: float, target: float, unit: str) -> dict[str, Any]:
+    """One line of the table: `ours` may be at most `target` times the peer's."""
+    ratio = ours / peer_value
+    return {
+        "name": name,
+        "ours": ours,
+        "peer": peer,
+        "peer_value": peer_value,
+        "ratio": ratio,
+        "target": target,
+        "ok": ratio <= target,
+        "unit": unit,
+    }
+
+
+def yardstick_us() -> float:
+    """What `json.loads` of 2 KB takes now."""
+    times = []
+    for _ in range(200):
+        started = time.perf_counter()
+        json.loads(DOCUMENT)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times) * 1e6
+
+
+def import_row() -> dict[str, Any]:
+    """Import time, each in a process of its own."""
+
+    def seconds(statement: str) -> float:
+        program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+        runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=True) for _ in range(3)]
+        return statistics.median(float(run.stdout) for run in runs)
+
+    names = "import blueprint_llm; blueprint_llm.LLMClient; blueprint_llm.SyncLLMClient"
+    loaded = f"import sys; {names}; print([name for name in {HEAVY} if name in sys.modules])"
+    heavy = subprocess.run([sys.executable, "-c", loaded], capture_output=True, check=True, text=True).stdout.strip()
+    result = row("import, with both clients", seconds(names), "import litellm", seconds("import litellm"), 0.1, "s")
+    return {
+        **result,
+        "name": f"import, with both clients; heavy modules: {heavy}",
+        "ok": result["ok"] and heavy == "[]",
+    }
+
+
+def server_url() -> tuple[subprocess.Popen[str], str]:
+    """A fault server in a process of its own, so that it shares no interpreter lock with what is measured."""
+    from blueprint_llm.testing import Answer, FaultServer, numbered_text  # noqa: F401, PLC0415 - fails early
+
+    program = (
+        "import sys\n"
+        "from blueprint_llm.testing import Answer, FaultServer, numbered_text\n"
+        f"def step(request):\n    return Answer(numbered_text({CHUNKS} if request.body.get('stream') else 50))\n"
+        "with FaultServer(step) as server:\n    print(server.url, flush=True); sys.stdin.read()\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if child.stdout is None:
+        raise RuntimeError("no pipe")
+    return child, child.stdout.readline().strip()
+
+
+async def median_call(call: Any) -> float:
+    """The median time of one call."""
+    times = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        await call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+async def in_turns(calls: dict[str, Any], measure: Any) -> dict[str, float]:
+    """Measure each in turn, several rounds, so that the machine's drift hits all alike; the median of the rounds."""
+    seen: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            gc.collect()
+            seen[name].append(await measure(call))
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+async def chat_rows(url: str) -> list[dict[str, Any]]:
+    """One whole answer."""
+    import litellm  # noqa: PLC0415 - after the import was measured
+
+    from blueprint_llm import LLMClient  # noqa: PLC0415 - likewise
+
+    wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}
+    router = litellm.Router(model_list=[{"model_name": "gpt-4o", "litellm_params": wire}])
+    providers = {"cloud": wire | {"model": "openai/gpt-4o"}}
+    budgets = [{"scope": scope, "limit_usd": 1e6} for scope in ("project", "session", "provider:cloud", "global")]
+    base = {"version": 1, "providers": providers, "chains": {"default": ["cloud"]}}
+    async with LLMClient({"blueprint": base}) as plain, LLMClient({"blueprint": {**base, "budgets": budgets}}) as full:
+        calls = {
+            "litellm": lambda: litellm.acompletion(messages=MESSAGES, **wire),
+            "router": lambda: router.acompletion(model="gpt-4o", messages=MESSAGES),
+            "plain": lambda: plain.chat(messages=MESSAGES),
+            "full": lambda: full.chat(messages=MESSAGES),
+        }
+        for call in calls.values():
+            await call()
+        seen = await in_turns(calls, median_call)
+    factor = yardstick_us() / YARDSTICK_US
+    added_ms = (seen["full"] - seen["litellm"]) * 1e3
+    return [
+        row("client.chat p50", seen["plain"] * 1e3, "litellm.acompletion", seen["litellm"] * 1e3, 1.1, "ms"),
+        row("client.chat p50", seen["plain"] * 1e3, "litellm.Router", seen["router"] * 1e3, 1.0, "ms"),
+        row(
+            "client.chat p50, 4 budgets on SQLite",
+            seen["full"] * 1e3,
+            "litellm.Router",
+            seen["router"] * 1e3,
+            1.0,
+            "ms",
+        ),
+        row("added by 4 budgets on SQLite", added_ms, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
+    ]
+
+
+async def stream_rows(url: str) -> list[dict[str, Any]]:
+    """One chunk of a stream."""
+    import litellm  # noqa: PLC0415 - after the import was measured
+
+    from blueprint_llm import LLMClient  # noqa: PLC0415 - likewise
+
+    wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}
+    base = {"version": 1, "providers": {"cloud": wire}, "chains": {"default": ["cloud"]}}
+
+    async def bare() -> None:
+        stream = await litellm.acompletion(
+            messages=MESSAGES, stream=True, stream_options={"include_usage": True}, **wire
+        )
+        async for _ in stream:
+            pass
+
+    async def once(call: Any) -> float:
+        started = time.perf_counter()
+        await call()
+        return (time.perf_counter() - started) / CHUNKS
+
+    async with LLMClient({"blueprint": base}) as client:
+
+        async def ours() -> None:
+            async for _ in client.stream(messages=MESSAGES):
+                pass
+
+        await bare()
+        await ours()
+        seen = await in_turns({"bare": bare, "ours": ours}, once)
+    return [row("client.stream per chunk", seen["ours"] * 1e6, "iterating LiteLLM", seen["bare"] * 1e6, 1.05, "us")]
+
+
+async def memory_rows() -> list[dict[str, Any]]:
+    """200 streams of 2,000 chunks at once: what each holds in the middle."""
+    import tracemalloc  # noqa: PLC0415 - slows everything before it down
+
+    from blueprint_llm import LLMClient  # noqa: PLC0415 - see above
+    from blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text  # noqa: PLC0415 - see above
+
+    streams = 200
+    stall = Stall(2000, answer=Answer(numbered_text(2400)))
+    with FaultServer(default=stall) as server:
+        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": KEY}
+        block = {"version": 1, "providers": {"cloud": wire}, "chains": {"default": ["cloud"]}}
+        deadlines = {"total_s": 900, "first_token_s": 600, "idle_s": 600}
+        async with LLMClient({"blueprint": {**block, "deadline": deadlines}}) as client:
+            reached = asyncio.Semaphore(0)
+
+            async def read() -> None:
+                n = 0
+                async for _ in client.stream(messages=MESSAGES):
+                    n += 1
+                    if n == 1998:
+                        reached.release()
+
+            first = asyncio.create_task(read())  # warms up
+            await reached.acquire()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            tasks = [asyncio.create_task(read()) for _ in range(streams)]
+            for _ in tasks:
+                await reached.acquire()
+            gc.collect()
+            held = (tracemalloc.get_traced_memory()[0] - before) / streams
+            snapshot = tracemalloc.take_snapshot() if os.environ.get("BENCH_SNAPSHOT") else None
+            tracemalloc.stop()
+            for task in (first, *tasks):
+                task.cancel()
+            await asyncio.gather(first, *tasks, return_exceptions=True)
+    if snapshot is not None:
+        print(*snapshot.statistics("lineno")[:40], sep="\n", file=sys.stderr)
+    return [row("held by each of 200 streams after 2,000 chunks", held / 1024, "50 KB", 50, 1.0, "KB")]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Every row of this part."""
+    found = [import_row()]
+    child, url = server_url()
+    try:
+        found += asyncio.run(chat_rows(url))
+        found += asyncio.run(stream_rows(url))
+    finally:
+        child.communicate("")
+    return [*found, *asyncio.run(memory_rows())]
+
+
+if __name__ == "__main__":
+    for line in rows():
+        print(line)
