@@ -1,0 +1,126 @@
+"""What makes two requests the same: a digest over everything that could change the answer, and over nothing else.
+
+Whatever is not known to be harmless counts. The namespace in front keeps projects apart and lets one be cleared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from blueprint_llm.credentials import Secret
+
+SCHEMA = 1
+# How a call is carried, timed, retried, logged or billed, never what is answered. `stream`: one entry serves both ways.
+HARMLESS = frozenset(
+    {
+        *("timeout", "request_timeout", "stream_timeout", "num_retries", "max_retries", "retry_policy"),
+        *("metadata", "litellm_metadata", "litellm_call_id", "litellm_trace_id", "tags", "verbose", "logger_fn"),
+        *("stream", "stream_options", "prompt_cache_key", "prompt_cache_retention", "cache_control_injection_points"),
+        *("caching", "cache", "no-log", "cooldown_time", "allowed_fails"),
+    }
+)
+_HINT = b'"cache_control"'
+_NAMING = b"blueprint_llm: a secret in a cache key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a call is known by, before its secret is read.
+
+    Attributes:
+        account: What `CredentialsManager.account` says: key reference, address, extra settings.
+        params: LiteLLM's keywords for this call, tools included.
+        manner: Whatever else of ours shapes the call or judges the answer.
+    """
+
+    model: str
+    account: tuple[Any, ...]
+    project: str | None
+    messages: list[dict[str, Any]] = field(repr=False)
+    params: Mapping[str, Any] = field(repr=False)
+    manner: tuple[Any, ...] = ()
+
+
+@lru_cache(maxsize=64)
+def namespace_of(project: str | None) -> str:
+    """A project's part of its keys, fit for any store."""
+    return hashlib.sha256((project or "").encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def key_of(facts: Facts, *, nondeterministic: bool = False) -> str | None:
+    """`namespace:digest`, or None: not to be cached, since chance decides or a value has no JSON form.
+
+    Args:
+        facts: The call.
+        nondeterministic: Cache also where the caller asked for chance (a temperature, several answers) without a seed.
+    """
+    if not nondeterministic and _asks_for_chance(facts.params):
+        return None
+    params = {name: _number(value) for name, value in facts.params.items() if name not in HARMLESS}
+    told = [SCHEMA, facts.project, facts.model, facts.account, facts.messages, params, facts.manner]
+    try:
+        text = _dumps(told)
+        if _HINT in text:
+            told[4:6] = [_unhinted(message) for message in facts.messages], _without_hints(params)
+            text = _dumps(told)
+    except TypeError:
+        return None
+    return f"{namespace_of(facts.project)}:{hashlib.sha256(text).hexdigest()}"
+
+
+def _asks_for_chance(params: Mapping[str, Any]) -> bool:
+    if params.get("seed") is not None:
+        return False
+    return any(_above(params.get(name), floor) for name, floor in (("temperature", 0), ("n", 1)))
+
+
+def _above(value: Any, floor: int) -> bool:
+    """Whether a number exceeds `floor`; what is no number might."""
+    return value > floor if isinstance(value, int | float) else value is not None
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, default=_named, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def _named(value: Any) -> Any:
+    """A value without JSON form of its own: secrets by their MAC, schema classes by their schema."""
+    if isinstance(value, Secret):
+        return {"secret": value.mac(_NAMING)}
+    if isinstance(value, Mapping | tuple | set | frozenset):
+        return dict(value) if isinstance(value, Mapping) else sorted(value, key=repr)
+    if hasattr(value, "model_json_schema"):
+        return {"schema": value.model_json_schema()}
+    raise TypeError
+
+
+def _number(value: Any) -> Any:
+    """1.0 as 1: to a sampler they are the same."""
+    if isinstance(value, dict):
+        return {name: _number(item) if isinstance(item, float) else item for name, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _unhinted(message: Any) -> Any:
+    """A message, or a tool, without the provider's cache hints; tool arguments and schemas keep every name."""
+    if not isinstance(message, Mapping):
+        return message
+    bare = {name: value for name, value in message.items() if name != "cache_control"}
+    if isinstance(bare.get("content"), list):
+        bare["content"] = [_unhinted(part) for part in bare["content"]]
+    if isinstance(bare.get("function"), Mapping):
+        bare["function"] = _unhinted(bare["function"])
+    return bare
+
+
+def _without_hints(params: Mapping[str, Any]) -> dict[str, Any]:
+    bare = {name: value for name, value in params.items() if name != "cache_control"}
+    if isinstance(bare.get("tools"), list):
+        bare["tools"] = [_unhinted(tool) for tool in bare["tools"]]
+    return bare

@@ -1,0 +1,165 @@
+"""The cache as the rest of the library sees it: it finds, keeps and coordinates, and never fails anybody.
+
+Trouble of the store becomes a miss; it is told once, and the store is left alone for a while before it is asked again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.cache.entry import Entry, Seal
+from blueprint_llm.cache.flights import Flight, Flights
+from blueprint_llm.cache.key import Facts, key_of, namespace_of
+from blueprint_llm.cache.memory import NoCache
+from blueprint_llm.cache.ops import Amount, Beat, Clear, Get, Measure, Op, Put
+from blueprint_llm.cache.stores import CacheStore, open_store
+from blueprint_llm.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blueprint_llm.config.model import Config
+
+PAUSE_S = 5.0
+_SLICE_S = 0.25
+_NOWHERE = NoCache()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Wait until somebody's answer may be there: until this process's flight lands, or `poll_s` for another's."""
+
+    key: str
+    poll_s: float
+
+
+class CacheManager:
+    """Answers by key; `execute` and `aexecute` run one operation for a walk.
+
+    Args:
+        store: Where entries live.
+        ttl_s: How long an entry lives, where the call does not say.
+        nondeterministic: Cache also what the caller asked to be left to chance.
+        seal: Signs the entries; default: this user's.
+        tell: Hears of the store's trouble: the event's name and facts.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        *,
+        ttl_s: float = 86400.0,
+        nondeterministic: bool = False,
+        seal: Seal | None = None,
+        tell: Callable[..., None] = lambda _name, **_facts: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store, self.ttl_s, self.enabled = store, ttl_s, not isinstance(store, NoCache)
+        self._chance, self._seal, self._tell, self._clock = nondeterministic, seal, tell, clock
+        self._flights = Flights(self._keep_alive)
+        self._told, self._back_at = False, 0.0
+
+    @classmethod
+    def of_config(cls, config: Config, **keywords: Any) -> CacheManager:
+        """The cache that `blueprint.cache` and `blueprint.store` describe; nothing is touched yet."""
+        cache = config.cache
+        store = open_store(cache, config.store)
+        return cls(store, ttl_s=cache.ttl_s, nondeterministic=cache.nondeterministic, **keywords)
+
+    def key_of(self, facts: Facts) -> str | None:
+        """The key of a call; None: it is not to be cached."""
+        return key_of(facts, nondeterministic=self._chance) if self.enabled else None
+
+    def execute(self, op: Op | Wait) -> Any:
+        """Run an operation; a store in trouble answers like one that is empty."""
+        if isinstance(op, Wait):
+            return self._flights.wait(op.key, _SLICE_S, op.poll_s)
+        if time.monotonic() < self._back_at:
+            return _NOWHERE.execute(op)
+        try:
+            return self.store.execute(op)
+        except StoreError as error:
+            return self._excused(op, error)
+
+    async def aexecute(self, op: Op | Wait) -> Any:
+        """The same for coroutines."""
+        if isinstance(op, Wait):
+            return await self._flights.await_(op.key, _SLICE_S, op.poll_s)
+        if time.monotonic() < self._back_at:
+            return _NOWHERE.execute(op)
+        try:
+            return await self.store.aexecute(op)
+        except StoreError as error:
+            return self._excused(op, error)
+
+    def _excused(self, op: Op, error: StoreError) -> Any:
+        self._back_at = time.monotonic() + PAUSE_S
+        self._warn(str(error))
+        return _NOWHERE.execute(op)
+
+    def _warn(self, reason: str) -> None:
+        if not self._told:
+            self._told = True
+            self._tell("cache.failed", level="warning", reason=reason)
+
+    def put_of(self, key: str, entry: Entry, ttl_s: float | None = None) -> Put:
+        """The operation that keeps `entry`."""
+        return Put(key=key, value=self._sealed().close(key, entry.dump()), ttl_s=ttl_s or self.ttl_s)
+
+    def entry_of(self, key: str, found: bytes | None, max_age_s: float | None = None) -> Entry | None:
+        """The entry in what `Get` found, if it is one and not older than `max_age_s`."""
+        if found is None:
+            return None
+        text = self._sealed().open(key, found)
+        try:
+            entry = Entry.load(text or b"")
+        except ValueError:
+            self._warn(f"the entry {key} was damaged or not made by this user; it is not used")
+            return None
+        return entry if max_age_s is None or entry.at > self._clock() - max_age_s else None
+
+    def _sealed(self) -> Seal:
+        if self._seal is None:
+            self._seal = Seal.of_user()
+        return self._seal
+
+    def begin(self, key: str, owner: str) -> Flight:
+        """Note that this process fetches the answer for `key`, and keep its lease alive until `end`."""
+        return self._flights.begin(key, owner)
+
+    def end(self, flight: Flight) -> None:
+        """Wake up who waits for `flight`."""
+        self._flights.end(flight)
+
+    def _keep_alive(self, flight: Flight) -> None:
+        self.execute(Beat(key=flight.key, owner=flight.owner))
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of `key`, blocking."""
+        return self.entry_of(key, self.execute(Get(key=key)))
+
+    def put(self, key: str, entry: Entry, ttl_s: float | None = None) -> None:
+        """Keep `entry` under `key`, blocking."""
+        self.execute(self.put_of(key, entry, ttl_s))
+
+    def measure(self) -> Amount:
+        """How much is kept, blocking. Raises StoreError."""
+        amount: Amount = self.store.execute(Measure())
+        return amount
+
+    def clear(self, project: str | None = None, *, older_than_s: float = 0.0) -> int:
+        """Forget everything, or one project's entries or old ones; how many, blocking. Raises StoreError."""
+        namespace = None if project is None else namespace_of(project)
+        deleted: int = self.store.execute(Clear(namespace=namespace, older_than_s=older_than_s))
+        return deleted
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.store.close()
+
+    async def aclose(self) -> None:
+        """Let go of files and connections."""
+        await self.store.aclose()
