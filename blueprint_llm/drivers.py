@@ -38,6 +38,7 @@ def _is_over(walk: Walk) -> bool:
 
 
 _WATCHDOG = Watchdog()
+_FAREWELLS: set[asyncio.Future[None]] = set()
 # How an abandoned walk may end: done, with our own signal, or with whatever it made of it.
 ENDED = (StopIteration, Abandoned, Exception)
 
@@ -191,7 +192,10 @@ class AsyncDriver:
     async def _abandon(self, walk: Walk) -> None:
         """Finish in a task of its own: a second cancellation must not cut the settling short."""
         if not _is_over(walk):
-            await asyncio.shield(asyncio.ensure_future(self._say_farewell(walk)))
+            farewell = asyncio.ensure_future(self._say_farewell(walk))
+            _FAREWELLS.add(farewell)  # an event loop holds its tasks by weak references only
+            farewell.add_done_callback(_FAREWELLS.discard)
+            await asyncio.shield(farewell)
 
     async def _say_farewell(self, walk: Walk) -> None:
         resume: Callable[[Any], Step] = walk.throw
@@ -204,8 +208,8 @@ class AsyncDriver:
     async def _try(self, step: Step) -> Any:
         try:
             return self._answer[type(step)]() if type(step) in self._answer else await self._act[type(step)](step)
-        except Exception:  # noqa: BLE001 - nobody is left to tell; the ledger's expiry covers a lost settle
-            return None
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - nobody is left to tell; a loop that ends cancels
+            return None  # this step at most, and the ledger's expiry covers a lost settle
 
     async def _open(self, step: Open) -> Any:
         send = step.adapter.aopen if step.stream else step.adapter.acomplete

@@ -181,7 +181,7 @@ class Visit:
             yield from self._pay(attempt, account, outcome, error)
             self._note_failure(account.row, error)
             raise
-        except Abandoned:
+        except (Abandoned, KeyboardInterrupt):  # Ctrl-C may hit our own code between two steps
             usage = usage_of(attempt.so_far().usage, attempt.call, attempt.seen_chars)
             outcome = Outcome(category=ABANDONED, tokens=tokens_of(usage), usage_source=usage.source, maybe_billed=True)
             yield from self._pay(attempt, account, outcome, None)
