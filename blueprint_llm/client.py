@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ValidationError
-
-from blueprint_llm.drivers import AsyncDriver, Outcome, SyncDriver, answering_chats
+from blueprint_llm.drivers import AsyncDriver, SyncDriver
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.explain import explain, list_models
+from blueprint_llm.forms import build_prompt, build_request, planning_context, validated
 from blueprint_llm.parts import Parts
 from blueprint_llm.pipeline import Steps, Walk
-from blueprint_llm.planning.setup import planning_walk
-from blueprint_llm.types import ChatRequest, PlanningContext, RouteDecision, UsageFilter
+from blueprint_llm.steps import Offload
+from blueprint_llm.streams import Stream, SyncStream
+from blueprint_llm.types import ChatRequest, RouteDecision, UsageFilter
 from blueprint_llm.usage import UsageTracker
 
 if TYPE_CHECKING:
@@ -22,42 +23,18 @@ if TYPE_CHECKING:
     from blueprint_llm.config import Config
     from blueprint_llm.credentials import CredentialsManager
     from blueprint_llm.events import OnEvent
-    from blueprint_llm.types import ChatResponse, ModelInfo, Plan, StreamChunk, UsageStats
+    from blueprint_llm.tools import RunResult, ToolEngine
+    from blueprint_llm.types import (
+        ChatResponse,
+        ModelInfo,
+        Plan,
+        Tool,
+        ToolCall,
+        ToolResult,
+        UsageStats,
+    )
 
 Source = str | Path | Mapping[str, Any] | Any
-
-
-def build_request(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
-    """A request from a mapping, a `ChatRequest` or keywords; keywords win. Raises InvalidRequestError."""
-    if isinstance(given, ChatRequest) and not keywords:
-        return given
-    if isinstance(given, ChatRequest):
-        given = given.model_dump(exclude_unset=True)
-    elif given is not None and not isinstance(given, Mapping):
-        keywords = {"messages": given, **keywords}
-        given = None
-    request: ChatRequest = _validated(ChatRequest, {**(given or {}), **keywords})
-    return request
-
-
-def build_prompt(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
-    """A request of one user message from a prompt, or from a mapping with `prompt`. Raises InvalidRequestError."""
-    values = {**given, **keywords} if isinstance(given, Mapping) else {"prompt": given, **keywords}
-    prompt = values.pop("prompt", None)
-    if not isinstance(prompt, str) or not prompt:
-        raise InvalidRequestError("generate needs a prompt: generate('...') or generate({'prompt': '...'})")
-    system = values.pop("system", None)
-    messages = [{"role": "system", "content": system}] if system else []
-    return build_request(None, {**values, "messages": [*messages, {"role": "user", "content": prompt}]})
-
-
-def _validated(model: Any, values: Mapping[str, Any]) -> Any:
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        rows = error.errors(include_input=False, include_url=False)
-        lines = [f"{'.'.join(map(str, row['loc'])) or 'request'}: {row['msg']}" for row in rows]
-    raise InvalidRequestError("the request is not valid: " + "; ".join(lines))
 
 
 class _Core:
@@ -109,7 +86,7 @@ class _Core:
 
     def get_usage(self, where: UsageFilter | Mapping[str, Any] | None = None) -> UsageStats:
         """What was used since the last reset."""
-        chosen = where if isinstance(where, UsageFilter) or where is None else _validated(UsageFilter, where)
+        chosen = where if isinstance(where, UsageFilter) or where is None else validated(UsageFilter, where)
         return UsageTracker(self._parts.store).get_usage(chosen)
 
     def reset_usage(self) -> None:
@@ -137,100 +114,59 @@ class _Core:
         return Walk(self._parts.complete_request(request), self._parts, stream=stream)
 
     def _planning_walk(self, given: Any, keywords: Mapping[str, Any]) -> Steps:
-        context = _planning_context(given, keywords)
-        return answering_chats(planning_walk(self._parts, context), self._chat_steps)
+        context = planning_context(given, keywords)
+        from blueprint_llm.on_top import lowered  # noqa: PLC0415 - most clients never plan
+        from blueprint_llm.planning.setup import planning_walk  # noqa: PLC0415 - likewise
+
+        return lowered(planning_walk(self._parts, context), self._chat_steps, None)
+
+    def register_tool(self, declared: Any, handler: Callable[..., Any] | None = None) -> Tool:
+        """Add a tool: a function, whose signature is the schema, or a `Tool` and its handler (sync or async).
+
+        Raises:
+            ToolError: The name is taken, or the signature cannot be a schema.
+        """
+        return self._engine.register_tool(declared, handler)
+
+    @functools.cached_property
+    def _engine(self) -> ToolEngine:
+        from blueprint_llm.tools import ToolEngine  # noqa: PLC0415 - most clients run no tools
+
+        return ToolEngine(settings=self.config.tools, approver=self._approver)
+
+    def _close_engine(self) -> None:
+        if "_engine" in self.__dict__:
+            self._engine.close()
+
+    def _run_walk(self, given: Any, keywords: dict[str, Any]) -> Steps:
+        from blueprint_llm.on_top import lowered  # noqa: PLC0415 - see _engine
+        from blueprint_llm.tools import run_loop  # noqa: PLC0415 - see _engine
+
+        offered = keywords.pop("tools", None)
+        listed = None if offered is None else [self._offered(tool) for tool in offered]
+        request = self._parts.complete_request(build_request(given, {**keywords, "tools": listed}))
+        yield Offload(function=self._engine.connect)
+        return (yield from lowered(run_loop(self._engine, request), self._chat_steps, self._engine))
+
+    def _offered(self, tool: Any) -> Any:
+        """A function is registered on the way; a tool of that name stays."""
+        known = self._engine.registered(getattr(tool, "__name__", ""))
+        if not callable(tool):
+            return tool
+        return known.tool if known else self._engine.register_tool(tool)
+
+    def _resume_walk(self, state_id: str, decisions: Any) -> Steps:
+        from blueprint_llm.on_top import lowered  # noqa: PLC0415 - see _engine
+        from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
+
+        yield Offload(function=self._engine.connect)
+        return (yield from lowered(resume_loop(self._engine, state_id, decisions), self._chat_steps, self._engine))
 
     def _chat_steps(self, request: ChatRequest) -> Steps:
         return self._walk(request, stream=False).run()
 
     def _sync_driver(self) -> SyncDriver:
         return SyncDriver(self._parts.store)
-
-
-def _planning_context(given: Any, keywords: Mapping[str, Any]) -> PlanningContext:
-    if isinstance(given, PlanningContext) and not keywords:
-        return given
-    base = given.model_dump() if isinstance(given, PlanningContext) else given or {}
-    context: PlanningContext = _validated(PlanningContext, {**base, **keywords})
-    return context
-
-
-class Stream:
-    """An async stream of chunks; leaving it early closes the upstream.
-
-    Attributes:
-        response: The whole `ChatResponse`, once the stream has ended well.
-    """
-
-    def __init__(self, driver: AsyncDriver, walk: Walk) -> None:
-        self._driver, self._walk, self._outcome = driver, walk, Outcome()
-        self._iterator: AsyncGenerator[StreamChunk, None] | None = None
-
-    @property
-    def response(self) -> ChatResponse | None:
-        """The whole answer; None until the end."""
-        response: ChatResponse | None = self._outcome.value
-        return response
-
-    def __aiter__(self) -> AsyncIterator[StreamChunk]:
-        """The chunks. The loop alone holds the iterator, so leaving the loop ends it at once."""
-        return self._driver.iterate(self._walk.run(), self._outcome)
-
-    async def __anext__(self) -> StreamChunk:
-        """The next chunk, for `anext(stream)`."""
-        if self._iterator is None:
-            self._iterator = self._driver.iterate(self._walk.run(), self._outcome)
-        return await anext(self._iterator)
-
-    async def aclose(self) -> None:
-        """Close the upstream of a stream that was read with `anext`."""
-        if self._iterator is not None:
-            await self._iterator.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-class SyncStream:
-    """A blocking stream of chunks; leaving it early closes the upstream.
-
-    Attributes:
-        response: The whole `ChatResponse`, once the stream has ended well.
-    """
-
-    def __init__(self, driver: SyncDriver, walk: Walk) -> None:
-        self._driver, self._walk, self._outcome = driver, walk, Outcome()
-        self._iterator: Generator[StreamChunk, None, None] | None = None
-
-    @property
-    def response(self) -> ChatResponse | None:
-        """The whole answer; None until the end."""
-        response: ChatResponse | None = self._outcome.value
-        return response
-
-    def __iter__(self) -> Iterator[StreamChunk]:
-        """The chunks. The loop alone holds the iterator, so leaving the loop ends it at once."""
-        return self._driver.iterate(self._walk.run(), self._outcome)
-
-    def __next__(self) -> StreamChunk:
-        """The next chunk, for `next(stream)`."""
-        if self._iterator is None:
-            self._iterator = self._driver.iterate(self._walk.run(), self._outcome)
-        return next(self._iterator)
-
-    def close(self) -> None:
-        """Close the upstream of a stream that was read with `next`."""
-        if self._iterator is not None:
-            self._iterator.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class LLMClient(_Core):
@@ -255,11 +191,32 @@ class LLMClient(_Core):
         plan: Plan = await self._driver().run(self._planning_walk(context, keywords))
         return plan
 
+    async def run(self, request: Any = None, /, **keywords: Any) -> RunResult:
+        """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
+
+        `tools` may hold functions; without it the registered and built-in ones are offered.
+
+        Raises:
+            ApprovalPending: A call waits for a person; go on with `resume`.
+        """
+        result: RunResult = await self._driver().run(self._run_walk(request, keywords))
+        return result
+
+    async def resume(self, state_id: str, decisions: Any) -> RunResult:
+        """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
+        result: RunResult = await self._driver().run(self._resume_walk(state_id, decisions))
+        return result
+
+    async def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
+        """Judge one call, ask where the rules want it, run it; a refusal is a result, never an exception."""
+        return await self._engine.execute_async(call)
+
     def _driver(self) -> AsyncDriver:
         return AsyncDriver(self._parts.store)
 
     async def aclose(self) -> None:
-        """Release the store."""
+        """Release the store and the tools."""
+        self._close_engine()
         await self._parts.store.aclose()
 
     async def __aenter__(self) -> Self:
@@ -291,8 +248,29 @@ class SyncLLMClient(_Core):
         plan: Plan = self._sync_driver().run(self._planning_walk(context, keywords))
         return plan
 
+    def run(self, request: Any = None, /, **keywords: Any) -> RunResult:
+        """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
+
+        `tools` may hold functions; without it the registered and built-in ones are offered.
+
+        Raises:
+            ApprovalPending: A call waits for a person; go on with `resume`.
+        """
+        result: RunResult = self._sync_driver().run(self._run_walk(request, keywords))
+        return result
+
+    def resume(self, state_id: str, decisions: Any) -> RunResult:
+        """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
+        result: RunResult = self._sync_driver().run(self._resume_walk(state_id, decisions))
+        return result
+
+    def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
+        """Judge one call, ask where the rules want it, run it; a refusal is a result, never an exception."""
+        return self._engine.execute(call)
+
     def close(self) -> None:
-        """Release the store."""
+        """Release the store and the tools."""
+        self._close_engine()
         self._parts.store.close()
 
     def __enter__(self) -> Self:

@@ -14,9 +14,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
-from blueprint_llm.planning.steps import Chat
 from blueprint_llm.steps import (
     Abandoned,
+    Act,
     Close,
     Draw,
     Emit,
@@ -77,6 +77,7 @@ class SyncDriver:
             Sleep: lambda step: sleep(step.seconds),
             Draw: lambda _: draw(),
             Offload: lambda step: step.function(),
+            Act: lambda step: step.blocking(),
         }
 
     def run(self, walk: Walk) -> Any:
@@ -153,6 +154,7 @@ class AsyncDriver:
             Close: lambda step: step.handle.aclose(),
             Sleep: lambda step: sleep(step.seconds),
             Offload: lambda step: asyncio.to_thread(step.function),
+            Act: lambda step: step.awaiting(),
         }
         self._answer: dict[type, Callable[[], float]] = {Now: clock, Draw: draw}
 
@@ -219,24 +221,3 @@ class AsyncDriver:
     async def _read(self, step: Read) -> Any:
         async with asyncio.timeout_at(step.until):
             return await step.handle.aread()
-
-
-def answering_chats(walk: Walk, chat: Callable[[Any], Walk]) -> Walk:
-    """A walk on top of others: its `Chat` steps become the steps of a chat, whose answer or error it is sent."""
-    resume: Callable[[Any], Any] = walk.send
-    result: Any = None
-    while True:
-        try:
-            step = resume(result)
-        except StopIteration as end:
-            return end.value
-        resume = walk.send
-        try:
-            result = yield from (chat(step.request) if type(step) is Chat else _pass_on(step))
-        except (Exception, Abandoned) as error:  # noqa: BLE001 - every failure of a step goes to the walk
-            resume, result = walk.throw, error
-
-
-def _pass_on(step: Step) -> Walk:
-    result = yield step
-    return result

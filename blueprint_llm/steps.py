@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +76,18 @@ class Offload:
     function: Callable[[], Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """Do what has a blocking and an awaiting form of its own: ask a person, run a tool."""
+
+    blocking: Callable[[], Any]
+    awaiting: Callable[[], Awaitable[Any]]
+
+
 class Abandoned(BaseException):
     """Thrown into a walk whose caller went away: it still yields Close and settles, then ends."""
 
 
 END = object()
 
-Step = Open | Read | Emit | Close | Sleep | Now | Draw | Store | Offload
+Step = Open | Read | Emit | Close | Sleep | Now | Draw | Store | Offload | Act

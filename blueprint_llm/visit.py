@@ -144,9 +144,9 @@ class Visit:
     def _fetch_key(self) -> Steps:
         """A key from a program or the keychain may take seconds: then it is fetched beside the event loop."""
         credentials, target = self.parts.credentials, self.target
-        which = {"model": target.model, "params": target.params}
-        if credentials.is_slow(target.provider, **which):
-            yield Offload(function=partial(credentials.get, target.provider, **which))
+        if credentials.is_slow(target.provider, model=target.model, params=target.params):
+            get = partial(credentials.get, target.provider, model=target.model, params=target.params)
+            yield Offload(function=get)
 
     def _reserved(self, account: Account, call: Any, cap: Any) -> Steps:
         try:

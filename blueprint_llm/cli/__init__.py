@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 COMMANDS = {
+    "audit": "audit",
     "chat": "chat",
     "check": "check",
     "demo": "demo",
@@ -17,7 +18,9 @@ COMMANDS = {
     "local": "local",
     "models": "models",
     "plan": "plan",
+    "run": "run",
     "schema": "schema",
+    "tools": "tools",
     "usage": "usage",
 }
 

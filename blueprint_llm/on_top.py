@@ -1,0 +1,65 @@
+"""Drive walks on top of the walk, planning and the tool loop: they ask for chats, approvals and tool runs."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm import tools
+from blueprint_llm.planning.steps import Chat
+from blueprint_llm.steps import Abandoned, Act
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from blueprint_llm.drivers import Walk
+    from blueprint_llm.tools import Ready, ToolEngine
+    from blueprint_llm.types import ChatRequest, ToolResult
+
+
+def lowered(walk: Generator[Any, Any, Any], chat: Callable[[ChatRequest], Walk], engine: ToolEngine | None) -> Walk:
+    """The steps of `walk` in the drivers' own: a chat becomes the steps of its walk, the rest one step each."""
+    resume: Callable[[Any], Any] = walk.send
+    result: Any = None
+    while True:
+        try:
+            step = resume(result)
+        except StopIteration as end:
+            return end.value
+        resume = walk.send
+        try:
+            result = yield from _lower(step, chat, engine)
+        except (Exception, Abandoned) as error:  # noqa: BLE001 - every failure of a step goes to the walk
+            resume, result = walk.throw, error
+
+
+def _lower(step: Any, chat: Callable[[ChatRequest], Walk], engine: ToolEngine | None) -> Walk:
+    match step:
+        case Chat() | tools.Chat():
+            return (yield from chat(step.request))
+        case tools.Approve() if engine is not None:
+            return (yield from _approved(engine, list(step.batch)))
+        case tools.Execute() if engine is not None:
+            blocking = partial(engine.run_all, step.calls, step.parallel)
+            return (yield Act(blocking=blocking, awaiting=partial(_run_all, engine, step.calls, step.parallel)))
+        case _:
+            return (yield step)
+
+
+def _approved(engine: ToolEngine, batch: list[Any]) -> Walk:
+    """The approver's decisions; None where there is none to ask."""
+    if engine.approver is None:
+        return None
+    return (yield Act(blocking=partial(engine.approve, batch), awaiting=partial(engine.approve_async, batch)))
+
+
+async def _run_all(engine: ToolEngine, calls: Sequence[Ready], parallel: int) -> list[ToolResult]:
+    """Run calls, at most `parallel` at once; the results are in call order."""
+    gate = asyncio.Semaphore(max(1, parallel))
+
+    async def run(call: Ready) -> ToolResult:
+        async with gate:
+            return await engine.run_async(call)
+
+    return list(await asyncio.gather(*map(run, calls)))
