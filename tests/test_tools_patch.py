@@ -136,6 +136,7 @@ def test_rt025_only_the_hunk_changes(before, patch, after):
         pytest.param(unified("@@ -1 +1 @@\n-one\n+x\n") + "junk\n", "unexpected", id="junk after a hunk"),
         pytest.param("diff --git a/a.txt b/a.txt\ndeleted file mode 100644\n" + unified("@@ -1 +0,0 @@\n-one\n")
                      .replace("+++ b/a.txt", "+++ /dev/null"), "whole file", id="a deletion that leaves lines"),
+        pytest.param("junk\n" + unified("@@ -1 +1 @@\n-one\n+x\n"), "unexpected 'junk'", id="junk before a diff"),
         pytest.param("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE\n", "no path", id="block without a path"),
         pytest.param("a.txt\n<<<<<<< SEARCH\none\n", "too early", id="block cut off"),
         pytest.param("--- /dev/null\n+++ b/n\n@@ -1 +1 @@\n-a\n+b\n", "only '\\+' lines", id="new, with old lines"),
@@ -302,6 +303,18 @@ def test_a_file_that_changed_meanwhile_stops_the_whole_patch(tmp_path):
         Journal(tmp_path.parent / "journal", os.urandom).apply(root, change)
 
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "changed\n"}
+
+
+def test_a_file_that_is_too_large_is_left_alone(tmp_path):
+    """Files beyond the limit are neither read whole nor replaced."""
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(16_000_001)
+    with ToolEngine([{"allow": "*"}], tmp_path) as engine:
+        read = engine.execute({"id": "1", "name": "read_file", "arguments": {"path": "big"}})
+        write = engine.execute({"id": "2", "name": "write_file", "arguments": {"path": "big", "content": ""}})
+
+    assert (read.status, "larger than" in read.content) == ("error", True)
+    assert (write.status, "larger than" in write.content) == ("denied", True)
 
 
 def test_a_damaged_journal_is_swept(tmp_path):

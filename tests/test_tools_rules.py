@@ -218,6 +218,7 @@ def test_a_command_that_is_no_command_is_denied(text, decide):
         ["bash", "-lc", "'rm' x"],
         ["bash", "-c", 'sh -c "rm x"'],
         ["find", ".", "-exec", "rm", "{}", ";"],
+        ["git", "bisect", "run", "rm", "x"],
         ["env", "-S", "rm x"],
         ["git", "-c", "alias.x=!rm y", "x"],
         ["git", "push"],
@@ -245,7 +246,16 @@ def test_a_denied_command_is_denied_however_wrapped(command, mode, decide):
     assert decide(command, *rules, mode=mode).decision == "deny"
 
 
-@pytest.mark.parametrize("argv", [["git", "log", "push"], ["grep", "rm", "README.md"], ["echo", "git push"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["git", "log", "push"],
+        ["git", "log", "rm"],
+        ["find", ".", "-name", "rm"],
+        ["grep", "rm", "README.md"],
+        ["echo", "git push"],
+    ],
+)
 def test_a_denied_word_elsewhere_is_not_a_denied_command(argv, decide):
     """A deny rule is about commands, not about words in them."""
     assert decide(argv, allow("*"), deny("rm"), deny("git", "push")).decision == "allow"
@@ -306,6 +316,8 @@ def test_words_the_user_wrote_count_as_written(decide):
         pytest.param("src/a:b", "deny", id="stream"),
         pytest.param("src/con.txt", "deny", id="device"),
         pytest.param("src/a. ", "deny", id="trailing space"),
+        pytest.param("src/" + "x" * 5000, "deny", id="a name too long"),
+        pytest.param("src", "deny", id="a folder"),
         pytest.param("src/\u200bapp.py", "deny", id="invisible"),
         pytest.param("src/secret/x", "deny", id="denied folder"),
         pytest.param("src/.git/config", "ask", id="protected folder"),
@@ -394,6 +406,19 @@ def test_nesting_of_plain_values_is_bounded(workspace):
         deep = deep.pop()
 
     assert "nested" in found.reasons[0]
+
+
+def test_nested_values_are_checked_by_their_place(workspace):
+    """A wrong value deep inside an argument is named by its path."""
+
+    def store(values: dict[str, list[float]]) -> str:
+        """Keep them."""
+        return str(values)
+
+    with ToolEngine([{"allow": "store"}], workspace) as engine:
+        engine.register_tool(store)
+        assert engine.check("store", {"values": {"a": [1.5]}}).decision == "allow"
+        assert "values.a[1]: NaN" in engine.check("store", {"values": {"a": [1.0, float("nan")]}}).reasons[0]
 
 
 def test_an_unknown_tool_is_denied(workspace):

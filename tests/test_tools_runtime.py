@@ -598,6 +598,7 @@ def test_files_are_read_listed_and_searched(engine):
         (root / path).write_text(text)
     (root / "bin").write_bytes(b"\0x = 1")
     (root / "out").symlink_to("/etc")
+    os.mkfifo(root / "pipe")
 
     def call(name, **arguments):
         return tools.execute({"id": "1", "name": name, "arguments": arguments})
@@ -607,6 +608,7 @@ def test_files_are_read_listed_and_searched(engine):
     assert call("read_file", path="none").content == "none: no such file"
     assert call("list_files", path=".", pattern="*.py").content == "a.py\nd/b.py"
     assert call("list_files", path="d").content == "b.py"
+    assert "pipe" in call("list_files", path=".").content
     assert call("list_files", path="d", pattern="*.c").content == "no files"
     assert call("search_files", pattern=r"= 1$").content == "a.py:1: x = 1\nd/b.py:1: z = 1"
     assert call("search_files", pattern="x", path="a.py").content == "a.py:1: x = 1"
@@ -640,6 +642,46 @@ def test_a_cut_result_can_be_read_on(engine):
     assert "4000 characters left out" in result.content
     assert more.content.startswith("0100\n0101")
     assert "no result" in tools.execute({"id": "3", "name": "read_result", "arguments": {"handle": "x"}}).content
+
+
+def test_old_results_are_forgotten(engine):
+    """Only the latest cut results are kept."""
+    tools = engine(rules=[{"allow": "*"}], limits={"output_bytes": 100})
+    (Path(tools.workspace.root) / "long.txt").write_text("x" * 1000)
+    results = [tools.execute({"id": str(n), "name": "read_file", "arguments": {"path": "long.txt"}}) for n in range(40)]
+    status = [
+        tools.execute({"id": "r", "name": "read_result", "arguments": {"handle": result.metadata["handle"]}}).status
+        for result in (results[0], results[-1])
+    ]
+
+    assert status == ["error", "ok"]
+
+
+async def test_without_an_audit_nothing_runs_and_refusals_say_so(engine, monkeypatch):
+    """When the audit cannot be opened, an async tool does not run, and a refusal is told without a record."""
+    ran = []
+    tools = engine(rules=[{"allow": "act"}, {"deny": "list_files"}])
+
+    async def act() -> str:
+        """Act."""
+        ran.append(1)
+        return "x"
+
+    tools.register_tool(act)
+    tools._executor._audit = lambda: (_ for _ in ()).throw(OSError(28, "disk full"))
+    result = await tools.execute_async({"id": "1", "name": "act", "arguments": {}})
+    refused = tools.execute({"id": "2", "name": "list_files", "arguments": {"path": "."}})
+
+    assert (ran, result.status, "audit" in result.content) == ([], "error", True)
+    assert (refused.status, "audit could not" in refused.content) == ("denied", True)
+
+
+def test_a_command_too_long_to_hand_over_is_an_error(engine):
+    """A megabyte of words is refused, and the next command runs."""
+    tools = engine()
+
+    assert run(tools, "echo", "x" * (2 << 20))[0].status == "error"
+    assert run(tools, "echo", "ok")[0].status == "ok"
 
 
 def test_commands_need_posix(engine, monkeypatch):

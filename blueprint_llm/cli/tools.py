@@ -23,6 +23,7 @@ def command() -> None:
 def list_tools(*, as_json: bool, config: str | None) -> None:
     """Print the tools that a run offers."""
     with _engine(config) as engine:
+        engine.connect()
         found = [(item.name, engine.effect(item.name), item.description) for item in engine.tools()]
     if as_json:
         print_json([dict(zip(("name", "effect", "description"), row, strict=True)) for row in found])

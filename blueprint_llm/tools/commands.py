@@ -8,13 +8,12 @@ import resource
 import shutil
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.tools import sandbox
 from blueprint_llm.tools.arguments import BadArgumentsError
 from blueprint_llm.tools.process import Job, Outcome, Spawner
-from blueprint_llm.tools.registry import Claims, tool
+from blueprint_llm.tools.registry import Claims, Ran, tool
 from blueprint_llm.tools.tokens import Command, from_argv, from_text
 
 if TYPE_CHECKING:
@@ -29,15 +28,6 @@ _NEVER = re.compile(
     r"JAVA_TOOL_OPTIONS|.*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL).*"
 )
 _MB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """What a command tool hands back: text for the model, and facts for the result and the audit."""
-
-    status: str
-    text: str
-    facts: dict[str, Any]
 
 
 class CommandTools:

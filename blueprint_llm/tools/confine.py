@@ -128,8 +128,10 @@ class Root:
         if not S_ISREG(mode):
             os.close(fd)
             raise ConfinementError(errno.EINVAL, "is not a plain file", path)
-        with os.fdopen(fd, "rb") as file:
-            return file.read(limit + 1), mode & 0o777
+        try:
+            return _read_up_to(fd, limit + 1), mode & 0o777
+        finally:
+            os.close(fd)
 
     @contextmanager
     def folder(self, path: str, *, create: bool = False) -> Iterator[int]:
@@ -147,6 +149,14 @@ class Root:
         with self.folder(parent or ".", create=True) as above, suppress(FileExistsError):
             os.mkdir(name, dir_fd=above)
         return self.open(path, _FOLDER)
+
+
+def _read_up_to(fd: int, limit: int) -> bytes:
+    chunks, left = [], limit
+    while left > 0 and (chunk := os.read(fd, min(left, 1 << 20))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
 
 
 def _error(code: int, path: str) -> OSError:

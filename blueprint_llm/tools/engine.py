@@ -6,11 +6,13 @@ its schema, the arguments, the policy and the files to be changed, so whatever h
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -134,6 +136,7 @@ class ToolEngine:
 
     def _add_built_ins(self, files: FileTools) -> None:
         commands = CommandTools(self.workspace, self.settings, self._spawner)
+        self._environment, self._connected = commands.environment, False
         for registered in (
             from_function(files.read_file),
             from_function(files.list_files),
@@ -158,10 +161,6 @@ class ToolEngine:
         """End the engine's processes and close the workspace."""
         while self._closers:
             self._closers.pop()()
-
-    def on_close(self, closer: Callable[[], None]) -> None:
-        """Have something ended with the engine."""
-        self._closers.append(closer)
 
     def key(self) -> bytes:
         """The key that seals approvals and the audit."""
@@ -202,6 +201,33 @@ class ToolEngine:
         self._tools[made.tool.name] = made
         return made.tool
 
+    def connect(self) -> None:
+        """Start the configured MCP servers and register their tools; once.
+
+        Raises:
+            ToolError: When one does not start.
+        """
+        from blueprint_llm.tools.mcp import McpConnection  # noqa: PLC0415 - only where servers are configured
+
+        for name, config in self.settings.mcp_servers.items() if not self._connected else ():
+            connection = McpConnection(name, config, {**self._environment(), **config.env}, self.workspace.root)
+            for registered in connection.open():
+                self.register_tool(registered)
+            self._closers.append(connection.close)
+        self._connected = True
+
+    def _refresh(self, name: str) -> None:
+        """Read a foreign tool's declaration again; a change is remembered, and its calls ask from then on."""
+        registered = self._tools.get(name)
+        if registered is None or registered.refresh is None:
+            return
+        with suppress(ToolError, TimeoutError):  # a server that fails will fail the call itself
+            now = registered.refresh()
+            if now is None:
+                del self._tools[name]
+            elif now.tool != registered.tool:
+                self._tools[name] = replace(now, changed=True)
+
     def tools(self) -> list[Tool]:
         """What the model may be told of."""
         return [registered.tool for registered in self._tools.values()]
@@ -227,7 +253,7 @@ class ToolEngine:
         if registered is None:
             return _unknown(call.name)
         judged = self._judge.judge(registered, call.arguments, tainted=tainted)
-        if judged.decision.decision == "ask" and self._grants.holds(call.name, judged.canonical):
+        if judged.decision.decision == "ask" and self._grants.holds(registered.tool, judged.canonical):
             given = replace(judged.decision, decision="allow", rule_id="approved before")
             return replace(judged, decision=given)
         return judged
@@ -279,7 +305,8 @@ class ToolEngine:
         basis = ready or Ready(call=call)
         if answer.decision == "approve":
             if answer.scope in {"session", "always"}:
-                self._grants.add(call.name, canonical(request.arguments).decode(), lasting=answer.scope == "always")
+                shown = canonical(request.arguments).decode()
+                self._grants.add(self._tools[call.name].tool, shown, lasting=answer.scope == "always")
             return replace(basis, approved=request.binding)
         if answer.decision == "edit" and answer.arguments is not None:
             edited = call.model_copy(update={"arguments": answer.arguments})
@@ -289,6 +316,7 @@ class ToolEngine:
 
     def run(self, ready: Ready) -> ToolResult:
         """Judge once more and run, if it is allowed or is exactly what was approved."""
+        self._refresh(ready.call.name)
         judged = self.judge(ready.call, tainted=ready.tainted)
         if problem := _unfit(judged, ready.approved):
             return self._executor.refuse(ready.call, judged, problem, ready.run)
@@ -296,6 +324,8 @@ class ToolEngine:
 
     async def run_async(self, ready: Ready) -> ToolResult:
         """The same without blocking the loop."""
+        if (registered := self._tools.get(ready.call.name)) and registered.refresh:
+            await asyncio.to_thread(self._refresh, ready.call.name)
         judged = self.judge(ready.call, tainted=ready.tainted)
         if problem := _unfit(judged, ready.approved):
             return self._executor.refuse(ready.call, judged, problem, ready.run)
@@ -343,7 +373,7 @@ def _from_mapping(call: Mapping[str, Any]) -> ToolCall | ToolResult:
 def _unknown(name: object) -> Judged:
     decision = ToolDecision(decision="deny", rule_id=None, reasons=(f"there is no tool named {name!r}",))
     nothing = from_schema(Tool(name="unknown"), lambda: None)
-    return Judged(registered=nothing, decision=decision, canonical="{}", binding="")
+    return Judged(registered=nothing, decision=decision)
 
 
 def _unfit(judged: Judged, approved: str | None) -> str | None:

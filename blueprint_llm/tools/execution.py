@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.errors import ToolError
-from blueprint_llm.tools.commands import Ran
-from blueprint_llm.tools.registry import tool
+from blueprint_llm.tools.registry import Ran, tool
 from blueprint_llm.tools.show import visible
 from blueprint_llm.types import ToolCall, ToolResult
 

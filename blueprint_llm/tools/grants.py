@@ -14,6 +14,8 @@ from blueprint_llm.tools.secretbox import read_sealed, state_folder, write_seale
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from blueprint_llm.types import Tool
+
 
 class Grants:
     """Approvals for the session, and lasting ones in a sealed file.
@@ -28,12 +30,12 @@ class Grants:
         self._session: set[str] = set()
         self._lasting: set[str] | None = None
 
-    def holds(self, tool: str, arguments: str) -> bool:
-        """Whether this very call was approved to be repeated; `arguments` is JSON."""
+    def holds(self, tool: Tool, arguments: str) -> bool:
+        """Whether this very call of the tool as it is declared was approved to be repeated; `arguments` is JSON."""
         mark = self._mark(tool, arguments)
         return mark in self._session or mark in self._loaded()
 
-    def add(self, tool: str, arguments: str, *, lasting: bool) -> None:
+    def add(self, tool: Tool, arguments: str, *, lasting: bool) -> None:
         """Remember an approval."""
         mark = self._mark(tool, arguments)
         self._session.add(mark)
@@ -44,8 +46,8 @@ class Grants:
                 self._lasting = self._loaded() | {mark}
                 write_sealed(place, self._key(), "grants", sorted(self._lasting))
 
-    def _mark(self, tool: str, arguments: str) -> str:
-        parts = json.dumps([self._workspace, tool, json.loads(arguments)], sort_keys=True)
+    def _mark(self, tool: Tool, arguments: str) -> str:
+        parts = json.dumps([self._workspace, tool.model_dump(), json.loads(arguments)], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()
 
     def _loaded(self) -> set[str]:

@@ -25,20 +25,32 @@ _NOTHING = Claims()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A call that was understood.
+    """A call and what was decided on it.
 
     Attributes:
+        policy: A fingerprint of rules and mode.
+        arguments: As the model gave them; empty where they could not be read.
         keywords: The arguments as the handler gets them.
-        canonical: The arguments as JSON with sorted keys.
-        binding: A fingerprint of tool, schema, arguments, policy and the files to be changed: what an approval is for.
     """
 
     registered: Registered
     decision: ToolDecision
-    canonical: str
-    binding: str
+    policy: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
     keywords: dict[str, Any] = field(default_factory=dict)
     claims: Claims = _NOTHING
+
+    @property
+    def canonical(self) -> str:
+        """The arguments as JSON with sorted keys."""
+        return json.dumps(self.arguments, sort_keys=True)
+
+    @property
+    def binding(self) -> str:
+        """What an approval is for: tool, schema, arguments, policy and the files to be changed, as a fingerprint."""
+        files = [(item.path, digest(item.before)) for item in self.claims.staged]
+        facts = [self.registered.tool.model_dump(), self.arguments, self.policy, files]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,29 +72,24 @@ class Judge:
 
     def judge(self, registered: Registered, arguments: object, *, tainted: bool = False) -> Judged:
         """Weigh a call; `tainted` when the model may have read text from outside."""
-        canonical = "null"
+        plain: dict[str, Any] = {}
         try:
             plain = read_arguments(arguments)
-            canonical = json.dumps(plain, sort_keys=True)
             keywords = registered.check(plain)
             claims = self._claims(registered, keywords)
         except (BadArgumentsError, PathDeniedError) as error:
-            return self._judged(registered, _deny(str(error)), canonical)
+            return Judged(registered=registered, decision=_deny(str(error)), arguments=plain)
         except OSError as error:
-            return self._judged(registered, _deny(f"{error.filename or ''}: {error.strerror}"), canonical)
-        decision = self._decide(registered, claims, tainted=tainted)
-        return self._judged(registered, decision, canonical, keywords=keywords, claims=claims)
-
-    def _judged(self, registered: Registered, decision: ToolDecision, canonical: str, **known: Any) -> Judged:
-        staged = known["claims"].staged if known else ()
-        facts = [
-            registered.tool.model_dump(),
-            canonical,
-            self.digest,
-            [(item.path, digest(item.before)) for item in staged],
-        ]
-        binding = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return Judged(registered=registered, decision=decision, canonical=canonical, binding=binding, **known)
+            reason = f"{error.filename or ''}: {error.strerror}"
+            return Judged(registered=registered, decision=_deny(reason), arguments=plain)
+        return Judged(
+            registered=registered,
+            decision=self._decide(registered, claims, tainted=tainted),
+            policy=self.digest,
+            arguments=plain,
+            keywords=keywords,
+            claims=claims,
+        )
 
     def _claims(self, registered: Registered, keywords: Mapping[str, Any]) -> Claims:
         if registered.claims:
@@ -128,6 +135,8 @@ class Judge:
         if effect == "read":
             return concerns + [text for place in claims.places for name in place.names if (text := secrecy(name))]
         concerns += change_concerns(claims)
+        if registered.changed:
+            concerns.append("its declaration changed since it was first read")
         if tainted:
             concerns.append(f"text from outside may have asked for this {effect}")
         if effect in {"write", "execute"} and not self.waived and not self.confined():

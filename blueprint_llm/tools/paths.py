@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
@@ -99,20 +99,32 @@ class Workspace:
     def resolve(self, path: str) -> Located:
         """Where `path` leads, without judging how it is spelled."""
         named = self._relative(path)
+        if ".." not in path and (place := self._plain(named)):
+            return place
         real = os.path.realpath(os.path.join(self.root, path))  # noqa: PTH118 - `..` counts after links, as in the kernel
         inside = real[len(self.root) :].strip("/") or "."
         if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
             raise PathDeniedError(f"{path!r} leads out of the workspace")
-        try:
-            found = os.lstat(real)
-        except (FileNotFoundError, NotADirectoryError):
-            return Located(path=inside, named=named, exists=False, links=1)
-        except OSError as error:
-            raise PathDeniedError(f"{path!r}: {error.strerror}") from None
-        if S_ISLNK(found.st_mode):
+        place = self._plain(inside)
+        if place is None:
             raise PathDeniedError(f"{path!r} is a loop of links")
-        links = found.st_nlink if S_ISREG(found.st_mode) else 1
-        return Located(path=inside, named=named, exists=True, links=links)
+        return replace(place, named=named)
+
+    def _plain(self, inside: str) -> Located | None:
+        """The place of a path that has no link on its way; None where it has one."""
+        real, found = self.root, None
+        for part in inside.split("/"):
+            real = f"{real}/{part}"
+            try:
+                found = os.lstat(real)
+            except (FileNotFoundError, NotADirectoryError):
+                return Located(path=inside, named=inside, exists=False, links=1)
+            except OSError as error:
+                raise PathDeniedError(f"{inside!r}: {error.strerror}") from None
+            if S_ISLNK(found.st_mode):
+                return None
+        links = found.st_nlink if found and S_ISREG(found.st_mode) else 1
+        return Located(path=inside, named=inside, exists=True, links=links)
 
     def _relative(self, path: str) -> str:
         """`path` as text, relative to the root; an absolute path inside the workspace is stripped first."""
@@ -135,7 +147,7 @@ def check_spelling(path: str) -> None:
     """
     if not path:
         raise PathDeniedError("the path is empty")
-    if any(is_hidden(char) for char in path):
+    if not (path.isascii() and path.isprintable()) and any(is_hidden(char) for char in path):
         raise PathDeniedError(f"{path!a} holds an invisible character")
     if "\\" in path or ":" in path:
         raise PathDeniedError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, overload
 
@@ -63,6 +63,15 @@ class Claims:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a tool may hand back: status, text for the model, and facts for the result and the audit."""
+
+    status: str
+    text: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
     """A tool that the engine can run.
 
@@ -72,6 +81,8 @@ class Registered:
         check: Turns arguments into keywords for the handler, or raises `BadArgumentsError`.
         handler: Takes the keywords; may be a coroutine function.
         claims: What a call with these keywords would touch; None: the files that `traits.paths` name.
+        refresh: Reads the declaration again where somebody else makes it; None from it: there is no such tool any more.
+        changed: Whether the declaration changed after it was first read.
     """
 
     tool: Tool
@@ -79,6 +90,12 @@ class Registered:
     check: Callable[[Mapping[str, Any]], dict[str, Any]]
     handler: Callable[..., Any]
     claims: Callable[[Mapping[str, Any]], Claims] | None = None
+    refresh: Callable[[], Registered | None] | None = None
+    changed: bool = False
+
+    def refreshing(self, refresh: Callable[[], Registered | None]) -> Registered:
+        """This tool, declared by somebody who may change it."""
+        return replace(self, refresh=refresh)
 
 
 @overload
@@ -152,7 +169,10 @@ def _schema_check(schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], di
     def check(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if not validator:
             validator.append(_compile(schema))
-        problems = sorted(validator[0].iter_errors(dict(arguments)), key=lambda error: list(map(str, error.path)))
+        try:
+            problems = sorted(validator[0].iter_errors(dict(arguments)), key=lambda error: list(map(str, error.path)))
+        except Exception as error:  # noqa: BLE001 - a foreign schema may be anything
+            raise BadArgumentsError(f"the tool's schema cannot be used ({type(error).__name__})") from None
         if problems:
             raise BadArgumentsError("; ".join(_told(error) for error in problems[:8]))
         return dict(arguments)

@@ -10,6 +10,7 @@ import re
 import shlex
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _WRAPPERS = word_set(
     "script parallel systemd-run runuser setpriv prlimit bwrap firejail find fd ssh su-exec gosu tini dumb-init "
     "entr git npx ! if then else elif while until do for case { coproc trap source ."
 )
+# Those that do so only after one of these words.
+_PICKY = word_set("find fd git")
+_STARTERS = word_set("-exec -execdir -ok -okdir -x --exec --exec-batch -X run foreach")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,18 +117,20 @@ def _commands_in(argv: tuple[str, ...], depth: int = 4) -> Iterator[tuple[str, .
         return
     yield command
     if depth and program_name(command[0]) in _WRAPPERS:
-        yield from _wrapped(command[1:], depth - 1)
+        yield from _wrapped(command, depth - 1)
 
 
-def _wrapped(arguments: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
-    for index, word in enumerate(arguments):
-        if not word.startswith("-"):
-            yield arguments[index:]
+def _wrapped(command: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
+    picky = program_name(command[0]) in _PICKY
+    for index, word in enumerate(command[1:], 1):
+        if not word.startswith("-") and (not picky or command[index - 1] in _STARTERS):
+            yield command[index:]
         if re.search(r"\s", word) or "!" in word:
             text = word.replace("!", " ! ")
             yield from (part for piece in _pieces(text) for part in _commands_in(piece, depth))
 
 
+@lru_cache(maxsize=4096)
 def program_name(word: str) -> str:
     """The bare, lower-case name of a program: `/bin/RM` is `rm` where file systems ignore case."""
     return re.split(r"[/\\]", word)[-1].casefold().removesuffix(".exe")
@@ -141,7 +147,7 @@ def _spoofs(argv: Sequence[str]) -> Iterator[str]:
     if not argv[0].isascii():
         yield f"the program name {argv[0]!a} is not ASCII"
     for word in argv:
-        if not word.isascii() or not word.isprintable():
+        if not (word.isascii() and word.isprintable()):
             yield from (f"a word holds the invisible character {char!a}" for char in word if is_hidden(char))
         if " " * _WIDE_GAP in word:
             yield "a word holds a wide gap that could push text out of sight"

@@ -9,7 +9,7 @@ from pathlib import Path
 from blueprint_llm.config.model import Tools
 from blueprint_llm.tools import ToolEngine
 
-BOMB = "b() { b | b & b | b & wait; }; b"
+BOMB = "b() { b & b & sleep 3; }; b"
 
 
 def engine(workspace, backend, **limits):

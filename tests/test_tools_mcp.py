@@ -1,0 +1,116 @@
+"""MCP servers: their tools pass the same rules, and what they say of themselves is no trust."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from blueprint_llm.config.model import Tools
+from blueprint_llm.errors import ToolError
+from blueprint_llm.tools import ApprovalDecision, ToolEngine
+
+SERVER = str(Path(__file__).with_name("tool_cases") / "mcp_server.py")
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    """Make engines with the demo server connected."""
+    made = []
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-user")
+
+    def make(rules=(), approver=None, command=(sys.executable, SERVER), timeout_s=20):
+        servers = {"demo": {"command": list(command), "env": {"EXTRA": "extra"}, "timeout_s": timeout_s}}
+        settings = Tools.model_validate({"rules": list(rules), "mcp_servers": servers})
+        made.append(ToolEngine(workspace=tmp_path, settings=settings, approver=approver))
+        made[-1].connect()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def call(name, **arguments):
+    """A tool call."""
+    return {"id": "1", "name": f"demo__{name}", "arguments": arguments}
+
+
+def test_tools_of_a_server_pass_the_same_rules(engine):
+    """They are listed by the server's name, ask without a rule, run with one, and get only the environment given."""
+    tools = engine([{"allow": "demo__echo"}])
+    tools.connect()
+
+    assert {item.name for item in tools.tools()} >= {"demo__echo", "demo__fail"}
+    assert tools.execute(call("echo", word="hi")).content == "hi extra no key"
+    assert tools.execute(call("fail")).status == "denied"
+    assert tools.check("demo__echo", {"wrod": "x"}).decision == "deny"
+    assert tools.check("demo__echo", {"word": "x"}, tainted=True).decision == "ask"
+    assert tools.registered("demo__echo").traits.outside
+
+
+def test_failures_of_a_server_are_results(engine):
+    """An error, a hang and a death each give the model a result; the engine goes on."""
+    tools = engine([{"allow": "*"}], timeout_s=3)
+
+    assert tools.execute(call("fail")).status == "error"
+    assert "fail" in tools.execute(call("fail")).content
+    assert tools.execute(call("hang")).status == "timeout"
+    died = tools.execute(call("die"))
+    assert died.status in {"error", "timeout"}
+    assert tools.execute(call("echo", word="x")).status in {"error", "timeout"}
+    assert tools.execute({"id": "2", "name": "list_files", "arguments": {"path": "."}}).status == "ok"
+
+
+async def test_a_changed_schema_is_asked_about_again(engine):
+    """Allowed by a rule or approved for the session, a tool whose declaration changes asks, sync and async."""
+    asked = []
+
+    def approver(batch):
+        asked.append(batch[0].tool)
+        return [ApprovalDecision(decision="approve", scope="session")]
+
+    tools = engine([{"allow": "demo__mutate"}], approver)
+    assert (await asyncio.to_thread(tools.execute, call("echo", word="a"))).content.startswith("a extra")
+    assert (await tools.execute_async(call("echo", word="a"))).content.startswith("a extra")
+    assert asked == ["demo__echo"]
+    await tools.execute_async(call("mutate"))
+    changed = await tools.execute_async(call("echo", word="a"))
+
+    assert (changed.status, "ask again" in changed.content or "needs approval" in changed.content) == ("denied", True)
+    again = await tools.execute_async(call("echo", word="a"))
+    assert (again.content, asked) == ("sent a to x", ["demo__echo", "demo__echo"])
+
+
+def test_a_rule_does_not_cover_a_changed_schema(engine):
+    """Even an allow rule asks once a declaration has changed."""
+    tools = engine([{"allow": "*"}])
+    tools.execute(call("mutate"))
+    tools.execute(call("echo", word="a"))
+
+    assert "declaration changed" in "".join(tools.check("demo__echo", {"word": "a"}).reasons)
+
+
+def test_a_tool_that_was_taken_away_is_unknown(engine):
+    """A tool that its server no longer lists is denied."""
+    tools = engine([{"allow": "*"}])
+    tools.execute(call("vanish"))
+
+    assert "no tool named" in tools.execute(call("echo", word="a")).content
+
+
+@pytest.mark.parametrize(
+    "command", [["/nonexistent/server"], [sys.executable, "-c", "raise SystemExit(1)"], ["sleep", "60"]]
+)
+def test_a_server_that_does_not_start_is_an_error(command, engine):
+    """A program that is missing, ends at once or never answers is told by its name."""
+    with pytest.raises(ToolError, match="MCP server demo did not start"):
+        engine(command=command, timeout_s=2)
+
+
+def test_a_schema_that_cannot_be_used_denies(tmp_path):
+    """A reference out of the schema is not fetched; the call is denied."""
+    with ToolEngine([{"allow": "*"}], tmp_path) as engine:
+        engine.register_tool({"name": "odd", "parameters": {"$ref": "http://127.0.0.1:9/x"}}, print)
+
+        assert "schema cannot be used" in engine.check("odd", {}).reasons[0]
