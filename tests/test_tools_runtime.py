@@ -20,8 +20,8 @@ import pytest
 from blueprint_llm.config.model import Sandbox, Tools
 from blueprint_llm.errors import ToolError
 from blueprint_llm.redaction import register
-from blueprint_llm.tools import ToolEngine, sandbox, tool
-from blueprint_llm.types import PartialToolCall
+from blueprint_llm.tools import Ready, ToolEngine, sandbox, tool
+from blueprint_llm.types import PartialToolCall, ToolCall
 
 CASES = Path(__file__).with_name("tool_cases")
 CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "tool_runtime.jsonl"
@@ -526,6 +526,28 @@ async def test_the_engine_does_not_block_the_loop(engine):
     assert (await tools.execute_async({"id": "3", "name": "bad", "arguments": {}})).content == "ValueError: bad"
     assert (await tools.execute_async({"id": "4", "name": "none", "arguments": {}})).status == "denied"
     assert tools.execute({"id": "5", "name": "bad", "arguments": {}}).content == "ValueError: bad"
+
+
+@pytest.mark.parametrize(("parallel", "most"), [(1, 1), (2, 2), (8, 4)])
+async def test_a_batch_runs_so_many_at_once(parallel, most, engine):
+    """A batch keeps its order and its limit, sync and async."""
+    tools, now, seen = engine(rules=[{"allow": "*"}]), [], []
+
+    def work(n: int) -> int:
+        """Note how many run."""
+        now.append(n)
+        seen.append(len(now))
+        time.sleep(0.05)
+        now.remove(n)
+        return n
+
+    tools.register_tool(work)
+    batch = [Ready(call=ToolCall(id=str(n), name="work", arguments={"n": n})) for n in range(4)]
+    first = await tools.run_all_async(batch, parallel)
+    second = await asyncio.to_thread(tools.run_all, batch, parallel)
+
+    assert [result.content for result in first] == [result.content for result in second] == ["0", "1", "2", "3"]
+    assert max(seen) <= most
 
 
 def test_schemas_are_enforced(engine):

@@ -338,6 +338,16 @@ class ToolEngine:
         with ThreadPoolExecutor(max_workers=min(parallel, len(batch))) as pool:
             return list(pool.map(self.run, batch))
 
+    async def run_all_async(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
+        """The same without blocking the loop."""
+        places = asyncio.Semaphore(max(1, parallel))
+
+        async def one(ready: Ready) -> ToolResult:
+            async with places:
+                return await self.run_async(ready)
+
+        return list(await asyncio.gather(*map(one, batch)))
+
 
 def open_audit(settings: Tools, world: Surroundings | None = None) -> Audit:
     """The audit that a configuration names, by default one for all workspaces of the user."""
