@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from blueprint_llm.credentials import providers
 from blueprint_llm.errors import ConfigError, InvalidRequestError
 from blueprint_llm.types import Considered
 
 if TYPE_CHECKING:
     from blueprint_llm.config.model import Comparison, Config, Deployment, ProviderConfig, When
     from blueprint_llm.types import ChatRequest
+
+
+KEYS = frozenset({"api_key", "litellm_credential_name"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +60,8 @@ class Target:
 
 
 def litellm_provider(model: str) -> str:
-    """LiteLLM's provider name of a model id (`openai` where it has no prefix)."""
-    return "embedded" if model.startswith("embedded:") else model.partition("/")[0] if "/" in model else "openai"
+    """LiteLLM's provider name of a model id."""
+    return "embedded" if model.startswith("embedded:") else providers.litellm_provider(model, {})
 
 
 def _of_deployment(name: str, deployment: Deployment, provider: ProviderConfig | None = None) -> Target:
@@ -95,6 +99,7 @@ class TargetTable:
         }
         self._patterns = [name for name in self._groups if "*" in name]
         self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
+        self._own = {name: _own_params(provider) for name, provider in config.providers.items()}
         self._providers = {
             name: self._of_provider(name, provider, config) for name, provider in config.providers.items()
         }
@@ -103,6 +108,10 @@ class TargetTable:
         if deployments := config.model_groups.get(provider.model):
             return [_of_deployment(name, deployment, provider) for deployment in deployments]
         return [Target(provider=name, model=provider.model, params=_own_params(provider), **_settings(provider))]
+
+    def own_params(self, name: str) -> Mapping[str, Any]:
+        """What `providers` itself says for LiteLLM, its group's deployments aside."""
+        return self._own.get(name, {})
 
     @property
     def names(self) -> list[str]:
@@ -191,18 +200,32 @@ def by_provider(question: Question) -> Choice | None:
     if not first:
         raise InvalidRequestError(_unknown("provider", request.provider, question.table.names))
     if request.model is not None:
-        first = _with_model(first[0], request.model, question.table)
+        first = _with_model(first, request.model, question.table)
     rest = question.table.of_names(question.chains.get("default", ())) if request.fallback else []
     known = {target.provider for target in first}
     targets = [*first, *(target for target in rest if target.provider not in known)]
     return Choice(rule="provider", chain="default" if request.fallback else None, targets=targets)
 
 
-def _with_model(target: Target, model: str, table: TargetTable) -> list[Target]:
-    group = table.of_group(model)
-    if group:
-        return [replace(each, provider=target.provider, params={**each.params, **target.params}) for each in group]
-    return [replace(target, model=model)]
+def _with_model(targets: list[Target], model: str, table: TargetTable) -> list[Target]:
+    """`targets` of one provider with another model, or with the deployments of another group."""
+    target, group = targets[0], table.group(model)
+    if group is None:
+        return [replace(target, model=model, params=_fitting(target.params, target, model))]
+    if group == target.group == model:
+        return targets
+    own = table.own_params(target.provider)
+    return [
+        replace(each, provider=target.provider, params={**each.params, **_fitting(own, target, each.model)})
+        for each in table.of_group(model)
+    ]
+
+
+def _fitting(params: Mapping[str, Any], target: Target, model: str) -> Mapping[str, Any]:
+    """`params` without a key that would go to another vendor than the one it is for."""
+    if litellm_provider(model) == litellm_provider(target.model) or params.get("api_base"):
+        return params
+    return {name: value for name, value in params.items() if name not in KEYS}
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
@@ -276,8 +299,13 @@ def _within(bounds: Comparison | None, value: float) -> bool:
 
 def _chain_choice(rule: str, names: Sequence[str], question: Question) -> Choice:
     single = names[0] if len(names) == 1 and names[0] in question.chains else None
-    expanded = [part for name in names for part in question.chains.get(name, (name,))]
-    return Choice(rule=rule, chain=single, targets=question.table.of_names(expanded))
+    targets = question.table.of_names(expanded(names, question.chains))
+    return Choice(rule=rule, chain=single, targets=targets)
+
+
+def expanded(names: Sequence[str], chains: Mapping[str, Sequence[str]]) -> list[str]:
+    """`names`, where each may also be the name of a chain."""
+    return [part for name in names for part in chains.get(name, (name,))]
 
 
 def by_task(question: Question) -> Choice | None:
@@ -307,7 +335,13 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
-    return choice if question.request.fallback else replace(choice, targets=choice.targets[:1])
+    return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
+
+
+def _first_only(choice: Choice) -> list[Target]:
+    """The first target, with the other deployments of its group: choosing among them is no fallback."""
+    first = next(iter(_runs(choice.targets)), None)
+    return first[1] if first else []
 
 
 def shuffled(targets: Sequence[Target], draw: float) -> list[Target]:
