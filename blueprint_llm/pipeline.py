@@ -7,7 +7,7 @@ and the sync client, and a test can play the driver.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models, routing
@@ -19,6 +19,7 @@ from blueprint_llm.errors import (
     BudgetExceededError,
     CallError,
     ChainExhaustedError,
+    ContextDoesNotFitError,
     DeadlineExceededError,
     NoTargetError,
     QuotaExceededError,
@@ -46,6 +47,13 @@ def _has_more_room(target: Target, error: CallError) -> bool:
     return before is None or here is None or here > before
 
 
+def _category(error: BlueprintError | None) -> str:
+    """The row of a failure; what does not even fit a window counts as what was too long for it."""
+    if isinstance(error, ContextDoesNotFitError):
+        return "context_length"
+    return error.category if isinstance(error, CallError) else ""
+
+
 class Walk:
     """One request on its way."""
 
@@ -57,6 +65,8 @@ class Walk:
         self.left_alone: list[Target] = []
         self.forced = False
         self.tried: set[str] = set()
+        self.visited: set[str] = set()
+        self.fallback_on: frozenset[str] = frozenset()
         self.started = self.deadline = 0.0
 
     def run(self) -> Steps:
@@ -74,18 +84,20 @@ class Walk:
             raise
 
     def _follow(self, route: Route) -> Steps:
+        self.fallback_on = frozenset(name for name, targets in route.on_failure.items() if targets)
         queue = deque(routing.shuffled(route.targets, (yield Draw())))
         if not queue:
             raise NoTargetError(self.trace.route["considered"])
         yield from self._load(queue[0])
         while queue:
-            target = queue.popleft()
+            target, failed_before = queue.popleft(), len(self.failures)
             outcome = yield from self._visit(target, others=len(queue))
             if isinstance(outcome, ChatResponse):
                 return outcome
             if isinstance(outcome, Stop) or (yield Now()) >= self.deadline:
                 break
-            queue = self._redirected(outcome, queue, route)
+            last = self.failures[-1] if len(self.failures) > failed_before else None
+            queue = self._redirected(outcome, last, queue, route)
             if not queue and self.left_alone and not self.tried:
                 self.forced = True  # better one try at a target left alone than none at all
                 queue.append(self.left_alone.pop(0))
@@ -93,6 +105,7 @@ class Walk:
 
     def _visit(self, target: Target, *, others: int) -> Steps:
         """One target's turn: a `ChatResponse`, or why it is time to leave it."""
+        self.visited.add(target.key)
         now = yield Now()
         # Half of the time that is left is kept for the targets behind this one.
         until = now + (self.deadline - now) / 2 if others else self.deadline
@@ -107,18 +120,21 @@ class Walk:
             took = (yield Now()) - began
             self.started, self.deadline = self.started + took, self.deadline + took
 
-    def _redirected(self, outcome: Any, queue: deque[Target], route: Route) -> deque[Target]:
+    def _redirected(
+        self, outcome: Any, last: BlueprintError | None, queue: deque[Target], route: Route
+    ) -> deque[Target]:
         """Where the last trouble leads: a budget's cheaper chain, LiteLLM's special fallbacks, or simply on."""
         if isinstance(outcome, LimitReached) and outcome.chain:
-            named = self.parts.table.of_names(outcome.chain)
-            return deque(target for target in named if target.key not in self.tried)
-        last = self.failures[-1] if self.failures else None
-        special = route.on_failure.get(last.category) if isinstance(last, CallError) else None
-        if special:
-            return deque(target for target in special if target.key not in self.tried)
+            return self._unvisited(self.parts.table.of_names(routing.expanded(outcome.chain, self.parts.chains)))
+        if special := route.on_failure.get(_category(last)):
+            return self._unvisited(special)
         if isinstance(last, CallError) and last.category == "context_length":
             return deque(target for target in queue if _has_more_room(target, last))
         return queue
+
+    def _unvisited(self, targets: Sequence[Target]) -> deque[Target]:
+        """A detour that leads back to where the walk has been would never end."""
+        return deque(target for target in targets if target.key not in self.visited)
 
     def note_overhead(self, now: float) -> None:
         """Our own time until the first request is handed over."""

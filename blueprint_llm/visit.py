@@ -78,7 +78,9 @@ class Visit:
     def _decide(self, error: CallError) -> Steps:
         self.walk.failures.append(error)
         now, draw = (yield Now()), (yield Draw())
-        progress = Progress(attempts=self.attempts, left_s=self.until - now, draw=draw)
+        progress = Progress(
+            attempts=self.attempts, left_s=self.until - now, draw=draw, fallback_on=self.walk.fallback_on
+        )
         decision = self._on_the_ladder(error, decide(error, self.parts.retry, progress))
         if self._has_other_key(error):
             decision = RetryHere(wait_s=0.0)
