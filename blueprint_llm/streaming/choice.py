@@ -128,6 +128,7 @@ class Choice:
     def close(self, ending: Ending, usage: UsageInfo | None, answer_id: str) -> StreamVerdict:
         """The verdict on this answer."""
         text = self._whole_text()
+        self._slots.drop_copies()
         for call in self._slots.calls:
             self._settle(call, ending)
         self._settle_text(text, ending)

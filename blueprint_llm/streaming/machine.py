@@ -221,6 +221,7 @@ class JsonMachine:
         return pos + 1
 
     def _next_member(self, _text: str, pos: int) -> int:
+        self._places[-1] = None
         self._expect = self._KEY
         return pos + 1
 
@@ -230,7 +231,6 @@ class JsonMachine:
 
     def _open_key(self, text: str, pos: int) -> int:
         self._token = JsonMachine._key
-        self._places[-1] = None
         if self._schema is not None:
             self._allowed = self._schema.allowed_keys()
             if self._allowed is not None and not self._allowed:

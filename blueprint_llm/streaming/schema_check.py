@@ -58,7 +58,9 @@ class CompiledSchema:
             self._validate = _validator(self._schema, self._draft)
         try:
             return self._validate(value)
-        except RecursionError:
+        except BaseException as error:
+            if not isinstance(error, RecursionError) and type(error).__name__ != "PanicException":
+                raise  # a panic is how the Rust part of jsonschema answers a RecursionError
             return Mismatch(code="schema_too_deep", path="", expected="less nesting")
 
 

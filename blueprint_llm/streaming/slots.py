@@ -81,17 +81,23 @@ class Slots:
         return call
 
     def _named(self, entry: Entry, open_calls: list[Call]) -> Call:
-        """A name without an index: another piece of the same call, a copy of one, or a new call."""
+        """A name without an index: another piece of the same call, or a new call."""
         if entry.id:
             late = [call for call in open_calls if call.id is None and call.name == entry.name]
             return self._adopt(entry, late[0]) if len(late) == 1 else self._new(entry)
         for call in open_calls:
             if call.name == entry.name:
                 return call
-        for call in self.calls:
-            if call.name == entry.name and entry.arguments and call.document.whole == entry.arguments:
-                return call
         return self._new(entry)
+
+    def drop_copies(self) -> None:
+        """Forget calls without index and id that repeat an earlier one."""
+        seen: dict[tuple[str | None, str], Call] = {}
+        for call in [call for call in self.calls if call.complete]:
+            first = seen.setdefault((call.name, call.document.whole), call)
+            if first is not call and call.id is None and "index_inferred" in call.warnings:
+                first.warn("duplicate_resend")
+                self.calls.remove(call)
 
     def _new(self, entry: Entry) -> Call:
         if len(self.calls) >= MAX_CALLS:

@@ -1,0 +1,300 @@
+"""Schema decisions in mid-stream: early where certain, never wrong."""
+
+import json
+import sys
+
+import jsonschema
+import pytest
+import referencing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blueprint_llm.errors import InvalidRequestError
+from blueprint_llm.streaming import JsonMachine, JsonRejected, check_tools, schema_check
+from blueprint_llm.streaming.document import Document
+from blueprint_llm.streaming.schema_check import CompiledSchema, compile_schema
+from blueprint_llm.types import Tool
+from tests.streaming_schemas import schema, value
+from tests.streaming_texts import rng_of, splits
+
+
+def decision(wanted, text, *, size=None):
+    """The code and offset that the machine alone decides in mid-stream; None where it lets the text pass."""
+    machine = JsonMachine(any_root=True, schema=compile_schema(wanted).machine())
+    size = size or len(text)
+    try:
+        for at in range(0, len(text), size):
+            machine.feed(text[at : at + size])
+        machine.close()
+    except JsonRejected as error:
+        return error.code, error.offset
+    return None
+
+
+@given(seed=st.integers(0, 2**63))
+@settings(max_examples=400, deadline=None, database=None)
+def test_mid_stream_errors_are_sound(seed):
+    """A text that jsonschema accepts is never rejected at any of its prefixes; one split decides like another."""
+    rng = rng_of(seed)
+    wanted = schema(rng)
+    validator = jsonschema.Draft202012Validator(wanted, registry=referencing.Registry())
+    machine_of = CompiledSchema(wanted).machine
+    for _ in range(12):
+        instance = value(rng, wanted, wanted)
+        text = json.dumps(instance, indent=rng.choice([None, 1]), ensure_ascii=rng.random() < 0.5)
+        found = [_fed(machine_of(), pieces) for pieces in ([text], list(text), splits(rng, text))]
+        assert found[0] == found[1] == found[2]
+        if validator.is_valid(instance):
+            assert found[0] is None, (wanted, text)
+
+
+def _fed(schema_machine, pieces):
+    machine = JsonMachine(any_root=True, schema=schema_machine)
+    try:
+        for piece in pieces:
+            machine.feed(piece)
+        machine.close()
+    except JsonRejected as error:
+        return error.code, error.offset
+    return None
+
+
+def test_fuzzed_errors_are_mostly_seen_in_mid_stream():
+    """Without conditions and patterns, most wrong values are turned down before their end: the fuzz is not idle."""
+    seen = missed = accepted = 0
+    for seed in range(400):
+        rng = rng_of(seed)
+        wanted = schema(rng, depth=2)
+        instance = value(rng, wanted, wanted)
+        if jsonschema.Draft202012Validator(wanted).is_valid(instance):
+            accepted += 1
+        else:
+            is_seen = decision(wanted, json.dumps(instance)) is not None
+            seen, missed = seen + is_seen, missed + (not is_seen)
+
+    assert accepted > 100
+    assert seen > 2 * missed
+
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "string"}, "ab": {"type": "integer"}}, "required": ["a"]}
+CLOSED = {**OBJECT, "additionalProperties": False}
+PETS = {
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}},
+            "required": ["lives"],
+        },
+        {"type": "object", "properties": {"kind": {"const": "cow"}, "milk": {"type": "boolean"}}, "required": ["milk"]},
+    ]
+}
+TREE = {
+    "type": "object",
+    "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "v": {"$ref": "#/$defs/n~1a/0"}},
+    "additionalProperties": False,
+    "$defs": {"n/a": [{"type": "integer"}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text", "found"),
+    [
+        pytest.param(OBJECT, '{"a": 1', ("schema_type", 6), id="number for a string"),
+        pytest.param(OBJECT, '{"ab": "', ("schema_type", 7), id="string for a number"),
+        pytest.param(OBJECT, '{"ab": t', ("schema_type", 7), id="true for a number"),
+        pytest.param(OBJECT, '{"ab": 1.5}', ("schema_type", 10), id="fraction for an integer"),
+        pytest.param(OBJECT, '{"ab": 1.50e1, "a": ""}', None, id="an integer in disguise"),
+        pytest.param(OBJECT, "{}", ("schema_required", 1), id="missing key"),
+        pytest.param(OBJECT, '{"b": [], "a": ""}', None, id="an open object takes any key"),
+        pytest.param(CLOSED, '{"ac', ("schema_unknown_property", 3), id="unknown key by prefix"),
+        pytest.param(CLOSED, '{"abc', ("schema_unknown_property", 4), id="longer than any key"),
+        pytest.param({**CLOSED, "properties": {"abc": {}}}, '{"ab"', ("schema_unknown_property", 4), id="shorter key"),
+        pytest.param(CLOSED, '{"\\u0061": "", "\\u0061b": 1}', None, id="keys in escapes"),
+        pytest.param(CLOSED, '{"\\u0062', ("schema_unknown_property", 7), id="unknown key in escapes"),
+        pytest.param({"additionalProperties": False}, '{"', ("schema_unknown_property", 1), id="no key at all"),
+        pytest.param({"additionalProperties": {"type": "null"}}, '{"x": 1', ("schema_type", 6), id="other keys' type"),
+        pytest.param({"properties": {"x": False}}, '{"x": 1', ("schema_type", 6), id="a forbidden key"),
+        pytest.param({"enum": ["red", "green"]}, '"re', None, id="listed so far"),
+        pytest.param({"enum": ["red", "green"]}, '"rx', ("schema_enum", 2), id="not listed"),
+        pytest.param({"enum": ["red", "green"]}, '"re"', ("schema_enum", 3), id="only the beginning of one"),
+        pytest.param({"enum": ["red", 1]}, "t", ("schema_enum", 0), id="no listed value begins so"),
+        pytest.param({"enum": [True, 5]}, "f", ("schema_enum", 0), id="the other truth value"),
+        pytest.param({"enum": [1, None]}, "true", ("schema_enum", 0), id="true is not 1"),
+        pytest.param({"enum": [1.0]}, "1", None, id="1 is 1.0"),
+        pytest.param({"const": "é"}, '"\\u00e9"', None, id="a listed value in escapes"),
+        pytest.param({"type": "string", "enum": ["a", 1]}, "1", ("schema_type", 0), id="type before list"),
+        pytest.param({"items": {"type": "integer"}}, '[1, "', ("schema_type", 4), id="item"),
+        pytest.param(
+            {"prefixItems": [{"type": "null"}], "items": False}, "[null, 1", ("schema_type", 7), id="surplus item"
+        ),
+        pytest.param({"prefixItems": [{"type": "null"}]}, "[null, 1]", None, id="free items"),
+        pytest.param(PETS, '{"kind": "cat", "lives": "', ("schema_type", 25), id="the union narrows by its tag"),
+        pytest.param(PETS, '{"kind": "cow"}', ("schema_required", 14), id="the narrowed branch misses a key"),
+        pytest.param(PETS, '{"kind": "dog', ("schema_enum", 10), id="no branch has this tag"),
+        pytest.param(PETS, '{"kind": "cow", "lives": "9", "milk": true}', None, id="the other branch does not count"),
+        pytest.param(TREE, '{"next": {"next": null, "w', ("schema_unknown_property", 25), id="recursion"),
+        pytest.param(TREE, '{"v": "', ("schema_type", 6), id="a pointer with an escape"),
+        pytest.param({"allOf": [OBJECT, {"required": ["b"]}]}, '{"a": ""}', ("schema_required", 8), id="both"),
+        pytest.param(
+            {"allOf": [CLOSED, {"properties": {"b": {}}}]}, '{"b', ("schema_unknown_property", 2), id="closed part"
+        ),
+        pytest.param({"patternProperties": {"^x": {}}, "additionalProperties": False}, '{"y": 1}', None, id="patterns"),
+        pytest.param({"not": {"type": "string"}}, '"a"', None, id="a negation waits for the end"),
+        pytest.param(
+            {"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}}, "1", None, id="an endless reference"
+        ),
+        pytest.param(False, "1", ("schema_type", 0), id="nothing is allowed"),
+        pytest.param(True, "[1]", None, id="everything is allowed"),
+    ],
+)
+def test_decisions(wanted, text, found):
+    """What is certain is said at its character, the same for every split; what is not waits."""
+    decided = {decision(wanted, text, size=size) for size in (1, 2, 3, len(text))}
+
+    assert decided == {found} or (found is None and {each and each[0] for each in decided} == {"unclosed_json"})
+
+
+def test_unions_beyond_reason_are_not_followed():
+    """Alternatives that multiply are given up instead of costing time, and then nothing is forbidden early."""
+    branch = {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#"}] * 5}}}
+    wanted = {"anyOf": [branch] * 5, "$defs": {}}
+    wide = {"allOf": [{"anyOf": [{"type": "string"}, {"type": "null"}]}] * 12}
+    endless = {"allOf": [{"$ref": "#"}, {"$ref": "#"}, {"$ref": "#"}], "type": "object"}
+
+    assert decision(wanted, '{"a":' * 100 + "{}" + "}" * 100) is None
+    assert decision(wide, "1") is None
+    assert decision(endless, "1") == ("schema_type", 0)
+
+
+@pytest.fixture(params=["jsonschema-rs", "jsonschema"])
+def either_validator(request, monkeypatch):
+    """With and without the extra `fast`; nothing compiled is kept."""
+    if request.param == "jsonschema":
+        monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    schema_check._compiled.cache_clear()
+    yield request.param
+    schema_check._compiled.cache_clear()
+
+
+def prop(rule):
+    """An object whose key `a` follows the rule."""
+    return {"properties": {"a": rule}}
+
+
+OLD = {
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    **prop({"$ref": "#/definitions/x", "type": "null"}),
+    "definitions": {"x": {"minimum": 2}},
+}
+ELSEWHERE = prop({"$ref": "http://127.0.0.1:9/x.json#/y"})
+DIALECT = {"$schema": "http://127.0.0.1:9/meta", "type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "instance", "code", "path"),
+    [
+        pytest.param(prop({"pattern": "^x"}), {"a": "y"}, "schema_pattern", "/a", id="pattern"),
+        pytest.param(prop({"pattern": "^(?!x)y"}), {"a": "xy"}, "schema_pattern", "/a", id="lookahead"),
+        pytest.param(prop({"maxLength": 2}), {"a": "xyz"}, "schema_max_length", "/a", id="length"),
+        pytest.param(prop({"minimum": 2}), {"a": 1}, "schema_minimum", "/a", id="minimum"),
+        pytest.param(prop({"uniqueItems": True}), {"a": [1, 1]}, "schema_unique_items", "/a", id="twins"),
+        pytest.param(prop({"items": [{"type": "null"}]}), {"a": [1]}, "schema_type", "/a/0", id="draft 7"),
+        pytest.param(prop({"items": {"minimum": 1}}), {"a": [1, 0]}, "schema_minimum", "/a/1", id="path"),
+        pytest.param({"not": {"required": ["a"]}}, {"a": 1}, "schema_not", "", id="negation"),
+        pytest.param({"enum": [{"a": 1}]}, {"a": 2}, "schema_enum", "", id="listed objects"),
+        pytest.param(OLD, {"a": 1}, "schema_minimum", "/a", id="draft 7 reads only the reference"),
+        pytest.param(prop({"format": "email"}), {"a": "x"}, None, "", id="formats do not forbid"),
+        pytest.param(ELSEWHERE, {"a": 1}, None, "", id="a reference to elsewhere does not forbid"),
+        pytest.param(DIALECT, {"a": 1}, None, "", id="an unknown dialect is not fetched"),
+    ],
+)
+def test_the_last_word(either_validator, wanted, instance, code, path):
+    """What cannot be decided early is decided at the end, alike by both validators, without a network."""
+    text = json.dumps(instance)
+    document = Document(compile_schema(wanted))
+
+    error = rejection(document, text[:3], text[3:])
+
+    assert (error.code if error else None) == code
+    assert error is None or (error.path == path and error.expected)
+    assert error or document.value == instance
+
+
+def rejection(document, *pieces):
+    """Why the document is rejected; None where it is not."""
+    try:
+        for piece in pieces:
+            document.feed(piece)
+    except JsonRejected as error:
+        return error
+    return None
+
+
+def test_deep_values_do_not_break_the_validator(either_validator):
+    """A recursive schema and the deepest allowed value end in a verdict."""
+    wanted = {**prop({"$ref": "#"}), "additionalProperties": False, "anyOf": [{"type": "object"}] * 2}
+
+    error = rejection(Document(compile_schema(wanted)), '{"a":' * 127 + "{}" + "}" * 127)
+
+    assert error is None or error.code == "schema_too_deep"
+
+
+def test_endless_references_end():
+    """A schema that refers to itself at once ends in a verdict, and never in a crash."""
+    wanted = {"$ref": "#/$defs/x", "$defs": {"x": {"allOf": [{"$ref": "#/$defs/x"}]}}}
+
+    for compiled in (compile_schema(wanted), _slow(wanted)):
+        error = rejection(Document(compiled), '{"a": 1}')
+        assert error is None or error.code == "schema_too_deep"
+
+
+def _slow(wanted):
+    compiled = CompiledSchema(wanted)
+    compiled._validate = schema_check._python_validator(wanted, "Draft202012")
+    return compiled
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        pytest.param({"type": "strin"}, "strin", id="unknown type"),
+        pytest.param({"properties": []}, "properties", id="list of properties"),
+        pytest.param({"properties": {"a": {"$ref": "#/$defs/none"}}}, "points to nothing", id="dangling reference"),
+        pytest.param(
+            {"properties": {"a": {"$ref": "#/type/x"}}, "type": "object"}, "points to nothing", id="no schema"
+        ),
+        pytest.param({"default": {1, 2}}, "plain JSON", id="not JSON"),
+        pytest.param({"maximum": float("nan")}, "plain JSON", id="not a number"),
+    ],
+)
+def test_wrong_tools_are_refused(parameters, words):
+    """A tool whose parameters are no JSON Schema is the caller's mistake, named before anything is sent."""
+    with pytest.raises(InvalidRequestError, match=words) as error:
+        check_tools([{"type": "function", "function": {"name": "write", "parameters": parameters}}])
+
+    assert "write" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        pytest.param(Tool(name="a"), id="record"),
+        pytest.param({"name": "a", "parameters": OBJECT}, id="flat dict"),
+        pytest.param({"type": "function", "function": {"name": "a"}}, id="no parameters"),
+        pytest.param({"name": "a", "parameters": {"exclusiveMinimum": True, "minimum": 1}}, id="draft 4"),
+        pytest.param(
+            {"name": "a", "parameters": {"$id": "http://x/y", "items": {"$id": "z", "$ref": "#/q"}}}, id="ids"
+        ),
+        pytest.param({"name": "a", "parameters": {"$ref": "#here", "$defs": {"x": {"$anchor": "here"}}}}, id="anchor"),
+        pytest.param({"name": "a", "parameters": {"properties": {"$ref": {"type": "string"}}}}, id="a key named $ref"),
+    ],
+)
+def test_sound_tools_pass(tool):
+    """Tools in every accepted shape and draft pass the check."""
+    check_tools([tool])
+
+
+def test_a_tool_needs_a_name():
+    """A tool without a name is refused."""
+    with pytest.raises(InvalidRequestError, match="name"):
+        check_tools([{"type": "function", "function": {"parameters": {}}}])
