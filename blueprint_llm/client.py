@@ -217,6 +217,7 @@ class LLMClient(_Core):
     async def aclose(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
+        await self._parts.cache.aclose()
         await self._parts.store.aclose()
 
     async def __aenter__(self) -> Self:
@@ -271,6 +272,7 @@ class SyncLLMClient(_Core):
     def close(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
+        self._parts.cache.close()
         self._parts.store.close()
 
     def __enter__(self) -> Self:

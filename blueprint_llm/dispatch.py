@@ -55,7 +55,7 @@ def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_t
         provider=target.provider,
         model=target.model,
         messages=[*messages, *_added(change)],
-        params=_params(parts, request, target, tools, output_tokens),
+        params=params_for(parts, request, target, tools, output_tokens),
         credential=credential,
         timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s)),
     )
@@ -100,9 +100,10 @@ def input_window(target: Target, output_tokens: int | None) -> int | None:
     return max(1, facts.max_input_tokens - (output_tokens or 0 if shared else 0))
 
 
-def _params(
+def params_for(
     parts: Parts, request: ChatRequest, target: Target, tools: list[dict[str, Any]], output_tokens: int | None
 ) -> dict[str, Any]:
+    """LiteLLM's keywords: the deployment's, then the request's."""
     asked = {name: getattr(request, name) for name in WIRE if getattr(request, name) is not None}
     cap = {"max_tokens": output_tokens} if output_tokens is not None else {}
     offered = {"tools": tools} if tools else {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.accounts import NANO, Account
 from blueprint_llm.adapters import embedded
+from blueprint_llm.cached import peek
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
 from blueprint_llm.routing import Question, Route, Target, choose, litellm_provider, screen
@@ -95,6 +96,7 @@ def explain(parts: Parts, request: ChatRequest) -> Generator[Step, Any, RouteDec
         chain=route.chain,
         considered=considered,
         estimate=estimate,
+        cache=(yield from peek(parts, request, route.targets)),
         budgets=budgets,
         trace=trace.to_dict(),
     )

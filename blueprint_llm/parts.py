@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import AdapterFactory
+from blueprint_llm.cache import CacheManager
 from blueprint_llm.config import load_config
 from blueprint_llm.credentials import CredentialsManager
 from blueprint_llm.errors import ConfigError
@@ -61,6 +62,7 @@ class Parts:
     ledger: Ledger
     prices: Prices
     store: Any
+    cache: CacheManager
     retry: RetryRules
     ratio: RetryRatio
     on_event: OnEvent | None = None
@@ -94,6 +96,7 @@ class Parts:
             ledger=Ledger(config),
             prices=Prices.load(config.pricing, folder=_folder(config)),
             store=open_store(config.store, on_event=on_event) if on_event else open_store(config.store),
+            cache=CacheManager.of_config(config, on_event=on_event),
             retry=rules,
             ratio=RetryRatio(ratio=config.retry.ratio if config.retry else 1.0),
             on_event=on_event,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models, routing
 from blueprint_llm.accounts import LimitReached
 from blueprint_llm.attempt import Voice
+from blueprint_llm.cached import through_cache
 from blueprint_llm.dispatch import input_window
 from blueprint_llm.errors import (
     BlueprintError,
@@ -88,7 +89,6 @@ class Walk:
         queue = deque(routing.shuffled(route.targets, (yield Draw())))
         if not queue:
             raise NoTargetError(self.trace.route["considered"])
-        yield from self._load(queue[0])
         while queue:
             target, failed_before = queue.popleft(), len(self.failures)
             outcome = yield from self._visit(target, others=len(queue))
@@ -109,16 +109,18 @@ class Walk:
         now = yield Now()
         # Half of the time that is left is kept for the targets behind this one.
         until = now + (self.deadline - now) / 2 if others else self.deadline
-        return (yield from Visit(self, target, until).run())
+        return (yield from through_cache(Visit(self, target, until)))
 
-    def _load(self, target: Target) -> Steps:
-        """Import LiteLLM off the event loop where it is not yet; that once takes seconds, which no deadline counts."""
+    def load(self, target: Target) -> Generator[Step, Any, float]:
+        """Import LiteLLM off the event loop where it is not yet: once, for seconds (the result) that nobody counts."""
         adapter = self.parts.adapter(target)
-        if not adapter.ready:
-            began = yield Now()
-            yield Offload(function=adapter.load)
-            took = (yield Now()) - began
-            self.started, self.deadline = self.started + took, self.deadline + took
+        if adapter.ready:
+            return 0.0
+        began = yield Now()
+        yield Offload(function=adapter.load)
+        took: float = (yield Now()) - began
+        self.started, self.deadline = self.started + took, self.deadline + took
+        return took
 
     def _redirected(
         self, outcome: Any, last: BlueprintError | None, queue: deque[Target], route: Route

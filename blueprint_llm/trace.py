@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,4 +56,15 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as JSON values."""
-        return asdict(self)
+        return {**_fields(self), "attempts": [_fields(row) for row in self.attempts]}
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """A record's fields; a hit of the cache is too quick for `dataclasses.asdict`, which copies leaf by leaf."""
+    return {name: _copied(getattr(record, name)) for name in record.__slots__}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -108,6 +108,7 @@ class ChatRequest(Record):
         task_type: What `routes` rules match on.
         deadline_s: Overrides `deadline.total_s`, seconds.
         cache: False bypasses the response cache.
+        cache_ttl_s: How long this answer is kept, and the oldest kept one that will do, seconds.
         fallback: False stops at the first target.
         check_answer: False leaves it to the caller to check tool calls and structured answers and to ask again.
         context: Typed parts, best first; on every hop each target gets only those that its policy allows.
@@ -127,6 +128,7 @@ class ChatRequest(Record):
     project: str | None = None
     deadline_s: float | None = Field(default=None, gt=0)
     cache: bool | None = None
+    cache_ttl_s: float | None = Field(default=None, gt=0)
     fallback: bool = True
     check_answer: bool = True
     context: tuple[ContextPart, ...] = ()

@@ -46,6 +46,7 @@ class Visit:
         self.change: Change = UNCHANGED
         self.last_text = ""
         self.credential: Credential | None = None
+        self.answered: tuple[Attempt, StreamVerdict] | None = None
 
     def run(self) -> Steps:
         """A `ChatResponse`, or why it is time to leave: GoOn, Stop or LimitReached."""
@@ -197,6 +198,7 @@ class Visit:
         self.parts.tell("attempt.failed", level="warning", **facts)
 
     def _answered(self, attempt: Attempt, account: Account, verdict: StreamVerdict) -> Steps:
+        self.answered = attempt, verdict
         usage = usage_of(verdict.usage, attempt.call, attempt.seen_chars)
         outcome = Outcome(tokens=tokens_of(usage), usage_source=usage.source)
         nano = yield from self._pay(attempt, account, outcome, None)

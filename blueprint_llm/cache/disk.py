@@ -134,12 +134,15 @@ class DiskCache:
     def _set_aside(self) -> StoreError:
         """Move the database away, unless another process has done so by now."""
         self._close()
-        with self._guarded():
-            path = self._directory / FILE
-            if path.exists() and path.stat().st_ino == self._inode:
-                path.replace(path.with_name(f"{FILE}.broken"))
-                for suffix in ("-wal", "-shm"):
-                    path.with_name(FILE + suffix).unlink(missing_ok=True)
+        try:
+            with self._guarded():
+                path = self._directory / FILE
+                if path.exists() and path.stat().st_ino == self._inode:
+                    path.replace(path.with_name(f"{FILE}.broken"))
+                    for suffix in ("-wal", "-shm"):
+                        path.with_name(FILE + suffix).unlink(missing_ok=True)
+        except OSError as error:
+            return self._unusable(f"is damaged and cannot be set aside ({error})")
         return self._unusable(f"was damaged; it was set aside as {FILE}.broken and begun anew")
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ Trouble of the store becomes a miss; it is told once, and the store is left alon
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,14 @@ from blueprint_llm.cache.memory import NoCache
 from blueprint_llm.cache.ops import Amount, Beat, Clear, Get, Measure, Op, Put
 from blueprint_llm.cache.stores import CacheStore, open_store
 from blueprint_llm.errors import StoreError
+from blueprint_llm.events import Event
+from blueprint_llm.stores.degraded import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blueprint_llm.config.model import Config
+    from blueprint_llm.events import OnEvent
 
 PAUSE_S = 5.0
 _SLICE_S = 0.25
@@ -43,7 +47,7 @@ class CacheManager:
         ttl_s: How long an entry lives, where the call does not say.
         nondeterministic: Cache also what the caller asked to be left to chance.
         seal: Signs the entries; default: this user's.
-        tell: Hears of the store's trouble: the event's name and facts.
+        on_event: Hears of the store's trouble; default: a Python warning.
         clock: Unix seconds.
     """
 
@@ -54,20 +58,20 @@ class CacheManager:
         ttl_s: float = 86400.0,
         nondeterministic: bool = False,
         seal: Seal | None = None,
-        tell: Callable[..., None] = lambda _name, **_facts: None,
+        on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store, self.ttl_s, self.enabled = store, ttl_s, not isinstance(store, NoCache)
-        self._chance, self._seal, self._tell, self._clock = nondeterministic, seal, tell, clock
+        self._chance, self._seal, self._on_event, self._clock = nondeterministic, seal, on_event or warn, clock
         self._flights = Flights(self._keep_alive)
         self._told, self._back_at = False, 0.0
 
     @classmethod
-    def of_config(cls, config: Config, **keywords: Any) -> CacheManager:
+    def of_config(cls, config: Config, *, on_event: OnEvent | None = None) -> CacheManager:
         """The cache that `blueprint.cache` and `blueprint.store` describe; nothing is touched yet."""
         cache = config.cache
         store = open_store(cache, config.store)
-        return cls(store, ttl_s=cache.ttl_s, nondeterministic=cache.nondeterministic, **keywords)
+        return cls(store, ttl_s=cache.ttl_s, nondeterministic=cache.nondeterministic, on_event=on_event)
 
     def key_of(self, facts: Facts) -> str | None:
         """The key of a call; None: it is not to be cached."""
@@ -103,7 +107,8 @@ class CacheManager:
     def _warn(self, reason: str) -> None:
         if not self._told:
             self._told = True
-            self._tell("cache.failed", level="warning", reason=reason)
+            with contextlib.suppress(RuntimeWarning):  # where warnings are errors
+                self._on_event(Event(name="cache.failed", facts={"reason": reason}, level="warning"))
 
     def put_of(self, key: str, entry: Entry, ttl_s: float | None = None) -> Put:
         """The operation that keeps `entry`."""

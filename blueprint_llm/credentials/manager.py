@@ -114,6 +114,18 @@ class CredentialsManager:
             return "none"  # the call itself will say why
         return first.reference if first else "none"
 
+    def account(
+        self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None
+    ) -> tuple[str, str | None, Mapping[str, Any]]:
+        """Which account a call would use at which address: the key's reference, the address, the extra settings."""
+        origin = origin_of(self.config, provider, model, params)
+        try:
+            first = self._first(origin)
+            entry = first.entry if first else self._entry(origin)
+        except CredentialsError:
+            first, entry = None, None  # the call itself will say why
+        return first.reference if first else "none", self._base_url(origin, entry), entry.extra if entry else {}
+
     def is_slow(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> bool:
         """Whether `get` would now wait for a program or the keychain."""
         try:
