@@ -4,7 +4,8 @@
 """
 
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, Approver, DenyAll
-from blueprint_llm.tools.engine import Ready, Surroundings, ToolEngine
+from blueprint_llm.tools.calls import Ready
+from blueprint_llm.tools.engine import Surroundings, ToolEngine
 from blueprint_llm.tools.loop import Approve, Chat, Execute, RunResult, resume_loop, run_loop
 from blueprint_llm.tools.registry import tool
 from blueprint_llm.tools.rules import Rule, ToolDecision

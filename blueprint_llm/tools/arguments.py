@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 64
+_PLAIN = (bool, int, float, list, tuple, dict, Mapping)
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -81,7 +82,7 @@ def _problems(arguments: Mapping[Any, Any]) -> Iterator[str]:
         field, value, depth = stack.pop()
         if problem := _wrong(value, depth):
             yield f"{field}: {problem}"
-        elif isinstance(value, Mapping):
+        elif isinstance(value, (dict, Mapping)):
             stack += [(f"{field}.{key}", item, depth + 1) for key, item in value.items()]
         elif isinstance(value, list | tuple):
             stack += [(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]
@@ -97,8 +98,7 @@ def _wrong(value: Any, depth: int) -> str | None:
             return "a whole number beyond 64 bits"
         case float() if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124 - only NaN differs from itself
             return "NaN and Infinity are not JSON"
-    known = value is None or isinstance(value, bool | int | float | list | tuple | Mapping)
-    return None if known else f"{type(value).__name__} is not a JSON value"
+    return None if value is None or isinstance(value, _PLAIN) else f"{type(value).__name__} is not a JSON value"
 
 
 def _wrong_text(value: str) -> str | None:

@@ -46,9 +46,10 @@ def _libc() -> ctypes.CDLL | None:
 
 
 @lru_cache(maxsize=64)
-def _how(flags: int, mode: int) -> tuple[_How, object]:
+def _how(flags: int, mode: int) -> object:
+    """A reference to the call's structure, which it keeps alive."""
     how = _How(flags | os.O_CLOEXEC, mode if flags & os.O_CREAT else 0, _BENEATH | _NO_MAGICLINKS | _NO_SYMLINKS)
-    return how, ctypes.byref(how)
+    return ctypes.byref(how)
 
 
 class Root:
@@ -92,17 +93,14 @@ class Root:
             raise ConfinementError(errno.EINVAL, "NUL in path")
         if self._libc is None:
             return self._walk(path, flags, mode)
-        _, how = _how(flags, mode)
-        raw = os.fsencode(path)
-        code = errno.EAGAIN
-        for _ in range(_TRIES):
-            fd: int = self._libc.syscall(_OPENAT2, self.fd, raw, how, 24)
-            if fd >= 0:
-                return fd
+        how, raw, tries = _how(flags, mode), path.encode("utf-8", "surrogateescape"), _TRIES
+        fd: int
+        while (fd := self._libc.syscall(_OPENAT2, self.fd, raw, how, 24)) < 0:
+            tries -= 1
             code = ctypes.get_errno()
-            if code not in {errno.EAGAIN, errno.EINTR}:  # EAGAIN: a rename raced with the lookup
-                break
-        raise _error(code, path)
+            if not tries or code not in {errno.EAGAIN, errno.EINTR}:  # EAGAIN: a rename raced with the lookup
+                raise _error(code, path)
+        return fd
 
     def _walk(self, path: str, flags: int, mode: int) -> int:
         parts = path.split("/")

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from blueprint_llm.redaction import redact
 from blueprint_llm.tools import sandbox
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, ask, ask_async, request_for
 from blueprint_llm.tools.audit import Audit
+from blueprint_llm.tools.calls import Ready, as_call
 from blueprint_llm.tools.commands import CommandTools
 from blueprint_llm.tools.confine import Root
 from blueprint_llm.tools.execution import Executor
@@ -39,17 +39,8 @@ from blueprint_llm.tools.secretbox import canonical, load_key, state_folder
 from blueprint_llm.types import Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A call on its way to run: `approved` is the binding a person approved."""
-
-    call: ToolCall
-    approved: str | None = None
-    tainted: bool = False
-    run: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,30 +345,6 @@ def open_audit(settings: Tools, world: Surroundings | None = None) -> Audit:
     around = world or Surroundings()
     place = Path(settings.audit.path).expanduser() if settings.audit.path else state_folder("tools") / "audit.jsonl"
     return Audit(place, load_key(state_folder("tools"), around.random), around.clock, settings.audit.fsync)
-
-
-def as_call(call: ToolCall | Mapping[str, Any]) -> ToolCall | ToolResult:
-    """A call in our shape; a result that says why where the arguments cannot be one.
-
-    Raises:
-        ToolError: When it is no call at all, or only a part of one.
-    """
-    if isinstance(call, ToolCall):
-        return call
-    if isinstance(call, Mapping):
-        return _from_mapping(call)
-    raise ToolError("only a complete, validated tool call can be run")
-
-
-def _from_mapping(call: Mapping[str, Any]) -> ToolCall | ToolResult:
-    from blueprint_llm.tools.arguments import BadArgumentsError, read_arguments  # noqa: PLC0415 - only foreign shapes need it
-
-    inner = call.get("function", call)
-    identity, name = str(call.get("id") or "call"), str(inner.get("name") or "")
-    try:
-        return ToolCall(id=identity, name=name, arguments=read_arguments(inner.get("arguments", {})))
-    except BadArgumentsError as error:
-        return ToolResult(tool_call_id=identity, name=name, status="error", content=f"not run: {error}")
 
 
 def _unknown(name: object) -> Judged:

@@ -15,12 +15,13 @@ from pydantic import Field
 
 from blueprint_llm.errors import ApprovalPending, BudgetExceededError, QuotaExceededError
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, answers_to, request_for
-from blueprint_llm.tools.engine import Ready, ToolEngine
+from blueprint_llm.tools.calls import Ready
 from blueprint_llm.tools.pending import PendingStore
 from blueprint_llm.tools.secretbox import state_folder
 from blueprint_llm.types import ChatMessage, ChatRequest, ChatResponse, Record, ToolCall, ToolResult, UsageInfo
 
 if TYPE_CHECKING:
+    from blueprint_llm.tools.engine import ToolEngine
     from blueprint_llm.tools.judge import Judged
 
 
