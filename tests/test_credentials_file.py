@@ -34,11 +34,11 @@ TRY = """
 
 
 def unprivileged():
-    """The start of a command line that runs without root's power over file modes."""
+    """The start of a command line that runs without root's power over file modes: still root, but no capability."""
     if os.geteuid() != 0:
         return []
     assert shutil.which("setpriv"), "these tests need setpriv (util-linux) when run as root"
-    return ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    return ["setpriv", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
 
 
 def run(code, *arguments, env=None):
@@ -58,16 +58,9 @@ def run(code, *arguments, env=None):
 
 @pytest.fixture
 def folder():
-    """A folder of the user that the children run as; not below pytest's, which every session closes to others."""
+    """A folder of the user that the children run as; not below pytest's, whose parents are not private."""
     with tempfile.TemporaryDirectory() as room:
-        own(Path(room))
         yield Path(room)
-
-
-def own(path):
-    """Give a path to the user that the children run as."""
-    if os.geteuid() == 0:
-        os.chown(path, 65534, -1, follow_symlinks=False)
 
 
 @pytest.fixture
@@ -76,7 +69,6 @@ def file(folder):
     path = folder / "credentials.json"
     path.write_text(json.dumps(GOOD))
     path.chmod(0o600)
-    own(path)
     return path
 
 
@@ -112,13 +104,11 @@ def _group_folder(file):
 def _directory(file):
     file.unlink()
     file.mkdir(mode=0o700)
-    own(file)
 
 
 def _fifo(file):
     file.unlink()
     os.mkfifo(file, 0o600)
-    own(file)
 
 
 def _unreadable(file):
@@ -192,21 +182,17 @@ def test_the_mend_mends(file, spoil, mend):
 def test_somebody_elses_file_is_refused(file):
     """A file of another user is refused, also by root, who could read it."""
     if os.geteuid() == 0:
+        os.chown(file, 65534, -1)
         with pytest.raises(CredentialsError, match=r"belongs to another user: run chown 0 "):
-            CredentialsManager(file=_as_roots_folder(file), environ={}).get("openai")
+            CredentialsManager(file=file, environ={}).get("openai")
     else:
         assert "belongs to another user" in run(TRY, "/etc/hostname")
-
-
-def _as_roots_folder(file):
-    os.chown(file.parent, 0, -1)
-    return file
 
 
 def test_somebody_elses_folder_is_refused(file, folder):
     """The owner of the folder could replace the file."""
     if os.geteuid() == 0:
-        os.chown(file, 0, -1)
+        os.chown(file.parent, 65534, -1)
         with pytest.raises(CredentialsError, match="belongs to another user"):
             CredentialsManager(file=file, environ={}).get("openai")
     else:
