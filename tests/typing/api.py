@@ -24,6 +24,7 @@ from blueprint_llm.streaming import StreamVerdict
 
 
 async def use_async() -> None:
+    """The async client."""
     async with LLMClient.from_config("blueprint.yaml") as client:
         assert_type(await client.chat(messages=[{"role": "user", "content": "hi"}], model="gpt-4o"), ChatResponse)
         assert_type(await client.chat(ChatRequest(messages=[ChatMessage(role="user", content="hi")])), ChatResponse)
@@ -38,6 +39,7 @@ async def use_async() -> None:
 
 
 def use_sync() -> None:
+    """The blocking client."""
     with SyncLLMClient(load_config(None), project="acme", fallback_chain=["cloud"]) as client:
         assert_type(client.config, Config)
         assert_type(client.chat({"messages": []}), ChatResponse)
@@ -48,6 +50,7 @@ def use_sync() -> None:
 
 
 def use_validator() -> None:
+    """The validator on its own."""
     handler = StreamingHandler(tools=[{"type": "function", "function": {"name": "f"}}])
     handler.feed({"choices": []})
     assert_type(handler.close(), StreamVerdict)
