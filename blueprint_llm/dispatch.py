@@ -105,11 +105,13 @@ def params_for(
 ) -> dict[str, Any]:
     """LiteLLM's keywords: the deployment's, then the request's."""
     asked = {name: getattr(request, name) for name in WIRE if getattr(request, name) is not None}
-    cap = {"max_tokens": output_tokens} if output_tokens is not None else {}
+    caps = "max_completion_tokens" if "max_completion_tokens" in request.params else "max_tokens"
+    cap = {caps: output_tokens} if output_tokens is not None else {}
     offered = {"tools": tools} if tools else {}
     resolved = parts.credentials.resolve_params(target.params) if target.params else {}
     own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
-    return {**own, **asked, **cap, **offered, **request.params}
+    given = {name: value for name, value in request.params.items() if name != "stream"}
+    return {**own, **asked, **offered, **given, **cap}
 
 
 def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHandler:
@@ -118,7 +120,7 @@ def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHand
     return StreamingHandler(
         tools=(request.tools or ()) if checked else (),
         response_format=request.params.get("response_format") if request.check_answer else None,
-        max_tokens=call.params.get("max_tokens"),
+        max_tokens=call.params.get("max_tokens") or call.params.get("max_completion_tokens"),
     )
 
 
