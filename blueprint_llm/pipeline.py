@@ -22,6 +22,7 @@ from blueprint_llm.errors import (
     ChainExhaustedError,
     ContextDoesNotFitError,
     DeadlineExceededError,
+    InvalidRequestError,
     NoTargetError,
     QuotaExceededError,
 )
@@ -56,9 +57,11 @@ def _category(error: BlueprintError | None) -> str:
 
 
 class Walk:
-    """One request on its way."""
+    """One request on its way. Raises InvalidRequestError."""
 
     def __init__(self, request: ChatRequest, parts: Parts, *, stream: bool) -> None:
+        if request.params.get("stream") and not stream:
+            raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
         self.request, self.parts = request, parts
         self.voice = Voice() if stream else None
         self.trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)

@@ -114,6 +114,8 @@ class ChatRequest(Record):
         context: Typed parts, best first; on every hop each target gets only those that its policy allows.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
     provider: str | None = None
@@ -133,6 +135,15 @@ class ChatRequest(Record):
     check_answer: bool = True
     context: tuple[ContextPart, ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("params")
+    @classmethod
+    def _counts_are_whole(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in ("n", "max_completion_tokens"):
+            count = value.get(name)
+            if count is not None and (type(count) is not int or count < 1):
+                raise ValueError(f"{name} must be a whole number from 1 up")
+        return value
 
     @model_validator(mode="before")
     @classmethod

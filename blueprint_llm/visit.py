@@ -117,9 +117,10 @@ class Visit:
 
     def _means(self) -> Means:
         streaming, facts = self.parts.config.streaming, models.info(self.target.model)
+        asked = self.walk.request
         return Means(
             reask=streaming.reask,
-            max_tokens=self.change.max_tokens or self.walk.request.max_tokens,
+            max_tokens=self.change.max_tokens or asked.max_tokens or asked.params.get("max_completion_tokens"),
             most_tokens=facts.max_output_tokens if facts else None,
             can_continue=streaming.on_break == "resume" and models.continues(self.target.model),
             text=self.last_text,

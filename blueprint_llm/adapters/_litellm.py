@@ -71,7 +71,7 @@ def open_stream(call: Call) -> Stream:
     """Start a stream. Raises CallError."""
     litellm = module()
     try:
-        return Stream(_masked(litellm.completion(**_keywords(call), **_streaming(call))), call, litellm)
+        return Stream(_masked(litellm.completion(**(_keywords(call) | _streaming(call)))), call, litellm)
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
     raise failure
@@ -81,7 +81,7 @@ async def aopen_stream(call: Call) -> Stream:
     """Start a stream. Raises CallError."""
     litellm = module()
     try:
-        return Stream(_masked(await litellm.acompletion(**_keywords(call), **_streaming(call))), call, litellm)
+        return Stream(_masked(await litellm.acompletion(**(_keywords(call) | _streaming(call)))), call, litellm)
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
     raise failure
