@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.redaction import redact_value
-from blueprint_llm.streaming.chunks import Entry, answers_otherwise, entries, get, text_of, word
+from blueprint_llm.streaming.chunks import Attributes, Entry, answers_otherwise, entries, fields, text_of, word
 from blueprint_llm.streaming.ending import Ending, leaks_call
 from blueprint_llm.streaming.machine import JsonRejected
 from blueprint_llm.streaming.slots import Slots
@@ -49,19 +49,20 @@ class Choice:
         self._deltas = -1
         self._text_failed = self._has_other = False
 
-    def feed(self, choice: Any) -> list[Event]:
+    def feed(self, part: dict[str, Any] | Attributes) -> list[Event]:
         """Take one chunk's part of this answer."""
-        self.finish_reason = word(get(choice, "finish_reason")) or self.finish_reason
-        delta = get(choice, "delta")
+        finish = part.get("finish_reason")
+        if finish:
+            self.finish_reason = word(finish) or self.finish_reason
+        delta = part.get("delta")
         is_whole = delta is None
-        if is_whole:
-            delta = get(choice, "message")
-        content = get(delta, "content")
+        said = fields(part.get("message") if is_whole else delta)
+        content = said.get("content")
         events = self._take_text(text_of(content)) if content else []
-        for entry in entries(delta, is_whole=is_whole):
+        for entry in entries(said, is_whole=is_whole):
             events += self._take_entry(entry)
-        if not events and not self._has_other and delta is not None:
-            self._has_other = answers_otherwise(delta)
+        if not events and not self._has_other:
+            self._has_other = answers_otherwise(said)
         return events
 
     def _take_text(self, content: str) -> list[Event]:

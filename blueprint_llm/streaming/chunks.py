@@ -22,18 +22,30 @@ class Entry(NamedTuple):
     was_object: bool = False
 
 
-def get(record: Any, name: str) -> Any:
-    """A field of a dict or of an object; None where there is none.
+class Attributes:
+    """The attributes of any object, read like a dict."""
 
-    LiteLLM's and OpenAI's models keep most fields among pydantic's extras, where `getattr` takes up to 1 us.
+    __slots__ = ("_record",)
+
+    def __init__(self, record: Any) -> None:
+        self._record = record
+
+    def get(self, name: str) -> Any:
+        """The attribute, or None."""
+        return getattr(self._record, name, None)
+
+
+def fields(record: Any) -> dict[str, Any] | Attributes:
+    """The fields of a dict or of an object.
+
+    LiteLLM's and OpenAI's models keep most of theirs among pydantic's extras, where `getattr` takes up to 1 us.
     """
     if isinstance(record, dict):
-        return record.get(name)
+        return record
     extra = getattr(record, "__pydantic_extra__", None)
     if extra is None:
-        return getattr(record, name, None)
-    own = record.__dict__
-    return own[name] if name in own else extra.get(name)
+        return Attributes(record)
+    return {**record.__dict__, **extra} if extra else record.__dict__
 
 
 def sequence(value: Any) -> list[Any] | tuple[Any, ...]:
@@ -55,30 +67,30 @@ def text_of(content: Any) -> str:
     """The text of a `content`, which may be a list of parts."""
     if isinstance(content, str):
         return content
-    parts = (get(part, "text") for part in sequence(content))
+    parts = (fields(part).get("text") for part in sequence(content))
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def entries(delta: Any, *, is_whole: bool) -> Iterator[Entry]:
+def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> Iterator[Entry]:
     """The pieces of tool calls in a delta; in a whole message the place of a call is its index."""
-    calls = sequence(get(delta, "tool_calls"))
+    calls = sequence(delta.get("tool_calls"))
     for place, call in enumerate(calls):
-        index = place if is_whole else get(call, "index")
-        yield _entry(get(call, "function") or call, index, word(get(call, "id")))
-    legacy = None if calls else get(delta, "function_call")
+        entry = fields(call)
+        yield _entry(entry.get("function") or call, place if is_whole else entry.get("index"), entry.get("id"))
+    legacy = None if calls else delta.get("function_call")
     if legacy is not None:
         yield _entry(legacy, 0, None)
 
 
-def _entry(function: Any, index: Any, call_id: str | None) -> Entry:
-    arguments = get(function, "arguments")
-    is_number = isinstance(index, int) and not isinstance(index, bool)
+def _entry(function: Any, index: Any, call_id: Any) -> Entry:
+    said = fields(function)
+    name, arguments = said.get("name"), said.get("arguments")
     return Entry(
-        place=index if is_number else None,
-        id=call_id,
-        name=word(get(function, "name")),
-        arguments=arguments if isinstance(arguments, str) else _encoded(arguments),
-        was_object=isinstance(arguments, dict),
+        index if isinstance(index, int) and not isinstance(index, bool) else None,
+        word(call_id) if call_id else None,
+        word(name) if name else None,
+        arguments if isinstance(arguments, str) else _encoded(arguments),
+        isinstance(arguments, dict),
     )
 
 
@@ -92,29 +104,27 @@ def _encoded(arguments: Any) -> str:
         return "?"  # no JSON: rejected at its first character
 
 
-def answers_otherwise(delta: Any) -> bool:
+def answers_otherwise(delta: dict[str, Any] | Attributes) -> bool:
     """Whether a delta carries a refusal or media instead of text."""
-    if get(delta, "reasoning_content"):
-        return False
-    return bool(get(delta, "refusal") or get(delta, "audio") or get(delta, "images"))
+    return bool(delta.get("refusal") or delta.get("audio") or delta.get("images"))
 
 
 def usage_info(usage: Any) -> UsageInfo | None:
     """A provider's usage object in our terms; None where it says nothing."""
     if isinstance(usage, UsageInfo) or usage is None:
         return usage
-    prompt, completion = count(get(usage, "prompt_tokens")), count(get(usage, "completion_tokens"))
-    total = count(get(usage, "total_tokens")) or prompt + completion
+    said = fields(usage)
+    prompt, completion = count(said.get("prompt_tokens")), count(said.get("completion_tokens"))
+    total = count(said.get("total_tokens")) or prompt + completion
     if not total:
         return None
-    asked, answered = get(usage, "prompt_tokens_details"), get(usage, "completion_tokens_details")
+    asked, answered = fields(said.get("prompt_tokens_details")), fields(said.get("completion_tokens_details"))
     return UsageInfo(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=total,
-        cached_tokens=count(get(asked, "cached_tokens")) or count(get(usage, "cache_read_input_tokens")),
-        reasoning_tokens=count(get(answered, "reasoning_tokens")),
-        cache_write_tokens=count(get(usage, "cache_creation_input_tokens"))
-        or count(get(asked, "cache_creation_tokens")),
+        cached_tokens=count(asked.get("cached_tokens")) or count(said.get("cache_read_input_tokens")),
+        reasoning_tokens=count(answered.get("reasoning_tokens")),
+        cache_write_tokens=count(said.get("cache_creation_input_tokens")) or count(asked.get("cache_creation_tokens")),
         source="provider",
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.streaming.machine import MAX_BLANKS, JsonMachine, JsonRejected
+from blueprint_llm.streaming.lexemes import MAX_BLANKS
+from blueprint_llm.streaming.machine import JsonMachine, JsonRejected
 from blueprint_llm.streaming.text import Text
 from blueprint_llm.streaming.whole import Declined, parse_whole
 

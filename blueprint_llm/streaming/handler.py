@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.streaming.choice import Choice, Event, Rules
-from blueprint_llm.streaming.chunks import count, get, sequence, usage_info, word
+from blueprint_llm.streaming.chunks import count, fields, sequence, usage_info, word
 from blueprint_llm.streaming.document import Document
 from blueprint_llm.streaming.ending import Ending
 from blueprint_llm.streaming.schema_check import compile_schema, tool_schemas
@@ -50,20 +50,25 @@ class StreamingHandler:
         Tool calls never come out here: `PartialToolCall` is for display only, and only the first choice has them.
         """
         events: list[Event] = []
-        for choice in sequence(get(chunk, "choices")):
-            number = count(get(choice, "index"))
-            state = self._choices.get(number)
-            if state is None:
-                if len(self._choices) >= MAX_CHOICES:
-                    continue
-                state = self._choices[number] = Choice(number, self._rules)
-            events += state.feed(choice)
+        said = fields(chunk)
+        for choice in sequence(said.get("choices")):
+            part = fields(choice)
+            state = self._choice(part.get("index"))
+            if state is not None:
+                events += state.feed(part)
         if not self._answer_id:
-            self._answer_id = word(get(chunk, "id")) or ""
-        usage = get(chunk, "usage")
+            self._answer_id = word(said.get("id")) or ""
+        usage = said.get("usage")
         if usage is not None:
             self._usage = usage
         return events or self._oddities(chunk)
+
+    def _choice(self, index: Any) -> Choice | None:
+        number = count(index)
+        state = self._choices.get(number)
+        if state is None and len(self._choices) < MAX_CHOICES:
+            state = self._choices[number] = Choice(number, self._rules)
+        return state
 
     def _oddities(self, chunk: Any) -> list[Event]:
         """What is wrong with a chunk that brought nothing."""
@@ -136,12 +141,13 @@ def _document_of(response_format: Any) -> Any:
     """A maker of Documents for a structured answer; None for prose. Raises InvalidRequestError."""
     if hasattr(response_format, "model_json_schema"):
         return functools.partial(Document, compile_schema(response_format.model_json_schema()), any_root=True)
-    kind = get(response_format, "type")
+    asked = fields(response_format)
+    kind = asked.get("type")
     if kind == "json_object":
         return Document
     if kind != "json_schema":
         return None
-    schema = get(get(response_format, "json_schema"), "schema")
+    schema = fields(asked.get("json_schema")).get("schema")
     if schema is None:
         raise InvalidRequestError("response_format of type json_schema needs json_schema.schema")
     return functools.partial(Document, compile_schema(schema), any_root=True)

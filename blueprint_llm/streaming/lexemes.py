@@ -1,4 +1,4 @@
-"""What JSON's tokens look like, whole and cut: the longest beginnings that can still become a token.
+"""What JSON's tokens look like, whole and cut: the longest beginnings that can still become a token; and the limits.
 
 Every pattern is linear and possessive where it repeats; each matches some text at every place it is used.
 """
@@ -11,6 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 Matcher = Callable[[str, int], re.Match[str]]  # never None: each pattern matches, if only the empty text
+
+MAX_DEPTH: Final = 128
+MAX_NUMBER_CHARS: Final = 400
+MAX_BLANKS: Final = 256  # in a row, between tokens
+MAX_CHARS: Final = 1 << 24
 
 INFINITE: Final = (float("inf"), float("-inf"))
 AFTER_NUMBER: Final = frozenset(" \t\n\r,]}")

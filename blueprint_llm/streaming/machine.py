@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from blueprint_llm.streaming.lexemes import (
     AFTER_NUMBER,
     INFINITE,
+    MAX_BLANKS,
+    MAX_CHARS,
+    MAX_DEPTH,
+    MAX_NUMBER_CHARS,
     WORDS,
     blanks,
     body,
@@ -24,14 +28,10 @@ from blueprint_llm.streaming.lexemes import (
     listed,
     number,
 )
+from blueprint_llm.streaming.whole import Declined, parse_whole
 
 if TYPE_CHECKING:
     from blueprint_llm.streaming.schema_machine import SchemaMachine
-
-MAX_DEPTH = 128
-MAX_NUMBER_CHARS = 400
-MAX_BLANKS = 256
-MAX_CHARS = 1 << 24
 
 
 class JsonRejected(ValueError):  # noqa: N818 - a verdict on a text, fixed in the public contract
@@ -152,6 +152,8 @@ class JsonMachine:
             raise self.rejected
         if self._carry:
             text, self._carry = self._carry + text, ""
+        elif not self._start and text[-1:] in {"}", "]"} and self._passes_whole(text):
+            return
         end = min(len(text), self._limit - self._start)
         known = text if end == len(text) else text[:end]
         pos = 0
@@ -163,6 +165,17 @@ class JsonMachine:
         if known is not text:
             self._reject("too_large", end)
         self._start += end - len(self._carry)
+
+    def _passes_whole(self, text: str) -> bool:
+        """Whether the text is all of a sound document, by the C parser; no schema can follow that one."""
+        if self._schema is not None or len(text) > self._limit:
+            return False
+        try:
+            parse_whole(text, any_root=self._expect is self._VALUE)
+        except Declined:
+            return False
+        self._start, self._expect = len(text), self._DONE
+        return True
 
     def _begin(self, kind: str, pos: int) -> None:
         if self._schema is not None and not self._schema.begin(kind):

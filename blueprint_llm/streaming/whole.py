@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from blueprint_llm.streaming.machine import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
+from blueprint_llm.streaming.lexemes import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
 
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]").search
 _STRIDE = 32
