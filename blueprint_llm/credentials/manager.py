@@ -26,6 +26,7 @@ from blueprint_llm.credentials.sources import Candidate, Remembered, Sources
 from blueprint_llm.errors import CredentialsError
 from blueprint_llm.redaction import register_url
 
+MOST_ORIGINS = 1024
 BENCH_S: Mapping[str, float] = {"refused": 300.0, "rate_limited": 60.0}
 
 
@@ -66,6 +67,16 @@ class CredentialsManager:
         self._clock = clock
         self._benched: dict[str, float] = {}
         self._file_version = 0
+        self._origins: dict[tuple[str, str | None, int], tuple[Any, Origin]] = {}
+
+    def _origin(self, provider: str, model: str | None, params: Mapping[str, Any] | None) -> Origin:
+        """What the configuration says of a target: it does not change, and every call asks several times."""
+        key = (provider, model, id(params))
+        if key not in self._origins:
+            if len(self._origins) >= MOST_ORIGINS:
+                self._origins.clear()
+            self._origins[key] = (params, origin_of(self.config, provider, model, params))  # keeps the id taken
+        return self._origins[key][1]
 
     def get(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> Credential:
         """The credential for the next call to `provider`.
@@ -78,7 +89,7 @@ class CredentialsManager:
         Raises:
             CredentialsError: The provider needs a key and none is there, or the credentials file is not safe.
         """
-        origin = origin_of(self.config, provider, model, params)
+        origin = self._origin(provider, model, params)
         for group in self.sources.groups(origin):
             for candidate in sorted(group, key=self._bench_until):
                 if secret := candidate.load():
@@ -89,7 +100,7 @@ class CredentialsManager:
 
     def keys_of(self, provider: str) -> builtins.list[Credential]:
         """Every key of the source that `get` takes `provider`'s key from, in the order of the source."""
-        origin = origin_of(self.config, provider, None, None)
+        origin = self._origin(provider, None, None)
         for group in self.sources.groups(origin):
             loaded = [(candidate, candidate.load()) for candidate in group]
             if found := [self._credential(origin, each, secret) for each, secret in loaded if secret]:
@@ -100,7 +111,7 @@ class CredentialsManager:
         self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None
     ) -> str | None:
         """Why `provider` cannot be called, or None; asks no program and no keychain."""
-        origin = origin_of(self.config, provider, model, params)
+        origin = self._origin(provider, model, params)
         try:
             return None if self._first(origin) else self._missing(origin)
         except CredentialsError as error:
@@ -109,7 +120,7 @@ class CredentialsManager:
     def reference(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> str:
         """What stands for the key in the cache's keys; the same whichever of several keys is in use."""
         try:
-            first = self._first(origin_of(self.config, provider, model, params))
+            first = self._first(self._origin(provider, model, params))
         except CredentialsError:
             return "none"  # the call itself will say why
         return first.reference if first else "none"
@@ -118,7 +129,7 @@ class CredentialsManager:
         self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None
     ) -> tuple[str, str | None, Mapping[str, Any]]:
         """Which account a call would use at which address: the key's reference, the address, the extra settings."""
-        origin = origin_of(self.config, provider, model, params)
+        origin = self._origin(provider, model, params)
         try:
             first = self._first(origin)
             entry = first.entry if first else self._entry(origin)
@@ -129,7 +140,7 @@ class CredentialsManager:
     def is_slow(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> bool:
         """Whether `get` would now wait for a program or the keychain."""
         try:
-            first = self._first(origin_of(self.config, provider, model, params))
+            first = self._first(self._origin(provider, model, params))
         except CredentialsError:
             return False
         return first is not None and first.slow
@@ -257,7 +268,7 @@ class CredentialsManager:
         return builtins.list({(row.source, row.id): row for row in rows}.values())
 
     def _rows(self, name: str) -> builtins.list[KeyInfo]:
-        groups = self.sources.groups(origin_of(self.config, name, None, None))
+        groups = self.sources.groups(self._origin(name, None, None))
         found = [(each, None if each.source == "command" else each.load()) for group in groups for each in group]
         return [
             KeyInfo(provider=name, id=each.id, source=each.source, hint=secret.hint() if secret else "")

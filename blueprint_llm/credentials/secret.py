@@ -6,7 +6,6 @@ Secret registers its value for redaction, so there is no secret that the logs wo
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CHARS = 16384
+_NAMED = b"blueprint_llm: name of a key"
 _WORD = re.compile(r"[!-~]*")
 _FIT = re.compile(rf"[!-~]{{{redaction.MIN_LENGTH},{MAX_CHARS}}}")
 _HINT_FROM = 20  # shorter keys would lose too large a share of themselves
@@ -25,12 +25,13 @@ _HINT_FROM = 20  # shorter keys would lose too large a share of themselves
 class Secret:
     """A secret string; only `reveal()` returns it. Equality takes constant time; it has no hash, pickle or JSON."""
 
-    __slots__ = ("_open",)
+    __slots__ = ("_name", "_open")
     __hash__ = None  # type: ignore[assignment] # Python's way to say unhashable
 
     def __init__(self, value: str) -> None:
         redaction.register(value)
         self._open: Callable[[], str] = lambda: value
+        self._name = ""
 
     def reveal(self) -> str:
         """The value, for the one place that sends it."""
@@ -43,7 +44,12 @@ class Secret:
 
     def mac(self, message: bytes) -> str:
         """HMAC-SHA256 of `message` under the value: names the key without telling it. Hexadecimal."""
-        return hmac.new(self._open().encode(), message, hashlib.sha256).hexdigest()
+        return hmac.digest(self._open().encode(), message, "sha256").hex()
+
+    def name(self) -> str:
+        """What stands for the value where two keys must be told apart: 16 hexadecimal characters."""
+        self._name = self._name or self.mac(_NAMED)[:16]
+        return self._name
 
     def problem(self) -> str | None:
         """What makes it unfit to be stored as a key; never the value."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KEEP_S = 300.0
 RETRY_S = 60.0
-_NAME = b"blueprint_llm: name of a key"
 
 Answer = tuple[Secret | None, str | None]
 
@@ -159,4 +158,4 @@ class Sources:
 
 
 def _given(source: Source, secret: Secret) -> Candidate:
-    return Candidate(source=source, id=secret.mac(_NAME)[:16], load=lambda: secret)
+    return Candidate(source=source, id=secret.name(), load=lambda: secret)
