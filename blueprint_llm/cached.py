@@ -6,7 +6,6 @@ that failed goes alone, and of a dead leader's followers one takes over. Waiting
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from blueprint_llm.dispatch import params_for
 from blueprint_llm.errors import StoreError
 from blueprint_llm.redaction import redact
 from blueprint_llm.steps import Abandoned, Act, Emit, Now, Step, Store
-from blueprint_llm.stores.ops import AttemptRow, WriteRow
+from blueprint_llm.stores.ops import AttemptRow
 from blueprint_llm.types import ChatResponse, PartialToolCall, StreamChunk
 
 if TYPE_CHECKING:
@@ -43,13 +42,14 @@ def key_for(parts: Parts, request: ChatRequest, target: Target) -> str | None:
     tools = [tool.to_dict() for tool in request.tools or ()]
     own = protect("", request.params) if request.params else {}
     context = [part.model_dump() for part in request.context]
+    checked = parts.config.streaming.validate_tools and request.check_answer
     facts = Facts(
         model=target.model,
         account=parts.credentials.account(target.provider, model=target.model, params=target.params),
         project=request.project,
         messages=[message.to_dict() for message in request.messages],
         params={**params_for(parts, request, target, tools, None), **own},
-        manner=(context, target.max_context_tokens, target.share_codebase, parts.config.streaming.validate_tools),
+        manner=(context, target.max_context_tokens, target.share_codebase, checked),
     )
     return parts.cache.key_of(facts)
 
@@ -86,7 +86,7 @@ class _Turn:
 
     def __init__(self, visit: Visit, key: str) -> None:
         self.visit, self.walk, self.parts, self.key = visit, visit.walk, visit.parts, key
-        self.owner = uuid.uuid4().hex
+        self.owner = self.walk.trace.id
         self.leads = False
         self.deltas: list[Delta] = []
         self.ending: StreamChunk | None = None
@@ -239,7 +239,8 @@ class _Turn:
             trace_id=trace.id,
         )
         try:
-            yield Store(op=WriteRow(row=row))
+            if op := self.parts.hits.add(row):
+                yield Store(op=op)
         except StoreError as error:  # an answer that is there and costs nothing is not withheld for a statistic
             self.parts.tell("usage.lost", level="warning", reason=str(error))
 

@@ -87,10 +87,12 @@ class _Core:
     def get_usage(self, where: UsageFilter | Mapping[str, Any] | None = None) -> UsageStats:
         """What was used since the last reset."""
         chosen = where if isinstance(where, UsageFilter) or where is None else validated(UsageFilter, where)
+        self._parts.hits.flush()
         return UsageTracker(self._parts.store).get_usage(chosen)
 
     def reset_usage(self) -> None:
         """Start a new epoch for `get_usage`; lowers no budget or quota and deletes nothing."""
+        self._parts.hits.flush()
         UsageTracker(self._parts.store).reset_usage()
 
     def explain(self, request: Any = None, /, **keywords: Any) -> RouteDecision:
@@ -217,6 +219,7 @@ class LLMClient(_Core):
     async def aclose(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
+        self._parts.hits.flush()
         await self._parts.cache.aclose()
         await self._parts.store.aclose()
 
@@ -272,6 +275,7 @@ class SyncLLMClient(_Core):
     def close(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
+        self._parts.hits.flush()
         self._parts.cache.close()
         self._parts.store.close()
 

@@ -38,6 +38,8 @@ NOT_SENT = frozenset(
         ),
     }
 )
+# With nothing but these there is nothing to resolve: a listed credential may bring more.
+SETTLED = NOT_SENT - {"litellm_credential_name"}
 
 
 def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_tokens: int | None) -> Call:
@@ -108,7 +110,8 @@ def params_for(
     caps = "max_completion_tokens" if "max_completion_tokens" in request.params else "max_tokens"
     cap = {caps: output_tokens} if output_tokens is not None else {}
     offered = {"tools": tools} if tools else {}
-    resolved = parts.credentials.resolve_params(target.params) if target.params else {}
+    sent = not target.params.keys() <= SETTLED
+    resolved = parts.credentials.resolve_params(target.params) if sent else {}
     own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
     given = {name: value for name, value in request.params.items() if name != "stream"}
     return {**own, **asked, **offered, **given, **cap}

@@ -20,7 +20,7 @@ from blueprint_llm.pricing import Prices
 from blueprint_llm.routing import Target, TargetTable
 from blueprint_llm.stores import open_store
 from blueprint_llm.streaming import check_tools
-from blueprint_llm.usage import Ledger
+from blueprint_llm.usage import Hits, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +63,7 @@ class Parts:
     prices: Prices
     store: Any
     cache: CacheManager
+    hits: Hits
     retry: RetryRules
     ratio: RetryRatio
     on_event: OnEvent | None = None
@@ -87,6 +88,7 @@ class Parts:
         config = load_config(source)
         manager = credentials or CredentialsManager(config)
         rules = retry_rules(config)
+        store = open_store(config.store, on_event=on_event) if on_event else open_store(config.store)
         return cls(
             config=config,
             table=TargetTable(config),
@@ -95,8 +97,9 @@ class Parts:
             credentials=manager,
             ledger=Ledger(config),
             prices=Prices.load(config.pricing, folder=_folder(config)),
-            store=open_store(config.store, on_event=on_event) if on_event else open_store(config.store),
+            store=store,
             cache=CacheManager.of_config(config, on_event=on_event),
+            hits=Hits(store),
             retry=rules,
             ratio=RetryRatio(ratio=config.retry.ratio if config.retry else 1.0),
             on_event=on_event,

@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
 }
 _LIMITED = ("size_limit", "sqlite_wal_autocheckpoint", "sqlite_journal_size_limit")
 _PAGE = 4096
+_READ = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND expire_time > ?"
 _LEAST_PAGES = 32
 
 
@@ -133,6 +134,11 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc] # untyped
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
             time.sleep(0.001)
+
+    def read(self, key: bytes, now: float) -> bytes | None:
+        """The value of `key` unless it has expired: `get`, in half the time."""
+        found = self._con.execute(_READ, (key, now)).fetchone()
+        return None if found is None else self._disk.fetch(*found, False)
 
     def close(self) -> None:
         """Close the connection; the next statement opens another."""

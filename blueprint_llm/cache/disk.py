@@ -196,11 +196,10 @@ class DiskCache:
         from blueprint_llm.cache._diskcache import RefusedRowError  # noqa: PLC0415 - loaded by then
 
         try:
-            value: bytes | None = cache.get(key)
+            return cache.read(key, time.time())
         except RefusedRowError:
             cache.delete(key)
             raise self._unusable("held a row that this cache did not write; it was deleted") from None
-        return value
 
     def _put(self, cache: BytesCache, op: Put) -> None:
         if len(op.value) > self._limit // 8:  # it would drive out everything else

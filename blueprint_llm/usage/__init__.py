@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blueprint_llm.usage.estimate import Margins, upper_bound, worth_counting
+from blueprint_llm.usage.hits import Hits
 from blueprint_llm.usage.ledger import Cap, Estimate, Ledger, Outcome, Reservation, denial, standing, tokens_of
 from blueprint_llm.usage.limits import Payer
 from blueprint_llm.usage.tracker import UsageTracker
@@ -10,6 +11,7 @@ from blueprint_llm.usage.tracker import UsageTracker
 __all__ = [
     "Cap",
     "Estimate",
+    "Hits",
     "Ledger",
     "Margins",
     "Outcome",
