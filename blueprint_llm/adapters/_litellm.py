@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import time
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,23 @@ COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
+_LOADING = threading.Lock()
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "cache")
 
 
-@functools.cache
 def module() -> Any:
     """LiteLLM, imported without its network fetch of the price map, with the embedded model registered."""
+    with _LOADING:  # a cache alone lets threads that come at the same time all load
+        return _loaded()
+
+
+def is_loaded() -> bool:
+    """Whether `module` has nothing left to do."""
+    return bool(_loaded.cache_info().currsize)
+
+
+@functools.cache
+def _loaded() -> Any:
     had = COST_MAP in os.environ
     os.environ.setdefault(COST_MAP, "True")
     import litellm  # noqa: PLC0415 - on the first call only

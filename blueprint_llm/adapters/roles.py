@@ -40,7 +40,7 @@ class LiteLLMAdapter:
     @property
     def ready(self) -> bool:
         """Whether LiteLLM is loaded."""
-        return BOUNDARY in sys.modules
+        return BOUNDARY in sys.modules and _boundary().is_loaded()
 
     def load(self) -> None:
         """Import LiteLLM: seconds, once."""
