@@ -226,7 +226,13 @@ CATEGORIES: dict[str, Category] = {
             "ModifyResponseException SensitiveDataRouteException GuardrailInterventionNormalStringError",
         ),
         _row("not_found", Kind.PROVIDER_FAILURE, "next", (404,), "NotFoundError"),
-        _row("rate_limited", Kind.RETRIABLE, "retry next breaker", (429,), "RateLimitError"),
+        _row(
+            "rate_limited",
+            Kind.RETRIABLE,
+            "retry next breaker",
+            (429,),
+            "RateLimitError RouterRateLimitError RouterRateLimitErrorBasic",
+        ),
         _row("timeout", Kind.RETRIABLE, "retry next breaker", (408, 504), "Timeout APITimeoutError TimeoutException"),
         _row(
             "malformed",
@@ -253,7 +259,14 @@ CATEGORIES: dict[str, Category] = {
             "BadRequestError UnprocessableEntityError UnsupportedParamsError InvalidRequestError ImageFetchError "
             "VectorStoreSearchError LiteLLMUnknownProvider ModelNotMappedError",
         ),
-        _row("unknown", Kind.PROVIDER_FAILURE, "next breaker", (), "APIError OpenAIError MockException APIStatusError"),
+        _row(
+            "unknown",
+            Kind.PROVIDER_FAILURE,
+            "next breaker",
+            (),
+            "APIError OpenAIError MockException APIStatusError HTTPError InvalidURL StreamError CookieConflict "
+            "BaseLLMException ToolLoopMaxRoundsExceeded InvalidWebhookSignatureError",
+        ),
     )
 }
 
