@@ -1,0 +1,333 @@
+"""What this library relies on in LiteLLM: its exceptions, its streams, and that nothing of it is changed."""
+
+import asyncio
+import inspect
+import json
+import subprocess
+import sys
+import threading
+
+import httpx
+import openai
+import pytest
+from driving import KEY, MESSAGES, closing_clients
+
+from blueprint_llm.adapters import Call, _litellm
+from blueprint_llm.credentials import Credential, Secret
+from blueprint_llm.errors import CATEGORIES, CallError, Failure
+from blueprint_llm.policy import classify
+from blueprint_llm.steps import END
+from blueprint_llm.testing import Answer, Cut, Empty, FaultServer, ToolUse, numbered_text
+
+NAMED = {name for row in CATEGORIES.values() for name in row.classes}
+LONG = Answer(numbered_text(2000))
+
+
+def exception_classes(litellm):
+    """Every exception class that LiteLLM, openai and httpx show, and those that LiteLLM lists."""
+    modules = (litellm, litellm.exceptions, openai, httpx)
+    shown = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
+    classes = {kind for kind in (*shown, *litellm.LITELLM_EXCEPTION_TYPES) if issubclass(kind, BaseException)}
+    return {kind for kind in classes if kind.__module__.partition(".")[0] in {"litellm", "openai", "httpx"}}
+
+
+def names_of(kind):
+    """The class names along an exception's bases."""
+    return tuple(base.__name__ for base in kind.__mro__)
+
+
+def test_every_exception_class_has_a_category(litellm_warm):
+    """No exception class of LiteLLM, openai or httpx is without a row that names it or one of its bases."""
+    classes = exception_classes(litellm_warm)
+    unnamed = sorted(f"{kind.__module__}.{kind.__name__}" for kind in classes if not NAMED & set(names_of(kind)))
+
+    assert unnamed == [], f"add them to a row of errors.CATEGORIES: {unnamed}"
+    assert len(classes) > 50
+
+
+def test_every_named_class_exists(litellm_warm):
+    """No row names a class that LiteLLM does not have any more."""
+    from litellm.llms.base_llm.chat.transformation import BaseLLMException  # noqa: PLC0415 - seconds to import
+    from litellm.proxy._types import ProxyException  # noqa: PLC0415 - as above
+
+    known = {name for kind in exception_classes(litellm_warm) for name in names_of(kind)}
+    known |= {BaseLLMException.__name__, ProxyException.__name__}
+
+    assert NAMED - known - {"GuardrailInterventionNormalStringError"} == set()
+
+
+CLASSES = [
+    pytest.param("AuthenticationError", "refused"),
+    pytest.param("PermissionDeniedError", "refused"),
+    pytest.param("PaymentRequiredError", "refused"),
+    pytest.param("BudgetExceededError", "refused"),
+    pytest.param("NotFoundError", "not_found"),
+    pytest.param("ContextWindowExceededError", "context_length"),
+    pytest.param("ContentPolicyViolationError", "content_policy"),
+    pytest.param("RateLimitError", "rate_limited"),
+    pytest.param("Timeout", "timeout"),
+    pytest.param("APIConnectionError", "unavailable"),
+    pytest.param("InternalServerError", "unavailable"),
+    pytest.param("ServiceUnavailableError", "unavailable"),
+    pytest.param("BadGatewayError", "unavailable"),
+    pytest.param("MidStreamFallbackError", "unavailable"),
+    pytest.param("APIResponseValidationError", "malformed"),
+    pytest.param("JSONSchemaValidationError", "malformed"),
+    pytest.param("BadRequestError", "invalid_request"),
+    pytest.param("UnsupportedParamsError", "invalid_request"),
+    pytest.param("UnprocessableEntityError", "invalid_request"),
+    pytest.param("APIError", "unknown"),
+]
+
+
+@pytest.mark.parametrize(("name", "category"), CLASSES)
+def test_class_decides_where_nothing_else_is_known(litellm_warm, name, category):
+    """By its bases alone, without a status, an exception class belongs to its row."""
+    kind = getattr(litellm_warm, name, None) or getattr(litellm_warm.exceptions, name)
+
+    assert classify(Failure(classes=names_of(kind))).category.name == category
+
+
+def call_to(url, **params):
+    """A call to a loopback server."""
+    credential = Credential(api_key=Secret(KEY), base_url=url)
+    return Call(
+        provider="p", model="openai/gpt-4o", messages=MESSAGES, params=params, credential=credential, timeout_s=10
+    )
+
+
+def error_of(litellm, name, status, **facts):
+    """An exception as LiteLLM raises it, with the headers of its response."""
+    headers = facts.pop("headers", {})
+    request = httpx.Request("POST", "http://127.0.0.1/v1", headers={"authorization": f"Bearer {KEY}"})
+    response = httpx.Response(status, headers=headers, request=request)
+    return getattr(litellm, name)(message=f"{name}: no", model="m", llm_provider="openai", response=response, **facts)
+
+
+def test_facts_of_an_exception_survive_and_nothing_else(litellm_warm):
+    """Status and Retry-After come through; neither the exception nor its request does."""
+    error = error_of(litellm_warm, "RateLimitError", 429, headers={"Retry-After": "7"})
+
+    found = _litellm.call_error(error, call_to("http://127.0.0.1/v1"))
+
+    assert (found.category, found.status, found.retry_after_s) == ("rate_limited", 429, 7.0)
+    assert (found.__cause__, found.__context__) == (None, None)
+    assert KEY not in repr(vars(found))
+
+
+def test_error_in_mid_stream_is_unwrapped(litellm_warm):
+    """What LiteLLM wraps for its own fallbacks is classified by what it wraps."""
+    inner = error_of(litellm_warm, "RateLimitError", 429, headers={"retry-after": "3"})
+    wrapped = litellm_warm.exceptions.MidStreamFallbackError(
+        message="broke", model="m", llm_provider="openai", original_exception=inner
+    )
+
+    found = _litellm.call_error(wrapped, call_to("http://127.0.0.1/v1"), in_stream=True)
+
+    assert (found.category, found.status, found.retry_after_s) == ("rate_limited", 429, 3.0)
+
+
+def test_missing_package_is_found_in_the_cause_chain(litellm_warm):
+    """An ImportError that LiteLLM wraps is an installation to mend, whatever it is wrapped in."""
+    error = litellm_warm.APIConnectionError(message="it broke", llm_provider="openai", model="m")
+    error.__cause__ = ModuleNotFoundError("No module named 'mcp'")
+
+    found = _litellm.call_error(error, call_to("http://127.0.0.1/v1"))
+
+    assert (found.category, found.code) == ("invalid_request", "missing_dependency")
+
+
+def test_embedded_model_is_registered_once(litellm_warm):
+    """LiteLLM knows the provider `embedded`, by one entry, and says how to get its weights."""
+    for _ in range(2):
+        module = _litellm.module()
+    entries = [entry for entry in module.custom_provider_map if entry["provider"] == "embedded"]
+
+    with pytest.raises(litellm_warm.ServiceUnavailableError, match="blueprint-llm local pull"):
+        litellm_warm.completion(model="embedded/smollm2", messages=MESSAGES)
+    assert len(entries) == 1
+    assert _litellm.is_loaded()
+
+
+def read(stream):
+    """Every chunk of a stream, the most that LiteLLM kept at a time, and the chunks."""
+    chunks, most = [], 0
+    while (chunk := stream.read()) is not END:
+        chunks.append(chunk)
+        most = max(most, len(stream._wrapper.chunks))
+    return chunks, most
+
+
+async def aread(call):
+    """The same for the asynchronous stream, and the stream."""
+    stream, chunks, most = await _litellm.aopen_stream(call), [], 0
+    while (chunk := await stream.aread()) is not END:
+        chunks.append(chunk)
+        most = max(most, len(stream._wrapper.chunks))
+    await stream.aclose()
+    return chunks, most, stream
+
+
+def both(call):
+    """Chunks, most kept, and stream, of the sync and of the async stream of a call."""
+    stream = _litellm.open_stream(call)
+    chunks, most = read(stream)
+    stream.close()
+    return [(chunks, most, stream), asyncio.run(closing_clients(aread(call)))]
+
+
+def text_of(chunks):
+    """The text of LiteLLM's chunks."""
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def test_wrapper_has_what_streams_rely_on(litellm_warm):
+    """LiteLLM's stream wrapper says whether a finish reason was received, what it kept and whether it is done."""
+    with FaultServer(default=Answer("Hello there.")) as server:
+        stream = _litellm.open_stream(call_to(server.url))
+        wrapper = stream._wrapper
+        received = wrapper.received_finish_reason, wrapper.sent_last_chunk
+        read(stream)
+
+        assert received == (None, False)
+        assert (wrapper.received_finish_reason, wrapper.sent_last_chunk) == ("stop", True)
+        assert hasattr(wrapper, "intermittent_finish_reason")
+        assert isinstance(wrapper.chunks, list)
+        assert wrapper.completion_stream is not None
+        stream.close()
+
+
+ENDINGS = [
+    pytest.param(LONG, True, "terminal", id="complete"),
+    pytest.param(Answer(LONG.text, usage=None), False, "terminal", id="complete, without usage"),
+    pytest.param(Answer(LONG.text, done=False), True, "terminal", id="complete, without [DONE]"),
+    pytest.param(Cut(1500, answer=LONG), False, "invented", id="cut"),
+    pytest.param(Empty(), False, "invented", id="empty"),
+    pytest.param(
+        Answer(LONG.text, tool_calls=(ToolUse("now", {"a": "b" * 400}),)), True, "terminal", id="with a tool call"
+    ),
+]
+
+
+@pytest.mark.parametrize(("step", "has_usage", "ended_by"), ENDINGS)
+def test_trimming_loses_neither_usage_nor_end(litellm_warm, step, has_usage, ended_by):
+    """Of 2,000 chunks LiteLLM keeps a handful; the provider's own usage and the proof of the end stay right."""
+    with FaultServer(default=step) as server:
+        found = both(call_to(server.url))
+
+    for chunks, most, stream in found:
+        assert most <= _litellm.Stream._KEPT + 1
+        assert stream.ended_by() == ended_by
+        usage = stream.usage()
+        assert (usage is not None) is has_usage
+        if has_usage:
+            assert (usage.prompt_tokens, usage.completion_tokens) == (12, 9)
+        if ended_by == "terminal":
+            assert text_of(chunks) == LONG.text
+
+
+def test_repetition_is_still_noticed(litellm_warm):
+    """LiteLLM's own check for a model that says the same for ever works on what is kept."""
+    with FaultServer(default=Answer("abcd" * 300, chunk_chars=4)) as server:
+        stream = _litellm.open_stream(call_to(server.url))
+        with pytest.raises(CallError) as failed:
+            read(stream)
+        stream.close()
+
+    assert failed.value.category == "malformed"
+
+
+def test_nothing_is_trimmed_for_a_user_callback(litellm_warm, monkeypatch):
+    """Where the program has a LiteLLM callback, it gets the complete answer."""
+    heard, done = [], threading.Event()
+
+    def listen(keywords, *_):
+        if (whole := keywords.get("complete_streaming_response")) is not None:
+            heard.append(whole.choices[0].message.content)
+            done.set()
+
+    monkeypatch.setattr(litellm_warm, "success_callback", [listen])
+    answer = Answer(numbered_text(300))
+    with FaultServer(default=answer) as server:
+        stream = _litellm.open_stream(call_to(server.url))
+        chunks, most = read(stream)
+        stream.close()
+
+    assert done.wait(10)
+    assert most >= 300
+    assert heard[0] == text_of(chunks) == answer.text
+
+
+def test_stream_is_read_no_further_than_its_end(litellm_warm):
+    """Behind END there is only END, also after closing, and closing twice is harmless."""
+    with FaultServer(default=Answer("Hello")) as server:
+        stream = _litellm.open_stream(call_to(server.url))
+        read(stream)
+
+        assert stream.read() is END
+        stream.close()
+        stream.close()
+
+
+def test_count_of_tokens_needs_no_network(litellm_warm):
+    """Tokens are counted offline, an image among them."""
+    image = {"type": "image_url", "image_url": {"url": "https://unreachable.invalid/cat.png"}}
+
+    assert _litellm.count_tokens("openai/gpt-4o", [{"role": "user", "content": [image]}]) > 0
+
+
+GLOBALS = """
+import json, sys
+import litellm
+
+def plain():
+    kinds = (str, int, float, bool, list, dict, type(None))
+    values = {name: value for name, value in vars(litellm).items() if isinstance(value, kinds) and name[0] != "_"}
+    return {name: repr(value) for name, value in values.items() if name != "custom_provider_map"}
+
+before = plain()
+from blueprint_llm import SyncLLMClient
+config = {"blueprint": {"providers": {"p": {"model": "openai/gpt-4o", "api_base": sys.argv[1], "api_key": "k"}}}}
+messages = [{"role": "user", "content": "hi"}]
+with SyncLLMClient(config) as client:
+    client.chat(messages=messages)
+    list(client.stream(messages=messages))
+after = plain()
+changed = sorted(name for name in before if before[name] != after.get(name))
+print(json.dumps(changed))
+"""
+
+
+def test_no_global_of_litellm_is_touched():
+    """A program that also uses LiteLLM finds its settings, callbacks and price map as they were."""
+    with FaultServer(default=Answer("Hello")) as server:
+        done = subprocess.run([sys.executable, "-c", GLOBALS, server.url], capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+FIRST_USE = """
+import json, os, sys, threading
+from blueprint_llm import SyncLLMClient
+config = {"blueprint": {"providers": {"p": {"model": "openai/gpt-4o", "api_base": sys.argv[1], "api_key": "k"}},
+                        "deadline": {"total_s": 20}}}
+answers = []
+with SyncLLMClient(config) as client:
+    def ask():
+        answers.append(client.chat(messages=[{"role": "user", "content": "hi"}]).content)
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+import litellm
+entries = [entry for entry in litellm.custom_provider_map if entry["provider"] == "embedded"]
+print(json.dumps([answers, len(entries), "LITELLM_LOCAL_MODEL_COST_MAP" in os.environ]))
+"""
+
+
+def test_first_use_by_many_threads_at_once(monkeypatch):
+    """Threads that all want LiteLLM first load it once, get their answers, and leave the environment as it was."""
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP")
+    with FaultServer(default=Answer("Hello")) as server:
+        done = subprocess.run([sys.executable, "-c", FIRST_USE, server.url], capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout.splitlines()[-1]) == [["Hello"] * 8, 1, False]
