@@ -6,6 +6,7 @@ the upstream was closed.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from blueprint_llm.adapters import Adapter, Call
     from blueprint_llm.streaming import StreamingHandler
+
+
+BEAT_CHUNKS = 16  # looking at the clock for every chunk would be seen in its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,7 @@ class Attempt:
         self, call: Call, adapter: Adapter, handler: StreamingHandler, manner: Manner, voice: Voice | None = None
     ) -> None:
         self.call, self.adapter, self.handler, self.manner, self.voice = call, adapter, handler, manner, voice
+        self._provider, self._model = call.provider, call.model
         # A beginning is sent without its trailing white space; the model then writes that again.
         self._overlap = manner.prefix[len(manner.prefix.rstrip()) :]
         self._is_first = True
@@ -119,45 +124,48 @@ class Attempt:
         return self.handler.close(usage=handle.usage(), ended_by=handle.ended_by())
 
     def _read_all(self, handle: Any) -> Generator[Step, Any, None]:
-        while True:
-            now = yield Now()
-            until = self.manner.until if self.first_at is None else now + self.manner.idle_s
+        first = Read(handle=handle, until=self.manner.until)
+        later = Read(handle=handle, within_s=self.manner.idle_s)
+        for number in itertools.count():
             try:
-                chunk = yield Read(handle=handle, until=until)
+                chunk = yield (first if self.first_at is None else later)
             except TimeoutError:
                 raise self._silence() from None
             if chunk is END:
                 return
             yield from self._take(chunk)
-            if now - self._beaten_at > self.manner.beat_s:
-                yield from self._beat(now)
+            if number % BEAT_CHUNKS == 0:
+                yield from self._beat()
 
     def _take(self, chunk: Any) -> Generator[Step, Any, None]:
         for event in self.handler.feed(chunk):
-            self._refuse(event)
-            self.seen_chars += len(getattr(event, "text", "") or getattr(event, "arguments_delta", ""))
             if self.first_at is None:
                 self.first_at = yield Now()
-            yield from self._show(event)
+            shown = self._shown(event)
+            if shown is not None and self.voice is not None:
+                yield from self.voice.emit(shown)
 
-    def _show(self, event: Any) -> Generator[Step, Any, None]:
-        who = {"provider": self.call.provider, "model": self.call.model}
-        if self.voice is None:
-            return
-        if isinstance(event, TextDelta) and not event.choice:
+    def _shown(self, event: Any) -> StreamChunk | None:
+        """What the caller sees of an event. Raises ToolCallInvalidError where it is the end of the answer."""
+        if isinstance(event, TextDelta):
+            self.seen_chars += len(event.text)
             text = self._fresh(event.text) if self._is_first else event.text
             self._is_first = False
-            yield from self.voice.emit(StreamChunk(delta=text, **who))
-        elif isinstance(event, PartialToolCall):
-            yield from self.voice.emit(StreamChunk(tool_call=event, **who))
+            return None if event.choice else StreamChunk(delta=text, provider=self._provider, model=self._model)
+        if isinstance(event, PartialToolCall):
+            self.seen_chars += len(event.arguments_delta)
+            return StreamChunk(tool_call=event, provider=self._provider, model=self._model)
+        self._refuse(event)
+        return None
 
     def _fresh(self, text: str) -> str:
         """A continuation without the white space that has been shown before."""
         return text.removeprefix(self._overlap) if self._overlap else text
 
-    def _beat(self, now: float) -> Generator[Step, Any, None]:
-        self._beaten_at = now
-        if self.manner.heartbeat is not None:
+    def _beat(self) -> Generator[Step, Any, None]:
+        now = yield Now()
+        if self.manner.heartbeat is not None and now - self._beaten_at > self.manner.beat_s:
+            self._beaten_at = now
             yield Store(op=self.manner.heartbeat())
 
     def _refuse(self, event: Any) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 from blueprint_llm.steps import (
+    NEVER,
     Abandoned,
     Act,
     Close,
@@ -131,8 +132,49 @@ class SyncDriver:
             return send(step.call)
 
     def _read(self, step: Read) -> Any:
-        with self._watch.until(step.until):
+        with self._watch.until(min(step.until, time.monotonic() + step.within_s)):
             return step.handle.read()
+
+
+class Alarm:
+    """One timer for all reads of a stream, moved by writing down when it is due: a timeout a read costs 6 us."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.due = NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._rang = False
+
+    def set(self, due: float) -> None:
+        """Cancel the current task at `due`."""
+        self.due = due
+        if self._timer is None or self._timer.when() > due:
+            self.stop()
+            self._task = asyncio.current_task()
+            if due < NEVER:
+                self._timer = self.loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.due < NEVER and self.loop.time() < self.due:
+            self._timer = self.loop.call_at(self.due, self._look)
+        elif self.due < NEVER and self._task is not None:
+            self._rang = True
+            self._task.cancel()
+
+    def answered(self) -> bool:
+        """Whether it was this timer that cancelled the task; the task then goes on."""
+        rang, self._rang = self._rang, False
+        if rang and self._task is not None:
+            self._task.uncancel()
+        return rang
+
+    def stop(self) -> None:
+        """Let go of the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class AsyncDriver:
@@ -169,6 +211,7 @@ class AsyncDriver:
         """Yield what a walk emits; its result lands in `outcome`."""
         resume: Callable[[Any], Step] = walk.send
         result: Any = None
+        self._alarm = Alarm()
         try:
             while True:
                 try:
@@ -190,6 +233,8 @@ class AsyncDriver:
         except BaseException:
             await self._abandon(walk)
             raise
+        finally:
+            self._alarm.stop()
 
     async def _abandon(self, walk: Walk) -> None:
         """Finish in a task of its own: a second cancellation must not cut the settling short."""
@@ -219,5 +264,13 @@ class AsyncDriver:
             return await send(step.call)
 
     async def _read(self, step: Read) -> Any:
-        async with asyncio.timeout_at(step.until):
+        alarm = self._alarm
+        alarm.set(min(step.until, alarm.loop.time() + step.within_s))
+        try:
             return await step.handle.aread()
+        except BaseException:
+            if alarm.answered():
+                raise TimeoutError from None
+            raise
+        finally:
+            alarm.due = NEVER

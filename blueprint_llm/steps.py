@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+NEVER = float("inf")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
     """Send `call` through `adapter`; the result is an answer, or a handle when `stream`. Late: TimeoutError."""
@@ -25,10 +28,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """The next chunk of a handle, or `END`. Nothing before `until` (the monotonic clock): TimeoutError."""
+    """The next chunk of a handle, or `END`. Nothing before `until`, or `within_s` from now: TimeoutError."""
 
     handle: Any
-    until: float
+    until: float = NEVER
+    within_s: float = NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
