@@ -258,6 +258,8 @@ CATEGORIES: dict[str, Category] = {
             (400, 405, 415, 422),
             "BadRequestError UnprocessableEntityError UnsupportedParamsError InvalidRequestError ImageFetchError "
             "VectorStoreSearchError LiteLLMUnknownProvider ModelNotMappedError",
+            # Python's own words for a request that cannot be encoded, which LiteLLM reports as 500.
+            ("is not json serializable", "not json compliant", "surrogates not allowed", "unsupported response_format"),
         ),
         _row(
             "unknown",

@@ -150,6 +150,12 @@ MEANINGS = [
     pytest.param(
         failure(None, "", ["UnsupportedParamsError", "BadRequestError"]), "invalid_request", None, id="parameter"
     ),
+    pytest.param(
+        failure(500, "Object of type bytes is not JSON serializable", ["InternalServerError"], ["TypeError"]),
+        "invalid_request",
+        "is_not_json_serializable",
+        id="a request that cannot be encoded, as 500",
+    ),
     pytest.param(failure(418, "teapot", ["APIError"]), "unknown", None, id="a status nobody knows"),
     pytest.param(Failure(classes=("Surprise", "Exception")), "unknown", None, id="a class nobody knows"),
     pytest.param(Failure(classes=()), "unknown", None, id="nothing known"),
