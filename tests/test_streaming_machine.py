@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blueprint_llm.streaming import JsonMachine, JsonRejected
 from blueprint_llm.streaming.document import Document
-from blueprint_llm.streaming.machine import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
+from blueprint_llm.streaming.lexemes import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
 from blueprint_llm.streaming.whole import Declined, parse_whole
 from tests.streaming_texts import document, is_sound, judge, mutant, rng_of, splits
 
@@ -141,7 +141,7 @@ def test_any_split_gives_the_judges_verdict(seed):
         for wrong, at in (mutant(rng, text), mutant(rng, text)):
             found = verdict(splits(rng, wrong))
             assert (found[0] == "ok") == is_sound(wrong), wrong
-            assert found == verdict(splits(rng, wrong)) == verdict(wrong)
+            assert found == verdict(splits(rng, wrong)) == verdict([wrong]) == verdict(list(wrong))
             assert found[1] is None or found[1] >= at, "what comes before the edit is sound"
 
 

@@ -97,24 +97,34 @@ class Call:
         return not self._declared or any(each.startswith(name) for each in self._declared)
 
     def _take_arguments(self, piece: str) -> str:
-        text = self.document.text
-        before = text.length
+        document, before = self.document, self.document.text.length
         if not before and not self._prepare():
             return ""
         try:
-            if self.document.complete:
+            if document.complete:
                 self._follow_copy(piece)
                 return ""
             if self._cumulative:
                 piece = self._news(piece)
-            self._feed(piece)
+            document.feed(piece)
         except JsonRejected as error:
-            self.problem = error
-            if not self.complete:
-                text.add(piece)  # to show what was got
-            return ""
+            self._judge(error, piece)
         added = self.document.text.length - before
-        return piece if added == len(piece) else self.document.text.tail(added)
+        return piece if added == len(piece) else self.document.text.tail(added) if added else ""
+
+    def _judge(self, error: JsonRejected, piece: str) -> None:
+        """A rejected piece may end with a copy, or say everything again; else the rejection is the call's problem."""
+        rest, self.document.rest = self.document.rest, ""
+        if rest and error.code == "extra_data":
+            if rest.strip() == self.document.whole.strip():
+                self.warn("duplicate_resend")
+                return
+            error = self._beyond(rest, error.offset)
+        elif not self.complete:
+            if self._is_cumulative(piece):
+                return
+            self.document.text.add(piece)  # to show what was got
+        self.problem = error
 
     def _prepare(self) -> bool:
         """Get ready for the first arguments: from here on the name must be that of a tool."""
@@ -132,15 +142,6 @@ class Call:
         except InvalidRequestError as error:
             self.refuse("schema_unusable", str(error))
             return None
-
-    def _feed(self, piece: str) -> None:
-        try:
-            self.document.feed(piece)
-        except JsonRejected as error:
-            if error.code == "extra_data":
-                self._require_copy(self.document.rest, error.offset)
-            elif not self._is_cumulative(piece):
-                raise
 
     def _is_cumulative(self, piece: str) -> bool:
         """Whether the server sends all arguments so far in each delta, which the second of them shows."""
@@ -162,12 +163,6 @@ class Call:
         if not piece.startswith(so_far):
             raise JsonRejected("ambiguous_calls", len(so_far))
         return piece[len(so_far) :]
-
-    def _require_copy(self, rest: str, offset: int) -> None:
-        """Within one delta only an exact copy may follow the arguments."""
-        if rest.strip() != self.document.whole.strip():
-            raise self._beyond(rest, offset)
-        self.warn("duplicate_resend")
 
     def _follow_copy(self, piece: str) -> None:
         """After complete arguments only blanks may come, or a copy of them."""

@@ -60,8 +60,8 @@ class Choice:
         content = said.get("content")
         events = self._take_text(text_of(content)) if content else []
         for entry in entries(said, is_whole=is_whole):
-            events += self._take_entry(entry)
-        if not events and not self._has_other:
+            self._take_entry(entry, events)
+        if not (events or self._has_other):
             self._has_other = answers_otherwise(said)
         return events
 
@@ -84,15 +84,15 @@ class Choice:
         self._text_failed = True
         return self._found("invalid", error.code, error=error, got=self._text.tail(_SEEN_CHARS))
 
-    def _take_entry(self, entry: Entry) -> list[Event]:
+    def _take_entry(self, entry: Entry, events: list[Event]) -> None:
         call = self._slots.route(entry)
         is_first = call.delta_no < 0
         added = call.take(entry)
         if call.problem is not None:
-            return [] if call.reported else [self._call_problem(call, call.problem)]
-        if self.number or not (added or is_first):
-            return []
-        return [PartialToolCall(index=call.number, id=call.id, name=call.name, arguments_delta=added)]
+            if not call.reported:
+                events.append(self._call_problem(call, call.problem))
+        elif (added or is_first) and not self.number:
+            events.append(PartialToolCall(index=call.number, id=call.id, name=call.name, arguments_delta=added))
 
     def _call_problem(self, call: Call, problem: JsonRejected) -> Verdict:
         call.reported = True

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from blueprint_llm.streaming.text import printable
 from blueprint_llm.types import UsageInfo
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Entry(NamedTuple):
@@ -71,20 +68,20 @@ def text_of(content: Any) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> Iterator[Entry]:
+def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> list[Entry]:
     """The pieces of tool calls in a delta; in a whole message the place of a call is its index."""
     calls = sequence(delta.get("tool_calls"))
-    for place, call in enumerate(calls):
-        entry = fields(call)
-        yield _entry(entry.get("function") or call, place if is_whole else entry.get("index"), entry.get("id"))
-    legacy = None if calls else delta.get("function_call")
-    if legacy is not None:
-        yield _entry(legacy, 0, None)
+    if calls:
+        return [_entry(fields(call), place if is_whole else None) for place, call in enumerate(calls)]
+    legacy = delta.get("function_call")
+    return [] if legacy is None else [_entry({"function": legacy}, 0)]
 
 
-def _entry(function: Any, index: Any, call_id: Any) -> Entry:
-    said = fields(function)
-    name, arguments = said.get("name"), said.get("arguments")
+def _entry(call: dict[str, Any] | Attributes, place: int | None) -> Entry:
+    function = call.get("function")
+    said = call if function is None else fields(function)
+    index = call.get("index") if place is None else place
+    call_id, name, arguments = call.get("id"), said.get("name"), said.get("arguments")
     return Entry(
         index if isinstance(index, int) and not isinstance(index, bool) else None,
         word(call_id) if call_id else None,

@@ -36,14 +36,28 @@ class Document:
 
     def feed(self, piece: str) -> None:
         """Take the next piece. Raises JsonRejected."""
+        machine = self._machine
+        if machine is None:
+            self._begin(piece)
+            return
+        try:
+            machine.feed(piece)
+        except JsonRejected as error:
+            if machine.complete:
+                self._part(piece, error.offset - self.text.length)
+            raise
+        self.text.add(piece)
+        if machine.complete:
+            self._finish()
+
+    def _begin(self, piece: str) -> None:
+        """Without a machine there was nothing yet, or the value is complete."""
         if self.complete:
             self._trail(piece)
-        elif self._machine is not None:
-            self._advance(self._machine, piece)
         elif not self._parsed(piece):
             schema = self.schema.machine() if self.schema is not None else None
             self._machine = JsonMachine(any_root=self._any_root, schema=schema)
-            self._advance(self._machine, piece)
+            self.feed(piece)
 
     def close(self) -> None:
         """Say that nothing follows. Raises JsonRejected when the value is not whole."""
@@ -65,18 +79,6 @@ class Document:
         self.text.add(piece)
         self.whole, self.value, self.complete = piece, value, True
         return True
-
-    def _advance(self, machine: JsonMachine, piece: str) -> None:
-        try:
-            machine.feed(piece)
-        except JsonRejected as error:
-            if not machine.complete:
-                raise
-            self._part(piece, error.offset - self.text.length)
-            raise
-        self.text.add(piece)
-        if machine.complete:
-            self._finish()
 
     def _part(self, piece: str, end: int) -> None:
         self.text.add(piece[:end])

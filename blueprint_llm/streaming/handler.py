@@ -53,9 +53,9 @@ class StreamingHandler:
         said = fields(chunk)
         for choice in sequence(said.get("choices")):
             part = fields(choice)
-            state = self._choice(part.get("index"))
-            if state is not None:
-                events += state.feed(part)
+            index = part.get("index")
+            state = self._choices.get(index) if type(index) is int else None
+            events += (state or self._choice(count(index))).feed(part)
         if not self._answer_id:
             self._answer_id = word(said.get("id")) or ""
         usage = said.get("usage")
@@ -63,12 +63,11 @@ class StreamingHandler:
             self._usage = usage
         return events or self._oddities(chunk)
 
-    def _choice(self, index: Any) -> Choice | None:
-        number = count(index)
-        state = self._choices.get(number)
-        if state is None and len(self._choices) < MAX_CHOICES:
-            state = self._choices[number] = Choice(number, self._rules)
-        return state
+    def _choice(self, number: int) -> Choice:
+        number = min(number, MAX_CHOICES - 1)
+        if number not in self._choices:
+            self._choices[number] = Choice(number, self._rules)
+        return self._choices[number]
 
     def _oddities(self, chunk: Any) -> list[Event]:
         """What is wrong with a chunk that brought nothing."""
