@@ -108,7 +108,8 @@ class Attempt:
         try:
             return (yield step)
         except TimeoutError:
-            raise self._late("no answer in time", code="no_response") from None
+            pass  # what is raised below must not carry its context: that is LiteLLM's frames, which hold the key
+        raise self._late("no answer in time", code="no_response")
 
     def _whole(self) -> Generator[Step, Any, StreamVerdict]:
         self.raw = yield from self._open()
@@ -130,12 +131,13 @@ class Attempt:
             try:
                 chunk = yield (first if self.first_at is None else later)
             except TimeoutError:
-                raise self._silence() from None
+                break
             if chunk is END:
                 return
             yield from self._take(chunk)
             if number % BEAT_CHUNKS == 0:
                 yield from self._beat()
+        raise self._silence()  # outside the handler, as above
 
     def _take(self, chunk: Any) -> Generator[Step, Any, None]:
         for event in self.handler.feed(chunk):

@@ -14,6 +14,8 @@ import sys
 
 import pytest
 
+from blueprint_llm import redaction
+
 DIRECT = "127.0.0.1,localhost,::1"
 STATIC = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "NO_PROXY": DIRECT, "no_proxy": DIRECT}
 HOMES = ("HOME", "BLUEPRINT_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
@@ -115,3 +117,10 @@ def close_sync(client):
     close = getattr(inner, "close", None)
     if close is not None and not inspect.iscoroutinefunction(close):
         close()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_secrets():
+    """What one test registers as a secret must not be masked in another's texts."""
+    yield
+    redaction._REGISTRY.clear()

@@ -66,10 +66,13 @@ def test_every_yaml_in_the_wheel_loads_like_litellm(litellm_says):
     assert not differing
 
 
-@pytest.mark.parametrize("name", sorted(name for name, said in ORACLE.items() if "error" not in said))
+@pytest.mark.parametrize("name", sorted(name for name, said in ORACLE.items() if "error" not in said) or [None])
 def test_the_documentation_loads_like_litellm(name):
     """Each configuration from LiteLLM's documentation gives the facts its Router reported."""
-    assert facts(load_config(CORPUS / name)) == ORACLE[name]
+    if name is None:
+        assert not CORPUS.exists()
+    else:
+        assert facts(load_config(CORPUS / name)) == ORACLE[name]
 
 
 def test_the_documentation_is_there(capsys):

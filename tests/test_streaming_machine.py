@@ -66,9 +66,12 @@ def test_suite_is_there(capsys):
     assert CORPUS.exists() == bool(suite())
 
 
-@pytest.mark.parametrize(("case", "text"), suite())
+@pytest.mark.parametrize(("case", "text"), suite() or [(None, "{}")])
 def test_json_test_suite(case, text):
     """Every `n_` case is rejected at its first hopeless character, every `y_` accepted, for any split."""
+    if case is None:
+        assert not CORPUS.exists()
+        return
     verdicts = every_split(text) if len(text) < 5000 else {verdict([text]), verdict(pieces_of(text, 4))}
 
     (code, offset) = verdicts.pop()
