@@ -9,12 +9,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import redis_server
 
 from blueprint_llm.stores import SqliteStore
 from blueprint_llm.stores.ops import Aggregate, Charge, Standing
 from blueprint_llm.stores.redis_store import RedisStore
 from blueprint_llm.types import UsageFilter
-from tests import redis_server
 
 CALLS = 50
 COST = 1_000_000

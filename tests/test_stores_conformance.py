@@ -3,6 +3,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+import redis_server
 
 from blueprint_llm.stores import MemoryStore, SqliteStore
 from blueprint_llm.stores.ops import (
@@ -26,7 +27,6 @@ from blueprint_llm.stores.ops import (
 )
 from blueprint_llm.stores.redis_store import RedisStore
 from blueprint_llm.types import UsageFilter
-from tests import redis_server
 
 JAN_31 = datetime(2028, 1, 31, 23, 59, 50, tzinfo=UTC).timestamp()
 ALL = UsageFilter()

@@ -5,6 +5,7 @@ import threading
 import warnings
 
 import pytest
+import redis_server
 
 from blueprint_llm.config.model import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
@@ -24,7 +25,6 @@ from blueprint_llm.stores.ops import (
 )
 from blueprint_llm.stores.redis_store import RedisStore
 from blueprint_llm.types import UsageFilter
-from tests import redis_server
 
 ROW = AttemptRow(id="1", call_id="1")
 

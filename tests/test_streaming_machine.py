@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streaming_texts import document, is_sound, judge, mutant, rng_of, splits
 
 from blueprint_llm.streaming import JsonMachine, JsonRejected
 from blueprint_llm.streaming.document import Document
 from blueprint_llm.streaming.lexemes import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
 from blueprint_llm.streaming.whole import Declined, parse_whole
-from tests.streaming_texts import document, is_sound, judge, mutant, rng_of, splits
 
 CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "json_test_suite.json"
 

@@ -8,14 +8,14 @@ import pytest
 import referencing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streaming_schemas import schema, value
+from streaming_texts import rng_of, splits
 
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.streaming import JsonMachine, JsonRejected, check_tools, schema_check
 from blueprint_llm.streaming.document import Document
 from blueprint_llm.streaming.schema_check import CompiledSchema, compile_schema
 from blueprint_llm.types import Tool
-from tests.streaming_schemas import schema, value
-from tests.streaming_texts import rng_of, splits
 
 
 def decision(wanted, text, *, size=None):

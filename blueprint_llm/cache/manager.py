@@ -23,7 +23,7 @@ from blueprint_llm.stores.degraded import warn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blueprint_llm.config.model import Config
+    from blueprint_llm.config.model import Cache, Config
     from blueprint_llm.events import OnEvent
 
 PAUSE_S = 5.0
@@ -67,9 +67,9 @@ class CacheManager:
         self._told, self._back_at = False, 0.0
 
     @classmethod
-    def of_config(cls, config: Config, *, on_event: OnEvent | None = None) -> CacheManager:
-        """The cache that `blueprint.cache` and `blueprint.store` describe; nothing is touched yet."""
-        cache = config.cache
+    def of_config(cls, config: Config, *, cache: Cache | None = None, on_event: OnEvent | None = None) -> CacheManager:
+        """The cache that `blueprint.cache` (or `cache`) and `blueprint.store` describe; nothing is touched yet."""
+        cache = cache or config.cache
         store = open_store(cache, config.store)
         return cls(store, ttl_s=cache.ttl_s, nondeterministic=cache.nondeterministic, on_event=on_event)
 

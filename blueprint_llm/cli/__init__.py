@@ -9,6 +9,7 @@ import click
 
 COMMANDS = {
     "audit": "audit",
+    "cache": "cache",
     "chat": "chat",
     "check": "check",
     "demo": "demo",

@@ -25,7 +25,7 @@ SCOPES = (
 DAYS, PROJECTS, ROWS = 30, 20, 1_000_000
 RACER = """
 import sys
-from tests.benchmarks import bench_ledger as bench
+from benchmarks import bench_ledger as bench
 store = bench.SqliteStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
