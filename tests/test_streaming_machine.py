@@ -119,6 +119,7 @@ def test_json_test_suite(case, text):
         pytest.param('{"a": "\\ud800 "}', "lone_surrogate", 13, id="a first half alone"),
         pytest.param('{"a": "\\ud800\\n"}', "lone_surrogate", 14, id="a first half and an escape"),
         pytest.param('{"a": "\\ud800\\u0041"}', "lone_surrogate", 15, id="a first half and a letter"),
+        pytest.param('{"a": "\\ud800\\udbff"}', "lone_surrogate", 16, id="two first halves"),
         pytest.param('{"a": "\ud800"}', "lone_surrogate", 7, id="half a character"),
         pytest.param('{"a": "\t"}', "control_char_in_string", 7, id="a raw tab"),
         pytest.param('{"a": 1, "a": 2}', "duplicate_key", 11, id="a repeated key"),

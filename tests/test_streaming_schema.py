@@ -1,7 +1,9 @@
 """Schema decisions in mid-stream: early where certain, never wrong."""
 
+import http.server
 import json
 import sys
+import threading
 
 import jsonschema
 import pytest
@@ -120,6 +122,7 @@ TREE = {
         pytest.param({"enum": ["red", 1]}, "t", ("schema_enum", 0), id="no listed value begins so"),
         pytest.param({"enum": [True, 5]}, "f", ("schema_enum", 0), id="the other truth value"),
         pytest.param({"enum": [1, None]}, "true", ("schema_enum", 0), id="true is not 1"),
+        pytest.param({"enum": [1, False]}, "t", ("schema_enum", 0), id="nor beside the other truth value"),
         pytest.param({"enum": [1.0]}, "1", None, id="1 is 1.0"),
         pytest.param({"const": "é"}, '"\\u00e9"', None, id="a listed value in escapes"),
         pytest.param({"type": "string", "enum": ["a", 1]}, "1", ("schema_type", 0), id="type before list"),
@@ -187,6 +190,8 @@ OLD = {
     "definitions": {"x": {"minimum": 2}},
 }
 ELSEWHERE = prop({"$ref": "http://127.0.0.1:9/x.json#/y"})
+HIDDEN = {"properties": {"default": {"$ref": "http://127.0.0.1:9/x.json"}}}
+QUOTED = {"const": {"$ref": "http://127.0.0.1:9/x.json"}}
 DIALECT = {"$schema": "http://127.0.0.1:9/meta", "type": "object"}
 
 
@@ -205,6 +210,8 @@ DIALECT = {"$schema": "http://127.0.0.1:9/meta", "type": "object"}
         pytest.param(OLD, {"a": 1}, "schema_minimum", "/a", id="draft 7 reads only the reference"),
         pytest.param(prop({"format": "email"}), {"a": "x"}, None, "", id="formats do not forbid"),
         pytest.param(ELSEWHERE, {"a": 1}, None, "", id="a reference to elsewhere does not forbid"),
+        pytest.param(HIDDEN, {"default": 1}, None, "", id="nor does one below a key like a keyword's name"),
+        pytest.param(QUOTED, QUOTED["const"], None, "", id="a value that looks like a reference"),
         pytest.param(DIALECT, {"a": 1}, None, "", id="an unknown dialect is not fetched"),
     ],
 )
@@ -218,6 +225,28 @@ def test_the_last_word(either_validator, wanted, instance, code, path):
     assert (error.code if error else None) == code
     assert error is None or (error.path == path and error.expected)
     assert error or document.value == instance
+
+
+def test_nothing_is_fetched(either_validator):
+    """No reference, wherever it stands, makes a validator ask a server."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/x.json"
+        for name in ("a", "default"):
+            wanted = {"$id": address, "properties": {name: {"$ref": address.replace("x", "y")}}}
+            assert rejection(Document(compile_schema(wanted)), '{"a": 1, "default"', ": 1}") is None
+        server.shutdown()
+
+    assert not asked
 
 
 def rejection(document, *pieces):
