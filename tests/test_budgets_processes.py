@@ -1,0 +1,129 @@
+"""Limits hold through the client: 200 concurrent calls from 4 processes, on SQLite and on Redis."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import redis_server
+from driving import KEY, MESSAGES
+
+from blueprint_llm import SyncLLMClient
+from blueprint_llm.errors import BudgetExceededError
+from blueprint_llm.testing import Answer, FaultServer
+
+OUTPUT_TOKENS, USD_PER_TOKEN = 10, 0.001  # a call is reserved at 0.01 USD
+LIMIT_USD = 50 * OUTPUT_TOKENS * USD_PER_TOKEN
+PROCESSES, CALLS = 4, 50
+
+CALLER = """
+import asyncio, collections, json, sys
+from blueprint_llm import LLMClient
+from blueprint_llm.errors import BlueprintError
+config, calls = json.loads(sys.argv[1]), int(sys.argv[2])
+async def call(client):
+    try:
+        await client.chat(messages=[{"role": "user", "content": "hello"}], max_tokens=10)
+        return "ok"
+    except BlueprintError as error:
+        names = ("scope", "limit", "limit_usd", "resets_at")
+        return json.dumps([type(error).__name__, {name: getattr(error, name, None) for name in names}])
+async def main():
+    async with LLMClient(config) as client:
+        client.explain(messages=[{"role": "user", "content": "hello"}])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        said = collections.Counter(await asyncio.gather(*(call(client) for _ in range(calls))))
+    print(json.dumps(said), flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request, tmp_path):
+    """The URL of an empty store that processes share."""
+    with contextlib.ExitStack() as stack:
+        yield (
+            f"sqlite:{tmp_path}/l.sqlite"
+            if request.param == "sqlite"
+            else stack.enter_context(redis_server.running(tmp_path))
+        )
+
+
+def configuration(url, store, **limits):
+    """One provider whose answers cost money by the output token only."""
+    priced = {"input_cost_per_token": 0, "output_cost_per_token": USD_PER_TOKEN}
+    params = {"model": "openai/priced", "api_base": url, "api_key": KEY, **priced}
+    return {
+        "model_list": [{"model_name": "priced", "litellm_params": params}],
+        "blueprint": {"version": 1, "project": "acme", "store": {"url": store}, **limits},
+    }
+
+
+def rush(config):
+    """What all callers heard together."""
+    command = [sys.executable, "-W", "ignore", "-c", CALLER, json.dumps(config), str(CALLS)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": dict(os.environ)}
+    callers = [subprocess.Popen(command, **pipes) for _ in range(PROCESSES)]
+    for caller in callers:
+        assert caller.stdout.readline() == "ready\n"
+    for caller in callers:
+        caller.stdin.write("go\n")
+        caller.stdin.flush()
+    heard = {}
+    for caller in callers:
+        output, _ = caller.communicate(timeout=120)
+        for said, count in json.loads(output.splitlines()[-1]).items():
+            heard[said] = heard.get(said, 0) + count
+    return heard
+
+
+def test_a_quota_of_50_requests_lets_50_through(store):
+    """Exactly 50 of 200 calls reach the server; the others say which quota, how much and until when."""
+    with FaultServer(default=Answer("x", usage=(5, 10), delay_s=0.05)) as server:
+        config = configuration(server.url, store, quotas=[{"scope": "project", "requests": 50, "window": "month"}])
+
+        heard = rush(config)
+
+        assert len(server.requests) == 50
+    assert heard.pop("ok") == 50
+    ((kind, facts),) = [json.loads(said) for said in heard]
+    assert kind == "QuotaExceededError"
+    assert (facts["scope"], facts["limit"]) == ("project", 50)
+    assert facts["resets_at"]
+
+
+def test_a_budget_of_50_worst_costs_lets_50_through(store):
+    """The server bills exactly what was reserved: 50 calls, and the budget is spent to the last nano-USD."""
+    with FaultServer(default=Answer("x", usage=(5, OUTPUT_TOKENS), delay_s=0.05)) as server:
+        config = configuration(server.url, store, budgets=[{"scope": "project", "limit_usd": LIMIT_USD}])
+
+        heard = rush(config)
+
+        assert len(server.requests) == 50
+        with SyncLLMClient(config) as client:
+            assert client.get_usage().cost_usd == pytest.approx(LIMIT_USD, abs=1e-9)
+    assert heard.pop("ok") == 50
+    ((kind, facts),) = [json.loads(said) for said in heard]
+    assert kind == "BudgetExceededError"
+    assert facts["limit_usd"] == LIMIT_USD
+
+
+def test_freed_money_is_usable_and_never_too_much(store, litellm_warm):
+    """The server bills less than was reserved: never over the limit, and what was freed is spent afterwards."""
+    with FaultServer(default=Answer("x", usage=(5, 4), delay_s=0.02)) as server:
+        config = configuration(server.url, store, budgets=[{"scope": "project", "limit_usd": LIMIT_USD}])
+
+        heard = rush(config)
+
+        assert heard["ok"] >= 50
+        with SyncLLMClient(config) as client:
+            while True:
+                try:
+                    client.chat(messages=MESSAGES, max_tokens=OUTPUT_TOKENS)
+                except BudgetExceededError:
+                    break
+            spent = client.get_usage().cost_usd
+        assert len(server.requests) == round(spent / (4 * USD_PER_TOKEN))
+    assert LIMIT_USD - OUTPUT_TOKENS * USD_PER_TOKEN < spent <= LIMIT_USD
