@@ -43,12 +43,11 @@ asyncio.run(main())
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request, tmp_path):
     """The URL of an empty store that processes share."""
-    with contextlib.ExitStack() as stack:
-        yield (
-            f"sqlite:{tmp_path}/l.sqlite"
-            if request.param == "sqlite"
-            else stack.enter_context(redis_server.running(tmp_path))
-        )
+    if request.param == "sqlite":
+        yield f"sqlite:{tmp_path}/ledger.sqlite"
+        return
+    with redis_server.running(tmp_path) as url:
+        yield url
 
 
 def configuration(url, store, **limits):
