@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 FILE = "cache.db"
 BUSY_S = 2.0
+RETRY_S = 0.002
+LARGEST = 16  # an entry takes at most this part of the cap
 # What says that the file cannot be used now, but not that it is damaged.
 _UNAVAILABLE = frozenset(
     {
@@ -81,7 +83,7 @@ class DiskCache:
             except _BusyError:
                 if time.monotonic() > until:
                     raise self._unusable("is locked by another process") from None
-                time.sleep(0.005)
+                time.sleep(RETRY_S)
 
     async def aexecute(self, op: Op) -> Any:
         """Run `op` at once if nobody is writing, else in a thread. Raises StoreError."""
@@ -121,7 +123,7 @@ class DiskCache:
         from diskcache import Timeout  # noqa: PLC0415 - loaded with the first operation
 
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if isinstance(error, Timeout) or code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        if isinstance(error, Timeout | BlockingIOError) or code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return _BusyError()
         if isinstance(error, OSError) or code in _UNAVAILABLE:
             self._close()
@@ -131,7 +133,7 @@ class DiskCache:
     def _unusable(self, why: str) -> StoreError:
         return StoreError(f"the response cache {self._directory} {why}: mend it or set blueprint.cache.directory")
 
-    def _set_aside(self) -> StoreError:
+    def _set_aside(self) -> Exception:
         """Move the database away, unless another process has done so by now."""
         self._close()
         try:
@@ -141,16 +143,21 @@ class DiskCache:
                     path.replace(path.with_name(f"{FILE}.broken"))
                     for suffix in ("-wal", "-shm"):
                         path.with_name(FILE + suffix).unlink(missing_ok=True)
+        except BlockingIOError:
+            return _BusyError()
         except OSError as error:
             return self._unusable(f"is damaged and cannot be set aside ({error})")
         return self._unusable(f"was damaged; it was set aside as {FILE}.broken and begun anew")
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """One process at a time makes or removes the database."""
+        """One process at a time makes, changes or removes the database; raises BlockingIOError for the others.
+
+        SQLite's own lock would do for the rows, but its log only shrinks while nobody else is writing.
+        """
         handle = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         finally:
             os.close(handle)
@@ -183,7 +190,8 @@ class DiskCache:
             case Put():
                 return self._put(cache, op)
             case Drop():
-                return cache.delete(op.key.encode())
+                with self._guarded():
+                    return cache.delete(op.key.encode())
             case Release() | Lease() | Beat():
                 return self._lease(cache, op)
             case Measure():
@@ -198,16 +206,17 @@ class DiskCache:
         try:
             return cache.read(key, time.time())
         except RefusedRowError:
-            cache.delete(key)
+            with self._guarded():
+                cache.delete(key)
             raise self._unusable("held a row that this cache did not write; it was deleted") from None
 
     def _put(self, cache: BytesCache, op: Put) -> None:
-        if len(op.value) > self._limit // 8:  # it would drive out everything else
+        if len(op.value) > self._limit // LARGEST:  # it would drive out too much else
             return
         namespace = op.key.partition(":")[0]
-        cache.set(op.key.encode(), op.value, expire=op.ttl_s, tag=namespace)
-        if cache.volume() > cache.size_limit:
-            cache.cull()
+        with self._guarded():
+            cache.set(op.key.encode(), op.value, expire=op.ttl_s, tag=namespace)
+            cache.trim()
 
     def _lease(self, cache: BytesCache, op: Lease | Beat | Release) -> Standing:
         """Look first: who waits for a living holder writes nothing."""
@@ -217,7 +226,7 @@ class DiskCache:
         after, standing = lease_step(held, op, now)
         if after is held:
             return standing
-        with cache.transact():
+        with self._guarded(), cache.transact():
             held = _held(cache.get(key))
             after, standing = lease_step(held, op, now)
             if after is None:
@@ -229,7 +238,7 @@ class DiskCache:
     def _clear(self, cache: BytesCache, op: Clear) -> int:
         own = "1" if op.namespace is None else "tag = :tag"
         where = f"DELETE {_ENTRIES} AND store_time <= :before AND {own}"
-        with cache.transact():
+        with self._guarded(), cache.transact():
             values = {"before": self._clock() - op.older_than_s, "tag": op.namespace}
             deleted: int = cache._sql(where, values).rowcount  # noqa: SLF001 - our subclass
         return deleted
