@@ -224,6 +224,7 @@ CATEGORIES: dict[str, Category] = {
             (),
             "ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
             "ModifyResponseException SensitiveDataRouteException GuardrailInterventionNormalStringError",
+            ("content_policy_violation", "content management policy"),
         ),
         _row("not_found", Kind.PROVIDER_FAILURE, "next", (404,), "NotFoundError"),
         _row(

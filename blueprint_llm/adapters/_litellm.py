@@ -306,10 +306,17 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(
         classes=tuple(kind.__name__ for kind in type(error).__mro__),
         status=_status(error),
-        message=str(getattr(error, "message", None) or error),
+        message=_words(error),
         causes=tuple(_causes(error)),
         headers=_headers(error),
     )
+
+
+def _words(error: BaseException) -> str:
+    """What the provider said; its error code, which no message has (`insufficient_quota`), in lines of their own."""
+    body = getattr(error, "body", None)
+    codes = [str(body[name]) for name in ("code", "type") if body.get(name)] if isinstance(body, dict) else []
+    return "\n".join([str(getattr(error, "message", None) or error), *codes])
 
 
 def _status(error: BaseException) -> int | None:
