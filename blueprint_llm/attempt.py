@@ -101,7 +101,8 @@ class Attempt:
 
     def so_far(self) -> StreamVerdict:
         """What an answer that will not be finished had said."""
-        return self.handler.close(ended_by="none")
+        verdict = self.handler.close(ended_by="none")
+        return replace(verdict, text=self._fresh(verdict.text))
 
     def _open(self) -> Generator[Step, Any, Any]:
         step = Open(adapter=self.adapter, call=self.call, stream=self.manner.streamed, until=self.manner.until)
