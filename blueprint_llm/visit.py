@@ -184,6 +184,7 @@ class Visit:
             outcome = failed(error, attempt.call, seen.usage, attempt.seen_chars)
             yield from self._pay(attempt, account, outcome, error)
             self._note_failure(account.row, error)
+            self._excuse(account.row, error)
             raise
         except (Abandoned, KeyboardInterrupt):  # Ctrl-C may hit our own code between two steps
             usage = usage_of(attempt.so_far().usage, attempt.call, attempt.seen_chars)
@@ -191,6 +192,15 @@ class Visit:
             yield from self._pay(attempt, account, outcome, None)
             raise
         return (yield from self._answered(attempt, account, verdict))
+
+    def _excuse(self, row: AttemptTrace, error: CallError) -> None:
+        """The deadline counts up to a stream's first delta, and every wait: what was streamed is not its time."""
+        if row.duration_s is None or row.ttft_s is None:
+            return
+        waited_s = self.parts.config.deadline.idle_s if error.code == "stalled" else 0.0
+        streamed_s = max(0.0, row.duration_s - row.ttft_s - waited_s)
+        self.until += streamed_s
+        self.walk.started, self.walk.deadline = self.walk.started + streamed_s, self.walk.deadline + streamed_s
 
     def _note_failure(self, row: AttemptTrace, error: CallError) -> None:
         row.category, row.status, row.code = error.category, error.status, error.code
