@@ -41,7 +41,8 @@ def answer_of(attempt: Attempt, verdict: StreamVerdict, usage: UsageInfo, trace:
         model=attempt.call.model,
         metadata=metadata,
     )
-    return response.with_raw(_raw(attempt, response))
+    response._raw = _raw(attempt, response)  # noqa: SLF001 - made here; a copy would only cost time
+    return response
 
 
 def _raw(attempt: Attempt, response: ChatResponse) -> Callable[[], Any]:

@@ -45,7 +45,7 @@ class Trace:
 
     def set_route(self, route: Route) -> None:
         """Note whom routing chose."""
-        considered = [row.model_dump() for row in route.considered]
+        considered = [dict(row) for row in route.considered]
         self.route = {"rule": route.rule, "chain": route.chain, "considered": considered}
 
     def skip(self, provider: str, model: str, reason: str) -> None:

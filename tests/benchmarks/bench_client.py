@@ -116,35 +116,29 @@ async def chat_rows(url: str) -> list[dict[str, Any]]:
     from blueprint_llm import LLMClient  # noqa: PLC0415 - likewise
 
     wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}
-    router = litellm.Router(  # noqa: TID251 - the peer
-        model_list=[{"model_name": "gpt-4o", "litellm_params": wire}]
-    )
-    providers = {"cloud": wire | {"model": "openai/gpt-4o"}}
     budgets = [{"scope": scope, "limit_usd": 1e6} for scope in ("project", "session", "provider:cloud", "global")]
-    base = {"version": 1, "providers": providers, "chains": {"default": ["cloud"]}}
+    base = {"version": 1, "providers": {"cloud": wire}, "chains": {"default": ["cloud"]}}
     async with LLMClient({"blueprint": base}) as plain, LLMClient({"blueprint": {**base, "budgets": budgets}}) as full:
         calls = {
             "litellm": lambda: litellm.acompletion(messages=MESSAGES, **wire),
-            "router": lambda: router.acompletion(model="gpt-4o", messages=MESSAGES),
             "plain": lambda: plain.chat(messages=MESSAGES),
             "full": lambda: full.chat(messages=MESSAGES),
         }
         for call in calls.values():
             await call()
         seen = await in_turns(calls, median_call)
-    factor = yardstick_us() / YARDSTICK_US
+        factor = yardstick_us() / YARDSTICK_US
+        # From here on LiteLLM runs the Router's callbacks in every call, so these three are compared by themselves.
+        router = litellm.Router(model_list=[{"model_name": "gpt-4o", "litellm_params": wire}])  # noqa: TID251 - the peer
+        calls["router"] = lambda: router.acompletion(model="gpt-4o", messages=MESSAGES)
+        await calls["router"]()
+        beside = await in_turns(calls, median_call)
     added_ms = (seen["full"] - seen["litellm"]) * 1e3
+    bare, routed = seen["litellm"] * 1e3, beside["router"] * 1e3
     return [
-        row("client.chat p50", seen["plain"] * 1e3, "litellm.acompletion", seen["litellm"] * 1e3, 1.1, "ms"),
-        row("client.chat p50", seen["plain"] * 1e3, "litellm.Router", seen["router"] * 1e3, 1.0, "ms"),
-        row(
-            "client.chat p50, 4 budgets on SQLite",
-            seen["full"] * 1e3,
-            "litellm.Router",
-            seen["router"] * 1e3,
-            1.0,
-            "ms",
-        ),
+        row("client.chat p50", seen["plain"] * 1e3, "litellm.acompletion", bare, 1.1, "ms"),
+        row("client.chat p50", beside["plain"] * 1e3, "litellm.Router", routed, 1.0, "ms"),
+        row("client.chat p50, 4 budgets on SQLite", beside["full"] * 1e3, "litellm.Router", routed, 1.0, "ms"),
         row("added by 4 budgets on SQLite", added_ms, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
     ]
 
@@ -223,14 +217,14 @@ async def memory_rows() -> list[dict[str, Any]]:
 
 def rows() -> list[dict[str, Any]]:
     """Every row of this part."""
-    found = [import_row()]
+    found = [import_row(), *asyncio.run(memory_rows())]
     child, url = server_url()
     try:
-        found += asyncio.run(chat_rows(url))
         found += asyncio.run(stream_rows(url))
+        found += asyncio.run(chat_rows(url))  # last: its Router leaves callbacks in LiteLLM
     finally:
         child.communicate("")
-    return [*found, *asyncio.run(memory_rows())]
+    return found
 
 
 if __name__ == "__main__":
