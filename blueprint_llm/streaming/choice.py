@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Event = TextDelta | PartialToolCall | Verdict
 
+_partial_call = PartialToolCall.__pydantic_validator__.validate_python  # 0.5 us a chunk less than its constructor
 _GOT_CHARS = 40
 _SEEN_CHARS = 400  # what is searched for secrets before it is cut
 _CHARS_PER_TOKEN = 4
@@ -92,7 +93,8 @@ class Choice:
             if not call.reported:
                 events.append(self._call_problem(call, call.problem))
         elif (added or is_first) and not self.number:
-            events.append(PartialToolCall(index=call.number, id=call.id, name=call.name, arguments_delta=added))
+            shown = {"index": call.number, "id": call.id, "name": call.name, "arguments_delta": added}
+            events.append(_partial_call(shown))
 
     def _call_problem(self, call: Call, problem: JsonRejected) -> Verdict:
         call.reported = True

@@ -70,9 +70,9 @@ def text_of(content: Any) -> str:
 
 def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> list[Entry]:
     """The pieces of tool calls in a delta; in a whole message the place of a call is its index."""
-    calls = sequence(delta.get("tool_calls"))
+    calls = delta.get("tool_calls")
     if calls:
-        return [_entry(fields(call), place if is_whole else None) for place, call in enumerate(calls)]
+        return [_entry(fields(call), place if is_whole else None) for place, call in enumerate(sequence(calls))]
     legacy = delta.get("function_call")
     return [] if legacy is None else [_entry({"function": legacy}, 0)]
 
