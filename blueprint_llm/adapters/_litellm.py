@@ -160,6 +160,7 @@ class Stream:
 
     def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
         self._wrapper, self._call = wrapper, call
+        self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
         self._keep_all = any(getattr(litellm, name, None) for name in CALLBACKS)
         self._last_usage: Any = None
         self._has_usage = False
@@ -215,7 +216,7 @@ class Stream:
         """The provider's usage, or None where it sent none: LiteLLM's own count is no evidence."""
         if self._has_usage:
             return self._last_usage
-        return getattr(getattr(self._wrapper, "completion_stream", None), "last_usage", None)
+        return getattr(self._source, "last_usage", None)
 
     def ended_by(self) -> EndedBy:
         """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import embedded
 from blueprint_llm.errors import BlueprintError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def custom_provider(litellm: Any) -> Any:
@@ -32,11 +33,13 @@ def custom_provider(litellm: Any) -> Any:
 
         def streaming(self, **given: Any) -> Any:
             with _embedded_errors(litellm, given):
-                return _EmbeddedStream(_embedded(given).stream(_body(given)), litellm, given)
+                chunks = _embedded(given).stream(_body(given))
+                return _EmbeddedStream(lambda: chunks, litellm, given)
 
         def astreaming(self, **given: Any) -> Any:
             with _embedded_errors(litellm, given):
-                return _EmbeddedStream(_embedded(given).astream(_body(given)), litellm, given)
+                # LiteLLM calls this in a thread: only the first read is on the event loop.
+                return _EmbeddedStream(partial(_embedded(given).astream, _body(given)), litellm, given)
 
     return Embedded()
 
@@ -68,9 +71,16 @@ class _EmbeddedStream:
     LiteLLM reads nothing of a custom provider after the finish reason, so the usage behind it is kept here.
     """
 
-    def __init__(self, chunks: Any, litellm: Any, given: Mapping[str, Any]) -> None:
-        self._chunks, self._litellm, self._given = chunks, litellm, given
+    def __init__(self, begin: Callable[[], Any], litellm: Any, given: Mapping[str, Any]) -> None:
+        self._begin, self._litellm, self._given = begin, litellm, given
+        self._begun: Any = None
         self.last_usage: Any = None
+
+    @property
+    def _chunks(self) -> Any:
+        if self._begun is None:
+            self._begun = self._begin()
+        return self._begun
 
     def __iter__(self) -> Self:
         return self
@@ -97,4 +107,5 @@ class _EmbeddedStream:
 
     async def aclose(self) -> None:
         """Cancel the generation."""
-        await self._chunks.aclose()
+        if self._begun is not None:
+            await self._begun.aclose()
