@@ -46,9 +46,12 @@ def validated(model: Any, values: Mapping[str, Any]) -> Any:
 
 
 def planning_context(given: Any, keywords: Mapping[str, Any]) -> PlanningContext:
-    """What to plan, from a mapping, a `PlanningContext` or keywords; keywords win. Raises InvalidRequestError."""
+    """What to plan, from a goal, a mapping, a record or keywords; keywords win. Raises InvalidRequestError."""
     if isinstance(given, PlanningContext) and not keywords:
         return given
-    base = given.model_dump() if isinstance(given, PlanningContext) else given or {}
-    context: PlanningContext = validated(PlanningContext, {**base, **keywords})
+    if isinstance(given, PlanningContext):
+        given = given.model_dump()
+    elif given is not None and not isinstance(given, Mapping):
+        given = {"goal": given}
+    context: PlanningContext = validated(PlanningContext, {**(given or {}), **keywords})
     return context
