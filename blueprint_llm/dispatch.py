@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
 from blueprint_llm.adapters import Call
+from blueprint_llm.cache import with_breakpoints
 from blueprint_llm.context import message_tokens, policy_for, shape
 from blueprint_llm.policy import UNCHANGED
 from blueprint_llm.redaction import redact
@@ -52,14 +53,16 @@ def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_t
     limits = parts.config.deadline
     credential = parts.credentials.get(target.provider, model=target.model, params=target.params)
     tools = [tool.to_dict() for tool in request.tools or ()]
-    messages = _shaped(request, target, tools, walk.trace, output_tokens)
+    messages = [*_shaped(request, target, tools, walk.trace, output_tokens), *_added(change)]
+    if parts.config.cache.provider_hints == "auto":
+        messages, tools = with_breakpoints(target.model, messages, tools)
     return Call(
         provider=target.provider,
         model=target.model,
-        messages=[*messages, *_added(change)],
+        messages=messages,
         params=params_for(parts, request, target, tools, output_tokens),
         credential=credential,
-        timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s)),
+        timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s, request.deadline_s or 0)),
     )
 
 
