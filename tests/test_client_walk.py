@@ -31,7 +31,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
 CALL = Answer("", tool_calls=(ToolUse("get_weather", {"city": "Paris"}),))
 ONCE = {"base_s": 0.001, "max_attempts": 1}
-HALF_SECOND_LATE = 0.5  # on a machine that has much else to do; the best of three is within 0.1 s
+HALF_SECOND_LATE = 0.5  # on a machine that has much else to do; the best of two is within 0.1 s
 
 
 @pytest.fixture(params=CALLERS, ids=lambda caller: caller.name)
@@ -103,12 +103,12 @@ def test_deadline_holds_over_a_chain_that_never_answers(caller, streamed):
     """Three providers that never answer: the deadline ends the call, and each of them was asked."""
     with FaultServer(default=Stall(0)) as one, FaultServer(default=Stall(0)) as two, FaultServer(default=Stall(0)) as n:
         config = configuration(one.url, two.url, n.url, deadline=PATIENT, retry=ONCE)
-        tries = [timed(caller, config, streamed=streamed, deadline_s=1.0) for _ in range(2)]
+        tries = [timed(caller, config, streamed=streamed, deadline_s=0.6) for _ in range(2)]
         asked = [len(server.requests) for server in (one, two, n)]
 
     assert all(isinstance(heard.error, DeadlineExceededError) for heard, _ in tries)
-    assert all(1.0 <= took < 1.0 + HALF_SECOND_LATE for _, took in tries)
-    assert min(took for _, took in tries) < 1.1
+    assert all(0.6 <= took < 0.6 + HALF_SECOND_LATE for _, took in tries)
+    assert min(took for _, took in tries) < 0.7
     assert asked == [2, 2, 2]
     assert [error.category for error in tries[0][0].error.attempts] == ["timeout"] * 3
 
@@ -134,11 +134,11 @@ def test_silence_after_the_first_delta_ends_a_stream(caller):
     assert took < 0.3 + 2
 
 
-def test_own_deadline_may_be_longer(caller, streamed):
+def test_own_deadline_may_be_longer(caller):
     """A call that brings a longer deadline gets it, the transport's own limits included."""
-    with FaultServer(default=Answer(GOOD, delay_s=1.6)) as server:
-        limits = {"total_s": 0.5, "first_token_s": 5, "idle_s": 0.5}
-        heard = ask(caller, configuration(server.url, deadline=limits), streamed=streamed, deadline_s=10)
+    with FaultServer(default=Answer(GOOD, delay_s=1.4)) as server:
+        limits = {"total_s": 0.3, "first_token_s": 0.3, "idle_s": 0.3}
+        heard = caller.chat(configuration(server.url, deadline=limits), deadline_s=10)
 
     assert heard.error is None
     assert heard.response.content == GOOD

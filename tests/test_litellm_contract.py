@@ -20,7 +20,7 @@ from blueprint_llm.steps import END
 from blueprint_llm.testing import Answer, Cut, Empty, FaultServer, ToolUse, numbered_text
 
 NAMED = {name for row in CATEGORIES.values() for name in row.classes}
-LONG = Answer(numbered_text(2000))
+LONG, SHORT = Answer(numbered_text(2000)), Answer(numbered_text(300))
 
 
 def exception_classes(litellm):
@@ -199,12 +199,12 @@ def test_wrapper_has_what_streams_rely_on(litellm_warm):
 
 ENDINGS = [
     pytest.param(LONG, True, "terminal", id="complete"),
-    pytest.param(Answer(LONG.text, usage=None), False, "terminal", id="complete, without usage"),
-    pytest.param(Answer(LONG.text, done=False), True, "terminal", id="complete, without [DONE]"),
-    pytest.param(Cut(1500, answer=LONG), False, "invented", id="cut"),
+    pytest.param(Answer(SHORT.text, usage=None), False, "terminal", id="complete, without usage"),
+    pytest.param(Answer(SHORT.text, done=False), True, "terminal", id="complete, without [DONE]"),
+    pytest.param(Cut(200, answer=SHORT), False, "invented", id="cut"),
     pytest.param(Empty(), False, "invented", id="empty"),
     pytest.param(
-        Answer(LONG.text, tool_calls=(ToolUse("now", {"a": "b" * 400}),)), True, "terminal", id="with a tool call"
+        Answer(SHORT.text, tool_calls=(ToolUse("now", {"a": "b" * 400}),)), True, "terminal", id="with a tool call"
     ),
 ]
 
@@ -223,7 +223,7 @@ def test_trimming_loses_neither_usage_nor_end(litellm_warm, step, has_usage, end
         if has_usage:
             assert (usage.prompt_tokens, usage.completion_tokens) == (12, 9)
         if ended_by == "terminal":
-            assert text_of(chunks) == LONG.text
+            assert text_of(chunks) == step.text
 
 
 def test_repetition_is_still_noticed(litellm_warm):
