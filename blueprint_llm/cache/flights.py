@@ -17,8 +17,6 @@ from blueprint_llm.cache.ops import BEAT_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_IDLE_S = 5.0
-
 
 class Flight:
     """One answer on its way; `paused` while its caller does something else."""
@@ -31,8 +29,8 @@ class Flight:
 class Flights:
     """The flights of one process; `beat` renews a lease and may raise nothing."""
 
-    def __init__(self, beat: Callable[[Flight], None], *, every_s: float = BEAT_S) -> None:
-        self._beat, self._every_s = beat, every_s
+    def __init__(self, beat: Callable[[Flight], None], *, every_s: float = BEAT_S, idle_s: float = 5.0) -> None:
+        self._beat, self._every_s, self._idle_s = beat, every_s, idle_s
         self._flights: dict[str, Flight] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -78,7 +76,7 @@ class Flights:
                 flights = list(self._flights.values())
                 if flights:
                     idle_since = time.monotonic()
-                elif time.monotonic() - idle_since > _IDLE_S:
+                elif time.monotonic() - idle_since > self._idle_s:
                     self._thread = None
                     return
             for flight in flights:

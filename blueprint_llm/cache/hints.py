@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 MOST = 4
 # Anthropic caches no prefix below 1,024 tokens; at about four characters each, a shorter history is not worth a mark.
 LONG_CHARS = 4096
+# LiteLLM's names of those who serve Anthropic's models and take its marks; "" is Anthropic itself.
+_HOSTS = frozenset({"", "anthropic", "bedrock", "vertex_ai", "openrouter"})
 _MARK = {"type": "ephemeral"}
 
 
@@ -28,7 +30,8 @@ def with_breakpoints(
 
 
 def _takes_hints(model: str) -> bool:
-    return model.startswith("anthropic/") or "claude" in model.lower()
+    provider, _, name = model.lower().rpartition("/")
+    return "claude" in name and provider.partition("/")[0] in _HOSTS
 
 
 def _has_hints(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> bool:
