@@ -615,3 +615,15 @@ def test_chain_of_the_client_wins():
         client.chat(messages=MESSAGES)
 
     assert asked == [OPUS, CLOUD, SAFE]
+
+
+def test_full_window_goes_to_wider_ones_only():
+    """After a full window, targets of a chain whose window is no wider are passed over; unknown ones are asked."""
+    models = {"a": "openai/gpt-4o", "b": "openai/gpt-3.5-turbo", "c": "openai/my-own", "d": "gemini/gemini-2.5-pro"}
+    providers = {name: {"model": model, "api_key": KEY} for name, model in models.items()}
+    adapter = ScriptedAdapter(default=Status(413))
+    config = {"blueprint": {"providers": providers}}
+    with SyncLLMClient(config, adapters=dict.fromkeys(models, adapter)) as client, pytest.raises(CallError):
+        client.chat(messages=MESSAGES)
+
+    assert [call.provider for call in adapter.calls] == ["a", "c", "d"]
