@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -11,15 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+import tracemalloc
+from typing import TYPE_CHECKING, Any
 
-import psutil
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ["BLUEPRINT_HOME"] = tempfile.mkdtemp()
 
 HEAVY = ("litellm", "openai", "httpx", "keyring", "diskcache", "redis", "jsonschema")
-ROUNDS, CALLS, CHUNKS, STREAMS = 7, 25, 500, 200
+ROUNDS, CALLS, CHUNKS = 7, 25, 500
+STREAMS, PEERS = 200, 20
 YARDSTICK_US = 12.0  # json.loads of 2 KB on the machine that the absolute limits were measured on
 KEY = "sk-test-0123456789abcdef"
 MESSAGES = [{"role": "user", "content": "x" * 1024}]
@@ -73,20 +77,29 @@ def import_row() -> dict[str, Any]:
     }
 
 
-def server_url() -> tuple[subprocess.Popen[str], str]:
-    """A fault server in a process of its own, so that it shares no interpreter lock with what is measured."""
-    from blueprint_llm.testing import Answer, FaultServer, numbered_text  # noqa: F401, PLC0415 - fails early
+STALLING = """
+def step(request):
+    return Stall(2000, answer=Answer(numbered_text(2400)))
+"""
+ANSWERING = f"""
+def step(request):
+    return Answer(numbered_text({CHUNKS} if request.body.get("stream") else 50))
+"""
 
+
+@contextlib.contextmanager
+def server(step: str) -> Iterator[str]:
+    """The URL of a fault server in a process of its own: it shares no memory or lock with what is measured."""
     program = (
-        "import sys\n"
-        "from blueprint_llm.testing import Answer, FaultServer, numbered_text\n"
-        f"def step(request):\n    return Answer(numbered_text({CHUNKS} if request.body.get('stream') else 50))\n"
-        "with FaultServer(step) as server:\n    print(server.url, flush=True); sys.stdin.read()\n"
+        "import sys\nfrom blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text\n"
+        f"{step}\nwith FaultServer(step) as server:\n    print(server.url, flush=True); sys.stdin.read()\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    if child.stdout is None:
-        raise RuntimeError("no pipe")
-    return child, child.stdout.readline().strip()
+    command = [sys.executable, "-c", program]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield child.stdout.readline().strip() if child.stdout else ""
+    finally:
+        child.communicate("")
 
 
 async def median_call(call: Any) -> float:
@@ -177,53 +190,70 @@ async def stream_rows(url: str) -> list[dict[str, Any]]:
 
 
 def held_kb() -> float:
-    """What this process has in memory."""
+    """What Python has allocated and not freed."""
     gc.collect()
-    return psutil.Process().memory_info().rss / 1024
+    return tracemalloc.get_traced_memory()[0] / 1024
 
 
-async def memory_rows() -> list[dict[str, Any]]:
-    """200 streams of 2,000 chunks at once: what each holds in the middle."""
-    from blueprint_llm import LLMClient  # noqa: PLC0415 - after the import was measured
-    from blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text  # noqa: PLC0415 - likewise
+async def held_by_each(streams: int, open_one: Any) -> float:
+    """KB that each of so many streams holds in mid-air, connection included, after 2,000 chunks."""
+    reached = asyncio.Semaphore(0)
 
-    with FaultServer(default=Stall(2000, answer=Answer(numbered_text(2400)))) as server:
-        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": KEY}
-        block = {"version": 1, "providers": {"cloud": wire}, "chains": {"default": ["cloud"]}}
-        deadlines = {"total_s": 900, "first_token_s": 600, "idle_s": 600}
-        async with LLMClient({"blueprint": {**block, "deadline": deadlines}}) as client:
-            reached = asyncio.Semaphore(0)
+    async def read() -> None:
+        seen = 0
+        async for _ in await open_one():
+            seen += 1
+            if seen == 1998:
+                reached.release()
 
-            async def read() -> None:
-                seen = 0
-                async for _ in client.stream(messages=MESSAGES):
-                    seen += 1
-                    if seen in {1, 1998}:  # the first, and nearly all that comes before the stall
-                        reached.release()
+    before = held_kb()
+    tasks = [asyncio.create_task(read()) for _ in range(streams)]
+    for _ in tasks:
+        await reached.acquire()
+    held = (held_kb() - before) / streams
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return held
 
-            tasks = [asyncio.create_task(read()) for _ in range(STREAMS)]
-            for _ in tasks:
-                await reached.acquire()
-            at_first = held_kb()
-            for _ in tasks:
-                await reached.acquire()
-            held = (held_kb() - at_first) / STREAMS
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+async def memory_rows(url: str) -> list[dict[str, Any]]:
+    """200 streams of 2,000 chunks at once; a few of LiteLLM's own show that the measure sees what is held."""
+    import litellm  # noqa: PLC0415 - after the import was measured
+
+    from blueprint_llm import LLMClient  # noqa: PLC0415 - likewise
+
+    wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}
+    block = {"version": 1, "providers": {"cloud": wire}, "chains": {"default": ["cloud"]}}
+    deadlines = {"total_s": 900, "first_token_s": 600, "idle_s": 600}
+    async with LLMClient({"blueprint": {**block, "deadline": deadlines}}) as client:
+
+        async def ours() -> Any:
+            return client.stream(messages=MESSAGES)
+
+        async def bare() -> Any:
+            return await litellm.acompletion(messages=MESSAGES, stream=True, timeout=900, **wire)
+
+        await held_by_each(1, ours)
+        await held_by_each(1, bare)
+        tracemalloc.start(1)
+        held, bare_held = await held_by_each(STREAMS, ours), await held_by_each(PEERS, bare)
+        tracemalloc.stop()
     name = f"held by each of {STREAMS} streams after 2,000 chunks"
-    return [row(name, max(held, 0.01), "50 KB", 50, 1.0, "KB")]
+    return [
+        row(name, held, "50 KB", 50, 1.0, "KB"),
+        row(name, held, f"each of {PEERS} of LiteLLM's own", bare_held, 1.0, "KB"),
+    ]
 
 
 def rows() -> list[dict[str, Any]]:
     """Every row of this part."""
-    found = [import_row(), *asyncio.run(memory_rows())]
-    child, url = server_url()
-    try:
+    found = [import_row()]
+    with server(STALLING) as url:
+        found += asyncio.run(memory_rows(url))
+    with server(ANSWERING) as url:
         found += asyncio.run(stream_rows(url))
         found += asyncio.run(chat_rows(url))  # last: its Router leaves callbacks in LiteLLM
-    finally:
-        child.communicate("")
     return found
 
 
