@@ -214,7 +214,8 @@ class _Turn:
             model=target.model,
             metadata=metadata,
         )
-        return response.with_raw(partial(_rebuilt, entry))
+        response._raw = partial(_rebuilt, entry)  # noqa: SLF001 - with_raw would copy what is new anyway
+        return response
 
     def _speak(self, entry: Entry, voice: Voice) -> Steps:
         who = {"provider": self.visit.target.provider, "model": self.visit.target.model}

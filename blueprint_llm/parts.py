@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class Parts:
 
     def new_id(self) -> str:
         """A fresh id of a call."""
-        return uuid.uuid4().hex
+        return f"{random.getrandbits(128):032x}"  # no system call; Python reseeds a forked child
 
     def tell(self, name: str, *, level: str = "info", **facts: Any) -> None:
         """Hand an event to the caller's hook, and log it where the configuration has a `logging` block."""

@@ -21,7 +21,14 @@ DELTAS = [
     PartialToolCall(index=1, id="c1", name="read"),
     PartialToolCall(index=1, arguments_delta="{"),
 ]
-ENTRY = Entry.of(RESPONSE, {"choices": [1, 2]}, DELTAS, at=5.0)
+RAW = {
+    "id": "r1",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": RESPONSE.content, "tool_calls": [1]}},
+        {"index": 1, "message": {"content": "another"}},
+    ],
+}
+ENTRY = Entry.of(RESPONSE, RAW, DELTAS, at=5.0)
 
 
 def test_an_entry_survives_its_bytes():
@@ -30,8 +37,24 @@ def test_an_entry_survives_its_bytes():
 
     assert loaded == ENTRY
     assert (loaded.content, loaded.tool_calls, loaded.deltas) == (RESPONSE.content, (CALL,), DELTAS)
-    assert (loaded.raw, loaded.saved_nano, loaded.usage.estimated_cost) == ({"choices": [1, 2]}, 250_000_000, 0.0)
+    assert (loaded.raw, loaded.saved_nano, loaded.usage.estimated_cost) == (RAW, 250_000_000, 0.0)
     assert loaded.usage.cached_tokens == 2
+
+
+@pytest.mark.parametrize(
+    "raw", [{}, {"choices": []}, {"choices": [{"message": {"content": "changed"}}]}, {"choices": [{}]}]
+)
+def test_any_raw_response_survives(raw):
+    """Also one whose text is not the answer's."""
+    assert Entry.load(Entry.of(RESPONSE, raw, [], at=0).dump()).raw == raw
+
+
+def test_an_entry_holds_its_text_once():
+    """The answer is no part of the raw response that is kept."""
+    long = RESPONSE.model_copy(update={"content": "x" * 5000})
+    raw = {"choices": [{"message": {"content": long.content}}]}
+
+    assert len(Entry.of(long, raw, [], at=0).dump()) < 5500
 
 
 def test_an_answer_that_came_whole_is_replayed_in_one_piece():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Delta = str | PartialToolCall
 FINISHED = frozenset({"stop", "tool_calls", "function_call"})
+_HERE = True  # stands in the raw response for the text that the entry holds already
 _MAC_BYTES = 32
 _KEY_BYTES = 32
 
@@ -61,14 +62,13 @@ class Entry:
             tool_calls=tuple(response.tool_calls),
             saved_nano=None if cost is None else round(cost * 1e9),
             at=at,
-            rest=orjson.dumps({"raw": raw, "deltas": told}),
+            rest=orjson.dumps({"raw": _with_content(raw, response.content, _HERE), "deltas": told}),
         )
 
     @property
     def raw(self) -> dict[str, Any]:
         """The provider's response in OpenAI's shape."""
-        raw: dict[str, Any] = orjson.loads(self.rest)["raw"]
-        return raw
+        return _with_content(orjson.loads(self.rest)["raw"], _HERE, self.content)
 
     @property
     def deltas(self) -> list[Delta]:
@@ -100,6 +100,15 @@ class Entry:
             )
         except TypeError:
             raise ValueError("no entry") from None
+
+
+def _with_content(raw: dict[str, Any], before: object, after: object) -> dict[str, Any]:
+    """`raw` with the first choice's text replaced: an entry holds it once."""
+    choices = raw.get("choices") or [{}]
+    message = choices[0].get("message") or {}
+    if message.get("content", ...) != before:
+        return raw
+    return {**raw, "choices": [{**choices[0], "message": {**message, "content": after}}, *choices[1:]]}
 
 
 def storable(response: ChatResponse, verdict: StreamVerdict) -> bool:
