@@ -318,13 +318,18 @@ class InvalidRequestError(CallError, ValueError):
 
 
 class ToolCallInvalidError(CallError):
-    """The model's tool call or structured answer is not valid; `verdict` says where and why."""
+    """The model's tool call or structured answer is not valid; `verdict` says where and why.
+
+    `attempts` holds the errors of every attempt, where each of them ended like this one.
+    """
 
     default_category = "malformed"
 
-    def __init__(self, message: str, *, verdict: Any = None, **facts: Any) -> None:
+    def __init__(
+        self, message: str, *, verdict: Any = None, attempts: Sequence[BlueprintError] = (), **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
-        self.verdict = verdict
+        self.verdict, self.attempts = verdict, list(attempts)
 
 
 class StreamBrokenError(CallError):

@@ -25,6 +25,7 @@ from blueprint_llm.errors import (
     InvalidRequestError,
     NoTargetError,
     QuotaExceededError,
+    ToolCallInvalidError,
 )
 from blueprint_llm.explain import plan
 from blueprint_llm.policy import Stop
@@ -154,6 +155,12 @@ class Walk:
             return DeadlineExceededError(text, attempts=self.failures)
         if self.failures and all(isinstance(error, LIMITS) for error in self.failures):
             return self.failures[0]
+        last = self.failures[-1] if self.failures else None
+        if isinstance(last, ToolCallInvalidError) and all(
+            isinstance(each, ToolCallInvalidError) for each in self.failures
+        ):
+            last.attempts = list(self.failures)
+            return last
         return self.failures[0] if len(self.failures) == 1 else ChainExhaustedError(self.failures)
 
     def _so_far(self) -> str:

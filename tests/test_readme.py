@@ -11,7 +11,8 @@ from driving import MESSAGES, configuration
 
 from blueprint_llm import SyncLLMClient, load_config
 from blueprint_llm.cli import COMMANDS
-from blueprint_llm.testing import Answer, FaultServer, Stall
+from blueprint_llm.errors import QuotaExceededError
+from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -77,6 +78,31 @@ def test_the_explain_example_runs(capsys, litellm_warm):
         exec(compile(example("client.explain"), "README.md", "exec"), names)  # noqa: S102 - as above
 
     assert "chosen p0" in capsys.readouterr().out
+
+
+def test_the_limits_example_stops(capsys, litellm_warm):
+    """The example makes two calls and is told about the quota at the third."""
+    with FaultServer(default=Answer("x")) as server:
+        providers = configuration(server.url)["blueprint"]["providers"]
+        names = {"SyncLLMClient": SyncLLMClient, "QuotaExceededError": QuotaExceededError, "messages": MESSAGES}
+
+        exec(compile(example("QuotaExceededError"), "README.md", "exec"), names | {"providers": providers})  # noqa: S102
+
+        assert len(server.requests) == 2
+    assert capsys.readouterr().out.startswith("project 2 2\n2 ")
+
+
+def test_the_tools_example_runs(capsys, litellm_warm, tmp_path):
+    """The example offers a function and the model's call of it is judged, run and answered."""
+    script = [Answer("", tool_calls=(ToolUse("add", {"left": 2, "right": 3}),)), Answer("It is 5.")]
+    with FaultServer(script) as server:
+        config = configuration(server.url)
+        config["blueprint"]["tools"] = {"workspace": str(tmp_path), "rules": [{"allow": "add"}]}
+        with SyncLLMClient(config) as client:
+            exec(compile(example("def add"), "README.md", "exec"), {"client": client, "messages": MESSAGES})  # noqa: S102
+
+        assert server.requests[1].body["messages"][-1]["content"] == "5"
+    assert capsys.readouterr().out == "It is 5. ['ok']\n"
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"blueprint-llm ([a-z]+)", README))))

@@ -1,0 +1,93 @@
+"""Broken streams and cut calls as a user meets them: a real model, the command line, README's validator."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from driving import configuration
+from fixtures_embedded import install_weights, smollm2_weights
+
+from blueprint_llm import SyncLLMClient
+from blueprint_llm.cli import main
+from blueprint_llm.errors import ToolCallInvalidError
+from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
+
+ESSAY = {
+    "type": "function",
+    "function": {
+        "name": "write_essay",
+        "parameters": {
+            "type": "object",
+            "properties": {"text": {"type": "string", "minLength": 400}},
+            "required": ["text"],
+        },
+    },
+}
+ASK = {
+    "messages": [{"role": "user", "content": "Write a long essay about rivers."}],
+    "tools": [ESSAY],
+    "tool_choice": "required",
+    "temperature": 0,
+    "max_tokens": 12,
+}
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """The real weights, fetched once."""
+    return smollm2_weights()
+
+
+@pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+def test_a_real_call_cut_by_its_limit_is_caught(weights, litellm_warm, streamed):
+    """A real model that is cut in the middle of a tool call gives an error, never a call; a higher cap is tried."""
+    install_weights(weights)
+    block = {"version": 1, "providers": {"local": {"model": "embedded/smollm2"}}, "retry": {"max_attempts": 2}}
+    with (
+        SyncLLMClient({"blueprint": {**block, "streaming": {"reask": 0}}}) as client,
+        pytest.raises(ToolCallInvalidError) as caught,
+    ):
+        list(client.stream(**ASK)) if streamed else client.chat(**ASK)
+
+    assert [error.code for error in caught.value.attempts] == ["truncated_length"] * 2
+    assert [row["category"] for row in caught.value.trace["attempts"]] == ["malformed"] * 2
+
+
+def test_chat_shows_a_restart(tmp_path, litellm_warm):
+    """On the command line a broken stream is announced on stderr, and stdout ends with the whole answer."""
+    broken = Stall(3, answer=Answer("one two three four five six"))
+    with FaultServer(default=broken) as bad, FaultServer(default=Answer("A whole answer")) as good:
+        path = tmp_path / "blueprint.yaml"
+        path.write_text(yaml.safe_dump(configuration(bad.url, good.url, retry={"max_attempts": 1})))
+
+        ran = CliRunner().invoke(main, ["chat", "--config", str(path), "hello"])
+
+    assert ran.exit_code == 0
+    assert ran.stdout.endswith("A whole answer\n")
+    assert "starts the answer again" in ran.stderr
+
+
+def test_the_validator_example_catches_a_broken_call(capsys, litellm_warm):
+    """README's ten lines stop a plain LiteLLM stream at the first wrong character."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    example = next(
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "StreamingHandler" in block
+    )
+    answer = Answer("", tool_calls=(ToolUse("get_weather", '{"city": 7, "more": "text that nobody needs any more"}'),))
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": "get_weather",
+                "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            },
+        }
+    ]
+    with FaultServer(default=answer) as server:
+        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": "sk-test-0123456789"}
+
+        exec(compile(example, "README.md", "exec"), {"tools": tools, "wire": wire})  # noqa: S102 - the README's own code
+
+    assert "schema_type" in capsys.readouterr().out
