@@ -22,7 +22,7 @@ def command(*, yes: bool) -> None:
     _fetch(ask=not yes)
     with open_client(str(TEMPLATE)) as client:
         say(f"> {QUESTION}", bold=True)
-        stream = client.stream(messages=[{"role": "user", "content": QUESTION}], max_tokens=60)
+        stream = client.stream(messages=[{"role": "user", "content": QUESTION}], max_tokens=60, temperature=0)
         show(stream)
         say("why this answer came from there:", bold=True)
         click.echo(summary(stream.response.trace) if stream.response else "")
