@@ -102,8 +102,11 @@ class _Turn:
         return (yield _asking(self.parts, op))
 
     def _look(self) -> Generator[Step, Any, Entry | None]:
+        cache, max_age_s = self.parts.cache, self.walk.request.cache_ttl_s
+        if entry := cache.recent(self.key, max_age_s):
+            return entry
         found = yield from self._ask(Get(key=self.key))
-        return self.parts.cache.entry_of(self.key, found, self.walk.request.cache_ttl_s)
+        return cache.entry_of(self.key, found, max_age_s)
 
     def _queue(self) -> Generator[Step, Any, Entry | None]:
         """Wait while somebody fetches the answer: it, or None, which means to fetch it oneself."""

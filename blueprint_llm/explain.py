@@ -34,7 +34,7 @@ def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
         config=parts.config,
         table=parts.table,
         chains=parts.chains,
-        input_tokens=input_tokens(request),
+        input_tokens=input_tokens(request) if parts.config.routes else 0,  # only routes ask
         budget_used=(yield from _budget_used(parts, request)),
         planning=request.task_type == "planning",
     )

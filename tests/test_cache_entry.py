@@ -1,6 +1,7 @@
 import pytest
 
 from blueprint_llm.cache import CacheManager, Entry, MemoryCache, Seal, storable
+from blueprint_llm.cache import manager as manager_module
 from blueprint_llm.cache.ops import Get, Lease, Put
 from blueprint_llm.errors import StoreError
 from blueprint_llm.streaming import StreamVerdict
@@ -203,3 +204,37 @@ def test_manager_by_itself():
     assert manager.clear("unknown project") == 0
     assert manager.clear(older_than_s=60) == 0
     assert manager.clear() == 2
+
+
+def test_a_hot_entry_is_not_read_every_time(monkeypatch):
+    """What was found is good for a second, but not beyond its own time, a caller's wish or a `clear`."""
+    now = [1000.0]
+    manager = CacheManager(MemoryCache(), seal=Seal(), clock=lambda: now[0], ttl_s=100)
+    manager.put("n:1", Entry.of(RESPONSE, {}, [], at=now[0]))
+    assert manager.recent("n:1") is None
+    found = manager.get("n:1")
+
+    assert manager.recent("n:1") == found
+    now[0] += 50
+    assert manager.recent("n:1", max_age_s=40) is None
+    assert manager.recent("n:1", max_age_s=60) == found
+    now[0] += 50
+    assert manager.recent("n:1") is None
+    now[0] = 1000.0
+    monkeypatch.setattr(manager_module, "FRESH_S", 0.0)
+    assert manager.recent("n:1") is None
+    monkeypatch.undo()
+    assert manager.recent("n:1") == found
+    manager.clear()
+    assert manager.recent("n:1") is None
+
+
+def test_few_entries_are_held_in_memory(monkeypatch):
+    """Their number is bounded."""
+    monkeypatch.setattr(manager_module, "MOST_RECENT", 3)
+    manager = CacheManager(MemoryCache(), seal=Seal())
+    for n in range(5):
+        manager.put(f"n:{n}", ENTRY)
+        manager.get(f"n:{n}")
+
+    assert [manager.recent(f"n:{n}") is not None for n in range(5)] == [False, False, False, True, True]

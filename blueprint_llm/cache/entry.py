@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Delta = str | PartialToolCall
 FINISHED = frozenset({"stop", "tool_calls", "function_call"})
+FOREVER = 1e12
 _HERE = True  # stands in the raw response for the text that the entry holds already
 _MAC_BYTES = 32
 _KEY_BYTES = 32
@@ -37,7 +38,7 @@ class Entry:
 
     Attributes:
         saved_nano: What it cost, in nano-USD; None: unknown.
-        at: When it was stored, Unix seconds.
+        at, until: When it was stored, and when it expires, Unix seconds.
         rest: JSON with `raw` (LiteLLM's whole response, all choices) and `deltas` (a stream's, as they came).
     """
 
@@ -47,6 +48,7 @@ class Entry:
     tool_calls: tuple[ToolCall, ...] = ()
     saved_nano: int | None = None
     at: float = 0.0
+    until: float = field(default=FOREVER, compare=False)
     rest: bytes = field(default=b"{}", repr=False)
 
     @classmethod
@@ -80,7 +82,7 @@ class Entry:
         """The entry as bytes."""
         usage = self.usage.model_dump(exclude_defaults=True)
         calls = [call.model_dump() for call in self.tool_calls]
-        head = (self.content, self.finish_reason, usage, calls, self.saved_nano, self.at)
+        head = (self.content, self.finish_reason, usage, calls, self.saved_nano, self.at, self.until)
         return orjson.dumps(head) + b"\n" + self.rest
 
     @classmethod
@@ -88,7 +90,7 @@ class Entry:
         """The entry of `dump`. Raises ValueError for anything else."""
         head, _, rest = text.partition(b"\n")
         try:
-            content, finish_reason, usage, calls, saved_nano, at = orjson.loads(head)
+            content, finish_reason, usage, calls, saved_nano, at, until = orjson.loads(head)
             return cls(
                 content=content,
                 finish_reason=finish_reason,
@@ -96,6 +98,7 @@ class Entry:
                 tool_calls=tuple(ToolCall(**call) for call in calls),
                 saved_nano=saved_nano,
                 at=at,
+                until=until,
                 rest=rest,
             )
         except TypeError:

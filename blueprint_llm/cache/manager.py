@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.cache.entry import Entry, Seal
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from blueprint_llm.events import OnEvent
 
 PAUSE_S = 5.0
+FRESH_S = 1.0
+MOST_RECENT = 64
 _SLICE_S = 0.25
 _NOWHERE = NoCache()
 
@@ -37,6 +39,28 @@ class Wait:
 
     key: str
     poll_s: float
+
+
+class Recent:
+    """What was found in the store within the last second; so long may another process's `clear` go unnoticed."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[float, Entry]] = {}
+
+    def get(self, key: str) -> Entry | None:
+        """The entry, if it is there and fresh."""
+        found_at, entry = self._entries.get(key, (0.0, None))
+        return entry if time.monotonic() - found_at < FRESH_S else None
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Remember what has just been found."""
+        if len(self._entries) >= MOST_RECENT:
+            self._entries.clear()
+        self._entries[key] = time.monotonic(), entry
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
 
 
 class CacheManager:
@@ -64,6 +88,7 @@ class CacheManager:
         self.store, self.ttl_s, self.enabled = store, ttl_s, not isinstance(store, NoCache)
         self._chance, self._seal, self._on_event, self._clock = nondeterministic, seal, on_event or warn, clock
         self._flights = Flights(self._keep_alive)
+        self._recent = Recent()
         self._told, self._back_at = False, 0.0
 
     @classmethod
@@ -112,7 +137,9 @@ class CacheManager:
 
     def put_of(self, key: str, entry: Entry, ttl_s: float | None = None) -> Put:
         """The operation that keeps `entry`."""
-        return Put(key=key, value=self._sealed().close(key, entry.dump()), ttl_s=ttl_s or self.ttl_s)
+        ttl_s = ttl_s or self.ttl_s
+        dated = replace(entry, until=self._clock() + ttl_s)
+        return Put(key=key, value=self._sealed().close(key, dated.dump()), ttl_s=ttl_s)
 
     def entry_of(self, key: str, found: bytes | None, max_age_s: float | None = None) -> Entry | None:
         """The entry in what `Get` found, if it is one and not older than `max_age_s`."""
@@ -124,7 +151,17 @@ class CacheManager:
         except ValueError:
             self._warn(f"the entry {key} was damaged or not made by this user; it is not used")
             return None
-        return entry if max_age_s is None or entry.at > self._clock() - max_age_s else None
+        self._recent.put(key, entry)
+        return self._young(entry, max_age_s)
+
+    def recent(self, key: str, max_age_s: float | None = None) -> Entry | None:
+        """The entry of `key` if it was found within the last second: a hot one is not read for every hit."""
+        return self._young(self._recent.get(key), max_age_s)
+
+    def _young(self, entry: Entry | None, max_age_s: float | None) -> Entry | None:
+        now = self._clock()
+        is_young = entry is not None and now < entry.until and (max_age_s is None or entry.at > now - max_age_s)
+        return entry if is_young else None
 
     def _sealed(self) -> Seal:
         if self._seal is None:
@@ -158,6 +195,7 @@ class CacheManager:
     def clear(self, project: str | None = None, *, older_than_s: float = 0.0) -> int:
         """Forget everything, or one project's entries or old ones; how many, blocking. Raises StoreError."""
         namespace = None if project is None else namespace_of(project)
+        self._recent.clear()
         deleted: int = self.store.execute(Clear(namespace=namespace, older_than_s=older_than_s))
         return deleted
 

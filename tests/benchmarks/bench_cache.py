@@ -1,0 +1,172 @@
+"""The cache's speed: a whole hit against LiteLLM's own caches, one read of the store, one key.
+
+LiteLLM's cache cannot be used after a base install (its first hit imports fastapi); here the modules that it lacks are
+stood in for, so that its hits can be timed at all.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from blueprint_llm import LLMClient
+from blueprint_llm.cache import Facts, key_of
+from blueprint_llm.cache.disk import DiskCache
+from blueprint_llm.cache.ops import Get, Put
+from blueprint_llm.testing import Answer, ScriptedAdapter
+
+NOMINAL_S = 12e-6
+MESSAGES = [
+    {"role": "system", "content": "You are helpful. " * 40},
+    {"role": "user", "content": "hello there " * 190},
+]
+ANSWER = "x" * 2000
+ROUNDS = 5
+LITELLM = """
+import importlib.abc, importlib.machinery, json, statistics, sys, time, types
+ABSENT = {"fastapi", "soundfile", "starlette", "uvicorn", "apscheduler", "backoff", "multipart"}
+class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    def create_module(self, spec):
+        module = types.ModuleType(spec.name)
+        module.__path__ = []
+        module.__getattr__ = stand_in
+        return module
+    def exec_module(self, module): pass
+def stand_in(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    members = {"__init__": lambda self, *a, **k: None, "__class_getitem__": classmethod(lambda cls, item: cls),
+               "__getattr__": lambda self, name: lambda *a, **k: lambda f: f}
+    return type(name, (Exception,), members)
+sys.meta_path.append(StandIn())
+import litellm
+from litellm.caching.caching import Cache
+kind, folder, messages, answer = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
+litellm.cache = Cache(type=kind, **({"disk_cache_dir": folder} if kind == "disk" else {}))
+ask = lambda: litellm.completion(model="openai/gpt-4o", messages=messages, mock_response=answer, api_key="k",
+                                 caching=True)
+ask(); time.sleep(0.3); ask()
+times = []
+for _ in range(300):
+    begun = time.perf_counter(); found = ask(); times.append(time.perf_counter() - begun)
+assert found._hidden_params.get("cache_hit"), "no hit"
+print(statistics.median(times))
+"""
+
+
+def yardstick():
+    """Seconds that this machine takes now for json.loads of a 2 KB answer, nominally 12 us."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "src/a.py"}'}}
+    message = {"role": "assistant", "content": "Lorem ipsum dolor sit amet. " * 4, "tool_calls": [call] * 3}
+    choices = [{"index": n, "finish_reason": "stop", "message": message} for n in range(3)]
+    usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+    text = json.dumps(
+        {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o", "choices": choices, "usage": usage}
+    )
+    return median_of(lambda: json.loads(text))
+
+
+def median_of(call, count=2000):
+    """The median of a call's times; the best of some rounds, since others use the machine."""
+    return min(statistics.median(_timed(call) for _ in range(count // ROUNDS)) for _ in range(ROUNDS))
+
+
+def _timed(call):
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def hit(folder):
+    """Seconds of a whole hit through `LLMClient.chat`, ledger and usage row included."""
+    os.environ["BLUEPRINT_HOME"] = str(folder)
+    providers = {"cloud": {"model": "openai/gpt-4o", "api_key": "sk-0123456789abcdef"}}
+    config = {"blueprint": {"project": "acme", "providers": providers, "cache": {"enabled": True}}}
+
+    async def run():
+        adapter = ScriptedAdapter(default=Answer(ANSWER))
+        async with LLMClient(config, adapters={"cloud": adapter}) as client:
+            rounds = []
+            for _ in range(ROUNDS):
+                times = []
+                for _ in range(400):
+                    begun = time.perf_counter()
+                    answer = await client.chat(messages=MESSAGES)
+                    times.append(time.perf_counter() - begun)
+                rounds.append(statistics.median(times))
+            if len(adapter.calls) != 1 or not answer.metadata["cached"]:
+                raise RuntimeError("no hits were measured")
+            return min(rounds)
+
+    return asyncio.run(run())
+
+
+def litellm_hit(kind, folder):
+    """Seconds of a hit of LiteLLM's own cache; None where it does not work."""
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    command = [sys.executable, "-c", LITELLM, kind, str(folder), json.dumps(MESSAGES), ANSWER]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    return float(finished.stdout.split()[-1]) if finished.returncode == 0 else None
+
+
+def read(folder):
+    """Seconds of one read of 2 KB from the store."""
+    store, key = DiskCache(folder), f"{'0' * 16}:{'a' * 64}"
+    store.execute(Put(key=key, value=os.urandom(2048), ttl_s=600))
+    get = Get(key=key)
+    seconds = median_of(lambda: store.execute(get))
+    store.close()
+    return seconds
+
+
+def key():
+    """Seconds of the key of a 3 KB request."""
+    account = ("env:OPENAI_API_KEY", "https://api.example/v1", {})
+    params = {"temperature": 0, "seed": 1}
+    facts = Facts(model="openai/gpt-4o", account=account, project="acme", messages=MESSAGES, params=params)
+    return median_of(lambda: key_of(facts))
+
+
+def rows():
+    """The table's lines."""
+    unit = yardstick()
+    scale = unit / NOMINAL_S
+    with tempfile.TemporaryDirectory() as folder:
+        ours = hit(Path(folder) / "home")
+        disk = litellm_hit("disk", Path(folder) / "litellm")
+        memory = litellm_hit("local", folder)
+        found = [
+            _absolute("whole hit through LLMClient.chat, 2 KB, p50", ours, 150 * scale, unit),
+            _absolute("read of 2 KB from the store", read(Path(folder) / "store"), 15 * scale, unit),
+            _absolute("key of a 3 KB request", key(), 10 * scale, unit),
+        ]
+    peers = (("disk", disk, 8), ("memory", memory, None))
+    return [*found, *(_against(name, ours, peer, target) for name, peer, target in peers if peer is not None)]
+
+
+def _absolute(name, seconds, target_us, unit):
+    return {
+        "name": name, "ours": seconds * 1e6, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": seconds / unit,
+        "target": target_us, "ok": seconds * 1e6 <= target_us, "unit": "us",
+    }  # fmt: skip
+
+
+def _against(name, ours, peer, times):
+    return {
+        "name": f"whole hit against LiteLLM's {name} cache", "ours": ours * 1e6, "peer": f"LiteLLM, {name}",
+        "peer_value": peer * 1e6, "ratio": peer / ours, "target": times, "ok": times is None or peer / ours >= times,
+        "unit": "us",
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    for line in rows():
+        print(line)
