@@ -32,7 +32,7 @@ LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
 _LOADING = threading.Lock()
-CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "cache")
+CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
 def module() -> Any:
@@ -161,7 +161,7 @@ class Stream:
     def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
         self._wrapper, self._call = wrapper, call
         self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
-        self._keep_all = any(getattr(litellm, name, None) for name in CALLBACKS)
+        self._keep_all = _has_listeners(litellm)
         self._last_usage: Any = None
         self._has_usage = False
         self._seen = 0
@@ -240,6 +240,12 @@ class Stream:
         self._closed = True
         with contextlib.suppress(Exception):  # closing a connection that is already broken tells nobody anything
             await self._wrapper.aclose()
+
+
+def _has_listeners(litellm: Any) -> bool:
+    """Whether the program wants whole answers from LiteLLM. A call to Gemini registers "cache" without a cache."""
+    listeners = [each for name in CALLBACKS for each in getattr(litellm, name, None) or ()]
+    return litellm.cache is not None or any(each != "cache" for each in listeners)
 
 
 def _usage_of(chunk: Any) -> Any:
