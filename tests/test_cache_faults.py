@@ -428,12 +428,24 @@ store.close()
 """
 
 
+READER = """
+import sys
+from blueprint_llm.cache.disk import DiskCache
+from blueprint_llm.cache.ops import Get
+store = DiskCache(sys.argv[1], size_limit_bytes=int(sys.argv[2]))
+while True:
+    for n in range(250):
+        store.execute(Get(key=f"1:{n}"))
+"""
+
+
 def test_the_size_cap_holds_under_four_writers(tmp_path):
-    """The files together never exceed the cap, and the newest entries survive."""
+    """The files together never exceed the cap, though others read all the time, and the newest entries survive."""
     limit = 1 << 20
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "cache"), str(limit), str(n)]) for n in range(4)
     ]
+    reader = subprocess.Popen([sys.executable, "-c", READER, str(tmp_path / "cache"), str(limit)])
     most = 0
 
     def size_of(name):
@@ -445,6 +457,8 @@ def test_the_size_cap_holds_under_four_writers(tmp_path):
     while any(writer.poll() is None for writer in writers):
         most = max(most, sum(map(size_of, ("cache.db", "cache.db-wal"))))
 
+    reader.kill()
+    reader.wait()
     assert [writer.returncode for writer in writers] == [0, 0, 0, 0]
     assert 0 < most <= limit
     store = DiskCache(tmp_path / "cache", size_limit_bytes=limit)

@@ -17,7 +17,8 @@ from driving import KEY
 
 from blueprint_llm import LLMClient, SyncLLMClient
 from blueprint_llm.cache.flights import Flights
-from blueprint_llm.cache.ops import LEASE_S, Lease
+from blueprint_llm.cache.memory import MemoryCache
+from blueprint_llm.cache.ops import LEASE_S, Get, Lease, Put
 from blueprint_llm.errors import BlueprintError, DeadlineExceededError
 from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Status
 
@@ -292,6 +293,33 @@ def test_nobody_waits_for_a_reader_who_pauses():
         assert time.monotonic() - began < 6
         assert "".join(chunk.delta for chunk in stream).endswith("four")
     assert len(p0.calls) == 2
+
+
+class FinishedMeanwhile(MemoryCache):
+    """A store in which somebody else finishes right before the lease is taken."""
+
+    entry = b""
+
+    def execute(self, op):
+        """Keep the answer, then lend the lease."""
+        if isinstance(op, Lease):
+            super().execute(Put(key=op.key, value=self.entry, ttl_s=60))
+        return super().execute(op)
+
+
+def test_an_answer_that_came_before_the_lease_is_used():
+    """Between looking and leading somebody may have finished: no second call, and the lease is given back."""
+    p0 = ScriptedAdapter(default=Answer("Once."))
+    store = FinishedMeanwhile()
+    with asking("sync", configured(store={"url": "memory"}), adapters={"p0": p0}) as ask:
+        cache = ask.client._parts.cache
+        key = ask.chat(messages=MESSAGES).trace["cache"]["key"]
+        store.entry = cache.store.execute(Get(key=key))
+        cache.store = store
+
+        assert ask.chat(messages=MESSAGES).metadata["cached"]
+    assert len(p0.calls) == 1
+    assert store.execute(Lease(key=key, owner="me")).mine
 
 
 def test_flights_wake_and_end():

@@ -121,6 +121,15 @@ def test_lease_of_a_dead_holder_is_taken_once(run):
     assert run(Beat(key="n:1", owner="second")).mine
 
 
+def test_who_waited_for_another_flight_does_not_take_a_stale_lease(run):
+    """The flight that it waited for is over: it goes alone."""
+    run(Lease(key="n:1", owner="dead", ttl_s=0.01))
+    time.sleep(0.05)
+
+    assert not run(Lease(key="n:1", owner="me", flight="another")).mine
+    assert run(Lease(key="n:1", owner="me", flight="dead")).mine
+
+
 def test_lease_lives_while_it_beats(run):
     """A heartbeat keeps a lease beyond its time."""
     run(Lease(key="n:1", owner="me", ttl_s=0.05))

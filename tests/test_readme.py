@@ -92,6 +92,18 @@ def test_the_limits_example_stops(capsys, litellm_warm):
     assert capsys.readouterr().out.startswith("project 2 2\n2 ")
 
 
+def test_the_cache_example_hits(capsys, litellm_warm):
+    """The example makes one call and prints what the other two saved."""
+    with FaultServer([Answer("Hello there")]) as server:
+        providers = configuration(server.url)["blueprint"]["providers"]
+        names = {"SyncLLMClient": SyncLLMClient, "messages": MESSAGES, "providers": providers}
+
+        exec(compile(example("cache_ttl_s"), "README.md", "exec"), names)  # noqa: S102 - as above
+
+        assert len(server.requests) == 1
+    assert capsys.readouterr().out == "True 0.0 2\n"
+
+
 def test_the_tools_example_runs(capsys, litellm_warm, tmp_path):
     """The example offers a function and the model's call of it is judged, run and answered."""
     script = [Answer("", tool_calls=(ToolUse("add", {"left": 2, "right": 3}),)), Answer("It is 5.")]

@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 _LIMITED = ("size_limit", "sqlite_wal_autocheckpoint", "sqlite_journal_size_limit")
 _PAGE = 4096
 _READ = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND expire_time > ?"
-_LEAST_PAGES = 32
+_LEAST_PAGES = 8
 # One member for every fork that led to this process: quicker to ask than the system for its id.
 _FORKS: list[None] = []
 os.register_at_fork(after_in_child=lambda: _FORKS.append(None))
@@ -92,7 +92,7 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc] # untyped
         self._file = os.path.join(directory, DBNAME)  # noqa: PTH118 - as diskcache
         self._db: sqlite3.Connection | None = None
         self._forks = 0
-        pages = max(_LEAST_PAGES, min(1000, size_limit_bytes // _PAGE // 8))
+        pages = max(_LEAST_PAGES, min(1000, size_limit_bytes // _PAGE // 16))
         self._most_log = pages * _PAGE
         limits = (size_limit_bytes * 3 // 4, pages, self._most_log)
         settings = {**SETTINGS, **dict(zip(_LIMITED, limits, strict=True))}
