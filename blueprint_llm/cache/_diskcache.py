@@ -99,7 +99,7 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc] # untyped
         try:
             self._vet(settings)
             super().__init__(directory, timeout=BUSY_S, disk=BytesDisk, **settings)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: a half open connection would stay
             self.close()
             raise
 
