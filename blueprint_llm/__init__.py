@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blueprint_llm.adapters import AdapterFactory, CloudAdapter, FallbackAdapter, LocalAdapter, OpusAdapter
+    from blueprint_llm.cache import CacheManager
     from blueprint_llm.client import LLMClient, SyncLLMClient
     from blueprint_llm.config import Config, load_config
     from blueprint_llm.credentials import Credential, CredentialsManager, Secret
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adapters": "AdapterFactory CloudAdapter FallbackAdapter LocalAdapter OpusAdapter",
+    "cache": "CacheManager",
     "client": "LLMClient SyncLLMClient",
     "config": "Config load_config",
     "credentials": "Credential CredentialsManager Secret",
@@ -82,6 +84,7 @@ __all__ = [
     "ApprovalPending",
     "BlueprintError",
     "BudgetExceededError",
+    "CacheManager",
     "CallError",
     "ChainExhaustedError",
     "ChatMessage",
