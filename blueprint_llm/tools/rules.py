@@ -6,6 +6,7 @@ also looks through wrappers, chains and substitutions. Rules are the user's: not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -207,9 +208,17 @@ class Policy:
         if ":" in path and not colons:
             return f"{path!r} holds a colon, which some programs read as a host"
         try:
-            return secrecy(self._workspace.resolve(path.rpartition(":")[2]).path)
+            return secrecy(self._workspace.resolve(_place_in(path)).path)
         except PathDeniedError as error:
             return str(error)
+
+
+def _place_in(word: str) -> str:
+    """The path in a revision (`HEAD:path`) or a pathspec of git: `:(top)path` starts at the root of its repository."""
+    magic = re.fullmatch(r":\((.*?)\)(.*)", word, re.DOTALL)
+    if magic is None:
+        return word.rpartition(":")[2]
+    return f"/{magic[2]}" if "top" in magic[1] else magic[2]
 
 
 def _verdict(rule: Rule) -> Verdict:
