@@ -200,7 +200,8 @@ class LLMClient(_Core):
         """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
 
         `tools` may hold functions; without it the registered and built-in ones are offered. With `on_chunk` every chat
-        is a stream, and the function (or coroutine function) gets its chunks as they come: text, restarts, complete tool calls.
+        is a stream, and the function (or coroutine function) gets its chunks as they come: text, restarts, complete
+        tool calls.
 
         Raises:
             ApprovalPending: A call waits for a person; go on with `resume`.

@@ -16,7 +16,7 @@ from blueprint_llm.errors import BlueprintError
 from blueprint_llm.testing import Answer, FaultServer, Request, Status
 
 KINDS = ["project_map", "file", "snippet", "diff", "tool_result", "memory", "user"]
-# The pure half runs 10,000 packs every time; over HTTP that takes three minutes, so the whole is asked for by this variable.
+# The pure half runs 10,000 packs every time; over HTTP that takes three minutes: all of them by this variable.
 PACKS = int(os.environ.get("BLUEPRINT_LOOPBACK_PACKS", "3000"))
 PROVIDERS = {
     "open_ok": True,

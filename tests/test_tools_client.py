@@ -65,11 +65,11 @@ def test_a_break_in_a_run_is_told_in_band(kind, tmp_path, litellm_warm):
 def test_a_run_that_waits_streams_on_when_it_is_resumed(kind, tmp_path, litellm_warm):
     """`resume` takes the same listener."""
     heard = []
-    with FaultServer([CALL, Answer("It is 5.")]) as server:
-        with asking(kind, settings(server.url, tmp_path, rules=())) as client:
-            with pytest.raises(ApprovalPending) as waiting:
-                client.run(messages=MESSAGES, tools=[add])
-            result = client.resume(waiting.value.state_id, [True], on_chunk=heard.append)
+    script = [CALL, Answer("It is 5.")]
+    with FaultServer(script) as server, asking(kind, settings(server.url, tmp_path, rules=())) as client:
+        with pytest.raises(ApprovalPending) as waiting:
+            client.run(messages=MESSAGES, tools=[add])
+        result = client.resume(waiting.value.state_id, [True], on_chunk=heard.append)
 
     assert "".join(chunk.delta for chunk in heard) == result.content == "It is 5."
 

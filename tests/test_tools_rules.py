@@ -498,6 +498,74 @@ def test_a_patch_is_judged_by_every_file_it_touches(workspace):
         assert "not in the file" in engine.check("patch", {"patch": body.replace("hello", "nope")}).reasons[0]
 
 
+def test_a_patch_that_does_not_apply_quotes_only_what_may_be_read(workspace):
+    """Its error names the lines that come close where reading the file takes no question, and never a secret's."""
+    wrong = "*** Begin Patch\n*** Update File: {}\n@@\n-{}\n+x\n*** End Patch\n"
+    rules = [{"allow": "read_file"}, {"deny": "*", "paths": ["src/**"]}]
+    for these, mode, path, near, quoted in (
+        (rules, "manual", "README.md", "hellp", True),
+        (rules, "manual", ".env", "K=", False),
+        (rules, "manual", "src/app.py", "print(2)", False),
+        ([], "manual", "README.md", "hellp", False),
+        ([], "trust", "README.md", "hellp", True),
+    ):
+        with ToolEngine(these, workspace, mode) as engine:
+            found = engine.check("patch", {"patch": wrong.format(path, near)})
+
+        assert (found.decision, "line 1 is" in found.reasons[0]) == ("deny", quoted), (path, found)
+
+
+def test_a_rule_on_paths_holds_for_walks_and_commands_too(workspace):
+    """What a rule keeps from every tool is neither listed nor searched on the way, nor named to an allowed command."""
+    (workspace / "private").mkdir()
+    (workspace / "private/x.txt").write_text("hello\n")
+    rules = [{"allow": ["list_files", "search_files"]}, allow("cat"), allow("grep"), allow("git"), allow("ls")]
+    guard = {"deny": "*", "paths": ["private/**"], "why": "not yours"}
+    with ToolEngine([*rules, guard], workspace) as engine:
+        listed = engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}}).content
+        found = engine.execute({"id": "2", "name": "search_files", "arguments": {"pattern": "hello"}}).content
+        decisions = {
+            words: engine.check("command", {"argv": words.split()}).decision
+            for words in (
+                *(
+                    "cat private/x.txt",
+                    "cat ./src/../private/x.txt",
+                    "grep -r x private",
+                    "git show HEAD:private/x.txt",
+                ),
+                *("grep --file=private/x.txt x", "grep -fprivate/x.txt x", "cat README.md", "ls src"),
+            )
+        }
+        assert engine.check("list_files", {"path": "private"}).decision == "deny"
+
+    assert ("README.md" in listed, "private" in listed) == (True, False)
+    assert found == "README.md:1: hello"
+    assert list(decisions.values()) == ["deny"] * 6 + ["allow"] * 2
+
+
+def test_what_may_not_be_read_is_not_searched(workspace):
+    """A rule on `read_file` covers the text that a search would show."""
+    rules = [{"allow": "search_files"}, {"ask": "read_file", "paths": ["README.md"]}]
+    with ToolEngine(rules, workspace) as engine:
+        assert (
+            engine.execute({"id": "1", "name": "search_files", "arguments": {"pattern": "hello"}}).content == "no match"
+        )
+
+
+def test_an_allowed_command_may_be_bound_to_paths(workspace):
+    """Every path of the command must match, and one that names none is about the folder it runs in."""
+    for rule in (allow("cat", paths=["src/**"]), allow("cat", paths=["src/**"], flags="any")):
+        with ToolEngine([rule], workspace) as engine:
+            for words, expected in (
+                ("cat src/app.py", "allow"),
+                ("cat src/app.py README.md", "ask"),
+                ("cat", "ask"),
+                ("cat ../outside.txt", "ask"),
+                ("cat in/../README.md", "ask"),
+            ):
+                assert engine.check("command", {"argv": words.split()}).decision == expected, words
+
+
 def test_custom_tools_are_judged_by_their_traits(workspace):
     """A function's paths are confined; what it does not declare counts as executing."""
 

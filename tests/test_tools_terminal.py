@@ -161,7 +161,8 @@ def test_text_shows_before_the_answer_is_complete(repository, tmp_path):
     """What came is on the screen although the stream then breaks; the restart is told, and the answer follows once."""
     script = [Stall(3, answer=Answer("one two three four")), Answer("a whole answer")]
     with FaultServer(script) as server:
-        with terminal(repository, "run", "go", "--config", settings(tmp_path, server.url, repository)) as person:
+        config = settings(tmp_path, server.url, repository)
+        with terminal(repository, "run", "go", "--config", config) as person:
             person.wait_for("one two")
             person.wait_for("starts the answer again")
             person.wait_for("a whole answer")

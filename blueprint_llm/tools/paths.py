@@ -174,7 +174,11 @@ def protection(path: str) -> str | None:
 def secrecy(path: str) -> str | None:
     """Why reading `path` needs a person, or None."""
     parts = [unicodedata.normalize("NFKC", part).casefold() for part in path.split("/")]
-    if _SECRETS.fullmatch(parts[-1]) or any(part in _SECRET_FOLDERS for part in parts) or parts[-2:] == [".git", "config"]:
+    if (
+        _SECRETS.fullmatch(parts[-1])
+        or any(part in _SECRET_FOLDERS for part in parts)
+        or parts[-2:] == [".git", "config"]
+    ):
         return f"{path} may hold secrets"
     return None
 
