@@ -193,7 +193,7 @@ def test_plan_lint_in_the_shell(tmp_path: Path) -> None:
 
     assert shell("lint", str(tmp_path / "good.json"))[0] == 0
     code, out, err = shell("lint", str(tmp_path / "bad.json"))
-    assert (code, out, err) == (1, "missing_title: S1 has no title\n", "1 findings\n")
+    assert (code, out, err) == (1, "missing_title: S1 has no title\n", "1 finding\n")
     assert json.loads(shell("lint", "--json", str(tmp_path / "bad.json"))[1])[0]["code"] == "missing_title"
 
 
@@ -296,8 +296,9 @@ def test_progress_shows_after_a_second(capsys: pytest.CaptureFixture[str]) -> No
     now[0] = 1.5
     progress(Event(name="attempt.failed"))
     progress(Event(name="planning.progress", facts={"files": 2}))
+    progress.end()
 
-    assert capsys.readouterr().err == "\rreading the codebase: 2 files"
+    assert capsys.readouterr().err == "\rreading the codebase: 2 files\n"
 
 
 def test_plan_run_keeps_statuses_in_the_file(client: FakeClient, tmp_path: Path) -> None:

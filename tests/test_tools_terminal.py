@@ -14,7 +14,8 @@ import pytest
 import yaml
 from driving import KEY, configuration
 
-from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
+from blueprint_llm.planning import read_plan_file
+from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
 
 PATIENCE_S = 60
 PATIENT = {"total_s": 60, "first_token_s": 30, "idle_s": 2}
@@ -157,50 +158,83 @@ def test_the_failing_test_is_fixed_with_a_persons_consent(repository, tmp_path):
     assert KEY not in person.screen + shown[1] + "".join(told)
 
 
-def test_text_shows_before_the_answer_is_complete(repository, tmp_path):
-    """What came is on the screen although the stream then breaks; the restart is told, and the answer follows once."""
-    script = [Stall(3, answer=Answer("one two three four")), Answer("a whole answer")]
+def test_text_shows_before_the_answer_is_complete_and_a_rejection_is_told(repository, tmp_path):
+    """What came is on the screen although the stream then breaks, the restart is told; the model hears why not."""
+    script = [Stall(3, answer=Answer("one two three four")), FIX[1], Answer("Then I leave it.")]
     with FaultServer(script) as server:
         config = settings(tmp_path, server.url, repository)
         with terminal(repository, "run", "go", "--config", config) as person:
             person.wait_for("one two")
             person.wait_for("starts the answer again")
-            person.wait_for("a whole answer")
-
-            assert person.end() == 0
-    assert person.screen.count("a whole answer") == 1
-
-
-def test_a_rejection_is_told_to_the_model(repository, tmp_path):
-    """The person's reason reaches the model, and nothing was written."""
-    script = [FIX[1], Answer("Then I leave it.")]
-    with FaultServer(script) as server:
-        with terminal(repository, "run", "go", "--config", settings(tmp_path, server.url, repository)) as person:
+            person.wait_for("Here is the mistake.")
             person.wait_for("Run it?")
             person.type("n")
             person.wait_for("Why not")
             person.type("use a shift")
             person.wait_for("Then I leave it.")
-            person.end()
-        told = server.requests[1].body["messages"][-1]["content"]
+            code = person.end()
+        told = server.requests[-1].body["messages"][-1]["content"]
 
-    assert "use a shift" in told
+    assert (code, "use a shift" in told, person.screen.count("Then I leave it.")) == (0, True, 1)
     assert (repository / "doubling.py").read_text() == CODE
-
-
-def test_what_a_model_says_cannot_repaint_the_screen(repository, tmp_path):
-    """Control sequences in its text are shown as text."""
-    with FaultServer([Answer("\x1b[2J\x1b[8mhidden\x07")]) as server:
-        done = shell(repository, "run", "go", "--config", settings(tmp_path, server.url, repository))
-
-    assert done[:2] == (0, "\\x1b[2J\\x1b[8mhidden\\x07\n")
 
 
 def test_in_a_pipe_nobody_is_asked(repository, tmp_path):
-    """Standard output holds the model's text only; what asks is denied."""
-    with FaultServer([FIX[1], Answer("I may not.")]) as server:
+    """Standard output holds the model's text only, its control sequences as text; what asks is denied."""
+    with FaultServer([FIX[1], Answer("\x1b[2J\x1b[8mhidden\x07")]) as server:
         done = shell(repository, "run", "go", "--config", settings(tmp_path, server.url, repository))
 
-    assert done[:2] == (0, "Here is the mistake.\nI may not.\n")
+    assert done[:2] == (0, "Here is the mistake.\n\\x1b[2J\\x1b[8mhidden\\x07\n")
     assert "denied   patch" in done[2]
     assert (repository / "doubling.py").read_text() == CODE
+
+
+PLAN = {
+    "id": "plan-1",
+    "overview": "Mend the doubling.",
+    "steps": [
+        {"id": "S1", "title": "Mend", "files": ["doubling.py"], "acceptance": ["the test passes"]},
+        {"id": "S2", "title": "Tell", "depends_on": ["S1"], "acceptance": ["NEWS names it", "in one line"]},
+    ],
+}
+
+
+def test_a_plan_is_read_approved_and_carried_out(repository, tmp_path):
+    """`plan run` shows the whole plan, asks for it and for what its steps do, and stops where acceptance is not met."""
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    script = [
+        FIX[1],
+        Answer('Mended.\n{"acceptance": [true]}'),
+        Answer('Half of it.\n{"acceptance": [true, false]}'),
+    ]
+    with FaultServer(script) as server:
+        config = settings(tmp_path, server.url, repository)
+        with terminal(repository, "plan", "run", plan, "--config", config) as person:
+            person.wait_for("the test passes")
+            person.wait_for("Run this plan")
+            person.type("y")
+            person.wait_for("S1: Mend")
+            person.wait_for("+    return number * 2")
+            person.wait_for("Run it?")
+            person.type("y")
+            person.wait_for("Mended.")
+            person.wait_for("Half of it.")
+            code = person.end()
+
+    assert code == 1
+    assert [step["status"] for step in json.loads(plan.read_text())["steps"]] == ["done", "failed"]
+    assert (repository / "doubling.py").read_text() == CODE.replace("number + number + 1", "number * 2")
+
+
+def test_a_step_that_cannot_be_done_says_why(repository, tmp_path):
+    """The error of a failed call is on the screen, and the step is marked."""
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    approve = read_plan_file(plan).hash
+    with FaultServer(default=Status(401)) as server:
+        config = settings(tmp_path, server.url, repository)
+        done = shell(repository, "plan", "run", plan, "--approve", approve, "--config", config)
+
+    assert (done[0], "S1 failed: " in done[2], "refused" in done[2] or "401" in done[2]) == (1, True, True), done
+    assert json.loads(plan.read_text())["steps"][0]["status"] == "failed"

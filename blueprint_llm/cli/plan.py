@@ -53,8 +53,10 @@ def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> 
 
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
     plans = [read_plan_file(previous)] if previous else []
-    with open_client(config, on_event=_Progress(time.monotonic)) as client:
+    progress = _Progress(time.monotonic)
+    with open_client(config, on_event=progress) as client:
         plan = client.planning_mode(previous_plans=plans, **given)
+    progress.end()
     saved, path = PlanStore().save(plan)
     _PRINTERS[form](saved)
     say(f"saved as {path}")
@@ -65,10 +67,16 @@ class _Progress:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._start = clock, clock()
+        self._shown = False
 
     def __call__(self, event: Event) -> None:
         if event.name == "planning.progress" and self._clock() - self._start > _PATIENCE_S:
             click.echo(f"\rreading the codebase: {event.facts.get('files')} files", err=True, nl=False)
+            self._shown = True
+
+    def end(self) -> None:
+        """Leave the line."""
+        click.echo(nl=self._shown, err=True)
 
 
 def _table(plan: Plan) -> None:
@@ -119,7 +127,7 @@ def lint_file(file: Path, codebase: Path | None, *, as_json: bool) -> None:
         print_json([finding.to_dict() for finding in findings])
     for finding in findings if not as_json else ():
         click.echo(f"{finding.code}: {finding.message}")
-    say(f"{len(findings)} findings" if findings else "the plan is valid")
+    say(f"{len(findings)} finding{'s'[: len(findings) - 1]}" if findings else "the plan is valid")
     raise SystemExit(1 if findings else 0)
 
 
@@ -164,7 +172,7 @@ def run_file(file: Path, approve: str | None, config: str | None) -> None:
 def _approved(plan: Plan, given: str | None) -> str:
     """The hash that is approved: the plan's own, or what was given, which then will not match."""
     if given is None:
-        _table(plan)
+        say(plan.to_markdown())  # all of it: files and acceptance are what is approved
         click.confirm(f"Run this plan ({plan.hash[:12]})?", abort=True)
         return plan.hash
     return plan.hash if len(given) >= 12 and plan.hash.startswith(given) else given  # noqa: PLR2004 - see the option
@@ -186,6 +194,7 @@ def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
             try:
                 result = client.run(messages=step.messages, on_chunk=Screen())
             except BlueprintError as error:
+                say(f"{step.step.id} failed: {error}", fg="red")
                 step = walk.throw(error)
             else:
                 step = walk.send(result)
