@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from blueprint_llm.planning.codebase.outline import definitions
@@ -39,11 +40,14 @@ _MAX_DEFINERS = 5
 
 def words(text: str) -> list[str]:
     """The words of a text: identifiers whole and in pieces (camelCase, snake_case), lower case, plurals cut."""
-    found: list[str] = []
-    for identifier in _IDENTIFIER.findall(text):
-        pieces = [piece.lower() for piece in _PIECE.findall(identifier)]
-        found += pieces if len(pieces) == 1 else [identifier.lower().replace("_", ""), *pieces]
-    return [_stem(word) for word in found if word not in _STOP]
+    return [word for identifier in _IDENTIFIER.findall(text) for word in _words_of(identifier)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _words_of(identifier: str) -> tuple[str, ...]:
+    pieces = [piece.lower() for piece in _PIECE.findall(identifier)]
+    found = pieces if len(pieces) == 1 else [identifier.lower().replace("_", ""), *pieces]
+    return tuple(_stem(word) for word in found if word not in _STOP)
 
 
 def _stem_of(path: str) -> str:
@@ -73,7 +77,7 @@ def terms_from(path: str, identifiers: Mapping[str, int], defines: Iterable[str]
     """The terms of a file of which only the identifiers, their counts and the definitions are known."""
     counts: Counter[str] = Counter()
     for identifier, count in identifiers.items():
-        for word in words(identifier):
+        for word in _words_of(identifier):
             counts[word] += count
     return FileTerms(path=path, words=counts, defines=frozenset(defines), mentions=frozenset(identifiers))
 
