@@ -5,7 +5,10 @@ import time
 import pytest
 from asking import KINDS, asking
 from driving import MESSAGES, configuration
+from fixtures_embedded import install_weights, smollm2_weights
 
+from blueprint_llm import SyncLLMClient
+from blueprint_llm.adapters import embedded
 from blueprint_llm.errors import ApprovalPending
 from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
 
@@ -105,3 +108,36 @@ def test_a_listener_may_be_a_coroutine_function(tmp_path, litellm_warm):
         client.run(messages=MESSAGES, on_chunk=listen)
 
     assert "".join(heard) == "All of it"
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """The real weights."""
+    return smollm2_weights()
+
+
+def test_the_embedded_model_runs_tools(weights, tmp_path):
+    """The real model's call is judged, run and fed back, until the limit of turns ends it."""
+    install_weights(weights)
+    words = []
+
+    def note(word: str) -> str:
+        """Note a word."""
+        words.append(word)
+        return "noted"
+
+    block = {
+        "version": 1,
+        "providers": {"local": {"model": "embedded/smollm2"}},
+        "chains": {"default": ["local"]},
+        "tools": {"workspace": str(tmp_path), "rules": [{"allow": "note"}], "loop": {"max_turns": 2}},
+    }
+    with SyncLLMClient.from_config({"blueprint": block}) as client:
+        asked = [{"role": "user", "content": "Note the word sun."}]
+        result = client.run(messages=asked, tools=[note], tool_choice="required", max_tokens=80, seed=3)
+    embedded.close_all()
+
+    assert (result.stop, [item.status for item in result.tool_results]) == ("max_turns", ["ok", "ok"])
+    assert [item.content for item in result.tool_results] == ["noted", "noted"]
+    assert len(words) == 2
+    assert [message.role for message in result.messages] == ["user", "assistant", "tool", "assistant", "tool"]
