@@ -86,7 +86,7 @@ def test_a_listener_that_fails_ends_the_run_and_its_upstream(kind, tmp_path, lit
 
     slow = Answer(" ".join(f"word{n}" for n in range(200)), pace_s=0.02)
     with FaultServer([slow]) as server, asking(kind, settings(server.url, tmp_path)) as client:
-        with pytest.raises(RuntimeError, match="word0"):
+        with pytest.raises(RuntimeError, match="word0") as caught:  # kept: it keeps the frames of the call alive
             client.run(messages=MESSAGES, on_chunk=refuse)
         usage = client.client.get_usage()
         deadline = time.monotonic() + 10
@@ -94,7 +94,7 @@ def test_a_listener_that_fails_ends_the_run_and_its_upstream(kind, tmp_path, lit
             time.sleep(0.01)
 
         assert server.requests[0].closed_early_at is not None
-    assert usage.calls == 1
+    assert (usage.calls, str(caught.value)[:5]) == (1, "word0")
 
 
 def test_a_listener_may_be_a_coroutine_function(tmp_path, litellm_warm):

@@ -543,13 +543,21 @@ def test_a_rule_on_paths_holds_for_walks_and_commands_too(workspace):
     assert list(decisions.values()) == ["deny"] * 6 + ["allow"] * 2
 
 
-def test_what_may_not_be_read_is_not_searched(workspace):
-    """A rule on `read_file` covers the text that a search would show."""
-    rules = [{"allow": "search_files"}, {"ask": "read_file", "paths": ["README.md"]}]
-    with ToolEngine(rules, workspace) as engine:
-        assert (
-            engine.execute({"id": "1", "name": "search_files", "arguments": {"pattern": "hello"}}).content == "no match"
-        )
+@pytest.mark.parametrize(
+    ("rule", "pattern", "found"),
+    [
+        pytest.param({"ask": "read_file", "paths": ["README.md"]}, "hello", "no match", id="asks to be read"),
+        pytest.param({"deny": "search_files", "paths": ["README.md"]}, "hello", "no match", id="not to be searched"),
+        pytest.param({"deny": "read_file", "paths": ["src/**"]}, "hello", "README.md:1: hello", id="another file"),
+        pytest.param({"allow": "read_file"}, "K=1", "no match", id="secrets"),
+    ],
+)
+def test_what_may_not_be_read_is_not_searched(rule, pattern, found, workspace):
+    """A search shows no line of a file that a rule keeps from it or from reading, nor of a secret."""
+    with ToolEngine([{"allow": "search_files"}, rule], workspace) as engine:
+        call = {"id": "1", "name": "search_files", "arguments": {"pattern": pattern}}
+
+        assert engine.execute(call).content == found
 
 
 def test_an_allowed_command_may_be_bound_to_paths(workspace):
