@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,11 @@ from blueprint_llm.planning.steps import Chat
 from blueprint_llm.steps import Abandoned, Act
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from blueprint_llm.drivers import Walk
-    from blueprint_llm.tools import Ready, ToolEngine
-    from blueprint_llm.types import ChatRequest, ToolResult
+    from blueprint_llm.tools import ToolEngine
+    from blueprint_llm.types import ChatRequest
 
 
 def lowered(walk: Generator[Any, Any, Any], chat: Callable[[ChatRequest], Walk], engine: ToolEngine | None) -> Walk:
@@ -41,8 +40,8 @@ def _lower(step: Any, chat: Callable[[ChatRequest], Walk], engine: ToolEngine | 
         case tools.Approve() if engine is not None:
             return (yield from _approved(engine, list(step.batch)))
         case tools.Execute() if engine is not None:
-            blocking = partial(engine.run_all, step.calls, step.parallel)
-            return (yield Act(blocking=blocking, awaiting=partial(_run_all, engine, step.calls, step.parallel)))
+            batch = step.calls, step.parallel
+            return (yield Act(blocking=partial(engine.run_all, *batch), awaiting=partial(engine.run_all_async, *batch)))
         case _:
             return (yield step)
 
@@ -52,14 +51,3 @@ def _approved(engine: ToolEngine, batch: list[Any]) -> Walk:
     if engine.approver is None:
         return None
     return (yield Act(blocking=partial(engine.approve, batch), awaiting=partial(engine.approve_async, batch)))
-
-
-async def _run_all(engine: ToolEngine, calls: Sequence[Ready], parallel: int) -> list[ToolResult]:
-    """Run calls, at most `parallel` at once; the results are in call order."""
-    gate = asyncio.Semaphore(max(1, parallel))
-
-    async def run(call: Ready) -> ToolResult:
-        async with gate:
-            return await engine.run_async(call)
-
-    return list(await asyncio.gather(*map(run, calls)))

@@ -63,6 +63,24 @@ def test_rt037_tampering_is_found_where_it_begins(change, broken, audit):
     assert found.problem
 
 
+@pytest.mark.parametrize(("place", "broken"), [(3, 5), (4, 5)], ids=["a middle one", "the last"])
+def test_a_record_of_another_course_of_events_is_found(place, broken, audit):
+    """A record that the same key sealed, at the same place of a history that was rolled back, does not fit in."""
+    files = [audit.path, audit.path.with_name("audit.jsonl.head")]
+    assert all(file.exists() for file in files)
+    rows = audit.path.read_bytes().splitlines(keepends=True)
+    fork = Audit(audit.path.with_name("fork.jsonl"), KEY, lambda: 2000.0)
+    fork.path.write_bytes(b"".join(rows[:place]))
+    fork.append("outcome", {"number": 99})
+    other = fork.path.read_bytes().splitlines(keepends=True)[place]
+    rewrite(audit, lambda own: [*own[:place], other, *own[place + 1 :]])
+
+    found = audit.verify()
+
+    assert json.loads(other)["seq"] == place + 1
+    assert (found.ok, found.broken_seq) == (False, broken)
+
+
 def test_rt037_every_flipped_byte_is_found(audit):
     """Whatever bit of whatever byte is flipped, the chain does not verify, and the record is the right one."""
     whole = audit.path.read_bytes()

@@ -20,7 +20,8 @@ def add(left: int, right: int) -> int:
 
 def settings(url, tmp_path, rules=({"allow": "add"},)):
     """A provider, and tools that may add."""
-    return configuration(url, tools={"workspace": str(tmp_path), "rules": list(rules)})
+    patient = {"total_s": 60, "first_token_s": 30, "idle_s": 2}
+    return configuration(url, deadline=patient, tools={"workspace": str(tmp_path), "rules": list(rules)})
 
 
 CALL = Answer("Let me add.", tool_calls=(ToolUse("add", {"left": 2, "right": 3}),))

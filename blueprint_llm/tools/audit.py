@@ -144,6 +144,7 @@ class Audit:
             return self._verify()
 
     def _verify(self) -> Verified:
+        head = self._read_head()
         seq, seal = 0, _START
         for line in self._lines():
             record = _parsed(line)
@@ -151,7 +152,10 @@ class Audit:
             if record is None or problem:
                 return Verified(ok=False, records=seq, broken_seq=seq + 1, problem=str(problem))
             seq, seal = record["seq"], record["seal"]
-        head = self._read_head()
+            if head is not None and seq == head.seq and seal != head.seal:
+                return Verified(
+                    ok=False, records=seq, broken_seq=seq, problem=f"record {seq} is not the one of the head"
+                )
         if head is None:
             known = self._head_path.exists() or seq > 0
             return Verified(
