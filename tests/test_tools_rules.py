@@ -537,6 +537,7 @@ def test_a_rule_on_paths_holds_for_walks_and_commands_too(workspace):
             )
         }
         assert engine.check("list_files", {"path": "private"}).decision == "deny"
+        assert engine.check("command", {"argv": ["cat", "", "-", "x" * 5000]}).decision != "deny"
 
     assert ("README.md" in listed, "private" in listed) == (True, False)
     assert found == "README.md:1: hello"

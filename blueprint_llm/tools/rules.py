@@ -273,7 +273,7 @@ def _prefix(rule: Rule, argv: tuple[str, ...]) -> int | None:
 def _path_words(command: Command) -> Iterator[str]:
     """Whatever may be a path in a command: its words, the values in them, and what follows a colon or a short flag."""
     for word in dict.fromkeys(word for part in command.parts for word in part[1:]):
-        yield from filter(None, {word, word.partition("=")[2], _place_in(word), word[2:] if word[0] == "-" else ""})
+        yield from filter(None, {word, word.partition("=")[2], _place_in(word), word[2:] if word[:1] == "-" else ""})
 
 
 def _found_in(words: tuple[Words, ...], argv: tuple[str, ...]) -> bool:

@@ -21,6 +21,7 @@ from blueprint_llm import (
     load_config,
 )
 from blueprint_llm.streaming import StreamVerdict
+from blueprint_llm.tools import RunResult
 
 
 async def use_async() -> None:
@@ -33,6 +34,7 @@ async def use_async() -> None:
             assert_type(chunk, StreamChunk)
         assert_type(client.stream(messages=[]).response, ChatResponse | None)
         assert_type(await client.planning_mode(goal="x", requirements=["y"]), Plan)
+        assert_type(await client.run(messages=[], on_chunk=lambda chunk: print(chunk.delta)), RunResult)
         assert_type(client.get_usage(UsageFilter(provider="cloud")), UsageStats)
         assert_type(client.explain(messages=[]), RouteDecision)
         assert_type(client.list_models(), list[ModelInfo])
