@@ -417,6 +417,10 @@ def test_dots_after_a_link_count_as_the_kernel_counts(workspace):
         pytest.param(7, "object", id="a number"),
         pytest.param({1: 2}, "string", id="a key that is no string"),
         pytest.param('"' + "x" * 4_000_001 + '"', "longer", id="4 MB"),
+        pytest.param({"argv": ["env"] * 100_000}, "too long", id="wrappers in wrappers"),
+        pytest.param({"argv": ["sh", "-c", "sh " * 500_000]}, "too long", id="a shell full of shells"),
+        pytest.param({"argv": ["env"] * 2000}, "too long", id="more pieces than anybody writes"),
+        pytest.param({"command": "sh -c '" + 'sh -c "x" ' * 100_000 + "'"}, "too long", id="a long nest"),
     ],
 )
 def test_malformed_arguments_are_denied_by_field(arguments, field, workspace):
@@ -604,6 +608,7 @@ def test_custom_tools_are_judged_by_their_traits(workspace):
         pytest.param({**allow("git", "status"), "match": ["git push"]}, "must be decided", id="match fails"),
         pytest.param({**allow("git"), "not_match": ["git status"]}, "must not be", id="not_match fails"),
         pytest.param({"allow": "read_file", "paths": ["a"], "match": ["../a"]}, "must be", id="a path outside"),
+        pytest.param({**allow("git"), "match": ["git 'x"]}, "no command", id="an example with an open quote"),
     ],
 )
 def test_a_wrong_rule_is_a_configuration_error(rule, problem, workspace):
@@ -612,6 +617,22 @@ def test_a_wrong_rule_is_a_configuration_error(rule, problem, workspace):
         ToolEngine([{"allow": "read_file"}, rule], workspace)
 
     assert "rules[1]" in str(caught.value)
+
+
+def test_no_pattern_of_a_model_can_hang_a_listing(workspace):
+    """Globs are matched in linear time, and those that mean nothing match nothing."""
+    deep = workspace / "/".join(["aaaa"] * 12)
+    deep.mkdir(parents=True)
+    (deep / ("a" * 24)).touch()
+    with ToolEngine([{"allow": "list_files"}], workspace) as engine:
+        for pattern, found in (
+            ("**/" * 12 + "*a*a*a*a*a*z", "no files"),
+            ("*.md", "README.md"),
+            ("src/[a", "no files"),
+        ):
+            call = {"id": "1", "name": "list_files", "arguments": {"path": ".", "pattern": pattern}}
+
+            assert engine.execute(call).content == found
 
 
 def test_examples_that_hold_load(workspace):

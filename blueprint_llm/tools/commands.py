@@ -55,7 +55,7 @@ class CommandTools:
     @staticmethod
     def test_claims(arguments: Mapping[str, Any]) -> Claims:
         """The pytest command that a call would run."""
-        return Claims(command=from_argv(["pytest", *(arguments["args"] or [])]))
+        return Claims(command=_understood(["pytest", *(arguments["args"] or [])], None))
 
     def environment(self) -> dict[str, str]:
         """The environment of a command: what the configuration passes on, with a PATH free of the workspace."""
@@ -115,14 +115,12 @@ class CommandTools:
 def _understood(argv: list[str] | None, command: str | None) -> Command:
     if (argv is None) == (command is None):
         raise BadArgumentsError("argv: give either argv or command")
-    if argv is not None:
-        if not argv or not argv[0]:
-            raise BadArgumentsError("argv: is empty")
-        return from_argv(argv)
+    if argv is not None and not (argv and argv[0]):
+        raise BadArgumentsError("argv: is empty")
     try:
-        return from_text(command or "")
+        return from_text(command or "") if argv is None else from_argv(argv)
     except ValueError as error:
-        raise BadArgumentsError(f"command: {error}") from None
+        raise BadArgumentsError(f"{'command' if argv is None else 'argv'}: {error}") from None
 
 
 def _told(outcome: Outcome, settings: Tools, in_force: str) -> Ran:

@@ -52,11 +52,12 @@ class FileTools:
     @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
     def list_files(self, path: str, pattern: str = "**") -> str:
         """List the files below a folder, one path a line; `pattern` is a glob on the path below that folder."""
-        wanted = glob(pattern if "/" in pattern or "**" in pattern else f"**/{pattern}")
+        shape = glob(pattern if "/" in pattern or "**" in pattern else f"**/{pattern}").pattern.removesuffix(r"\Z")
+        matches = _linear_search(rf"(?s)\A{shape}\z")
         found = []
         top = self._workspace.locate(path).path
         for name in self._walk(top):
-            if wanted.match(name) and not self._shuts("list_files", _joined(top, name)):
+            if (pattern == "**" or matches(name)) and not self._shuts("list_files", _joined(top, name)):
                 found.append(name)
             if len(found) >= _MAX_ENTRIES:
                 return "\n".join([*found, f"... cut at {_MAX_ENTRIES} files: give a narrower pattern"])

@@ -128,7 +128,11 @@ def _broken_examples(rule: Rule, workspace: Workspace) -> Iterator[str]:
     policy = Policy((rule,), workspace)
     for wanted, examples in ((True, rule.match), (False, rule.not_match)):
         for example in examples:
-            verdict = policy.weigh_example(rule, example)
+            try:
+                verdict = policy.weigh_example(rule, example)
+            except ValueError as error:
+                yield f"the example {example!r} is no command: {error}"
+                continue
             if (verdict.decided and verdict.level == rule.level) != wanted:
                 must = "must" if wanted else "must not"
                 yield f"the example {example!r} {must} be decided by this rule ({'; '.join(verdict.reasons) or 'is'})"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from blueprint_llm.tools.patch import FileEdit, Hunk, PatchError
 
 _BOM = b"\xef\xbb\xbf"
+_COMPARED_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +188,8 @@ def _first(wanted: list[bytes]) -> str:
 def _near(lines: list[bytes], wanted: list[bytes]) -> str:
     """The lines of the file that look like the first one wanted."""
     texts = [line.decode("utf-8", "replace") for line in lines]
-    near = difflib.get_close_matches(_first(wanted), texts[:5000], n=3, cutoff=0.6)
+    candidates = [text for text in texts[:5000] if len(text) <= _COMPARED_CHARS]  # comparing is quadratic
+    near = difflib.get_close_matches(_first(wanted)[:_COMPARED_CHARS], candidates, n=3, cutoff=0.6)
     return "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
 
 

@@ -11,6 +11,7 @@ import shlex
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _CUTS = re.compile(r"\$\(|[|&;<>(){}`\n\r]|(?<=\s)!|^!")
 _OPERATOR = re.compile(r"\|{1,2}|\|&|&{1,2}|;{1,2}|\d*(?:<{1,3}|>{1,2})(?:&\d*)?|&>{1,2}")
 _WIDE_GAP = 16
+# What nobody writes: beyond it, looking for commands inside of commands would take too long, and such a one is refused.
+_MAX_WORDS, _MAX_CHARS, _MAX_PARTS = 4096, 16_384, 1000
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # letters and symbols that show as nothing
 
 # Programs that run another command found in their arguments.
@@ -57,17 +60,25 @@ class Command:
 
 
 def from_argv(argv: Sequence[str]) -> Command:
-    """A command given as a list of words."""
+    """A command given as a list of words.
+
+    Raises:
+        ValueError: When it is too long.
+    """
+    if len(argv) > _MAX_WORDS:
+        raise _too_long()
     doubts = [f"{word!r} is a shell operator, passed as a plain word" for word in argv if _OPERATOR.fullmatch(word)]
-    return Command(argv=tuple(argv), doubts=(*doubts, *_spoofs(argv)), parts=tuple(_commands_in(tuple(argv))))
+    return Command(argv=tuple(argv), doubts=(*doubts, *_spoofs(argv)), parts=_bounded(_commands_in(tuple(argv))))
 
 
 def from_text(text: str) -> Command:
     """A command given as one string.
 
     Raises:
-        ValueError: When its quotes are not closed or it is empty.
+        ValueError: When its quotes are not closed, it is empty or too long.
     """
+    if len(text) > _MAX_CHARS:
+        raise _too_long()
     argv = tuple(shlex.split(text))
     if not argv:
         raise ValueError("the command is empty")
@@ -76,8 +87,19 @@ def from_text(text: str) -> Command:
         doubts.append(f"shell syntax {found!r} is not interpreted: the words go to the program as they are")
     if _ASSIGNMENT.match(argv[0]):
         doubts.append(f"{argv[0]!r} would set an environment variable")
-    parts = [part for piece in _pieces(text) for part in _commands_in(piece)]
-    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=(*_commands_in(argv), *parts))
+    parts = chain(_commands_in(argv), (part for piece in _pieces(text) for part in _commands_in(piece)))
+    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=_bounded(parts))
+
+
+def _bounded(parts: Iterator[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    found = tuple(islice(parts, _MAX_PARTS + 1))
+    if len(found) > _MAX_PARTS:
+        raise _too_long()
+    return found
+
+
+def _too_long() -> ValueError:
+    return ValueError("the command is too long to be looked through")
 
 
 def _active_syntax(text: str) -> str | None:
@@ -123,6 +145,8 @@ def _commands_in(argv: tuple[str, ...], depth: int = 4) -> Iterator[tuple[str, .
 def _wrapped(command: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
     picky = program_name(command[0]) in _PICKY
     for index, word in enumerate(command[1:], 1):
+        if len(word) > _MAX_CHARS:
+            raise _too_long()
         if not word.startswith("-") and (not picky or command[index - 1] in _STARTERS):
             yield command[index:]
         if re.search(r"\s", word) or "!" in word:
