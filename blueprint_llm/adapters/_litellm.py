@@ -32,6 +32,7 @@ LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
 _LOADING = threading.Lock()
+_QUIET = threading.Event()
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -55,6 +56,8 @@ def _loaded() -> Any:
     if not had:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
+    if _QUIET.is_set():
+        litellm.suppress_debug_info = True
     redaction.install_filter()
     return litellm
 
@@ -354,8 +357,8 @@ def _text(failure: Failure) -> str:
 
 
 def quiet() -> None:
-    """Keep LiteLLM's hints off the standard output; for our own command line, which owns its process."""
-    module().suppress_debug_info = True
+    """Keep LiteLLM's hints off the standard output, once it loads; for our own command line, which owns its process."""
+    _QUIET.set()
 
 
 def model_response(body: Mapping[str, Any]) -> Any:
