@@ -127,5 +127,11 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def readme(session: nox.Session) -> None:
+    """Renew what README takes from the schema and the bench's JSON; `-- --session` plays and draws the demo again."""
+    session.run(python(session), "tests/readme/refresh.py", *session.posargs, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     session.run(python(session), "tests/benchmarks/run.py", *session.posargs, external=True)

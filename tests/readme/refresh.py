@@ -162,7 +162,8 @@ def drawn(shown: str) -> str:
     first = re.split(rf"\n(?=[^\n]*{SCENES + 1}/\d)", shown)[0].rstrip()
     console.print(Text.assemble(("$ ", "green"), (COMMAND, "bold")))
     console.print(Text.from_ansi(first))
-    return console.export_svg(title="blueprint-llm", unique_id="demo")
+    picture = console.export_svg(title="blueprint-llm", unique_id="demo")
+    return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # nothing is fetched to show it
 
 
 def renewed(text: str) -> str:
