@@ -9,10 +9,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fixtures_embedded import install_weights, smollm2_weights
 
 from blueprint_llm.adapters import embedded, weights
-from blueprint_llm.cli import scenes
+from blueprint_llm.cli import main, scenes
 from blueprint_llm.cli.scenes import SCENES, NotProvenError, Stage
 from blueprint_llm.testing import Answer, FaultServer
 
@@ -43,6 +44,17 @@ def test_the_demo_proves_every_scene(model, bare_environment):
     assert "\x1b" not in ran.stdout
     assert "LiteLLM" not in ran.stdout
     assert [file.name for file in bare_environment.rglob("*") if not file.is_dir()] == [model.name]
+
+
+def test_nobody_is_asked_in_a_pipe(model):
+    """Without --yes and a terminal the demo runs on weights that are there, and puts the home back behind it."""
+    home = os.environ["BLUEPRINT_HOME"]
+
+    ran = CliRunner().invoke(main, ["demo"])
+
+    assert ran.exit_code == 0, ran.output
+    assert "without --yes, you are asked" in ran.output
+    assert os.environ["BLUEPRINT_HOME"] == home
 
 
 def on_terminal(answers):
