@@ -125,7 +125,7 @@ def test_the_report_counts_the_clouds_requests(tmp_path, litellm_warm):
         stage = Stage(server=server, workspace=tmp_path)
         with stage.client() as client:
             client.chat(messages=[{"role": "user", "content": "hello"}])
-        assert "1 requests" in scenes.report(stage)
+        assert "agree: 1 requests" in scenes.report(stage)
         asked = urllib.request.Request(f"{server.url}/chat/completions", data=b"{}", method="POST")
         with urllib.request.urlopen(asked, timeout=10) as answered:
             answered.read()

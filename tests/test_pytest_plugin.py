@@ -42,7 +42,7 @@ def test_a_scripted_client_is_a_client(scripted_client):
 
     assert client.chat(messages=HELLO).content == "Hello"
     assert [call.messages for call in scripted_client.calls] == [HELLO, HELLO]
-    assert client.get_usage().calls == 2
+    assert (client.get_usage().calls, client.get_usage().errors) == (1, 1)
 
 
 async def test_a_scripted_client_may_be_asynchronous(scripted_client):
