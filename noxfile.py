@@ -90,8 +90,9 @@ def unprivileged(session: nox.Session) -> None:
 def formats(session: nox.Session) -> None:
     """Providers' wire formats against aimock, which needs Node >= 20.15."""
     interpreter = python(session)
-    session.run("npm", "install", "--silent", "--prefix", str(HOME / ".nox"), "@copilotkit/aimock@1.43", external=True)
-    os.environ["BLUEPRINT_FORMATS"] = "1"
+    prefix = str(HOME / ".nox")
+    session.run("npm", "install", "--silent", "--prefix", prefix, "@copilotkit/aimock@1.43", external=True)
+    os.environ |= {"BLUEPRINT_FORMATS": "1", "AIMOCK_PREFIX": prefix}
     run(session, interpreter, "pytest", "tests/formats", *session.posargs)
 
 
