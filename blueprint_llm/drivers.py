@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import random
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
@@ -40,6 +41,10 @@ def _is_over(walk: Walk) -> bool:
 
 _WATCHDOG = Watchdog()
 _FAREWELLS: set[asyncio.Future[None]] = set()
+# Kept here, a walk is never garbage before its driver: the collector would close it, and it could settle nothing.
+_WALKS: set[Walk] = set()
+# Longest wait for an abandoned walk of the sync driver; it goes on by itself after that.
+FAREWELL_S = 2.0
 # How an abandoned walk may end: done, with our own signal, or with whatever it made of it.
 ENDED = (StopIteration, Abandoned, Exception)
 
@@ -92,6 +97,7 @@ class SyncDriver:
         """Yield what a walk emits; its result lands in `outcome`."""
         resume: Callable[[Any], Step] = walk.send
         result: Any = None
+        _WALKS.add(walk)
         try:
             while True:
                 try:
@@ -111,8 +117,22 @@ class SyncDriver:
         except BaseException:
             self._abandon(walk)
             raise
+        finally:
+            _WALKS.discard(walk)
 
     def _abandon(self, walk: Walk) -> None:
+        """Finish on a thread of its own: the garbage collector may be the one who leaves, inside a lock we need."""
+        if _is_over(walk):
+            return
+        farewell = threading.Thread(target=self._say_farewell, args=(walk,), name="blueprint-farewell", daemon=True)
+        try:
+            farewell.start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._say_farewell(walk)
+        else:
+            farewell.join(FAREWELL_S)
+
+    def _say_farewell(self, walk: Walk) -> None:
         resume: Callable[[Any], Step] = walk.throw
         result: Any = Abandoned()
         with contextlib.suppress(*ENDED):
@@ -212,6 +232,7 @@ class AsyncDriver:
         resume: Callable[[Any], Step] = walk.send
         result: Any = None
         self._alarm = Alarm()
+        _WALKS.add(walk)
         try:
             while True:
                 try:
@@ -234,6 +255,7 @@ class AsyncDriver:
             await self._abandon(walk)
             raise
         finally:
+            _WALKS.discard(walk)
             self._alarm.stop()
 
     async def _abandon(self, walk: Walk) -> None:
