@@ -38,7 +38,8 @@ def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
         budget_used=(yield from _budget_used(parts, request)),
         planning=request.task_type == "planning",
     )
-    return screen(choose(question), (partial(_lacks_key, parts), partial(_lacks_ability, request)))
+    checks = () if request.as_written else (partial(_lacks_key, parts), partial(_lacks_ability, request))
+    return screen(choose(question), checks)
 
 
 def _lacks_key(parts: Parts, target: Target) -> str | None:

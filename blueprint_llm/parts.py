@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -44,6 +44,12 @@ def retry_rules(config: Config) -> RetryRules:
         jitter=given.jitter == "full",
         max_retry_after_s=given.max_retry_after_s,
     )
+
+
+def retry_of(parts: Parts, request: ChatRequest) -> RetryRules:
+    """The rules of one request: its own `num_retries` wins."""
+    own = request.params.get("num_retries")
+    return parts.retry if own is None else replace(parts.retry, max_attempts=int(own) + 1)
 
 
 def _folder(config: Config) -> Path | None:
