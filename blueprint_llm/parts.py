@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -44,6 +44,16 @@ def retry_rules(config: Config) -> RetryRules:
         jitter=given.jitter == "full",
         max_retry_after_s=given.max_retry_after_s,
     )
+
+
+def retry_of(parts: Parts, request: ChatRequest) -> RetryRules:
+    """The rules of one request: its own `num_retries` wins, which LiteLLM also calls `max_retries`."""
+    own = next(filter(_is_count, map(request.params.get, ("num_retries", "max_retries"))), None)
+    return parts.retry if own is None else replace(parts.retry, max_attempts=own + 1)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _folder(config: Config) -> Path | None:
@@ -136,6 +146,12 @@ class Parts:
             what = f"unknown provider {unknown[0]!r}" if unknown else "the chain is empty"
             raise ConfigError(f"set_fallback_chain: {what}; known: {', '.join(self.table.names)}")
         self.chains = {**self.chains, "default": names}
+
+    def close(self) -> None:
+        """Release the stores."""
+        self.hits.flush()
+        self.cache.close()
+        self.store.close()
 
     def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models, routing
 from blueprint_llm.accounts import LimitReached
-from blueprint_llm.attempt import Voice
 from blueprint_llm.cached import through_cache
-from blueprint_llm.dispatch import input_window
+from blueprint_llm.dispatch import input_window, own_timeout_s
 from blueprint_llm.errors import (
     BlueprintError,
     BudgetExceededError,
@@ -28,11 +27,13 @@ from blueprint_llm.errors import (
     ToolCallInvalidError,
 )
 from blueprint_llm.explain import plan
+from blueprint_llm.parts import retry_of
 from blueprint_llm.policy import Stop
 from blueprint_llm.steps import Draw, Now, Offload, Step
 from blueprint_llm.trace import Trace
 from blueprint_llm.types import ChatResponse
 from blueprint_llm.visit import Visit
+from blueprint_llm.voice import VerbatimVoice, Voice
 
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
@@ -57,6 +58,12 @@ def _category(error: BlueprintError | None) -> str:
     return error.category if isinstance(error, CallError) else ""
 
 
+def _voice(request: ChatRequest) -> Voice:
+    if not request.as_written:
+        return Voice()
+    return VerbatimVoice(wants_usage=bool((request.params.get("stream_options") or {}).get("include_usage")))
+
+
 class Walk:
     """One request on its way. Raises InvalidRequestError."""
 
@@ -64,7 +71,8 @@ class Walk:
         if request.params.get("stream") and not stream:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
         self.request, self.parts = request, parts
-        self.voice = Voice() if stream else None
+        self.voice = _voice(request) if stream else None
+        self.retry = retry_of(parts, request)
         self.trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)
         self.failures: list[BlueprintError] = []
         self.left_alone: list[Target] = []
@@ -77,7 +85,8 @@ class Walk:
     def run(self) -> Steps:
         """The answer, a `ChatResponse`. Raises BlueprintError with the trace."""
         self.started = yield Now()
-        self.deadline = self.started + (self.request.deadline_s or self.parts.config.deadline.total_s)
+        own_s = own_timeout_s(self.request) or 0.0
+        self.deadline = self.started + (self.request.deadline_s or max(self.parts.config.deadline.total_s, own_s))
         self.parts.ratio.record_call(self.started)
         try:
             route = yield from plan(self.parts, self.request)
