@@ -10,8 +10,8 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.errors import BlueprintError, CallError, StreamBrokenError, ToolCallInvalidError
-from blueprint_llm.steps import END, Close, Emit, Now, Open, Read, Step, Store
+from blueprint_llm.errors import CallError, StreamBrokenError, ToolCallInvalidError
+from blueprint_llm.steps import END, Close, Now, Open, Read, Step, Store
 from blueprint_llm.streaming import StreamVerdict, TextDelta, Verdict
 from blueprint_llm.types import PartialToolCall, StreamChunk
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from blueprint_llm.adapters import Adapter, Call
     from blueprint_llm.streaming import StreamingHandler
+    from blueprint_llm.voice import Voice
 
 
 BEAT_CHUNKS = 16  # looking at the clock for every chunk would be seen in its time
@@ -43,30 +44,6 @@ class Manner:
     prefix: str = ""
     beat_s: float = float("inf")
     heartbeat: Callable[[], Any] | None = None
-
-
-class Voice:
-    """What the caller has been shown; a restart is announced right before the first chunk of the new try.
-
-    Only then is it sure that the trouble was recovered: an error is either in a chunk or raised, never both.
-    """
-
-    def __init__(self) -> None:
-        self.spoken = False
-        self._void: BlueprintError | None = None
-
-    def broken(self, error: BlueprintError) -> None:
-        """What was emitted so far is void because of `error`."""
-        if self.spoken:
-            self._void = error
-
-    def emit(self, chunk: StreamChunk) -> Generator[Step, Any, None]:
-        """Hand out `chunk`."""
-        if self._void is not None:
-            yield Emit(chunk=StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model))
-            self._void = None
-        self.spoken = True
-        yield Emit(chunk=chunk)
 
 
 class Attempt:
@@ -119,6 +96,8 @@ class Attempt:
 
     def _read(self) -> Generator[Step, Any, StreamVerdict]:
         handle = yield from self._open()
+        if self.voice is not None:
+            self.voice.handle = handle
         try:
             yield from self._read_all(handle)
         finally:
@@ -147,6 +126,8 @@ class Attempt:
             shown = self._shown(event)
             if shown is not None and self.voice is not None:
                 yield from self.voice.emit(shown)
+        if self.voice is not None:
+            yield from self.voice.hear(chunk)
 
     def _shown(self, event: Any) -> StreamChunk | None:
         """What the caller sees of an event. Raises ToolCallInvalidError where it is the end of the answer."""

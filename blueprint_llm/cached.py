@@ -23,7 +23,7 @@ from blueprint_llm.stores.ops import AttemptRow
 from blueprint_llm.types import ChatResponse, PartialToolCall, StreamChunk
 
 if TYPE_CHECKING:
-    from blueprint_llm.attempt import Voice
+    from blueprint_llm.voice import Voice
     from blueprint_llm.cache.entry import Delta
     from blueprint_llm.cache.flights import Flight
     from blueprint_llm.parts import Parts

@@ -41,7 +41,8 @@ def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Gener
         planning=request.task_type == "planning",
     )
     choice = yield from _arranged(parts, choose(question), streamed=streamed)
-    return screen(choice, (partial(_lacks_key, parts), partial(_lacks_ability, request)))
+    checks = () if request.as_written else (partial(_lacks_key, parts), partial(_lacks_ability, request))
+    return screen(choice, checks)
 
 
 def _arranged(parts: Parts, choice: Choice, *, streamed: bool) -> Generator[Step, Any, Choice]:

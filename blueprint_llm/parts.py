@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -52,6 +52,12 @@ def _retry_rules(config: Config) -> RetryRules:
 def _traffic(config: Config) -> Traffic:
     ttl_s = config.routing_strategy_args.get("ttl")
     return Traffic(ttl_s=ttl_s) if isinstance(ttl_s, int | float) else Traffic()
+
+
+def retry_of(parts: Parts, request: ChatRequest) -> RetryRules:
+    """The rules of one request: its own `num_retries` wins."""
+    own = request.params.get("num_retries")
+    return parts.retry if own is None else replace(parts.retry, max_attempts=int(own) + 1)
 
 
 def _folder(config: Config) -> Path | None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models, routing
 from blueprint_llm.accounts import LimitReached
-from blueprint_llm.attempt import Voice
 from blueprint_llm.cached import through_cache
-from blueprint_llm.dispatch import input_window
+from blueprint_llm.dispatch import input_window, own_timeout_s
 from blueprint_llm.errors import (
     BlueprintError,
     BudgetExceededError,
@@ -28,14 +27,17 @@ from blueprint_llm.errors import (
     ToolCallInvalidError,
 )
 from blueprint_llm.explain import plan
+from blueprint_llm.parts import retry_of
 from blueprint_llm.policy import Stop
 from blueprint_llm.steps import Now, Offload, Step
 from blueprint_llm.trace import Trace
 from blueprint_llm.types import ChatResponse
 from blueprint_llm.visit import Visit
+from blueprint_llm.voice import VerbatimVoice, Voice
 
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
+    from blueprint_llm.policy import RetryRules
     from blueprint_llm.routing import Route, Target
     from blueprint_llm.types import ChatRequest
 
@@ -57,6 +59,12 @@ def _category(error: BlueprintError | None) -> str:
     return error.category if isinstance(error, CallError) else ""
 
 
+def _voice(request: ChatRequest) -> Voice:
+    if not request.as_written:
+        return Voice()
+    return VerbatimVoice(wants_usage=bool((request.params.get("stream_options") or {}).get("include_usage")))
+
+
 class Walk:
     """One request on its way. Raises InvalidRequestError."""
 
@@ -64,7 +72,8 @@ class Walk:
         if request.params.get("stream") and not stream:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
         self.request, self.parts = request, parts
-        self.voice = Voice() if stream else None
+        self.voice = _voice(request) if stream else None
+        self.retry = retry_of(parts, request)
         self.trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)
         self.failures: list[BlueprintError] = []
         self._failed: Counter[str] = Counter()
@@ -78,7 +87,8 @@ class Walk:
     def run(self) -> Steps:
         """The answer, a `ChatResponse`. Raises BlueprintError with the trace."""
         self.started = yield Now()
-        self.deadline = self.started + (self.request.deadline_s or self.parts.config.deadline.total_s)
+        own_s = own_timeout_s(self.request) or 0.0
+        self.deadline = self.started + (self.request.deadline_s or max(self.parts.config.deadline.total_s, own_s))
         self.parts.ratio.record_call(self.started)
         try:
             route = yield from plan(self.parts, self.request, streamed=self.voice is not None)
@@ -116,6 +126,11 @@ class Walk:
         until = now + (self.deadline - now) / 2 if others else self.deadline
         siblings = self.parts.retried_as(target) in map(self.parts.retried_as, others)
         return (yield from through_cache(Visit(self, target, until, siblings=siblings)))
+
+    def retry_for(self, target: Target, error: CallError) -> RetryRules:
+        """How often to try `target` again after `error`: the request's own `num_retries` wins over every policy."""
+        own = self.request.params.get("num_retries") is not None
+        return self.retry if own else self.parts.retry_for(target, error)
 
     def failed_at(self, target: Target) -> int:
         """Count one more failed attempt at a target, or at one of its equals."""

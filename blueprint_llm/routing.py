@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 KEYS = frozenset({"api_key", "litellm_credential_name"})
+CONNECTION = ("base_url", "api_base", "api_key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,7 +344,21 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
+    choice = replace(choice, targets=_connected(choice.targets, question.request))
     return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
+
+
+def _connected(targets: list[Target], request: ChatRequest) -> list[Target]:
+    """`targets` at the address and with the key of the call itself, which are for the first one's vendor only."""
+    own = {name: request.params[name] for name in CONNECTION if request.params.get(name)}
+    if not own or not targets:
+        return targets
+    own = {"api_base" if name == "base_url" else name: value for name, value in own.items()}
+    vendor = litellm_provider(targets[0].model)
+    return [
+        replace(each, params={**each.params, **own}) if litellm_provider(each.model) == vendor else each
+        for each in targets
+    ]
 
 
 def _first_only(choice: Choice) -> list[Target]:

@@ -11,7 +11,7 @@ from blueprint_llm import models
 from blueprint_llm.accounts import Account, BreakerOpen, LimitReached, failed
 from blueprint_llm.answers import answer_of, final_chunk, usage_of
 from blueprint_llm.attempt import Attempt, Manner
-from blueprint_llm.dispatch import call_for, handler_for
+from blueprint_llm.dispatch import call_for, handler_for, own_timeout_s
 from blueprint_llm.errors import BlueprintError, CallError, ContextDoesNotFitError, CredentialsError
 from blueprint_llm.policy import UNCHANGED, Decision, GoOn, Means, Progress, RetryHere, Stop, climb, decide
 from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
@@ -98,7 +98,7 @@ class Visit:
             draw=draw,
             fallback_on=self.walk.fallback_on,
         )
-        decision = decide(error, self.parts.retry_for(self.target, error), progress)
+        decision = decide(error, self.walk.retry_for(self.target, error), progress)
         if self._siblings and isinstance(decision, RetryHere) and error.category not in SAME_MODEL:
             return GoOn()
         return self._on_the_ladder(error, decision)
@@ -127,16 +127,20 @@ class Visit:
         if voice is None or (isinstance(decision, RetryHere) and self.change.prefix):
             return decision
         voice.broken(error)
-        return Stop() if voice.spoken and self.parts.config.streaming.on_break == "fail" else decision
+        is_final = voice.verbatim or self.parts.config.streaming.on_break == "fail"
+        return Stop() if voice.spoken and is_final else decision
 
     def _means(self) -> Means:
         streaming, facts = self.parts.config.streaming, models.info(self.target.model)
         asked = self.walk.request
+        voice = self.walk.voice
         return Means(
-            reask=streaming.reask,
+            reask=0 if asked.as_written else streaming.reask,
             max_tokens=self.change.max_tokens or asked.max_tokens or asked.params.get("max_completion_tokens"),
             most_tokens=facts.max_output_tokens if facts else None,
-            can_continue=streaming.on_break == "resume" and models.continues(self.target.model),
+            can_continue=streaming.on_break == "resume"
+            and not (voice and voice.verbatim)
+            and models.continues(self.target.model),
             text=self.last_text,
         )
 
@@ -175,11 +179,12 @@ class Visit:
 
     def _prepared(self, call: Any, account: Account, now: float) -> Attempt:
         limits, streamed = self.parts.config.deadline, self.walk.voice is not None and self.change.streamed
-        until = min(self.until, now + (self.target.timeout_s or float("inf")))
-        first = min(until, now + limits.first_token_s) if streamed else until
+        own_s = own_timeout_s(self.walk.request)
+        until = min(self.until, now + (own_s or self.target.timeout_s or float("inf")))
+        first = min(until, now + limits.first_token_s) if streamed and own_s is None else until
         manner = Manner(
             until=first,
-            idle_s=limits.idle_s,
+            idle_s=own_s or limits.idle_s,
             streamed=streamed,
             prefix=self.change.prefix,
             beat_s=self.parts.ledger.ttl_s / 3,

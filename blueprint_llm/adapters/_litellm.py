@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
+from blueprint_llm.adapters.exceptions import without_secrets
 from blueprint_llm.credentials import Secret
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
@@ -111,8 +112,8 @@ def _masked(answer: Any) -> Any:
 
 def _keywords(call: Call) -> dict[str, Any]:
     """LiteLLM's keywords. Never bind the result to a name: it holds the key."""
-    wire = {**call.params, "model": _model_id(call.model), "messages": call.messages, "timeout": call.timeout_s}
-    wire |= {"num_retries": 0, "max_retries": 0, "caching": False}
+    wire = {"timeout": call.timeout_s, **call.params, "model": _model_id(call.model), "messages": call.messages}
+    wire |= {"num_retries": 0, "max_retries": 0} | ({} if call.as_written else {"caching": False})
     if wire.get("tools"):
         wire["_skip_mcp_handler"] = True  # else a base install of LiteLLM fails for want of the mcp package
     credential = call.credential
@@ -122,7 +123,7 @@ def _keywords(call: Call) -> dict[str, Any]:
             wire["api_base"] = credential.base_url
         if credential.api_key is not None:
             wire["api_key"] = credential.api_key
-        elif credential.base_url:
+        elif credential.base_url and not call.as_written:
             wire.setdefault("api_key", NO_KEY)
     return {name: value if name == "messages" else _revealed(value) for name, value in wire.items()}
 
@@ -166,6 +167,11 @@ class Stream:
         self._has_usage = False
         self._seen = 0
         self._closed = self._is_over = self._begun = False
+
+    @property
+    def hidden_params(self) -> dict[str, Any]:
+        """What LiteLLM keeps beside the chunks: headers, the deployment, the cost."""
+        return dict(getattr(self._wrapper, "_hidden_params", None) or {})
 
     def read(self) -> Any:
         """The next chunk, or END. Raises CallError."""
@@ -294,7 +300,7 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
     if in_stream and (found.code == "not_json" or (begun and category in {"unavailable", "unknown"})):
         category = "stream_broken"
     kind = StreamBrokenError if category == "stream_broken" else CallError
-    return kind(
+    result = kind(
         f"{call.provider} ({call.model}): {_text(failure)}",
         category=category,
         provider=call.provider,
@@ -303,6 +309,9 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         retry_after_s=retry_after_s(failure.headers, now=time.time()),
         code=found.code or (failure.classes[0] if failure.classes else None),
     )
+    if call.as_written and isinstance(error, Exception):
+        result.litellm_error = without_secrets(error)
+    return result
 
 
 def failure_of(error: BaseException) -> Failure:

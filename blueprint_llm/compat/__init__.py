@@ -1,0 +1,6 @@
+"""LiteLLM's calls with this library's policies: the same keywords, objects and exceptions."""
+
+from blueprint_llm.compat.calls import Completions
+from blueprint_llm.compat.functions import acompletion, completion
+
+__all__ = ["Completions", "acompletion", "completion"]
