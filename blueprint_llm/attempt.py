@@ -92,6 +92,8 @@ class Attempt:
     def _whole(self) -> Generator[Step, Any, StreamVerdict]:
         self.raw = yield from self._open()
         yield from self._take(self.raw)
+        if self.voice is not None:
+            yield from self.voice.recite(lambda: self.raw)
         return self.handler.close(ended_by="terminal")
 
     def _read(self) -> Generator[Step, Any, StreamVerdict]:
@@ -115,6 +117,8 @@ class Attempt:
             if chunk is END:
                 return
             yield from self._take(chunk)
+            if self.voice is not None:
+                yield from self.voice.hear(chunk)
             if number % BEAT_CHUNKS == 0:
                 yield from self._beat()
         raise self._silence()  # outside the handler, as above
@@ -126,8 +130,6 @@ class Attempt:
             shown = self._shown(event)
             if shown is not None and self.voice is not None:
                 yield from self.voice.emit(shown)
-        if self.voice is not None:
-            yield from self.voice.hear(chunk)
 
     def _shown(self, event: Any) -> StreamChunk | None:
         """What the caller sees of an event. Raises ToolCallInvalidError where it is the end of the answer."""

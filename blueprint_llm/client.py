@@ -275,9 +275,7 @@ class SyncLLMClient(_Core):
     def close(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
-        self._parts.hits.flush()
-        self._parts.cache.close()
-        self._parts.store.close()
+        self._parts.close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
-from blueprint_llm.accounts import NANO, Account
+from blueprint_llm.accounts import NANO, Account, answers_of
 from blueprint_llm.adapters import embedded
 from blueprint_llm.cached import peek
 from blueprint_llm.dispatch import input_tokens, input_window
@@ -143,7 +143,7 @@ def _money(parts: Parts, request: ChatRequest, route: Route) -> Steps:
     account = Account(parts, request, target, trace=Trace(id="", policy_hash=""), row=row)
     messages = [message.to_dict() for message in request.messages]
     tools = [tool.to_dict() for tool in request.tools or ()]
-    worst = account.worst(messages, tools, account.cap(), answers=int(request.params.get("n") or 1))
+    worst = account.worst(messages, tools, account.cap(), answers=answers_of(request.params))
     charges = parts.ledger.charges(account.payer, worst)
     levels = (yield Store(op=Standing(charges=charges))) if charges else ()
     usd = None if worst.usd is None else worst.usd / NANO

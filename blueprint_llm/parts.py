@@ -55,9 +55,13 @@ def _traffic(config: Config) -> Traffic:
 
 
 def retry_of(parts: Parts, request: ChatRequest) -> RetryRules:
-    """The rules of one request: its own `num_retries` wins."""
-    own = request.params.get("num_retries")
-    return parts.retry if own is None else replace(parts.retry, max_attempts=int(own) + 1)
+    """The rules of one request: its own `num_retries` wins, which LiteLLM also calls `max_retries`."""
+    own = next(filter(_is_count, map(request.params.get, ("num_retries", "max_retries"))), None)
+    return parts.retry if own is None else replace(parts.retry, max_attempts=own + 1)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _folder(config: Config) -> Path | None:
@@ -154,6 +158,12 @@ class Parts:
             what = f"unknown provider {unknown[0]!r}" if unknown else "the chain is empty"
             raise ConfigError(f"set_fallback_chain: {what}; known: {', '.join(self.table.names)}")
         self.chains = {**self.chains, "default": names}
+
+    def close(self) -> None:
+        """Release the stores."""
+        self.hits.flush()
+        self.cache.close()
+        self.store.close()
 
     def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""

@@ -253,7 +253,8 @@ def by_model(question: Question) -> Choice | None:
     table, config = question.table, question.config
     group = table.group(model)
     if group is None:
-        return Choice(rule="model", targets=table.of_model(_plausible(model, question)))
+        named = model if question.request.as_written else _plausible(model, question)
+        return Choice(rule="model", targets=table.of_model(named))
     behind = _fallbacks(config.fallbacks, group, config.default_fallbacks) if question.request.fallback else []
     special = {
         "context_length": table.of_names(_fallbacks(config.context_window_fallbacks, group, ())),

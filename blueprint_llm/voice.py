@@ -9,7 +9,7 @@ from blueprint_llm.streaming.chunks import fields, sequence
 from blueprint_llm.types import StreamChunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from blueprint_llm.errors import BlueprintError
 
@@ -47,7 +47,11 @@ class Voice:
         yield Emit(chunk=chunk)
 
     def hear(self, chunk: Any) -> Iterable[Emit]:  # noqa: ARG002 - what the other voice passes on
-        """Take a provider's own chunk, before it was checked."""
+        """Take a provider's own chunk."""
+        return ()
+
+    def recite(self, whole: Callable[[], Any]) -> Iterable[Emit]:  # noqa: ARG002 - likewise
+        """Take a provider's own answer that came in one piece, from its maker."""
         return ()
 
 
@@ -88,13 +92,20 @@ class VerbatimVoice(Voice):
         self._held.append(chunk)
         return self._released() if says and not ends and not self._has_calls else ()
 
+    def recite(self, whole: Callable[[], Any]) -> Iterable[Emit]:
+        """Hold the answer as one chunk."""
+        from blueprint_llm.adapters import _litellm  # noqa: PLC0415 - LiteLLM loads on the first call, not on import
+
+        return self.hear(_litellm.as_chunk(whole()))
+
     def _says(self, chunk: Any) -> tuple[bool, bool]:
         """Whether a chunk says something, and whether it ends a choice."""
         says = ends = False
         for choice in sequence(fields(chunk).get("choices")):
             part = fields(choice)
             delta = fields(part.get("delta"))
-            said = {name for name, value in delta.items() if value and name != "role"}
+            items = delta.items() if isinstance(delta, dict) else ()
+            said = {name for name, value in items if value and name != "role"}
             self._has_calls = self._has_calls or not said.isdisjoint(CALLS)
             says, ends = says or bool(said), ends or bool(part.get("finish_reason"))
         return says, ends

@@ -372,6 +372,16 @@ def model_response(body: Mapping[str, Any]) -> Any:
     return module().ModelResponse(**body)
 
 
+def as_chunk(whole: Any) -> Any:
+    """A `ModelResponse` as the one `ModelResponseStream` of its stream."""
+    module()
+    from litellm.llms.base_llm.base_model_iterator import (  # noqa: PLC0415 - as above
+        convert_model_response_to_streaming,
+    )
+
+    return convert_model_response_to_streaming(whole)
+
+
 def count_tokens(model: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> int:
     """LiteLLM's count of a request's tokens, offline."""
     return int(module().token_counter(model=model, messages=messages, tools=tools, use_default_image_token_count=True))

@@ -25,14 +25,19 @@ def without_secrets(error: BaseException, depth: int = 0) -> Any:
 
 def _kept(value: Any, depth: int) -> Any:
     match value:
-        case str():
-            return clean_traceback(value) or value
         case None | bool() | int() | float():
             return value
+        case str():
+            return clean_traceback(value) or value
         case dict() | list() | tuple():
             return redact_value(value)
-        case BaseException():
-            return without_secrets(value, depth + 1) if depth < DEEPEST else None
+        case BaseException() if depth < DEEPEST:
+            return without_secrets(value, depth + 1)
+        case _:
+            return _http(value)
+
+
+def _http(value: Any) -> Any:
     if hasattr(value, "status_code") and hasattr(value, "headers"):
         return _response(value)
     if hasattr(value, "method") and hasattr(value, "url"):

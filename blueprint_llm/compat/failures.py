@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from blueprint_llm.adapters import _litellm
@@ -10,6 +9,7 @@ from blueprint_llm.errors import (
     BlueprintError,
     BudgetExceededError,
     CallError,
+    ChainExhaustedError,
     ContextDoesNotFitError,
     CredentialsError,
     NoTargetError,
@@ -47,16 +47,10 @@ def litellm_failure(error: BlueprintError, *, first: bool) -> Exception:
         error: How the walk ended.
         first: Where all attempts failed, the first one's exception is raised, else the last one's.
     """
-    attempts = getattr(error, "attempts", ())
-    if attempts and not _is_verdict(error):
-        return _with_trace(litellm_failure(attempts[0 if first else -1], first=first), error)
+    if isinstance(error, ChainExhaustedError):
+        return _with_trace(litellm_failure(error.attempts[0 if first else -1], first=first), error)
     original = getattr(error, "litellm_error", None)
     return _with_trace(original or both(error), error)
-
-
-def _is_verdict(error: BlueprintError) -> bool:
-    """Whether an error that lists attempts says more than any of them: the deadline, an invalid tool call."""
-    return isinstance(error, CallError) and type(error).__name__ != "ChainExhaustedError"
 
 
 def _with_trace(failure: Any, error: BlueprintError) -> Exception:
@@ -86,11 +80,17 @@ def _theirs(name: str, error: BlueprintError) -> Any:
     return kind(message=text, model=model, llm_provider=litellm_provider(model) if model else "")
 
 
-@functools.cache
+_MADE: dict[tuple[str, str], type[BlueprintError]] = {}
+
+
 def both_class(ours: type[BlueprintError], theirs: str) -> type[BlueprintError]:
-    """The class that is both."""
-    litellms = getattr(_litellm.module(), theirs)
-    return type(ours.__name__, (ours, litellms), {"__module__": ours.__module__, "__reduce__": _reduce})
+    """The class that is both, one for each pair."""
+    key = (ours.__name__, theirs)
+    if key not in _MADE:
+        litellms = getattr(_litellm.module(), theirs)
+        made = type(ours.__name__, (ours, litellms), {"__module__": ours.__module__, "__reduce__": _reduce})
+        return _MADE.setdefault(key, made)
+    return _MADE[key]
 
 
 def _reduce(error: Any) -> tuple[Any, ...]:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import threading
 from typing import Any
 
 from blueprint_llm.compat.calls import Completions
-from blueprint_llm.compat.requests import request_of, sealed
+from blueprint_llm.compat.requests import requests_of
+from blueprint_llm.compat.signatures import ACOMPLETION, COMPLETION, signature_of
 from blueprint_llm.parts import Parts
 
 _BUILDING = threading.Lock()
 
 
-def completion(*args: Any, **keywords: Any) -> Any:
+def completion(model: str, *more: Any, **keywords: Any) -> Any:
     """LiteLLM's `completion` with the policies of the configuration that is found. Raises LiteLLM's exceptions."""
-    request = request_of(sealed(keywords))
-    return shared().answer(request)
+    keywords |= zip(COMPLETION, (model, *more), strict=False)
+    del more
+    requests = requests_of(keywords)
+    return shared().answer(*requests)
 
 
-async def acompletion(*args: Any, **keywords: Any) -> Any:
+async def acompletion(model: str, *more: Any, **keywords: Any) -> Any:
     """LiteLLM's `acompletion` with the policies of the configuration that is found. Raises LiteLLM's exceptions."""
-    request = request_of(sealed(keywords))
-    return await shared().aanswer(request)
+    keywords |= zip(ACOMPLETION, (model, *more), strict=False)
+    del more
+    requests = requests_of(keywords)
+    return await shared().aanswer(*requests)
+
+
+completion.__signature__ = signature_of(COMPLETION)  # type: ignore[attr-defined] # what inspect looks for
+acompletion.__signature__ = signature_of(ACOMPLETION)  # type: ignore[attr-defined] # likewise
 
 
 def shared() -> Completions:
@@ -33,4 +43,6 @@ def shared() -> Completions:
 
 @functools.cache
 def _built() -> Completions:
-    return Completions(Parts.build(None))
+    parts = Parts.build(None)
+    atexit.register(parts.close)
+    return Completions(parts)

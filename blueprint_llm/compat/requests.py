@@ -1,4 +1,4 @@
-"""From LiteLLM's keywords to a request that reaches LiteLLM as it was written."""
+"""From LiteLLM's keywords to requests that reach LiteLLM as they were written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 class Message:
     """One message, untouched: a dict, or an object of LiteLLM's as it stands in an earlier answer."""
 
-    __slots__ = ("written",)
+    __slots__ = ("_written",)
 
     def __init__(self, written: Any) -> None:
-        self.written = written
+        self._written = written
 
     @property
     def content(self) -> Any:
@@ -26,8 +26,16 @@ class Message:
 
     def to_dict(self) -> Any:
         """What goes to LiteLLM, which makes the same of its own objects."""
-        dump = getattr(self.written, "model_dump", None)
-        return self.written if dump is None else dump(exclude_none=True)
+        dump = getattr(self._written, "model_dump", None)
+        return self._written if dump is None else dump(exclude_none=True)
+
+
+def requests_of(keywords: dict[str, Any]) -> list[ChatRequest]:
+    """The request, and one for each of its `fallbacks` (a model id, or keywords that differ). Seals `keywords`."""
+    sealed(keywords)
+    behind = keywords.pop("fallbacks", None) or ()
+    others = [each if isinstance(each, dict) else {"model": each} for each in behind]
+    return [request_of(keywords), *(request_of({**keywords, **sealed(dict(each))}) for each in others)]
 
 
 def sealed(keywords: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def request_of(keywords: Mapping[str, Any]) -> ChatRequest:
     params = {name: value for name, value in keywords.items() if name not in {"model", "messages"}}
     cap = params.get("max_tokens")
     return ChatRequest.model_construct(
-        messages=[Message(message) for message in keywords.get("messages") or ()],
+        messages=[Message(message) for message in keywords.get("messages") or ()],  # type: ignore[misc] # reads alike
         model=_model(keywords),
         max_tokens=cap if type(cap) is int and cap > 0 else None,
         cache=False if _avoids_cache(params) else None,

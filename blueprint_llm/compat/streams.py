@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
-
-from blueprint_llm.drivers import Outcome
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-    from blueprint_llm.voice import Voice
+NOTHING: Any = object()
 
-NOTHING = object()
+
+class Turn(Protocol):
+    """The call that a stream belongs to."""
+
+    @property
+    def hidden_params(self) -> dict[str, Any]:
+        """The facts beside the chunks."""
 
 
 class _Opened:
-    """A stream whose first chunk is there.
+    """What both kinds of streams share: the first chunk, which is there before the caller asks, and the facts."""
 
-    Attributes:
-        outcome: Holds the whole answer at the end.
-    """
-
-    def __init__(self, voice: Voice, outcome: Outcome, first: Any) -> None:
-        self._voice, self._outcome, self._first = voice, outcome, first
+    def __init__(self, turn: Turn) -> None:
+        self._turn, self._first = turn, NOTHING
 
     @property
     def _hidden_params(self) -> dict[str, Any]:
         """LiteLLM's, and at the end of the stream `blueprint`: the trace."""
-        own = getattr(self._voice.handle, "hidden_params", {})
-        return own if self._outcome.value is None else {**own, "blueprint": self._outcome.value.trace}
+        return self._turn.hidden_params
 
     def _taken(self) -> Any:
         first, self._first = self._first, NOTHING
@@ -36,11 +35,12 @@ class _Opened:
 
 
 class CompletionStream(_Opened):
-    """An iterator of `ModelResponseStream`. Left early, it closes its upstream when it is dropped or closed."""
+    """An iterator of `ModelResponseStream`; left early, it closes its upstream once it is dropped or closed."""
 
-    def __init__(self, chunks: Generator[Any, None, None], voice: Voice, outcome: Outcome) -> None:
-        super().__init__(voice, outcome, next(chunks, NOTHING))
+    def __init__(self, chunks: Generator[Any, None, None], turn: Turn) -> None:
+        super().__init__(turn)
         self._chunks = chunks
+        self._first = next(chunks, NOTHING)
 
     def __iter__(self) -> Self:
         return self
@@ -55,10 +55,10 @@ class CompletionStream(_Opened):
 
 
 class AsyncCompletionStream(_Opened):
-    """An async iterator of `ModelResponseStream`. Left early, it closes its upstream when it is dropped or closed."""
+    """An async iterator of `ModelResponseStream`; left early, it closes its upstream once it is dropped or closed."""
 
-    def __init__(self, chunks: AsyncGenerator[Any, None], voice: Voice, outcome: Outcome, first: Any) -> None:
-        super().__init__(voice, outcome, first)
+    def __init__(self, chunks: AsyncGenerator[Any, None], turn: Turn) -> None:
+        super().__init__(turn)
         self._chunks = chunks
 
     def __aiter__(self) -> Self:
@@ -71,3 +71,9 @@ class AsyncCompletionStream(_Opened):
     async def aclose(self) -> None:
         """Close the upstream."""
         await self._chunks.aclose()
+
+
+async def opened(stream: AsyncCompletionStream) -> AsyncCompletionStream:
+    """`stream`, with its first chunk there. Raises what comes instead of it."""
+    stream._first = await anext(stream._chunks, NOTHING)  # noqa: SLF001 - what its constructor cannot await
+    return stream
