@@ -165,6 +165,34 @@ class Parts:
         self.cache.close()
         self.store.close()
 
+    async def aclose(self) -> None:
+        """Release the stores."""
+        self.hits.flush()
+        await self.cache.aclose()
+        await self.store.aclose()
+
+    def reloaded(self, config: Config) -> Self:
+        """The parts of another configuration, with the stores, the session and what is known of the traffic."""
+        manager = CredentialsManager(config)
+        return replace(
+            self,
+            config=config,
+            table=TargetTable(config),
+            chains=dict(config.chains),
+            adapters=AdapterFactory(config, manager),
+            credentials=manager,
+            ledger=Ledger(config),
+            retry=_retry_rules(config),
+            strategy=of_name(config.routing_strategy, config.routing_strategy_args),
+            _adapters={},
+        )
+
+    def timeout_s(self, target: Target, *, streamed: bool) -> float:
+        """LiteLLM's timeout of one attempt: the deployment's, else the Router's, else as long as the deadline lets."""
+        config, own = self.config, target.timeout_s
+        stream_s = (target.stream_timeout_s or config.stream_timeout) if streamed else None
+        return stream_s or own or config.timeout or float("inf")
+
     def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""
         today = datetime.fromtimestamp(self.clock(), UTC).date()

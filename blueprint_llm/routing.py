@@ -38,6 +38,7 @@ class Target:
         max_context_tokens: Most input tokens to send, where the configuration says so.
         share_codebase: What the configuration says; None: decided by where the model runs.
         known: Whether the configuration names it at all.
+        changes: What a fallback to it changes of the request (`messages`, `temperature`, ...).
         weight, rpm, tpm, order: For the order among the deployments of one group (`strategies`).
     """
 
@@ -52,7 +53,9 @@ class Target:
     max_context_tokens: int | None = None
     share_codebase: bool | None = None
     timeout_s: float | None = None
+    stream_timeout_s: float | None = None
     known: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     weight: float | None = None
     rpm: int | None = None
     tpm: int | None = None
@@ -82,7 +85,7 @@ def _of_deployment(name: str, deployment: Deployment, provider: ProviderConfig |
         rpm=deployment.rpm,
         tpm=deployment.tpm,
         order=deployment.order,
-        **_settings(provider),
+        **{**_timeouts(deployment), **_settings(provider)},
     )
 
 
@@ -93,7 +96,13 @@ def _own_params(provider: ProviderConfig) -> dict[str, Any]:
 
 def _settings(provider: ProviderConfig | None) -> dict[str, Any]:
     names = ("role", "credentials", "max_context_tokens", "share_codebase", "timeout_s")
-    return {name: getattr(provider, name) for name in names} if provider else {}
+    return {name: value for name in names if (value := getattr(provider, name, None)) is not None}
+
+
+def _timeouts(deployment: Deployment) -> dict[str, float]:
+    """LiteLLM's timeouts of a deployment, in seconds."""
+    given = {f"{name}_s": deployment.params.get(name) for name in ("timeout", "stream_timeout")}
+    return {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value > 0}
 
 
 class TargetTable:
@@ -165,6 +174,16 @@ class TargetTable:
     def of_names(self, names: Iterable[str]) -> list[Target]:
         """The targets of several names in order, each once."""
         return list({target.key: target for name in names for target in self.of_name(name)}.values())
+
+    def of_entries(self, entries: Iterable[str | Mapping[str, Any]]) -> list[Target]:
+        """The targets of LiteLLM's fallbacks: names, or mappings with a `model` and what its request changes."""
+        found: dict[str, Target] = {}
+        for entry in entries:
+            name, changes = (entry, {}) if isinstance(entry, str) else (str(entry.get("model")), entry)
+            for target in self.of_name(name):
+                changed = {key: value for key, value in changes.items() if key != "model"}
+                found.setdefault(target.key, replace(target, changes=changed) if changed else target)
+        return list(found.values())
 
 
 def _alias_target(value: Any) -> str:
@@ -255,12 +274,14 @@ def by_model(question: Question) -> Choice | None:
     if group is None:
         named = model if question.request.as_written else _plausible(model, question)
         return Choice(rule="model", targets=table.of_model(named))
-    behind = _fallbacks(config.fallbacks, group, config.default_fallbacks) if question.request.fallback else []
+    names = (model, group)  # an alias may have fallbacks of its own
+    behind = _fallbacks(config.fallbacks, names, config.default_fallbacks) if question.request.fallback else []
     special = {
-        "context_length": table.of_names(_fallbacks(config.context_window_fallbacks, group, ())),
-        "content_policy": table.of_names(_fallbacks(config.content_policy_fallbacks, group, ())),
+        "context_length": table.of_entries(_fallbacks(config.context_window_fallbacks, names, ())),
+        "content_policy": table.of_entries(_fallbacks(config.content_policy_fallbacks, names, ())),
     }
-    return Choice(rule="model", chain=group, targets=table.of_names([model, *behind]), on_failure=special)
+    targets = table.of_entries([model, *behind[: config.max_fallbacks]])
+    return Choice(rule="model", chain=group, targets=targets, on_failure=special)
 
 
 def _plausible(model: str, question: Question) -> str:
@@ -269,9 +290,9 @@ def _plausible(model: str, question: Question) -> str:
     return model
 
 
-def _fallbacks(rows: Sequence[Mapping[str, Sequence[Any]]], group: str, default: Sequence[str]) -> list[str]:
-    found = next((row[name] for name in (group, "*") for row in rows if name in row), default)
-    return [entry if isinstance(entry, str) else str(entry["model"]) for entry in found]
+def _fallbacks(rows: Sequence[Mapping[str, Sequence[Any]]], names: Sequence[str], default: Sequence[Any]) -> list[Any]:
+    """The fallbacks of the first of `names` that has any, else the generic ones."""
+    return list(next((row[name] for name in (*names, "*") for row in rows if name in row), default))
 
 
 def by_routes(question: Question) -> Choice | None:

@@ -64,9 +64,9 @@ def _weights(pool: Sequence[Target]) -> list[float]:
     return [1.0] * len(pool)
 
 
-def least_busy(members: Sequence[Target], _: float, known: Known) -> list[Target]:
-    """Fewest calls in flight first; of equals the first in the file."""
-    return sorted(members, key=known.in_flight)
+def least_busy(members: Sequence[Target], draw: float, known: Known) -> list[Target]:
+    """Fewest calls in flight first; equals by chance."""
+    return sorted(_by_chance(members, draw), key=known.in_flight)
 
 
 def cheapest(members: Sequence[Target], _: float, known: Known) -> list[Target]:

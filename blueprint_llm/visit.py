@@ -180,7 +180,7 @@ class Visit:
     def _prepared(self, call: Any, account: Account, now: float) -> Attempt:
         limits, streamed = self.parts.config.deadline, self.walk.voice is not None and self.change.streamed
         own_s = own_timeout_s(self.walk.request)
-        until = min(self.until, now + (own_s or self.target.timeout_s or float("inf")))
+        until = min(self.until, now + (own_s or self.parts.timeout_s(self.target, streamed=streamed)))
         first = min(until, now + limits.first_token_s) if streamed and own_s is None else until
         manner = Manner(
             until=first,

@@ -129,9 +129,9 @@ def test_shuffle_weighs_by_one_metric_as_litellm_does(settings, share):
 
 
 def test_least_busy_asks_who_has_least_in_flight():
-    """Fewest calls in flight first, then the order of the file."""
+    """Fewest calls in flight first; equals come in every order."""
     assert orders("abc", STRATEGIES["least-busy"], busy={"a": 2, "c": 1}) == {"bca": 60}
-    assert orders("abc", STRATEGIES["least-busy"]) == {"abc": 60}
+    assert len(orders("abc", STRATEGIES["least-busy"], n=600)) == 6
 
 
 def test_cost_asks_the_cheapest():

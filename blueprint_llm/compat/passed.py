@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blueprint_llm.adapters import _litellm
 from blueprint_llm.compat.failures import both, litellm_failure

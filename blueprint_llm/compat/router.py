@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from blueprint_llm.config import Config
     from blueprint_llm.types import ChatRequest
 
+# Calls of a Router without a deadline of its own end with this; a longer `timeout` moves it.
+_DEADLINE_S = 120.0
 KNOWN = ROUTER_USED | ROUTER_IGNORED
 # What a call may set for itself in place of the Router's own.
 PER_CALL = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "max_fallbacks")
@@ -107,22 +109,22 @@ class Router:
 
     def completion(self, model: str, messages: list[Any], **keywords: Any) -> Any:
         """A `ModelResponse`, or with `stream=True` an iterator of chunks. Raises LiteLLM's exceptions."""
-        parts, request = self._asked({"model": model, "messages": messages, **keywords})
+        parts, request = self._asked(model, sealed(keywords), messages=messages)
         return Completions(parts, first_error=True).answer(request)
 
     async def acompletion(self, model: str, messages: list[Any], **keywords: Any) -> Any:
         """A `ModelResponse`, or with `stream=True` an async iterator of chunks. Raises LiteLLM's exceptions."""
-        parts, request = self._asked({"model": model, "messages": messages, **keywords})
+        parts, request = self._asked(model, sealed(keywords), messages=messages)
         return await Completions(parts, first_error=True).aanswer(request)
 
     def _pass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
         """Call LiteLLM's `function` at a deployment of `model`."""
-        parts, request = self._asked({"model": model, **_second(function, args), **keywords})
+        parts, request = self._asked(model, sealed(keywords), **_second(function, args))
         return SyncDriver(parts.store).run(passed(parts, function, request))
 
     async def _apass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
         """Call LiteLLM's `function` at a deployment of `model`."""
-        parts, request = self._asked({"model": model, **_second(function, args), **keywords})
+        parts, request = self._asked(model, sealed(keywords), **_second(function, args))
         return await AsyncDriver(parts.store).run(passed(parts, function, request))
 
     text_completion = partialmethod(_pass, "text_completion")
@@ -137,13 +139,12 @@ class Router:
         """OpenAI's way to write it: `router.chat.completions.create(model=..., messages=...)`."""
         return SimpleNamespace(completions=SimpleNamespace(create=self.completion))
 
-    def _asked(self, keywords: dict[str, Any]) -> tuple[Parts, ChatRequest]:
+    def _asked(self, model: str, keywords: dict[str, Any], **more: Any) -> tuple[Parts, ChatRequest]:
         """The parts and the request of one call. Raises BadRequestError for a model that is in no group."""
-        parts = _with_own(self._state.parts, keywords)
-        fallback = not keywords.get("disable_fallbacks")
-        keywords = {name: value for name, value in keywords.items() if name not in DROPPED}
-        request = request_of(sealed({**self._defaults, **keywords}))
-        return parts, request.model_copy(update={"model": _group(parts, request.model or ""), "fallback": fallback})
+        parts = _with_own(self._state.parts, model, keywords)
+        given = {name: value for name, value in keywords.items() if name not in DROPPED}
+        request = request_of({**sealed(dict(self._defaults)), **given, **more, "model": _group(parts, model)})
+        return parts, request.model_copy(update={"fallback": not keywords.get("disable_fallbacks")})
 
     # The model list
 
@@ -193,13 +194,13 @@ class Router:
 
     def get_available_deployment(self, model: str, messages: Any = None, **_: Any) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
-        parts, request = self._asked({"model": model, "messages": messages or []})
+        parts, request = self._asked(model, {}, messages=messages or [])
         route = SyncDriver(parts.store).run(plan(parts, request))
         return entry_of_target(model, route.targets[0])
 
     async def async_get_available_deployment(self, model: str, messages: Any = None, **_: Any) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
-        parts, request = self._asked({"model": model, "messages": messages or []})
+        parts, request = self._asked(model, {}, messages=messages or [])
         route = await AsyncDriver(parts.store).run(plan(parts, request))
         return entry_of_target(model, route.targets[0])
 
@@ -297,3 +298,34 @@ class Router:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _second(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
+    """LiteLLM's second parameter, which may be given by position."""
+    return dict(zip(["input" if function == "embedding" else "prompt"], args, strict=False))
+
+
+def _with_own(parts: Parts, model: str, keywords: dict[str, Any]) -> Parts:
+    """The parts, with the fallbacks that a call brings along; they are taken out of `keywords`."""
+    own = {name: keywords.pop(name) for name in PER_CALL if keywords.get(name) is not None}
+    if not own:
+        return parts
+    if isinstance(own.get("fallbacks"), list):
+        own["fallbacks"] = _standard(own["fallbacks"], parts.table.group(model) or "")
+    return replace(parts, config=parts.config.model_copy(update=own))
+
+
+def _standard(fallbacks: list[Any], group: str) -> list[Any]:
+    """Fallbacks in the configuration's form, where a call names only those of its own group."""
+    plain = [entry for entry in fallbacks if isinstance(entry, str) or "model" in entry]
+    return [{group: plain}] if plain else fallbacks
+
+
+def _group(parts: Parts, model: str) -> str:
+    """`model`, or the first default fallback where it is in no group. Raises BadRequestError."""
+    if parts.table.is_group(model):
+        return model
+    if parts.config.default_fallbacks:
+        return parts.config.default_fallbacks[0]
+    known = ", ".join(parts.table.names) or "none"
+    raise both(InvalidRequestError(f"no deployment of model_list has the model_name {model!r}; known: {known}"))
