@@ -114,9 +114,9 @@ def _shaped(
     request: ChatRequest, target: Target, tools: list[dict[str, Any]], trace: Trace, output_tokens: int | None
 ) -> list[dict[str, Any]]:
     """The messages, shortened where the target's window wants it, and of the project what it may see."""
-    messages = [message.to_dict() for message in request.messages]
+    messages = target.changes.get("messages") or [message.to_dict() for message in request.messages]
     if request.as_written:
-        return messages
+        return list(messages)
     policy = policy_for(
         target.provider,
         target.model,

@@ -17,7 +17,7 @@ from blueprint_llm.testing import Answer, FaultServer, Status
 FOLDER = Path(__file__).parent / "router_cases"
 sys.path.insert(0, str(FOLDER))
 
-from cases import CASES, MESSAGES, arguments_of, name_of, outcomes  # noqa: E402 - a folder of scripts, no package
+from cases import CASES, arguments_of, listed, outcomes  # noqa: E402 - a folder of scripts, no package
 
 # Where ours asks in another order, or fewer times, on purpose: only the set of deployments is the same.
 SAME_SET = {"least busy", "usage", "latency", "equal shuffle", "latency prefers the fast one", "all fail"}
@@ -64,7 +64,7 @@ def litellm_says():
             timeout=180,
         )
         said = json.loads(done.stdout.splitlines()[-1])
-        return {name: (said[name], asked(server, name)) for name in CASES}
+        return {name: (*said[name], asked(server, name)) for name in CASES}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ async def through_ours(name, url):
 @pytest.mark.parametrize("name", CASES)
 def test_router_answers_and_asks_like_litellms(name, litellm_says, upstream):
     """Every case gives the same texts and exception classes, after the same requests to the same deployments."""
-    texts, requests = litellm_says[name]
+    texts, _, requests = litellm_says[name]
 
     ours = asyncio.run(through_ours(name, upstream.url))
 
@@ -94,3 +94,11 @@ def test_router_answers_and_asks_like_litellms(name, litellm_says, upstream):
     else:
         assert ours == texts
         assert asked_ours == requests
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_router_lists_like_litellms(name, litellm_says, upstream):
+    """Names, deployments behind a name and their number are those of LiteLLM's Router."""
+    router = Router(**arguments_of(name, upstream.url))
+
+    assert listed(router, name) == litellm_says[name][1]

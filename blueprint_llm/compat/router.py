@@ -27,6 +27,7 @@ from blueprint_llm.compat.model_list import (
 )
 from blueprint_llm.compat.passed import passed
 from blueprint_llm.compat.requests import request_of, sealed
+from blueprint_llm.compat.signatures import signature_of
 from blueprint_llm.config import load_config
 from blueprint_llm.config.known_keys import ROUTER_IGNORED, ROUTER_USED
 from blueprint_llm.drivers import AsyncDriver, SyncDriver
@@ -73,6 +74,8 @@ class Router:
     Raises:
         ConfigError: An argument is wrong; every problem is listed.
     """
+
+    __signature__ = signature_of(["model_list", *sorted(KNOWN), "blueprint"], required=0)
 
     def __init__(
         self,

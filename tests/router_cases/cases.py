@@ -96,9 +96,17 @@ def arguments_of(name, url):
     """The Router's arguments for a case; its name in the address tells the server's requests apart."""
     base = f"{url}/{name.replace(' ', '-')}"
     deployments = [
-        {**entry, "litellm_params": {**entry["litellm_params"], "api_base": base}} for entry in CASES[name]["deployments"]
+        {**entry, "litellm_params": {**entry["litellm_params"], "api_base": base}}
+        for entry in CASES[name]["deployments"]
     ]
     return {"model_list": deployments, **CASES[name]["arguments"]}
+
+
+def listed(router, name):
+    """What a Router lists: its names, and the models behind each name that the calls of a case ask for."""
+    asked = sorted({keywords["model"] for keywords in CASES[name]["calls"]})
+    behind = {model: [entry["litellm_params"]["model"] for entry in router.get_model_list(model)] for model in asked}
+    return {"names": sorted(router.get_model_names()), "behind": behind, "count": len(router.model_list)}
 
 
 async def outcomes(router, name):

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 
-from cases import CASES, arguments_of, outcomes
+from cases import CASES, arguments_of, listed, outcomes
 from litellm import Router  # noqa: TID251 - the peer that ours is compared with
 
 
@@ -18,7 +18,8 @@ async def main():
     url = sys.stdin.read().strip()
     routers = {name: Router(**arguments_of(name, url)) for name in CASES}
     found = await asyncio.gather(*(outcomes(router, name) for name, router in routers.items()))
-    sys.stdout.write("\n" + json.dumps(dict(zip(CASES, found, strict=True))) + "\n")
+    said = {name: [texts, listed(routers[name], name)] for name, texts in zip(CASES, found, strict=True)}
+    sys.stdout.write("\n" + json.dumps(said) + "\n")
 
 
 asyncio.run(main())
