@@ -47,6 +47,7 @@ NOT_SENT = frozenset(
 )
 # Of the call's own keywords: the walk's, and the target's (see `routing.CONNECTION`).
 NOT_GIVEN = frozenset({"stream", "num_retries", *CONNECTION})
+FIRST_WORD_S = 0.5
 # With nothing but these there is nothing to resolve: a listed credential may bring more.
 SETTLED = NOT_SENT - {"litellm_credential_name"}
 
@@ -92,7 +93,10 @@ def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credentia
 
 
 def own_timeout_s(request: ChatRequest) -> float | None:
-    """The `timeout` of the call itself in seconds: a number, a text, or an `httpx.Timeout`, whose read counts."""
+    """The `timeout` of the call itself in seconds: a number, a text, or an `httpx.Timeout`, whose read counts.
+
+    The transport is given the same; where its exception is what the caller expects, it comes first.
+    """
     own = request.params.get("timeout")
     if request.params.get("stream"):
         own = request.params.get("stream_timeout") or own
@@ -100,7 +104,7 @@ def own_timeout_s(request: ChatRequest) -> float | None:
         seconds = float(getattr(own, "read", own))  # type: ignore[arg-type] # the caller's, of any kind
     except (TypeError, ValueError):
         return None
-    return seconds if seconds > 0 else None
+    return seconds + FIRST_WORD_S * request.as_written if seconds > 0 else None
 
 
 def _added(change: Change) -> list[dict[str, Any]]:

@@ -303,6 +303,8 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         in_stream: It came while a stream was read. Some providers' requests are only sent then.
         begun: The stream had brought something: trouble of the transport is a break.
     """
+    if call.as_written:
+        _register_own_keys()
     failure = failure_of(error)
     found = classify(failure)
     category = found.category.name
@@ -318,9 +320,16 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         retry_after_s=retry_after_s(failure.headers, now=time.time()),
         code=found.code or (failure.classes[0] if failure.classes else None),
     )
-    if call.as_written and isinstance(error, Exception):
+    if call.as_written:
         result.litellm_error = without_secrets(error)
     return result
+
+
+def _register_own_keys() -> None:
+    """Hide the keys that the program has given to LiteLLM itself (`litellm.api_key`), and that it used for a call."""
+    for name, value in list(vars(module()).items()):
+        if name.endswith("_key") and isinstance(value, str):
+            redaction.register(value)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -53,6 +53,10 @@ class Completions:
             return await opened(AsyncCompletionStream(driver.iterate(turn.run(), turn.outcome), turn))
         return await driver.run(turn.run())
 
+    def close(self) -> None:
+        """Release the stores."""
+        self._parts.close()
+
 
 class _Turn:
     """One call: a walk for each of its requests, until one is answered."""

@@ -26,7 +26,7 @@ CLASSES = {
     "rate_limited": "RateLimitError",
     "timeout": "Timeout",
     "malformed": "APIResponseValidationError",
-    "stream_broken": "APIConnectionError",
+    "stream_broken": "MidStreamFallbackError",
     "unavailable": "ServiceUnavailableError",
     "invalid_request": "BadRequestError",
     "unknown": "InternalServerError",

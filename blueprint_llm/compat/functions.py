@@ -43,6 +43,15 @@ def shared() -> Completions:
 
 @functools.cache
 def _built() -> Completions:
-    parts = Parts.build(None)
-    atexit.register(parts.close)
-    return Completions(parts)
+    found = Completions(Parts.build(None))
+    atexit.register(found.close)
+    return found
+
+
+def forget() -> None:
+    """Let go of the shared configuration; the next call finds it anew."""
+    with _BUILDING:
+        if _built.cache_info().currsize:
+            _built().close()
+            atexit.unregister(_built().close)
+            _built.cache_clear()
