@@ -1,4 +1,4 @@
-"""The same calls through LiteLLM's Router and through ours: same answers, exceptions and requests to the deployments."""
+"""The same calls through LiteLLM's Router and through ours: same answers, exceptions and requests."""
 
 import asyncio
 import json
@@ -32,6 +32,7 @@ class Upstream:
         self._flaky = Counter()
 
     def __call__(self, request):
+        """The step for a request."""
         model = request.body["model"]
         if model.startswith("e"):
             return Status(int(model[1:4]), headers={"retry-after-ms": "1"})

@@ -36,15 +36,19 @@ class Seen:
     prices: dict = field(default_factory=dict)
 
     def in_flight(self, target):
+        """Calls that have not ended."""
         return self.busy.get(target.deployment, 0)
 
     def latency_s(self, target):
+        """Seconds."""
         return self.latencies.get(target.deployment, 0.0)
 
     def tokens(self, target):
+        """Tokens of this minute."""
         return self.used.get(target.deployment, 0)
 
     def price(self, target):
+        """USD."""
         return self.prices.get(target.deployment, float("inf"))
 
 
