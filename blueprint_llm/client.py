@@ -219,9 +219,7 @@ class LLMClient(_Core):
     async def aclose(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
-        self._parts.hits.flush()
-        await self._parts.cache.aclose()
-        await self._parts.store.aclose()
+        await self._parts.aclose()
 
     async def __aenter__(self) -> Self:
         return self
