@@ -207,9 +207,7 @@ class AsyncDriver:
             pass
         return outcome.value
 
-    async def iterate(
-        self, walk: Walk, outcome: Outcome, handed_out: Container[type] = ()
-    ) -> AsyncGenerator[Any, Any]:
+    async def iterate(self, walk: Walk, outcome: Outcome, handed_out: Container[type] = ()) -> AsyncGenerator[Any, Any]:
         """Yield what a walk emits; its result lands in `outcome`.
 
         Steps of the kinds in `handed_out` are yielded too: whoever iterates sends their result, or an exception.

@@ -18,9 +18,23 @@ if TYPE_CHECKING:
     from blueprint_llm.types import ChatRequest
 
 # LiteLLM's own keywords, and what the chosen deployment adds to a call: not the request's.
-OWNED = frozenset(all_litellm_params) | {"model", "messages", "tools", "client", "litellm_logging_obj", "stream", "stream_options"}
+OWNED = frozenset(all_litellm_params) | {
+    "model",
+    "messages",
+    "tools",
+    "client",
+    "litellm_logging_obj",
+    "stream",
+    "stream_options",
+}
 NO_LIMIT = 10**9
-PROJECT = ("user_api_key_project_alias", "user_api_key_team_alias", "user_api_key_team_id", "user_api_key_alias", "project")
+PROJECT = (
+    "user_api_key_project_alias",
+    "user_api_key_team_alias",
+    "user_api_key_team_id",
+    "user_api_key_alias",
+    "project",
+)
 SESSION = ("session_id", "user_api_key_end_user_id", "user_api_key_user_id")
 
 
@@ -28,6 +42,12 @@ class Message(ChatMessage):
     """A message of any role: `developer` and `function` are LiteLLM's to judge."""
 
     role: str  # type: ignore[assignment] # wider on purpose
+
+
+def group_of(kwargs: Mapping[str, Any]) -> str | None:
+    """The `model_name` that LiteLLM's Router is serving; None: the call is not its Router's."""
+    group: str | None = (kwargs.get("metadata") or {}).get("model_group")
+    return group
 
 
 def request_of(parts: Parts, kwargs: Mapping[str, Any], group: str) -> ChatRequest:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.credentials import CredentialsManager
 from blueprint_llm.drivers import AsyncDriver, Outcome
+from blueprint_llm.errors import BlueprintError
 from blueprint_llm.pipeline import Walk
 from blueprint_llm.steps import Now, Open, Read, Step
 from blueprint_llm.types import ChatResponse
 
 if TYPE_CHECKING:
-    from blueprint_llm.adapters import Call
     from blueprint_llm.parts import Parts
     from blueprint_llm.routing import Target
     from blueprint_llm.types import ChatRequest
@@ -29,17 +29,7 @@ class NoKeys(CredentialsManager):
         return False
 
 
-class AnyProvider(dict[str, Any]):
-    """Adapters by provider, for providers that nobody can list: LiteLLM makes every call."""
-
-    ready = True
-
-    def get(self, *_: Any) -> Any:
-        """Always the same."""
-        return self
-
-
-class Attempt(Walk):
+class DeploymentWalk(Walk):
     """A walk to the one target that LiteLLM's Router has chosen; retries and fallbacks are the Router's."""
 
     def __init__(self, request: ChatRequest, parts: Parts, target: Target, *, stream: bool) -> None:
@@ -60,18 +50,22 @@ class Passage:
     """A walk in the hands of LiteLLM's hooks.
 
     Attributes:
+        call: What LiteLLM is to send; None: nothing, the answer is there.
         pending: The step whose result LiteLLM is to bring; None: the walk has ended.
+        error: Why it ended badly.
     """
 
-    def __init__(self, walk: Attempt) -> None:
+    def __init__(self, walk: DeploymentWalk) -> None:
         self._outcome = Outcome()
         self._steps = AsyncDriver(walk.parts.store).iterate(walk.run(), self._outcome, (Open, Read))
+        self.call: Any = None
         self.pending: Open | Read | None = None
+        self.error: BlueprintError | None = None
 
-    async def begin(self) -> Call | None:
-        """What LiteLLM is to send; None: the answer is there already. Raises BlueprintError."""
+    async def begin(self) -> None:
+        """Go as far as what LiteLLM is to send, or to the answer that is there already. Raises BlueprintError."""
         await self.give(None)
-        return self.pending.call if isinstance(self.pending, Open) else None
+        self.call = self.pending.call if isinstance(self.pending, Open) else None
 
     async def give(self, result: Any) -> None:
         """Go on with what LiteLLM brought, which may be an exception. Raises BlueprintError."""
@@ -79,10 +73,13 @@ class Passage:
         try:
             step = await self._steps.asend(result)
             while not isinstance(step, Open | Read):
-                step = await self._steps.asend(None)
+                step = await self._steps.asend(None)  # what is shown of a stream are LiteLLM's own chunks
+            self.pending = step
         except StopAsyncIteration:
-            return
-        self.pending = step
+            pass
+        except BlueprintError as error:
+            self.error = error
+            raise
 
     async def abandon(self) -> None:
         """Close what is open and settle what was spent; nothing happens to a walk that has ended."""

@@ -71,32 +71,34 @@ def is_usage(chunk: Any) -> bool:
     return getattr(chunk, "usage", None) is not None and not _is_last(chunk) and not said
 
 
-async def relayed(current: Callable[[], Passage | None], response: Any, call: Call) -> AsyncIterator[Any]:
-    """The chunks of `response`, each once the walk has taken it; tool calls and what follows at the proven end.
+async def relayed(current: Callable[[], Passage | None], response: Any) -> AsyncIterator[Any]:
+    """The chunks of LiteLLM's stream, each once the walk has taken it; tool calls and what follows at the proven end.
 
     Args:
-        current: The walk of the deployment that LiteLLM is reading from; its Router may go on to another one.
+        current: The walk that LiteLLM is reading for; its Router may go on to another deployment. None: not ours.
         response: LiteLLM's stream.
-        call: What was asked.
 
     Raises:
         BlueprintError: The answer is not valid, or broke.
     """
-    upstream, held = Upstream(response, call), []
-    chunk: Any = None
-    while chunk is not END:
-        chunk = await upstream.brought()
-        await _give(current(), upstream, chunk)
-        if chunk is not END and (held or _calls(chunk) or _is_last(chunk)):
-            held.append(chunk)
-        elif chunk is not END:
+    if (first := current()) is None:
+        async for chunk in response:
             yield chunk
+        return
+    upstream, held = Upstream(response, first.call), []
+    while (chunk := await upstream.brought()) is not END:
+        await _give(current(), upstream, chunk)
+        held.append(chunk)
+        if len(held) == 1 and not (_calls(chunk) or _is_last(chunk)):
+            yield held.pop()
+    await _give(current(), upstream, END)
     for chunk in held:
         yield chunk
 
 
 async def _give(passage: Passage | None, upstream: Upstream, brought: Any) -> None:
-    if passage is None:
+    """Bring a walk a chunk, END or an error; what comes for one that has ended passes by it."""
+    if passage is None or passage.pending is None:
         if isinstance(brought, CallError):
             raise brought
         return
