@@ -79,11 +79,13 @@ class Upstream(FaultServer):
 
 
 def spoken(request):
+    """The first word of a request's last message."""
     messages = request.body.get("messages") or [{"content": ""}]
     return messages[-1]["content"].partition(" ")[0]
 
 
 def free_port():
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.credentials import CredentialsManager
@@ -13,6 +12,8 @@ from blueprint_llm.steps import Now, Open, Read, Step
 from blueprint_llm.types import ChatResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from blueprint_llm.parts import Parts
     from blueprint_llm.routing import Target
     from blueprint_llm.types import ChatRequest

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 RECORD = "litellm_logging_obj"
+_ENDINGS: set[asyncio.Task[None]] = set()  # an event loop holds its tasks by weak references only
 CAPS = ("max_tokens", "max_completion_tokens")
 
 
@@ -41,7 +42,7 @@ def config_source() -> str | None:
     return os.environ.get("BLUEPRINT_CONFIG") or getattr(server, "user_config_file_path", None)
 
 
-class Hooks(CustomLogger):
+class Hooks(CustomLogger):  # type: ignore[misc] # LiteLLM is not followed: too huge
     """Budgets, quotas, stream validation and the cache for every chat completion of a LiteLLM proxy.
 
     Args:
@@ -96,40 +97,32 @@ class Hooks(CustomLogger):
         usage = {"stream_options": {**(kwargs.get("stream_options") or {}), "include_usage": True}} if streamed else {}
         return {**kwargs, **caps, **usage}
 
-    async def async_post_call_success_deployment_hook(
-        self, request_data: dict[str, Any], response: Any, call_type: Any
-    ) -> None:
+    async def async_post_call_success_deployment_hook(self, request_data: Any, response: Any, *_: Any) -> None:
         """Check and settle an answer that came whole; LiteLLM wants to hear of a bad one in the next hook."""
         if passage := self._kept(request_data):
             await _ended(passage, response)
 
-    async def async_post_call_success_hook(self, data: dict[str, Any], user_api_key_dict: Any, response: Any) -> None:
+    async def async_post_call_success_hook(self, data: dict[str, Any], **_: Any) -> None:
         """Refuse an answer that was found bad. Raises Refusal."""
         passage = self._kept(data)
         if passage is not None and passage.error is not None:
             raise Refusal(passage.error)
 
     async def async_post_call_failure_deployment_hook(
-        self, request_data: Mapping[str, Any], exception: Exception, call_type: Any, fallback_depth: int | None = None
+        self, request_data: Any, exception: Exception, *_: Any, **__: Any
     ) -> None:
         """Settle a call that failed, as its kind of failure demands."""
         passage = self._kept(request_data)
         if passage is not None and passage.pending is not None:
             await _ended(passage, _litellm.call_error(exception, passage.call))
 
-    async def async_post_call_failure_hook(
-        self,
-        request_data: dict[str, Any],
-        original_exception: Exception,
-        user_api_key_dict: Any,
-        traceback_str: str | None = None,
-    ) -> None:
+    async def async_post_call_failure_hook(self, original_exception: Exception, **_: Any) -> None:
         """Give a refusal, which LiteLLM's Router is done with, the status that is for the client."""
         if isinstance(original_exception, Refusal):
             original_exception.answer()
 
     async def async_post_call_streaming_iterator_hook(
-        self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
+        self, response: Any, request_data: dict[str, Any], **_: Any
     ) -> AsyncIterator[Any]:
         """Pass a stream on, checked. Raises Refusal, which the proxy turns into an error event."""
         wants_usage = bool((request_data.get("stream_options") or {}).get("include_usage"))
@@ -159,7 +152,8 @@ def _abandon_with(task: asyncio.Task[Any] | None, passage: Passage, *, streamed:
 
     def look(done: asyncio.Task[Any]) -> None:
         if passage.pending is not None and (done.cancelled() or not streamed):
-            done.get_loop().create_task(passage.abandon())
+            _ENDINGS.add(ending := done.get_loop().create_task(passage.abandon()))
+            ending.add_done_callback(_ENDINGS.discard)
 
     if task is not None:
         task.add_done_callback(look)

@@ -1,4 +1,4 @@
-"""A stream on its way through the proxy: text as it comes, tool calls and the end once the walk has found them valid."""
+"""A stream on its way through the proxy: text as it comes, tool calls and the end once the walk found them valid."""
 
 from __future__ import annotations
 
@@ -36,14 +36,18 @@ class Upstream(_litellm.Stream):
             self._inner = innermost(self._wrapper)
         return chunk
 
+    def usage(self) -> Any:
+        """The provider's usage; LiteLLM's own count is no evidence."""
+        kept = getattr(self._inner, "chunks", None)
+        if kept is None:
+            return super().usage()
+        return self._last_usage if any(getattr(chunk, "usage", None) for chunk in kept) else None
+
     def ended_by(self) -> EndedBy:
         """As ever where LiteLLM's own wrapper is found, else a finish reason counts."""
         if self._inner is None:
             return "none"
-        if not hasattr(self._inner, "received_finish_reason"):
-            return "terminal"
-        self._wrapper = self._inner
-        return super().ended_by()
+        return _litellm.end_of(self._inner) if hasattr(self._inner, "received_finish_reason") else "terminal"
 
 
 def innermost(stream: Any) -> Any:

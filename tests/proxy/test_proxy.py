@@ -7,8 +7,7 @@ import pytest
 from canary import find_canary
 from proxied import CAP, MASTER_KEY, UPSTREAM_KEY, USED
 
-from blueprint_llm.testing import Answer, BrokenTool, Cut, Stall, Status, ToolUse, numbered_text
-
+from blueprint_llm.testing import Answer, BrokenTool, Cut, Status, ToolUse, numbered_text
 
 pytestmark = pytest.mark.proxy
 
