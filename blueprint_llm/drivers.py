@@ -12,7 +12,7 @@ import inspect
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Generator
 from typing import Any
 
 from blueprint_llm.steps import (
@@ -227,8 +227,11 @@ class AsyncDriver:
             pass
         return outcome.value
 
-    async def iterate(self, walk: Walk, outcome: Outcome) -> AsyncGenerator[Any, None]:
-        """Yield what a walk emits; its result lands in `outcome`."""
+    async def iterate(self, walk: Walk, outcome: Outcome, handed_out: Container[type] = ()) -> AsyncGenerator[Any, Any]:
+        """Yield what a walk emits; its result lands in `outcome`.
+
+        Steps of the kinds in `handed_out` are yielded too: whoever iterates sends their result, or an exception.
+        """
         resume: Callable[[Any], Step] = walk.send
         result: Any = None
         self._alarm = Alarm()
@@ -246,6 +249,9 @@ class AsyncDriver:
                     result = None
                 elif kind in self._answer:
                     result = self._answer[kind]()
+                elif kind in handed_out:
+                    result = yield step
+                    resume = walk.throw if isinstance(result, Exception) else walk.send
                 else:
                     try:
                         result = await self._act[kind](step)

@@ -234,10 +234,8 @@ class Stream:
         return getattr(self._source, "last_usage", None)
 
     def ended_by(self) -> EndedBy:
-        """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""
-        wrapper = self._wrapper
-        marks = ("received_finish_reason", "intermittent_finish_reason")
-        return "terminal" if any(getattr(wrapper, mark, None) for mark in marks) else "invented"
+        """Whether the provider said that it was done."""
+        return end_of(self._wrapper)
 
     def close(self) -> None:
         """Close the connection; never raises."""
@@ -255,6 +253,12 @@ class Stream:
         self._closed = True
         with contextlib.suppress(Exception):  # closing a connection that is already broken tells nobody anything
             await self._wrapper.aclose()
+
+
+def end_of(wrapper: Any) -> EndedBy:
+    """Whether the provider of LiteLLM's stream said that it was done: for one that just ends it invents a "stop"."""
+    marks = ("received_finish_reason", "intermittent_finish_reason")
+    return "terminal" if any(getattr(wrapper, mark, None) for mark in marks) else "invented"
 
 
 def _has_listeners(litellm: Any) -> bool:
