@@ -86,11 +86,13 @@ class SyncDriver:
             Act: lambda step: step.blocking(),
         }
 
-    def run(self, walk: Walk) -> Any:
-        """Drive a walk that emits nothing; its result."""
+    def run(self, walk: Walk, on_chunk: Callable[[Any], Any] | None = None) -> Any:
+        """Drive a walk to its result; `on_chunk` is handed what it emits."""
         outcome = Outcome()
-        for _ in self.iterate(walk, outcome):
-            pass
+        with contextlib.closing(self.iterate(walk, outcome)) as chunks:
+            for chunk in chunks:
+                if on_chunk is not None:
+                    on_chunk(chunk)
         return outcome.value
 
     def iterate(self, walk: Walk, outcome: Outcome) -> Generator[Any, None, None]:
@@ -220,11 +222,13 @@ class AsyncDriver:
         }
         self._answer: dict[type, Callable[[], float]] = {Now: clock, Draw: draw}
 
-    async def run(self, walk: Walk) -> Any:
-        """Drive a walk that emits nothing; its result."""
+    async def run(self, walk: Walk, on_chunk: Callable[[Any], Any] | None = None) -> Any:
+        """Drive a walk to its result; `on_chunk`, a function or a coroutine function, is handed what it emits."""
         outcome = Outcome()
-        async for _ in self.iterate(walk, outcome):
-            pass
+        async with contextlib.aclosing(self.iterate(walk, outcome)) as chunks:
+            async for chunk in chunks:
+                if on_chunk is not None and inspect.isawaitable(taken := on_chunk(chunk)):
+                    await taken
         return outcome.value
 
     async def iterate(self, walk: Walk, outcome: Outcome, handed_out: Container[type] = ()) -> AsyncGenerator[Any, Any]:
