@@ -21,6 +21,7 @@ from blueprint_llm.credentials import Secret
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
 from blueprint_llm.steps import END
+from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -219,10 +220,13 @@ class Stream:
         return getattr(self._source, "last_usage", None)
 
     def ended_by(self) -> EndedBy:
-        """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""
-        wrapper = self._wrapper
+        """Whether the provider said that it was done.
+
+        LiteLLM makes "stop" of a connection that just ends, and of every reason that it does not know.
+        """
         marks = ("received_finish_reason", "intermittent_finish_reason")
-        return "terminal" if any(getattr(wrapper, mark, None) for mark in marks) else "invented"
+        said = next(filter(None, (getattr(self._wrapper, mark, None) for mark in marks)), None)
+        return "none" if is_lost(said) else "terminal" if said else "invented"
 
     def close(self) -> None:
         """Close the connection; never raises."""
