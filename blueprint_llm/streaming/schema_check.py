@@ -63,6 +63,8 @@ class CompiledSchema:
             self._validate = _validator(self._schema, self._draft)
         try:
             return self._validate(value)
+        except OverflowError:  # an integer that no float holds, under `multipleOf: 0.1`
+            return Mismatch(code="number_overflow", path="", expected="a smaller number")
         except BaseException as error:
             if not isinstance(error, RecursionError) and type(error).__name__ != "PanicException":
                 raise  # a panic is how the Rust part of jsonschema answers a RecursionError
