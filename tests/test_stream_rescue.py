@@ -74,7 +74,8 @@ def test_chat_shows_a_restart(tmp_path, litellm_warm):
 def test_an_answer_that_its_server_gave_up_is_no_answer(litellm_warm, streamed, reason):
     """Where LiteLLM writes "stop" for a server's sign of trouble, a whole call is not executed and the walk goes on."""
     call = ToolUse("write_essay", {"text": "x" * 400})
-    with FaultServer(default=Answer("", tool_calls=(call,), finish_reason=reason)) as bad, FaultServer(default=Answer()) as good:
+    given_up = Answer("", tool_calls=(call,), finish_reason=reason)
+    with FaultServer(default=given_up) as bad, FaultServer(default=Answer()) as good:
         config = configuration(bad.url, good.url, retry={"max_attempts": 1}, streaming={"reask": 0})
         with SyncLLMClient(config) as client:
             request = {"messages": ASK["messages"], "tools": [ESSAY]}

@@ -8,7 +8,12 @@ import pytest
 from blueprint_llm.streaming import StreamingHandler, Verdict
 from blueprint_llm.types import Tool
 
-PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"], "additionalProperties": False}
+PATH = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}},
+    "required": ["path"],
+    "additionalProperties": False,
+}
 TOOLS = {"write": PATH, "now": {"type": "object", "properties": {}}, "read": PATH, "read_all": PATH}
 A, B = '{"path": "a"}', '{"path": "b"}'
 WRITE_A, WRITE_B, NOW = ("write", {"path": "a"}), ("write", {"path": "b"}), ("now", {})
@@ -53,16 +58,16 @@ CASES = [
     case("Mistral: the id null, as text", piece(0, "null", "write", A), piece(1, "null", "write", B),
          calls=[WRITE_A, WRITE_B]),
     case("Mistral: cut by the window", piece(0, "m1", "write", A), code="truncated_length", finish="model_length"),
-    case("Ollama: every call at index 0", piece(0, "o1", "write", {"path": "a"}), piece(0, "o2", "write", {"path": "b"}),
-         calls=[WRITE_A, WRITE_B], finish="stop"),
+    case("Ollama: every call at index 0", piece(0, "o1", "write", {"path": "a"}),
+         piece(0, "o2", "write", {"path": "b"}), calls=[WRITE_A, WRITE_B], finish="stop"),
     case("Ollama: a list for arguments", piece(0, "o1", "now", [1]), code="root_not_object"),
     case("Ollama: a number for arguments", piece(0, "o1", "now", 5), code="root_not_object"),
-    case("Ollama: true for arguments", piece(0, "o1", "now", True), code="root_not_object"),  # noqa: FBT003 - wire
+    case("Ollama: true for arguments", piece(0, "o1", "now", True), code="root_not_object"),
     case("Ollama: not a number inside the object", piece(0, "o1", "now", {"x": float("nan")}), code="expected_value"),
     case("DeepSeek: out of resources", piece(0, "d1", "write", A), code="missing_finish",
          finish="insufficient_system_resource"),
-    case("DeepSeek: one id for all", piece(0, "d1", "write", A), piece(1, "d1", "write", B), piece(2, "d1", "now", "{}"),
-         calls=[WRITE_A, WRITE_B, NOW]),
+    case("DeepSeek: one id for all", piece(0, "d1", "write", A), piece(1, "d1", "write", B),
+         piece(2, "d1", "now", "{}"), calls=[WRITE_A, WRITE_B, NOW]),
     case("DeepSeek: one id for all, openers empty", piece(0, "d1", "write", ""), piece(0, arguments=A),
          piece(1, "d1", "write", ""), piece(1, arguments=B), calls=[WRITE_A, WRITE_B]),
     case("DeepSeek: the same call again under its id", piece(0, "d1", "write", A), piece(1, "d1", "write", A),
@@ -178,10 +183,12 @@ def test_odd_streams_under_other_names(pieces, finish, calls, code):
 
 def test_alternatives_never_run_into_one_another():
     """Two answers without an index stay two: only the first one's call comes out, only its text is shown."""
-    first, second = ({"delta": {"content": text, "tool_calls": [piece(0, text, "write", said)]}, "finish_reason": "stop"}
-                     for text, said in (("yes", A), ("no", B)))  # fmt: skip
+    deltas = [
+        {"content": "yes", "tool_calls": [piece(0, "c1", "write", A)]},
+        {"content": "no", "tool_calls": [piece(0, "c2", "write", B)]},
+    ]
 
-    verdict = verdict_on([{"id": "x", "choices": [first, second]}])
+    verdict = verdict_on([{"id": "x", "choices": [{"delta": delta, "finish_reason": "stop"} for delta in deltas]}])
 
     require(verdict, [WRITE_A], None)
     assert (verdict.text, [each.text for each in verdict.choices]) == ("yes", ["yes", "no"])
@@ -217,7 +224,8 @@ def test_calls_in_the_text_are_suspect(text):
 
 def _quirky(rng, calls):
     """A lossless way to send the calls: their deltas in random pieces, interleaved, with a server's habits."""
-    has_index, every_id, every_name = rng.choice([(True, False), (True, True), (False, True)]) + (rng.random() < 0.3,)
+    has_index, every_id = rng.choice([(True, False), (True, True), (False, True)])
+    every_name = rng.random() < 0.3
     late_name = has_index and rng.random() < 0.2
     queues = []
     for place, (name, text) in enumerate(calls):
