@@ -27,8 +27,8 @@ def registered():
 
 @pytest.mark.parametrize("key", SHAPES)
 def test_every_form_is_masked(key):
-    """Raw, URL-encoded, JSON-escaped, repr and base64 at any alignment."""
-    for form in forms(key) - {key.encode().hex(), redaction.quote(key, safe="").lower()}:
+    """Raw, in either case, URL-encoded, JSON-, repr- and HTML-escaped, in hexadecimal, base64 at any alignment."""
+    for form in forms(key):
         assert redaction.redact(f"before {form} after") == f"before {redaction.MASK} after", form
 
 
@@ -38,7 +38,7 @@ def test_no_key_survives_in_any_text(key, before, after):
     registry = redaction.Registry()
     registry.register(key)
 
-    for form in redaction.forms_of(key):
+    for form in forms(key):
         assert form not in registry.redact(before + form + after).replace(redaction.MASK, "\0")
 
 
