@@ -14,6 +14,7 @@ from blueprint_llm import models, routing
 from blueprint_llm.accounts import LimitReached
 from blueprint_llm.attempt import Voice
 from blueprint_llm.cached import through_cache
+from blueprint_llm.credentials.document import protect
 from blueprint_llm.dispatch import input_window
 from blueprint_llm.errors import (
     BlueprintError,
@@ -63,6 +64,8 @@ class Walk:
     def __init__(self, request: ChatRequest, parts: Parts, *, stream: bool) -> None:
         if request.params.get("stream") and not stream:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
+        if request.params:  # a key among a call's own keywords is as secret as one from a file
+            request = request.model_copy(update={"params": protect("", request.params)})
         self.request, self.parts = request, parts
         self.voice = Voice() if stream else None
         self.trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)

@@ -12,10 +12,11 @@ import threading
 import traceback
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from functools import lru_cache
 from html import escape
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic_core import SchemaValidator, core_schema
 
@@ -136,9 +137,11 @@ redact = _REGISTRY.redact
 def register_url(url: str) -> None:
     """Hide what an address may carry besides the host: a password, and the values of its query."""
     if "@" in url or "?" in url:
-        parts = urlsplit(url)
-        for value in (parts.password, *(value for _, value in parse_qsl(parts.query))):
-            register(value or "")
+        with suppress(ValueError):  # no address: whoever uses it will say so
+            parts = urlsplit(url)
+            login = parts.username if parts.password is None else parts.password  # a token may stand alone
+            for value in (unquote(login or ""), *(value for _, value in parse_qsl(parts.query))):
+                register(value)
 
 
 def _redact_short(text: str) -> str:

@@ -242,6 +242,57 @@ def raised_in_our_code(key):
     return place["caught"]
 
 
+def inline(place, key, server):
+    """A configuration, or a call's own keywords, in which the key stands as it is."""
+    target = {"model": "openai/gpt-4o", "api_base": f"{server.root}/v1"}
+    group = {"model_name": "gpt", "litellm_params": target}
+    block = {"providers": {"cloud": {"model": "gpt"}}, "retry": {"max_attempts": 1}}
+    config, call = {"model_list": [group], "blueprint": block}, {}
+    match place:
+        case "model_list":
+            target["api_key"] = key
+        case "providers":
+            block["providers"]["cloud"]["api_key"] = key
+        case "credential_list":
+            target["litellm_credential_name"] = "shared"
+            config["credential_list"] = [{"credential_name": "shared", "credential_values": {"api_key": key}}]
+        case "header":
+            target |= {"api_key": "none-at-all", "extra_headers": {"Authorization": f"Bearer {key}"}}
+        case "call":
+            call["api_key"] = key
+        case "header of the call":
+            call |= {"api_key": "none-at-all", "extra_headers": {"X-Api-Key": key}}
+    return config, call
+
+
+PLACES = ("model_list", "providers", "credential_list", "header", "call", "header of the call")
+
+
+@pytest.mark.parametrize("outcome", ["401 echo", "500 echo"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_in_the_configuration_or_the_call_is_masked_too(server, bare_environment, litellm_warm, place, outcome):
+    """A key need not come from a manager to stay out of errors, events, logs and files."""
+    key, events = KEYS["plain32"], []
+    server.outcome, before = outcome, len(server.keys)
+    config, call = inline(place, key, server)
+
+    with watched() as sinks:
+        with SyncLLMClient(config, on_event=events.append) as client, pytest.raises(CallError) as caught:
+            client.chat(messages=[{"role": "user", "content": SAID}], **call)
+        for left in (caught.value.with_traceback(None), caught.value.trace, *events, repr(load_config(config))):
+            sinks.take(left)
+        sinks.take_folder(bare_environment)
+
+    # The configuration holds what its file says, and every frame of a walk reaches it.
+    assert [hit for hit in sinks.hits(key) if hit[0] != "locals" or not config_holds(config, key)] == []
+    assert key in server.keys[before:]
+
+
+def config_holds(config, key):
+    """Whether the key stands in the configuration itself."""
+    return key in repr(config)
+
+
 def test_litellms_own_debugging_shows_no_key(server):
     """With everything of LiteLLM's and the root logger's at DEBUG a process that dies of a 401 prints no key."""
     code = (

@@ -107,8 +107,12 @@ def test_an_address_hides_what_it_carries():
     """A password and query values of a base URL are masked; its host stays readable."""
     redaction.register_url("https://user:hunter2hunter2@api.example.com/v1?key=queryvalue99")
     redaction.register_url("https://plain.example.com/v1")
+    redaction.register_url("redis://:p%40ss%2Fword99@127.0.0.1/0")
+    redaction.register_url("https://token-alone-77@git.example.com")
+    redaction.register_url("https://[broken@?")
 
     assert redaction.redact("hunter2hunter2 queryvalue99 api.example.com") == "[redacted] [redacted] api.example.com"
+    assert redaction.redact("p%40ss%2Fword99 p@ss/word99 token-alone-77") == "[redacted] [redacted] [redacted]"
 
 
 @pytest.mark.parametrize(
