@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models, routing
 from blueprint_llm.accounts import LimitReached
 from blueprint_llm.cached import through_cache
+from blueprint_llm.credentials.document import protect
 from blueprint_llm.dispatch import input_window, own_timeout_s
 from blueprint_llm.errors import (
     BlueprintError,
@@ -71,6 +72,8 @@ class Walk:
     def __init__(self, request: ChatRequest, parts: Parts, *, stream: bool) -> None:
         if request.params.get("stream") and not stream:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
+        if request.params and not request.as_written:  # a key among a call's own keywords is as secret as one from a file
+            request = request.model_copy(update={"params": protect("", request.params)})
         self.request, self.parts = request, parts
         self.voice = _voice(request) if stream else None
         self.retry = retry_of(parts, request)

@@ -23,6 +23,7 @@ from blueprint_llm.credentials import Secret
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
 from blueprint_llm.steps import END
+from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -256,9 +257,13 @@ class Stream:
 
 
 def end_of(wrapper: Any) -> EndedBy:
-    """Whether the provider of LiteLLM's stream said that it was done: for one that just ends it invents a "stop"."""
+    """Whether the provider of LiteLLM's stream said that it was done.
+
+    LiteLLM makes "stop" of a connection that just ends, and of every reason that it does not know.
+    """
     marks = ("received_finish_reason", "intermittent_finish_reason")
-    return "terminal" if any(getattr(wrapper, mark, None) for mark in marks) else "invented"
+    said = next(filter(None, (getattr(wrapper, mark, None) for mark in marks)), None)
+    return "none" if is_lost(said) else "terminal" if said else "invented"
 
 
 def _has_listeners(litellm: Any) -> bool:
