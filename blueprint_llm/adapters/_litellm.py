@@ -42,6 +42,7 @@ ROUTER_GLOBALS = (
     "context_window_fallbacks",
     "content_policy_fallbacks",
 )
+_QUIET = threading.Event()
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -65,6 +66,8 @@ def _loaded() -> Any:
     if not had:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
+    if _QUIET.is_set():
+        litellm.suppress_debug_info = True
     redaction.install_filter()
     return litellm
 
@@ -390,8 +393,8 @@ def _text(failure: Failure) -> str:
 
 
 def quiet() -> None:
-    """Keep LiteLLM's hints off the standard output; for our own command line, which owns its process."""
-    module().suppress_debug_info = True
+    """Keep LiteLLM's hints off the standard output, once it loads; for our own command line, which owns its process."""
+    _QUIET.set()
 
 
 def passed(function: str, call: Call) -> Any:
