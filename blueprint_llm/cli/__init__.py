@@ -74,4 +74,4 @@ def main() -> None:
       bash  eval "$(_BLUEPRINT_LLM_COMPLETE=bash_source blueprint-llm)"
       zsh   eval "$(_BLUEPRINT_LLM_COMPLETE=zsh_source blueprint-llm)"
       fish  _BLUEPRINT_LLM_COMPLETE=fish_source blueprint-llm | source
-    """
+    """  # noqa: D301 - click's mark of what is not to be wrapped

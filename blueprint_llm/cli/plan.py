@@ -45,7 +45,7 @@ def command() -> None:
     Example: blueprint-llm plan "add a health check" -r "answers 200" --codebase .
 
     `blueprint-llm plan make --help` lists the options of a goal.
-    """
+    """  # noqa: D301 - click's mark of what is not to be wrapped
 
 
 @command.command("make", hidden=True)
@@ -62,7 +62,7 @@ def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> 
 
     \b
     Example: blueprint-llm plan "add a health check" -r "answers 200" -c "path: src/legacy is read-only"
-    """
+    """  # noqa: D301 - click's mark of what is not to be wrapped
     from blueprint_llm.planning import PlanStore, read_plan_file  # noqa: PLC0415 - --help does not need it
 
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
