@@ -79,7 +79,7 @@ class Figures:
     columns: Sequence[Column]
     calls: Sequence[Call]
     outcomes: Mapping[Outcome, int]
-    categories: Mapping[str | None, int]
+    categories: Mapping[str, int]
 
     @classmethod
     def of(cls, rows: Sequence[AttemptRow], *, until: float, since: float | None = None) -> Self:
@@ -93,14 +93,17 @@ class Figures:
             columns=_columns(calls, begin, until),
             calls=calls[::-1],
             outcomes=_outcomes(calls),
-            categories=dict(
-                Counter(row.category for row in rows if row.category not in {None, ABANDONED}).most_common()
-            ),
+            categories=_categories(rows),
         )
 
 
 def _stats(rows: Sequence[AttemptRow]) -> UsageStats:
     return totals.stats([_facts(row) for row in rows])
+
+
+def _categories(rows: Sequence[AttemptRow]) -> dict[str, int]:
+    """What attempts failed of, the most frequent first; leaving early is no failure."""
+    return dict(Counter(row.category for row in rows if row.category and row.category != ABANDONED).most_common())
 
 
 def _outcomes(calls: Sequence[Call]) -> dict[Outcome, int]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,7 @@ class Browser:
         program = shutil.which("chromium") or "chromium"
         line = f'exec "$0" "$@" 3<&{there} 4>&{back}'
         self._process = subprocess.Popen(
-            ["sh", "-c", line, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            ["bash", "-c", line, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(there, back), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(there)
@@ -90,14 +91,8 @@ class Page:
         self._session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
-        phone = width < 500
-        self._send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=844,
-            deviceScaleFactor=2 if phone else 1,
-            mobile=phone,
-        )
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+        self._send("Emulation.setDeviceMetricsOverride", **size)
         self._send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.url = path.as_uri()
         self._send("Page.navigate", url=self.url)
@@ -124,9 +119,8 @@ class Page:
 
     def requests(self):
         """Every address that was asked for."""
-        return [
-            e["params"]["request"]["url"] for e in self._browser.events if e["method"] == "Network.requestWillBeSent"
-        ]
+        sent = (event for event in self._browser.events if event["method"] == "Network.requestWillBeSent")
+        return [event["params"]["request"]["url"] for event in sent]
 
     def complaints(self):
         """What the console says, and uncaught exceptions."""
@@ -135,12 +129,10 @@ class Page:
 
     def shoot(self, name):
         """Keep a picture where $PAGES_SHOTS says, for people to look at."""
-        picture = self._send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         if SHOTS:
-            os.makedirs(SHOTS, exist_ok=True)
-            with open(os.path.join(SHOTS, f"{name}.png"), "wb") as file:
-                file.write(base64.b64decode(picture))
-        return base64.b64decode(picture)
+            picture = self._send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            Path(SHOTS).mkdir(parents=True, exist_ok=True)
+            Path(SHOTS, f"{name}.png").write_bytes(base64.b64decode(picture))
 
 
 @pytest.fixture(scope="session")

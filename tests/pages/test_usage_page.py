@@ -42,9 +42,8 @@ def write_page(tmp_path):
         ledger = tmp_path / "ledger.sqlite"
         write_ledger(ledger, rows)
         store = SqliteStore(ledger)
-        charge = Charge(
-            scope="project", subject="project:acme", kind="usd", window="month", amount=6 * 10**9, limit=8 * 10**9
-        )
+        limit = {"scope": "project", "subject": "project:acme", "kind": "usd", "window": "month"}
+        charge = Charge(**limit, amount=6 * 10**9, limit=8 * 10**9)
         store.execute(Reserve(id="held", charges=(charge,), ttl_s=3600, row=row(99, id="held")))
         store.close()
         config = tmp_path / "blueprint.yaml"
@@ -116,9 +115,8 @@ def test_points_are_as_high_as_the_latencies(write_page, open_page):
 def test_calls_are_stacked_by_their_end(write_page, open_page):
     """On the day of one call of each kind the parts are equal, and the reasons of failed attempts are listed."""
     page = open_page(write_page(ROWS))
-    heights = {
-        kind: page.box(f"#outcomes rect.{kind}")[-1]["height"] for kind in ("answered", "cached", "fallback", "failed")
-    }
+    kinds = ("answered", "cached", "fallback", "failed")
+    heights = {kind: page.box(f"#outcomes rect.{kind}")[-1]["height"] for kind in kinds}
 
     assert max(heights.values()) - min(heights.values()) < 0.5
     assert re.findall(r"(timeout|unavailable) (\d)", page.eval("document.querySelector('#outcomes').innerText")) == [
@@ -169,9 +167,8 @@ def test_everything_can_be_read(write_page, open_page, scheme):
     """Text has a contrast of at least 4.5 to its ground in both schemes, and the schemes differ."""
     page = open_page(write_page(ROWS), scheme=scheme)
     ground = luminance(page.style(".panel", "backgroundColor"))
-    texts = {
-        name: page.style(name, "color") for name in ("h1", ".dim", "summary time", ".tiles h2", "th", ".bad", "td")
-    }
+    words = ("h1", ".dim", "summary time", ".tiles h2", "th", ".bad", "td")
+    texts = {name: page.style(name, "color") for name in words}
     texts["axis"] = page.style(".plot text", "fill")
 
     assert (ground < 0.1) == (scheme == "dark")
