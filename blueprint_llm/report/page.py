@@ -10,7 +10,7 @@ from blueprint_llm.report.calls import calls_panel
 from blueprint_llm.report.charts import Series, bars, legend, lines
 from blueprint_llm.report.figures import OUTCOMES, Figures
 from blueprint_llm.report.markup import Html, join, tag
-from blueprint_llm.report.wording import count, moment, percent, seconds, spent, usd
+from blueprint_llm.report.wording import count, counted, moment, percent, seconds, spent, usd
 from blueprint_llm.usage import standing
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def _panels(figures: Figures, levels: Sequence[Level]) -> Html:
 
 
 def _header(title: str, figures: Figures, note: str) -> Html:
-    begin, end = (datetime.fromtimestamp(at, UTC) for at in (figures.since, figures.until))
-    span = f"{begin:%-d %B %Y} – {end:%-d %B %Y}"
+    ends = (f"{datetime.fromtimestamp(at, UTC):%-d %B %Y}" for at in (figures.since, figures.until))
+    span = " – ".join(dict.fromkeys(ends))
     written = f"Times are UTC. Written {moment(figures.until)}."
     return tag("header", tag("h1", title), tag("p", span, class_="span"), tag("p", f"{written} {note}", class_="dim"))
 
@@ -67,7 +67,7 @@ def _header(title: str, figures: Figures, note: str) -> Html:
 def _tiles(figures: Figures) -> Html:
     stats, calls = figures.stats, figures.stats.calls
     tokens = f"{count(stats.prompt_tokens)} tokens in, {count(stats.completion_tokens)} out"
-    unpriced = f"{count(stats.unpriced)} attempts of unknown cost" if stats.unpriced else "every attempt priced"
+    unpriced = f"{counted(stats.unpriced, 'attempt')} of unknown cost" if stats.unpriced else "every attempt priced"
     failed, fallbacks = figures.outcomes["failed"], figures.outcomes["fallback"]
     return tag(
         "section",
@@ -76,7 +76,7 @@ def _tiles(figures: Figures) -> Html:
         _tile("Failed", count(failed), f"{percent(_share(failed, calls))} of the calls", "bad" if failed else None),
         _tile("Fallbacks", count(fallbacks), f"{percent(_share(fallbacks, calls))} of the calls"),
         _tile("Latency p95", seconds(stats.latency_p95_s), f"half are under {seconds(stats.latency_p50_s)}"),
-        _tile("Cache saved", usd(stats.saved_usd), f"{count(stats.cache_hits)} answers"),
+        _tile("Cache saved", usd(stats.saved_usd), counted(stats.cache_hits, "answer")),
         class_="tiles",
     )
 
@@ -154,7 +154,7 @@ def _savings(figures: Figures) -> Html:
     if not stats.cache_hits:
         return _panel("Cache savings", _nothing("No answer came from the cache."), name="savings")
     rate = percent(_share(figures.outcomes["cached"], stats.calls))
-    entries = [("cached", f"{count(stats.cache_hits)} answers, {rate} of the calls, saved", usd(stats.saved_usd))]
+    entries = [("cached", f"{counted(stats.cache_hits, 'answer')}, {rate} of the calls, saved", usd(stats.saved_usd))]
     chart = bars(_labels(figures), [saved], usd, "Saved by the cache per day") if stats.saved_usd else None
     return _panel("Cache savings", chart, legend(entries), name="savings")
 

@@ -24,6 +24,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(value: int, noun: str) -> str:
+    """`1 answer`, `89 answers`."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
 def seconds(value: float | None) -> str:
     """`840 ms`, `1.84 s`; None is a dash."""
     if value is None:
