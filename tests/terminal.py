@@ -47,14 +47,21 @@ class Terminal:
             assert self._read(), f"it ended without {text!r}: {self.text!r}"
         return found + len(text)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Leave nothing running when a test has failed."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._controller)
+
     def finish(self, timeout_s=60):
         """Read to the end; the exit code."""
         until = time.monotonic() + timeout_s
         while self._read():
             assert time.monotonic() < until, f"it does not end: {self.text!r}"
-        code = self.process.wait(timeout=timeout_s)
-        os.close(self._controller)
-        return code
+        return self.process.wait(timeout=timeout_s)
 
     def _read(self):
         """Take what there is, waiting a little; False: everybody has left the terminal."""

@@ -130,9 +130,9 @@ def test_in_a_pipe(place, words, code, answer):
 @pytest.mark.parametrize(("words", "code", "answer"), TRIED, ids=[words for words, *_ in TRIED])
 def test_on_a_terminal_without_colour(place, words, code, answer):
     """A person sees the same; NO_COLOR leaves no colour, and no moving line is left behind."""
-    terminal = Terminal(*words.split(), cwd=place, env={**os.environ, "NO_COLOR": "1"})
+    with Terminal(*words.split(), cwd=place, env={**os.environ, "NO_COLOR": "1"}) as terminal:
+        assert terminal.finish() == code, terminal.text
 
-    assert terminal.finish() == code, terminal.text
     assert answer in terminal.text
     assert "Traceback" not in terminal.text
     assert not re.search(r"\x1b\[[0-9;]*m", terminal.raw)
@@ -144,15 +144,6 @@ def test_every_command_was_tried():
     elsewhere = {("demo",), ("keys", "set"), ("plan", "make")}
 
     assert {words for words in LEAVES if not any(line[: len(words)] == words for line in tried)} == elsewhere
-
-
-def test_colour_on_a_terminal(place):
-    """Without NO_COLOR a remark on a terminal is styled."""
-    terminal = Terminal("chat", "hello", "--config", "b.yaml", cwd=place)
-
-    assert terminal.finish() == 0
-    assert "\x1b[2m" in terminal.raw
-    assert "served by p0" in terminal.text
 
 
 LIGHT = (

@@ -32,6 +32,7 @@ LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
 _LOADING = threading.Lock()
+_QUIET = threading.Event()
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -56,6 +57,8 @@ def _loaded() -> Any:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
     redaction.install_filter()
+    if _QUIET.is_set():
+        litellm.suppress_debug_info = True
     return litellm
 
 
@@ -355,7 +358,9 @@ def _text(failure: Failure) -> str:
 
 def quiet() -> None:
     """Keep LiteLLM's hints off the standard output; for our own command line, which owns its process."""
-    module().suppress_debug_info = True
+    _QUIET.set()
+    if is_loaded():
+        module().suppress_debug_info = True
 
 
 def model_response(body: Mapping[str, Any]) -> Any:

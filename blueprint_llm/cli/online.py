@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blueprint_llm.cli.options import provider_names
+from blueprint_llm.cli.options import open_client, provider_names
 from blueprint_llm.cli.progress import Progress
 from blueprint_llm.credentials import CredentialsManager, Finding
 from blueprint_llm.errors import BlueprintError
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 def call_providers(config: Config, credentials: CredentialsManager | None = None) -> list[Finding]:
     """Ask each provider for one token, past the cache; a finding each."""
-    from blueprint_llm.client import SyncLLMClient  # noqa: PLC0415 - nothing else here calls anybody
-
     names = provider_names(config)
     findings = []
-    with SyncLLMClient(config, credentials_manager=credentials) as client, Progress("asking the providers") as progress:
+    with open_client(config, credentials_manager=credentials) as client, Progress("asking the providers") as progress:
         for n, name in enumerate(names, 1):
             findings.append(_call(client, name))
             progress.update(n, len(names))
