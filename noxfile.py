@@ -131,6 +131,14 @@ def proxy(session: nox.Session) -> None:
 
 
 @nox.session
+def pages(session: nox.Session) -> None:
+    """The usage report in a real browser: Debian's `chromium`."""
+    interpreter = python(session)
+    os.environ["BLUEPRINT_PAGES"] = "1"
+    run(session, interpreter, "pytest", "tests/pages", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     run(session, python(session), "blueprint-llm", "demo", "--yes")
 

@@ -66,9 +66,9 @@ def _loaded() -> Any:
     if not had:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
+    redaction.install_filter()
     if _QUIET.is_set():
         litellm.suppress_debug_info = True
-    redaction.install_filter()
     return litellm
 
 
@@ -395,6 +395,8 @@ def _text(failure: Failure) -> str:
 def quiet() -> None:
     """Keep LiteLLM's hints off the standard output, once it loads; for our own command line, which owns its process."""
     _QUIET.set()
+    if is_loaded():
+        module().suppress_debug_info = True
 
 
 def passed(function: str, call: Call) -> Any:

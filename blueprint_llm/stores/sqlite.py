@@ -27,6 +27,7 @@ from blueprint_llm.stores.ops import (
     BreakerReport,
     BreakerStates,
     ByDay,
+    Daily,
     Heartbeat,
     NewEpoch,
     Op,
@@ -42,8 +43,8 @@ from blueprint_llm.stores.ops import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_READS = (Standing, BreakerStates, Aggregate, ByDay, Rows)
-_REPORTS = (Aggregate, ByDay, Rows)
+_READS = (Standing, BreakerStates, Aggregate, ByDay, Daily, Rows)
+_REPORTS = (Aggregate, ByDay, Daily, Rows)
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
 _BUSY_S = 10.0
@@ -223,6 +224,8 @@ def _run_report(db: sqlite3.Connection, op: Op, now: float) -> Any:
             return totals.stats(ledger_sql.facts(db, op.where))
         case ByDay():
             return totals.by_day(ledger_sql.facts(db, op.where))
+        case Daily():
+            return totals.daily(ledger_sql.facts(db, op.where), op.by)
         case Rows():
             return ledger_sql.newest(db, op.where, op.limit)
         case NewEpoch():

@@ -135,6 +135,12 @@ class Ledger:
         found = [rule for name in payer.selectors() for rule in self._rules.get(name, ())]
         return [*found, *per_minute(f"model:{payer.model}", card.rpm, card.tpm)] if card else found
 
+    def lasting(self) -> tuple[Charge, ...]:
+        """A charge of nothing under every limit that outlives a session: how all of them stand can be asked."""
+        payer = Payer(call_id="", provider="", model="", project=self._project)
+        rules = [rule for listed in self._rules.values() for rule in listed]
+        return tuple(rule.charge(payer, 0) for rule in rules if not {rule.scope, rule.window} & {"call", "session"})
+
     def reserve(self, id_: str, payer: Payer, estimate: Estimate, *, attempt: int = 1, trace: str = "") -> Reservation:
         """The reservation of one attempt. Nobody settling it in time, its row says it was billed its estimate."""
         row = AttemptRow(
