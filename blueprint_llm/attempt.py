@@ -97,6 +97,8 @@ class Attempt:
         self.sent_at = self._beaten_at = yield Now()
         verdict = yield from (self._read() if self.manner.streamed else self._whole())
         self._require_sound(verdict)
+        if not self.manner.prefix:
+            return verdict
         return replace(verdict, text=self.manner.prefix + self._fresh(verdict.text))
 
     def so_far(self) -> StreamVerdict:

@@ -35,6 +35,7 @@ class Target:
         max_context_tokens: Most input tokens to send, where the configuration says so.
         share_codebase: What the configuration says; None: decided by where the model runs.
         known: Whether the configuration names it at all.
+        key: What the breaker and the ledger know this target by.
         weight: For the shuffle among the deployments of one group.
     """
 
@@ -52,11 +53,11 @@ class Target:
     known: bool = True
     weight: float = 1.0
     order: int = 0
+    key: str = field(init=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """What the breaker and the ledger know this target by."""
-        return "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
+    def __post_init__(self) -> None:
+        key = "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
+        object.__setattr__(self, "key", key)
 
 
 def litellm_provider(model: str) -> str:

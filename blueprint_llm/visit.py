@@ -17,6 +17,7 @@ from blueprint_llm.policy import UNCHANGED, Decision, GoOn, Means, Progress, Ret
 from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import AttemptTrace
+from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Outcome, tokens_of
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Visit:
         usage = usage_of(verdict.usage, attempt.call, attempt.seen_chars)
         outcome = Outcome(tokens=tokens_of(usage), usage_source=usage.source)
         nano = yield from self._pay(attempt, account, outcome, None)
-        priced = usage.model_copy(update={"estimated_cost": None if nano is None else nano / 1e9})
+        priced = UsageInfo(**{**vars(usage), "estimated_cost": None if nano is None else nano / 1e9})
         self.walk.trace.served_by = f"{attempt.call.provider}/{attempt.call.model}"
         if self.walk.voice is not None:
             yield from self.walk.voice.emit(final_chunk(attempt.call, verdict, priced))

@@ -103,9 +103,9 @@ def _masked(answer: Any) -> Any:
     """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
     hidden = getattr(answer, "_hidden_params", None) or {}
     for name in hidden.keys() & {"additional_headers", "headers"}:
-        hidden[name] = redaction.redact_value(hidden[name])
+        hidden[name] = redaction.redact_headers(hidden[name] or {})
     if headers := getattr(answer, "_response_headers", None):
-        answer._response_headers = redaction.redact_value(headers)  # noqa: SLF001 - LiteLLM has no public name for it
+        answer._response_headers = redaction.redact_headers(headers)  # noqa: SLF001 - LiteLLM has no public name for it
     return answer
 
 

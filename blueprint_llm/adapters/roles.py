@@ -40,7 +40,8 @@ class LiteLLMAdapter:
     @property
     def ready(self) -> bool:
         """Whether LiteLLM is loaded."""
-        return BOUNDARY in sys.modules and _boundary().is_loaded()
+        boundary = sys.modules.get(BOUNDARY)
+        return boundary is not None and bool(boundary.is_loaded())
 
     def load(self) -> None:
         """Import LiteLLM: seconds, once."""

@@ -7,7 +7,7 @@ store owns the wall clock (Redis: the server's). Amounts are integers: nano-USD,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from blueprint_llm.types import UsageFilter
@@ -46,9 +46,8 @@ class Charge:
         return f"{self.subject}|{self.kind}|{self.window}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRow:
-    """One attempt at one target; its `id` is its reservation's.
+class AttemptRow(NamedTuple):
+    """One attempt at one target; its `id` is its reservation's. A tuple: every call makes two, of 22 fields.
 
     Attributes:
         call_id: The user-visible call that the attempt belongs to.
