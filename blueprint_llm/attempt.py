@@ -7,8 +7,8 @@ the upstream was closed.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import BlueprintError, CallError, StreamBrokenError, ToolCallInvalidError
 from blueprint_llm.steps import END, Close, Emit, Now, Open, Read, Step, Store
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 BEAT_CHUNKS = 16  # looking at the clock for every chunk would be seen in its time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class Manner(NamedTuple):
     """How one try goes. Times in seconds.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.credentials import providers
 from blueprint_llm.errors import ConfigError, InvalidRequestError
@@ -163,8 +163,7 @@ def _fill(model: str, pattern: str, asked: str) -> str:
     return model.replace("*", asked[len(pattern.partition("*")[0]) :] if "*" in pattern else asked, 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """What the rules look at.
 
     Attributes:
@@ -178,7 +177,7 @@ class Question:
     table: TargetTable
     chains: Mapping[str, Sequence[str]]
     input_tokens: int = 0
-    budget_used: Mapping[str, float] = field(default_factory=dict)
+    budget_used: Mapping[str, float] = {}
     planning: bool = False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -225,5 +224,5 @@ class Visit:
         row = account.row
         row.duration_s = round(now - attempt.sent_at, 6)
         row.ttft_s = None if attempt.first_at is None else round(attempt.first_at - attempt.sent_at, 6)
-        timed = replace(outcome, latency_s=row.duration_s, ttft_s=row.ttft_s)
+        timed = outcome._replace(latency_s=row.duration_s, ttft_s=row.ttft_s)
         return (yield from account.settle(timed, error=error))

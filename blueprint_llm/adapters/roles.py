@@ -40,8 +40,7 @@ class LiteLLMAdapter:
     @property
     def ready(self) -> bool:
         """Whether LiteLLM is loaded."""
-        boundary = sys.modules.get(BOUNDARY)
-        return boundary is not None and bool(boundary.is_loaded())
+        return BOUNDARY in sys.modules and _boundary().is_loaded()
 
     def load(self) -> None:
         """Import LiteLLM: seconds, once."""

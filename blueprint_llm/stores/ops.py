@@ -83,8 +83,7 @@ class AttemptRow(NamedTuple):
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
+class Reserve(NamedTuple):
     """Take every charge or none. `row` is written if nobody settles within `ttl_s` of the last heartbeat."""
 
     id: str
@@ -233,8 +232,7 @@ class Breaker:
     retry_in_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerProbe:
+class BreakerProbe(NamedTuple):
     """Ask to send to `target`: always granted when closed; half open, to `probes` holders at a time.
 
     A slot whose holder never reports is free again after `ttl_s`. The result is `Admission`.
@@ -255,8 +253,7 @@ class Admission:
     breaker: Breaker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerReport:
+class BreakerReport(NamedTuple):
     """Tell a breaker how an attempt ended. The result is its `Breaker` after that.
 
     Attributes:
@@ -268,8 +265,8 @@ class BreakerReport:
     """
 
     target: str
-    id: str = ""
     ok: bool | None
+    id: str = ""
     failures: int = 3
     open_s: float = 10.0
     cap_s: float = 300.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
 from blueprint_llm.pricing import Tokens, cost, worst_cost
@@ -45,8 +45,7 @@ class Estimate:
         return {"usd": self.usd or 0, "requests": 1, "tokens": self.input_tokens + self.output_tokens}[kind]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended.
 
     Attributes:
@@ -130,7 +129,7 @@ class Ledger:
 
     def charges(self, payer: Payer, estimate: Estimate) -> tuple[Charge, ...]:
         """One charge for every limit that counts `payer`."""
-        known = replace(payer, project=self._project) if self._project and not payer.project else payer
+        known = payer._replace(project=self._project) if self._project and not payer.project else payer
         return tuple(rule.charge(known, estimate.amount(rule.kind)) for rule in self._limits(known, estimate.card))
 
     def _limits(self, payer: Payer, card: PriceCard | None) -> tuple[Rule, ...]:
