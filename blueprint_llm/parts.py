@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from blueprint_llm.events import OnEvent
     from blueprint_llm.pricing import PriceCard
     from blueprint_llm.types import ChatRequest
+
+
+EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 def _retry_rules(config: Config) -> RetryRules:
@@ -194,7 +197,7 @@ class Parts:
 
     def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""
-        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        today = date.fromordinal(EPOCH_DAY + int(self.clock() // 86400))
         return self.prices.price(
             target.provider, target.model, at=today, params=target.params, info=target.info, tags=tags
         )

@@ -77,7 +77,7 @@ class Walk:
     def __init__(self, request: ChatRequest, parts: Parts, *, stream: bool) -> None:
         if request.params.get("stream") and not stream:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
-        if request.params and not request.as_written:  # a key among a call's own keywords is as secret as one from a file
+        if request.params and not request.as_written:  # a key among a call's keywords is as secret as one from a file
             request = request.model_copy(update={"params": protect("", request.params)})
         self.request, self.parts = request, parts
         self.voice = _voice(request) if stream else None

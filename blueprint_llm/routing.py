@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.credentials import providers
 from blueprint_llm.errors import ConfigError, InvalidRequestError
@@ -40,6 +40,7 @@ class Target:
         known: Whether the configuration names it at all.
         changes: What a fallback to it changes of the request (`messages`, `temperature`, ...).
         weight, rpm, tpm, order: For the order among the deployments of one group (`strategies`).
+        key: What the breaker and the ledger know this target by.
     """
 
     provider: str
@@ -60,11 +61,11 @@ class Target:
     rpm: int | None = None
     tpm: int | None = None
     order: int | None = None
+    key: str = field(init=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """What the breaker and the ledger know this target by."""
-        return "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
+    def __post_init__(self) -> None:
+        key = "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
+        object.__setattr__(self, "key", key)
 
 
 def litellm_provider(model: str) -> str:
@@ -190,8 +191,7 @@ def _alias_target(value: Any) -> str:
     return str(value["model"]) if isinstance(value, Mapping) else str(value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """What the rules look at.
 
     Attributes:
@@ -205,7 +205,7 @@ class Question:
     table: TargetTable
     chains: Mapping[str, Sequence[str]]
     input_tokens: int = 0
-    budget_used: Mapping[str, float] = field(default_factory=dict)
+    budget_used: Mapping[str, float] = {}
     planning: bool = False
 
 

@@ -153,9 +153,12 @@ class ChatRequest(Record):
     def _collect_params(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        known = {key: item for key, item in value.items() if key in cls.model_fields}
-        extra = {key: item for key, item in value.items() if key not in cls.model_fields}
-        return {**known, "params": {**known.get("params", {}), **extra}} if extra else known
+        fields = cls.__pydantic_fields__
+        extra = {key: item for key, item in value.items() if key not in fields}
+        if not extra:
+            return value
+        known = {key: item for key, item in value.items() if key in fields}
+        return {**known, "params": {**known.get("params", {}), **extra}}
 
 
 class UsageInfo(Record):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from blueprint_llm.pricing.card import Tokens
 from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import AttemptTrace
+from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Outcome, tokens_of
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Visit:
         usage = usage_of(verdict.usage, attempt.call, attempt.seen_chars)
         outcome = Outcome(tokens=tokens_of(usage), usage_source=usage.source)
         nano = yield from self._pay(attempt, account, outcome, None)
-        priced = usage.model_copy(update={"estimated_cost": None if nano is None else nano / 1e9})
+        priced = UsageInfo(**{**vars(usage), "estimated_cost": None if nano is None else nano / 1e9})
         row, spent = account.row, (usage.prompt_tokens, usage.completion_tokens)
         self.parts.traffic.answered(
             self.target.key, now=(yield Now()), duration_s=row.duration_s or 0.0, ttft_s=row.ttft_s, tokens=spent
@@ -256,7 +256,7 @@ class Visit:
         row = account.row
         row.at_s, row.duration_s = round(attempt.sent_at - self.walk.began, 6), round(now - attempt.sent_at, 6)
         row.ttft_s = None if attempt.first_at is None else round(attempt.first_at - attempt.sent_at, 6)
-        timed = replace(outcome, latency_s=row.duration_s, ttft_s=row.ttft_s)
+        timed = outcome._replace(latency_s=row.duration_s, ttft_s=row.ttft_s)
         nano = yield from account.settle(timed, error=error)
         self._tell(row, timed)
         return nano

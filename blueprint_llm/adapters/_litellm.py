@@ -117,9 +117,9 @@ def _masked(answer: Any) -> Any:
     hidden = getattr(answer, "_hidden_params", None) or {}
     for name in ("additional_headers", "headers"):
         if hidden.get(name):
-            hidden[name] = redaction.redact_value(hidden[name])
+            hidden[name] = redaction.redact_headers(hidden[name])
     if headers := getattr(answer, "_response_headers", None):
-        answer._response_headers = redaction.redact_value(headers)  # noqa: SLF001 - LiteLLM has no public name for it
+        answer._response_headers = redaction.redact_headers(headers)  # noqa: SLF001 - LiteLLM has no public name for it
     return answer
 
 
