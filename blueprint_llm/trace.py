@@ -50,7 +50,7 @@ class Trace:
 
     def set_route(self, route: Route) -> None:
         """Note whom routing chose."""
-        considered = [dict(row) for row in route.considered]
+        considered = [{**vars(row)} for row in route.considered]
         self.route = {"rule": route.rule, "chain": route.chain, "considered": considered}
 
     def skip(self, provider: str, model: str, reason: str) -> None:
@@ -65,11 +65,5 @@ class Trace:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """A record's fields; a hit of the cache is too quick for `dataclasses.asdict`, which copies leaf by leaf."""
-    return {name: _copied(getattr(record, name)) for name in record.__slots__}
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+    """A record's fields as they are: the call is over, nobody else will change them."""
+    return {name: getattr(record, name) for name in record.__slots__}

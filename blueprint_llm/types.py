@@ -111,6 +111,8 @@ class ChatRequest(Record):
         cache_ttl_s: How long this answer is kept, and the oldest kept one that will do, seconds.
         fallback: False stops at the first target.
         check_answer: False leaves it to the caller to check tool calls and structured answers and to ask again.
+        as_written: True sends messages, tools and parameters unchanged, to any target, and asks for LiteLLM's own
+            chunks and exceptions.
         context: Typed parts, best first; on every hop each target gets only those that its policy allows.
     """
 
@@ -133,6 +135,7 @@ class ChatRequest(Record):
     cache_ttl_s: float | None = Field(default=None, gt=0)
     fallback: bool = True
     check_answer: bool = True
+    as_written: bool = False
     context: tuple[ContextPart, ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
 
@@ -150,9 +153,12 @@ class ChatRequest(Record):
     def _collect_params(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        known = {key: item for key, item in value.items() if key in cls.model_fields}
-        extra = {key: item for key, item in value.items() if key not in cls.model_fields}
-        return {**known, "params": {**known.get("params", {}), **extra}} if extra else known
+        fields = cls.__pydantic_fields__
+        extra = {key: item for key, item in value.items() if key not in fields}
+        if not extra:
+            return value
+        known = {key: item for key, item in value.items() if key in fields}
+        return {**known, "params": {**known.get("params", {}), **extra}}
 
 
 class UsageInfo(Record):

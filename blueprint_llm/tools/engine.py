@@ -124,7 +124,7 @@ class ToolEngine:
         )
         self._tools: dict[str, Registered] = {}
         self._closers: list[Callable[[], None]] = [self._spawner.close, self._root.close]
-        self._add_built_ins(FileTools(self.workspace, self._root, journal))
+        self._add_built_ins(FileTools(self.workspace, self._root, journal, self._judge.policy.shuts))
 
     def _add_built_ins(self, files: FileTools) -> None:
         commands = CommandTools(self.workspace, self.settings, self._spawner)
