@@ -16,7 +16,7 @@ from blueprint_llm import SyncLLMClient, load_config
 from blueprint_llm.cli import COMMANDS
 from blueprint_llm.cli.scenes import SCENES
 from blueprint_llm.errors import QuotaExceededError
-from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
+from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -43,17 +43,20 @@ def test_every_python_example_compiles():
     assert len(blocks("python")) >= 4
 
 
-def test_the_configuration_loads():
-    """The YAML example is a valid configuration."""
-    config = load_config(yaml.safe_load(blocks("yaml")[0]))
+def test_the_configurations_load():
+    """Every YAML example is a valid configuration."""
+    for block in blocks("yaml"):
+        config = load_config(yaml.safe_load(block))
 
-    assert list(config.providers) == ["cloud", "local"]
+        assert config.budgets
+        assert config.providers or config.model_groups
 
 
 def test_the_first_example_streams(tmp_path):
     """The first example, as a program of its own, prints the configured provider's answer, who gave it and its cost."""
     with FaultServer(default=Answer("Hello from the example")) as server:
-        (tmp_path / "blueprint.yaml").write_text(yaml.safe_dump(configuration(server.url)))
+        patient = configuration(server.url, deadline={"total_s": 60})  # LiteLLM's first call imports for seconds
+        (tmp_path / "blueprint.yaml").write_text(yaml.safe_dump(patient))
         program = [sys.executable, "-c", example("with SyncLLMClient() as client")]
 
         ran = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
@@ -112,6 +115,35 @@ def test_the_cache_example_hits(capsys, litellm_warm):
 
         assert len(server.requests) == 1
     assert capsys.readouterr().out == "True 0.0 2\n"
+
+
+def dropped_in(server):
+    """LiteLLM's part of a configuration, with two groups at one server."""
+    params = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": "sk-test-0123456789abcdef"}
+    return {"model_list": [{"model_name": name, "litellm_params": params} for name in ("gpt-4o", "claude")]}
+
+
+def test_the_drop_in_example_answers(tmp_path):
+    """The changed import, as a program of its own beside a LiteLLM file, prints the answer and who gave it."""
+    with FaultServer(default=Answer("Hello from the group")) as server:
+        (tmp_path / "blueprint.yaml").write_text(yaml.safe_dump(dropped_in(server)))
+        program = f"messages = {MESSAGES!r}\n" + example("import blueprint_llm as litellm")
+        command = [sys.executable, "-c", program]
+
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+
+    assert ran.stdout == "Hello from the group gpt-4o/openai/gpt-4o\n"
+
+
+def test_the_router_example_answers(litellm_warm):
+    """The Router of the example falls back as LiteLLM's would, and returns LiteLLM's own answer."""
+    with FaultServer([Status(401), Answer("Hello from the fallback")]) as server:
+        names = {"messages": MESSAGES, **dropped_in(server)}
+
+        exec(compile(example("Router("), "README.md", "exec"), names)  # noqa: S102 - as above
+
+    assert type(names["response"]) is litellm_warm.ModelResponse
+    assert names["response"].choices[0].message.content == "Hello from the fallback"
 
 
 def test_the_tools_example_runs(capsys, litellm_warm, tmp_path):

@@ -26,16 +26,32 @@ BENCH, SESSION = HERE / "bench.json", HERE / "session.svg"
 COMMAND, SCENES, COLUMNS = "blueprint-llm demo --yes", 3, 112
 # The bars that a reader asks for first, in the order of the table: part, row, peer, and the words of README.
 PROOF = (
-    ("client", "client.chat p50", "litellm.Router", "a call, beside LiteLLM's Router"),
     (
         "client",
         "client.chat p50, 4 budgets on SQLite",
         "litellm.Router",
-        "the same with four budgets reserved and settled",
+        "a call within four budgets, LiteLLM's Router without any",
     ),
-    ("client", "client.stream per chunk", "iterating LiteLLM", "a chunk of a stream, every delta checked"),
-    ("client", "import, with both clients", "import litellm", "`import blueprint_llm`, beside `import litellm`"),
-    ("context", "shape 100 KB to half, against litellm.trim_messages", "litellm", "100 KB of messages cut to half"),
+    (
+        "client",
+        "client.stream per chunk",
+        "iterating LiteLLM",
+        "a chunk of a stream through the client, and through LiteLLM alone",
+    ),
+    (
+        "streaming",
+        "StreamingHandler, tool call, per chunk",
+        "LiteLLM",
+        "checking a chunk of a tool call, LiteLLM making it",
+    ),
+    ("cache", "whole hit against LiteLLM's disk cache", "LiteLLM, disk", "an answer from the cache, both on disk"),
+    ("pricing", "price, worst and true cost of a call", "litellm.cost_per_token", "pricing a call"),
+    (
+        "client",
+        "import, with both clients; heavy modules: []",
+        "import litellm",
+        "`import blueprint_llm` with both clients, `import litellm`",
+    ),
 )
 
 
