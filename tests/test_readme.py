@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from driving import MESSAGES, configuration
 
 from blueprint_llm import SyncLLMClient, load_config
-from blueprint_llm.cli import COMMANDS
+from blueprint_llm.cli import COMMANDS, main
 from blueprint_llm.cli.scenes import SCENES
 from blueprint_llm.errors import QuotaExceededError
 from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
@@ -227,6 +228,26 @@ def test_links_within_lead_somewhere():
     assert targets
     for target in targets:
         assert target[1:] in headings if target.startswith("#") else (ROOT / target).is_file()
+
+
+WRONG = """blueprint:
+  providers: {on: {model: openai/gpt-4o}}
+  chains: {default: [onn]}
+  retry: {max_attempts: 3, jiter: none}
+  logging: {format: jsn}
+"""
+
+
+def test_the_mistakes_are_told_as_shown(tmp_path, monkeypatch):
+    """`check` says of a wrong file, word for word, what README shows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blueprint.yaml").write_text(WRONG)
+
+    ran = CliRunner().invoke(main, ["check"])
+
+    shown = next(block for block in blocks("console") if "3 problems" in block)
+    assert shown == "$ blueprint-llm check\n" + ran.output
+    assert ran.exit_code == 1
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"blueprint-llm ([a-z]+)", README))))
