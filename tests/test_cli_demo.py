@@ -134,6 +134,18 @@ def test_the_report_counts_the_clouds_requests(tmp_path, litellm_warm):
             scenes.report(stage)
 
 
+def test_an_unproven_scene_fails_the_demo(model, monkeypatch):
+    """The first scene that is not proven ends the demo with exit code 1 and what was missing."""
+    lie = ("All is well", lambda _: scenes.require(condition=False, otherwise="it is not"))
+    monkeypatch.setattr(scenes, "SCENES", (lie, *SCENES))
+
+    ran = CliRunner().invoke(main, ["demo", "--yes"])
+
+    assert ran.exit_code == 1
+    assert "scene 1 did not do what it says: it is not" in ran.output
+    assert "2/9" not in ran.output
+
+
 def test_a_demo_that_fails_says_so():
     """Without a usable model the first scene fails, and so does the command."""
     weights.SMOLLM2.target.parent.mkdir(parents=True)

@@ -284,6 +284,25 @@ def test_texts_are_there_on_demand(spans, monkeypatch):
     assert (call["type"], call["name"], call["arguments"]) == ("tool_call", "read", {"path": "x"})
 
 
+@pytest.mark.parametrize("asked", ["true", ""])
+def test_a_tools_texts_are_there_on_demand(spans, monkeypatch, tmp_path, asked):
+    """Arguments and result of a tool are in its span only where the variable asks for them."""
+
+    def double(number: int) -> int:
+        """Double a number."""
+        return 2 * number
+
+    monkeypatch.setenv(CAPTURE, asked)
+    tools = {"workspace": str(tmp_path), "rules": [{"allow": "double"}]}
+    with SyncLLMClient(configured(tools=tools)) as client:
+        client.register_tool(double)
+        client.execute_tool(ToolCall(id="1", name="double", arguments={"number": 21}))
+
+    said = spans()["execute_tool double"].attributes
+    told = (said.get("gen_ai.tool.call.arguments"), said.get("gen_ai.tool.call.result"))
+    assert told == (('{"number": 21}', "42") if asked else (None, None))
+
+
 def test_secrets_stay_out_of_captured_texts(spans, monkeypatch):
     """A registered key in a message is masked in the span."""
     monkeypatch.setenv(CAPTURE, "true")

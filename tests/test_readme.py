@@ -160,6 +160,30 @@ def test_the_tools_example_runs(capsys, litellm_warm, tmp_path):
     assert capsys.readouterr().out == "It is 5. ['ok']\n"
 
 
+def test_the_validator_example_stops(capsys, litellm_warm):
+    """The example says what is wrong at the first wrong character of LiteLLM's own stream."""
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}]
+    call = ToolUse("get_weather", '{"city": 42, "and": "so on"}')
+    with FaultServer([Answer("", tool_calls=(call,))]) as server:
+        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": "k"}
+
+        exec(compile(example("handler.feed"), "README.md", "exec"), {"tools": tools, "wire": wire})  # noqa: S102
+
+    assert capsys.readouterr().out == "schema_type /city string 9\n"
+
+
+def test_the_planning_example_plans(capsys, litellm_warm):
+    """The example prints the checked plan, which covers each requirement."""
+    step = {"title": "Sign", "description": "Sign users in.", "depends_on": [], "acceptance": ["it works"]}
+    plan = {"overview": "Sign in.", "estimated_complexity": "low"}
+    plan["steps"] = [{"id": "S1", "covers": ["R1", "R2", "R3"], **step}]
+    with FaultServer([Answer(json.dumps(plan))]) as server, SyncLLMClient(configuration(server.url)) as client:
+        exec(compile(example("planning_mode"), "README.md", "exec"), {"client": client})  # noqa: S102 - as above
+
+    assert "## S1. Sign" in capsys.readouterr().out
+
+
 def test_the_event_example_hears(capsys, litellm_warm):
     """The hook of the example is told of the attempt and the call."""
     with FaultServer([Answer("Hello there")]) as server:
