@@ -43,12 +43,13 @@ PRICE = {"input_cost_per_token": 0, "output_cost_per_token": 0.001}
 class World:
     """LiteLLM's Router with the hooks, over one server for each group."""
 
-    def __init__(self, servers, blueprint, *, per_deployment=(), **router):
+    def __init__(self, servers, blueprint, *, per_deployment=(), named=True, **router):
         shared = {"model": "openai/gpt-4o-mini", "api_key": KEY, **PRICE, **dict(per_deployment)}
         entries = [
             {"model_name": group, "litellm_params": {**shared, "api_base": server.url}} for group, server in servers
         ]
-        self.hooks = Hooks({"model_list": entries, "blueprint": {"version": 1, "project": "acme", **blueprint}})
+        listed = {"model_list": entries} if named else {}
+        self.hooks = Hooks({**listed, "blueprint": {"version": 1, "project": "acme", **blueprint}})
         litellm.callbacks.append(self.hooks)
         router = {"num_retries": 0, **router}
         self.router = litellm.Router(model_list=entries, **router)  # noqa: TID251 - the proxy's, here the world outside
@@ -144,6 +145,21 @@ async def test_answer_is_paid_for(world, serve):
 
     assert response.choices[0].message.content == "Hello"
     assert setting.rows == [("gpt", None, 40_000_000)]
+
+
+async def test_deployment_that_only_litellm_knows_is_paid_for(world, serve):
+    """A deployment from LiteLLM's database has its own price, and cached answers of its own."""
+    one, other = serve(Answer("one", usage=(5, 40))), serve(Answer("other", usage=(5, 40)))
+    cached = {"cache": {"enabled": True}}
+    settings = [world([("gpt", server)], cached, named=False) for server in (one, other)]
+
+    said = []
+    for setting in settings:
+        litellm.callbacks[:] = [setting.hooks]
+        said.append((await setting.ask()).choices[0].message.content)
+
+    assert said == ["one", "other"]
+    assert settings[0].rows == [("gpt", None, 40_000_000)] * 2
 
 
 async def test_refusal_is_neither_retried_nor_a_deployments_illness(world, serve):
@@ -391,10 +407,12 @@ def test_mistaken_configuration_stops_the_start(monkeypatch, tmp_path):
     """A mistake in the file is reported when the proxy loads the plugin."""
     (tmp_path / "own.yaml").write_text("blueprint: {version: 1, budgets: 7}")
 
-    with monkeypatch.context() as environment, pytest.raises(ConfigError, match="budgets"):
-        environment.setenv("BLUEPRINT_CONFIG", str(tmp_path / "own.yaml"))
+    monkeypatch.setenv("BLUEPRINT_CONFIG", str(tmp_path / "own.yaml"))
+
+    with pytest.raises(ConfigError, match="budgets"):
         importlib.reload(proxy)
 
+    monkeypatch.delenv("BLUEPRINT_CONFIG")
     assert isinstance(importlib.reload(proxy).hooks, Hooks)
 
 
