@@ -88,12 +88,39 @@ def unprivileged(session: nox.Session) -> None:
     session.run(*drop, pytest, *KERNEL_ENFORCED, *session.posargs, external=True)
 
 
+def pythons() -> dict[str, str]:
+    """The supported Pythons of this machine by version: pyenv's own, whose shims may refuse, else what is on PATH."""
+    root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    last = [classifier.rpartition(" ")[2] for classifier in PYPROJECT["project"]["classifiers"]]
+    versions = [version for version in last if version.startswith("3.")]
+    own = {version: sorted(map(str, root.glob(f"versions/{version}.*/bin/python"))) for version in versions}
+    found = {version: own[version][-1] if own[version] else shutil.which(f"python{version}") for version in versions}
+    return {version: path for version, path in found.items() if path}
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel without any extra, used away from the checkout on every Python of the machine."""
+    away, found = Path(session.create_tmp()), pythons()
+    shutil.rmtree(away)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(away), str(HOME), external=True)
+    (built,) = away.glob("*.whl")
+    for version, interpreter in found.items():
+        session.run(interpreter, "-m", "venv", str(away / version), external=True)
+        own = away / version / ("Scripts" if os.name == "nt" else "bin") / "python"
+        pip(session, own, "-c", str(HOME / "tests" / "constraints.txt"), str(built))
+        home = {"BLUEPRINT_HOME": str(away / "home")}
+        session.run(str(own), "-I", str(HOME / "tests" / "wheel" / "away.py"), env=home, external=True)
+    session.log(f"tried on {', '.join(found)}")
+
+
 @nox.session
 def formats(session: nox.Session) -> None:
     """Providers' wire formats against aimock, which needs Node >= 20.15."""
     interpreter = python(session)
-    session.run("npm", "install", "--silent", "--prefix", str(HOME / ".nox"), "@copilotkit/aimock@1.43", external=True)
-    os.environ["BLUEPRINT_FORMATS"] = "1"
+    prefix = str(HOME / ".nox")
+    session.run("npm", "install", "--silent", "--prefix", prefix, "@copilotkit/aimock@1.43", external=True)
+    os.environ |= {"BLUEPRINT_FORMATS": "1", "AIMOCK_PREFIX": prefix}
     run(session, interpreter, "pytest", "tests/formats", *session.posargs)
 
 
@@ -106,8 +133,22 @@ def proxy(session: nox.Session) -> None:
 
 
 @nox.session
+def pages(session: nox.Session) -> None:
+    """The usage report in a real browser: Debian's `chromium`."""
+    interpreter = python(session)
+    os.environ["BLUEPRINT_PAGES"] = "1"
+    run(session, interpreter, "pytest", "tests/pages", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     run(session, python(session), "blueprint-llm", "demo", "--yes")
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Renew what README takes from the schema and the bench's JSON; `-- --session` plays and draws the demo again."""
+    session.run(python(session), "tests/readme/refresh.py", *session.posargs, external=True)
 
 
 @nox.session

@@ -39,9 +39,9 @@ class DeploymentWalk(Walk):
 
     def run(self) -> Generator[Step, Any, Any]:
         """The answer, a `ChatResponse`. Raises BlueprintError."""
-        self.started = yield Now()
+        self.began = self.started = yield Now()
         self.deadline = self.started + self.parts.config.deadline.total_s
-        outcome = yield from self._visit(self.target, others=0)
+        outcome = yield from self._visit(self.target, others=())
         if isinstance(outcome, ChatResponse):
             return outcome
         raise self.failures[-1]
