@@ -314,6 +314,27 @@ async def test_answer_of_the_cache_needs_no_provider(world, serve, way):
     assert [cost for *_, cost in setting.rows] == [20_000_000, 0]
 
 
+async def test_fallback_to_the_cache_after_a_failure(world, serve):
+    """A kept answer of the fallback group is good, whatever became of the first deployment."""
+    servers = [("gpt", serve(Status(503))), ("spare", serve(Answer("Hello", usage=(5, 20))))]
+    setting = world(servers, {"cache": {"enabled": True}}, fallbacks=[{"gpt": ["spare"]}])
+    await setting.ask(model="spare")
+
+    again = await setting.ask()
+
+    assert again.choices[0].message.content == "Hello"
+    setting.hooks.parts.hits.flush()
+    assert [category for _, category, _ in setting.rows] == [None, "unavailable", None]
+
+
+async def test_message_without_role_is_refused(world, serve):
+    """What is no message is the client's mistake, told in our words without the Router's."""
+    refusal = await refused(world([("gpt", serve())], {}).ask(messages=[{"content": "hi"}]))
+    refusal.answer()
+
+    assert (refusal.status_code, refusal.message) == (400, "the request is not valid: role: Field required")
+
+
 async def test_other_kinds_of_call_are_left_alone(world, serve):
     """What is no chat completion of the Router passes untouched."""
     hooks = world([("gpt", serve())], {}).hooks
@@ -354,6 +375,30 @@ async def test_unusual_requests_pass(world, serve):
     await setting.ask(messages=[{"role": "developer", "content": "x"}], tools=[TOOL, searching])
 
     assert server.requests[0].body["tools"] == [TOOL, searching]
+
+
+async def test_budget_caps_what_has_no_cap(world, serve):
+    """Under a budget a request without `max_tokens` is sent with one, or its worst cost would have no bound."""
+    server = serve(default=Answer("Hello"))
+    budget = {"budgets": [{"scope": "project", "limit_usd": 100, "window": "day"}]}
+    setting = world([("gpt", server)], budget)
+
+    await setting.ask(max_tokens=None)
+    await setting.ask(max_completion_tokens=7, max_tokens=None)
+
+    first, second = (request.body for request in server.requests)
+    assert first["max_tokens"] == 16384
+    assert (second.get("max_tokens"), second["max_completion_tokens"]) == (None, 7)
+
+
+async def test_request_beyond_the_window_is_the_routers(world, serve):
+    """What is too long for a model is neither refused nor shortened here: LiteLLM has fallbacks for that."""
+    server, long = serve(Answer("Hello")), "word " * 20_000
+    setting = world([("gpt", server)], {}, per_deployment={"model": "openai/gpt-4"})
+
+    await setting.ask(messages=[{"role": "user", "content": long}])
+
+    assert server.requests[0].body["messages"][0]["content"] == long
 
 
 async def test_provider_of_the_configuration_names_its_group(world, serve):

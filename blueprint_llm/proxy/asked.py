@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from litellm.types.utils import all_litellm_params
 
-from blueprint_llm.forms import build_request
+from blueprint_llm.forms import build_request, validated
 from blueprint_llm.routing import Target
 from blueprint_llm.types import ChatMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blueprint_llm.parts import Parts
     from blueprint_llm.types import ChatRequest
 
 # LiteLLM's own keywords, and what the chosen deployment adds to a call: not the request's.
 OWNED = frozenset(all_litellm_params) | {
-    "model",
-    "messages",
-    "tools",
-    "client",
-    "litellm_logging_obj",
-    "stream",
-    "stream_options",
+    *("model", "messages", "tools", "stream", "stream_options", "client", "litellm_logging_obj"),
 }
 NO_LIMIT = 10**9
 # Of a deployment that is in no file of ours: where it is and, with every name of a cost, its price.
 TOLD = ("api_base", "tiered_pricing")
 PROJECT = (
-    "user_api_key_project_alias",
-    "user_api_key_team_alias",
-    "user_api_key_team_id",
-    "user_api_key_alias",
+    *("user_api_key_project_alias", "user_api_key_team_alias", "user_api_key_team_id", "user_api_key_alias"),
     "project",
 )
 SESSION = ("session_id", "user_api_key_end_user_id", "user_api_key_user_id")
@@ -62,7 +52,7 @@ def request_of(parts: Parts, kwargs: Mapping[str, Any], group: str) -> ChatReque
         None,
         {
             **params,
-            "messages": [Message.model_validate(message) for message in kwargs["messages"]],
+            "messages": [_message(message) for message in kwargs["messages"]],
             "model": group,
             "tools": functions or None,
             "params": {"tools": tools} if len(functions) < len(tools) else {},
@@ -71,6 +61,11 @@ def request_of(parts: Parts, kwargs: Mapping[str, Any], group: str) -> ChatReque
         },
     )
     return parts.complete_request(request)
+
+
+def _message(message: Any) -> Message:
+    found: Message = validated(Message, message if isinstance(message, Mapping) else {})
+    return found
 
 
 def _first(facts: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
