@@ -91,7 +91,7 @@ def test_a_shell_completes(tmp_path, typed, offered):
     asked = {"_BLUEPRINT_LLM_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = piped(cwd=tmp_path, env={**os.environ, **asked})
 
-    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == offered
+    assert [line.partition(",")[2] for line in done.stdout.split()] == offered
     assert done.stderr == ""
 
 

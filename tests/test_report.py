@@ -177,9 +177,7 @@ def level(used, limit=10, *, kind="usd", warn_at=(), on_exceed="block", chain=()
     return Level(charge=charge, used=used * unit, spent=used * unit, resets_at=None)
 
 
-@pytest.mark.parametrize(
-    "rows", [(), (at(0, 1, usd=1), at(0, 2, usd=None, usage_source="estimated", maybe_billed=True))]
-)
+@pytest.mark.parametrize("rows", [(), (at(0, 1, usd=1), at(0, 2, usd=None))], ids=["no call", "two calls"])
 def test_the_page_is_well_formed_and_loads_nothing(rows):
     """Every element is closed; there is no script, no address, no reference to another file."""
     page = render(figures(*rows), [level(5), level(9), level(12)], project="<acme>", note="Of more, the newest.")

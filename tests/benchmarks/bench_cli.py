@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,14 +28,11 @@ LIMITS = (
 RUNS = 7
 
 
-def best(command, env, cwd):
-    """The shortest of several runs, in seconds."""
-    runs = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        subprocess.run(command, env=env, cwd=cwd, check=True, capture_output=True)
-        runs.append(time.perf_counter() - start)
-    return min(runs)
+def timed(command, env, cwd):
+    """Seconds from the start of a process to its end."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", *command], env=env, cwd=cwd, check=True, capture_output=True)
+    return time.perf_counter() - start
 
 
 def fill(path):
@@ -68,8 +66,8 @@ def rows():
 
 def row(words, limit, env, cwd):
     """One line of the table: the command against its limit, with the yardstick of the same moment."""
-    yardstick = best([sys.executable, "-c", "pass"], env, cwd)
-    ours = best([sys.executable, "-c", SCRIPT, *words.split()], env, cwd)
+    runs = [(timed(["pass"], env, cwd), timed([SCRIPT, *words.split()], env, cwd)) for _ in range(RUNS)]
+    yardstick, ours = (statistics.median(times) for times in zip(*runs, strict=True))
     scaled = limit * max(1.0, yardstick / NOMINAL_S)
     return {
         "name": f"cli: blueprint-llm {words}",
