@@ -7,7 +7,6 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import AdapterFactory
@@ -44,11 +43,6 @@ def retry_rules(config: Config) -> RetryRules:
         jitter=given.jitter == "full",
         max_retry_after_s=given.max_retry_after_s,
     )
-
-
-def _folder(config: Config) -> Path | None:
-    """Where relative paths of a configuration start: at its file."""
-    return Path(config.source).parent if config.source and Path(config.source).is_file() else None
 
 
 @dataclass(slots=True)
@@ -97,7 +91,7 @@ class Parts:
             adapters=AdapterFactory(config, manager),
             credentials=manager,
             ledger=Ledger(config),
-            prices=Prices.load(config.pricing, folder=_folder(config)),
+            prices=Prices.load(config.pricing, folder=config.folder),
             store=store,
             cache=CacheManager.of_config(config, on_event=on_event),
             hits=Hits(store),
