@@ -73,7 +73,9 @@ def place(tmp_path):
     """A folder with a configuration, a ledger of two calls, and two plans."""
     (tmp_path / "plan.json").write_text(PLAN.model_dump_json())
     with FaultServer(default=Answer("Hello from the server.")) as server:
-        block = configuration(server.url, deadline={"total_s": 60, "first_token_s": 50})["blueprint"]
+        urls = (server.url, "http://127.0.0.1:9/v1")  # nobody listens at the second
+        block = configuration(*urls, deadline={"total_s": 60, "first_token_s": 50})["blueprint"]
+        block["logging"] = {"format": "console", "level": "debug"}
         block["store"] = {"url": f"sqlite://{tmp_path / 'ledger.sqlite'}"}
         (tmp_path / "b.yaml").write_text(json.dumps({"blueprint": block}))
         write_ledger(tmp_path / "ledger.sqlite", [(1, row(1, usd=1)), (0, row(2, usd=0.5, session="s"))])
@@ -88,7 +90,7 @@ TRIED = [
     ("cache clear --config b.yaml", 0, "0 answers forgotten"),
     ("chat hello --config b.yaml", 0, "Hello from the server."),
     ("check --config b.yaml", 0, "ok: b.yaml"),
-    ("check --online --config b.yaml", 0, "ok: p0 (online): answered"),
+    ("check --online --config b.yaml", 1, "ok: p0 (online): answered\nWRONG: p1 (online): "),
     ("explain hello --config b.yaml", 0, "chosen"),
     ("init fresh.yaml", 0, ""),
     ("keys list --config b.yaml", 0, "p0"),
@@ -123,6 +125,7 @@ def test_in_a_pipe(place, words, code, answer):
     assert answer or not done.stdout or code
     assert not ESCAPE.search(done.stdout + done.stderr)
     assert "\r" not in done.stdout + done.stderr
+    assert "LiteLLM" not in done.stdout  # it prints hints about failures
     assert "Traceback" not in done.stderr
     assert code == 0 or done.stderr or done.stdout
 
