@@ -82,6 +82,35 @@ def place(tmp_path):
         yield tmp_path
 
 
+JSON = (
+    *("audit verify", "cache stats", "cache clear", "check", "explain hello", "models", "models -p p0", "tools list"),
+    *("keys list", "keys check", "usage", "usage reset", "tools check read_file {}"),
+)
+UNCONFIGURED = ("init new.yaml", "local list", "schema", "plan lint plan.json", "plan diff plan.json plan.json")
+
+
+@pytest.mark.parametrize("words", [*(f"{words} --config b.yaml" for words in JSON), *UNCONFIGURED])
+def test_json_is_one_document(place, monkeypatch, words):
+    """With --json standard output is one JSON document and nothing else."""
+    monkeypatch.chdir(place)
+    done = CliRunner().invoke(main, [*words.split(), "--json"], catch_exceptions=False)
+
+    assert isinstance(json.loads(done.stdout), dict | list)
+    assert done.exit_code in {0, 1}
+
+
+def test_storing_and_removing_a_key_as_json(place, monkeypatch):
+    """Both say what was done, and no key."""
+    monkeypatch.chdir(place)
+    key = "sk-proj-0123456789abcdefghij"
+    stored = CliRunner().invoke(main, ["keys", "set", "openai", "--json"], input=key)
+    removed = CliRunner().invoke(main, ["keys", "remove", "openai", "--json"])
+
+    assert json.loads(stored.stdout)["provider"] == "openai"
+    assert json.loads(removed.stdout) == {"provider": "openai", "removed": True}
+    assert key not in stored.output
+
+
 # Arguments, exit code, and what stands on standard output.
 TRIED = [
     ("audit show --config b.yaml", 0, "seq"),

@@ -5,16 +5,16 @@ import os
 import pty
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 from canary import KEYS, find_canary
 from click.testing import CliRunner
+from driving import configuration
 
 from blueprint_llm.cli import main
 from blueprint_llm.credentials import Keychain, Secret
-from blueprint_llm.errors import CallError
+from blueprint_llm.testing import Answer, FaultServer, Status
 
 KEY = KEYS["sk"]
 ROOT = Path(__file__).parents[1]
@@ -153,38 +153,21 @@ def test_help_loads_neither_pydantic_nor_structlog():
     assert ran.stdout.splitlines()[-1] == "[]"
 
 
-class FakeClient:
-    """Answers for `cloud`, refuses everybody else; takes what SyncLLMClient takes."""
-
-    def __init__(self, config, *, credentials_manager):
-        self.requests = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        assert all(request["max_tokens"] == 1 and not request["fallback"] for request in self.requests)
-
-    def chat(self, request):
-        """One cheap call."""
-        self.requests.append(request)
-        if request["provider"] != "cloud":
-            raise CallError("HTTP 401", category="refused")
-
-
-def test_check_online_makes_one_cheap_call_per_provider(tmp_path, monkeypatch):
+def test_check_online_makes_one_cheap_call_per_provider(tmp_path, litellm_warm):
     """Each provider answers or says why not."""
-    fake = types.ModuleType("blueprint_llm.client")
-    fake.SyncLLMClient = FakeClient
-    monkeypatch.setitem(sys.modules, "blueprint_llm.client", fake)
-    path = tmp_path / "b.yaml"
-    path.write_text("blueprint: {providers: {cloud: {model: openai/gpt-4o}, other: {model: openai/gpt-4o}}}\n")
+    with FaultServer(default=Answer("pong")) as good, FaultServer(default=Status(401, "bad key")) as bad:
+        block = configuration(good.url, bad.url)["blueprint"]
+        block["providers"] = dict(zip(("cloud", "other"), block["providers"].values(), strict=True))
+        path = tmp_path / "b.yaml"
+        path.write_text(json.dumps({"blueprint": {**block, "chains": {"default": ["cloud"]}}}))
 
-    result = CliRunner().invoke(main, ["keys", "check", "--online", "--config", str(path)])
+        result = CliRunner().invoke(main, ["keys", "check", "--online", "--config", str(path)])
+        asked = [[request.body["max_tokens"] for request in server.requests] for server in (good, bad)]
 
     assert "ok    cloud (online): answered" in result.stdout
-    assert "WRONG other (online): HTTP 401" in result.stdout
-    assert result.exit_code == 1
+    assert "WRONG other (online): " in result.stdout
+    assert "HTTP 401" in result.stdout
+    assert (result.exit_code, asked) == (1, [[1], [1]])
 
 
 def test_a_key_can_go_to_the_keychain(keys, monkeypatch):
