@@ -153,6 +153,14 @@ def test_the_page_is_written_whole_or_not_at_all(usage, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".usage")]
 
 
+def test_the_page_and_json_together(usage, tmp_path):
+    """Both are given where both are asked for."""
+    result = usage("--html", str(tmp_path / "page.html"), "--json")
+
+    assert json.loads(result.stdout)["calls"] == 5
+    assert (tmp_path / "page.html").exists()
+
+
 def test_a_folder_that_is_not_there_is_one_line(usage, tmp_path):
     """Exit code 1, no traceback."""
     result = usage("--html", str(tmp_path / "no" / "usage.html"))
