@@ -3,14 +3,15 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from canary import KEYS, find_canary
 from click.testing import CliRunner
-from driving import configuration
 
 from blueprint_llm.cli import main
 from blueprint_llm.credentials import Keychain, Secret
@@ -153,21 +154,34 @@ def test_help_loads_neither_pydantic_nor_structlog():
     assert ran.stdout.splitlines()[-1] == "[]"
 
 
-def test_check_online_makes_one_cheap_call_per_provider(tmp_path, litellm_warm):
-    """Each provider answers or says why not."""
-    with FaultServer(default=Answer("pong")) as good, FaultServer(default=Status(401, "bad key")) as bad:
-        block = configuration(good.url, bad.url)["blueprint"]
-        block["providers"] = dict(zip(("cloud", "other"), block["providers"].values(), strict=True))
-        path = tmp_path / "b.yaml"
-        path.write_text(json.dumps({"blueprint": {**block, "chains": {"default": ["cloud"]}}}))
+def test_check_online_makes_one_cheap_call_per_provider(keys, tmp_path, litellm_warm):
+    """Each provider is sent one token's worth with its own key; who refuses it says so, without the key."""
+    echo = Status(401, f"Incorrect API key provided: {KEYS['plain32']}", headers={"x-echo": KEYS["plain32"]})
+    with FaultServer(default=Answer("pong")) as good, FaultServer(default=echo) as bad:
+        servers = {"cloud": good, "other": bad, "off": bad}
+        targets = {name: {"model": "openai/gpt-4o", "api_base": server.url} for name, server in servers.items()}
+        targets["off"]["api_base"] = f"http://127.0.0.1:{closed_port()}/v1"
+        block = {"providers": targets, "chains": {"default": [*targets]}, "cache": {"enabled": True}}
+        (tmp_path / "b.yaml").write_text(yaml.safe_dump({"blueprint": block}))
+        keys("set", "cloud", given=KEY)
+        keys("set", "other", given=KEYS["plain32"])
 
-        result = CliRunner().invoke(main, ["keys", "check", "--online", "--config", str(path)])
-        asked = [[request.body["max_tokens"] for request in server.requests] for server in (good, bad)]
+        result = keys("check", "--online")
 
     assert "ok    cloud (online): answered" in result.stdout
-    assert "WRONG other (online): " in result.stdout
-    assert "HTTP 401" in result.stdout
-    assert (result.exit_code, asked) == (1, [[1], [1]])
+    assert "WRONG other (online): other (openai/gpt-4o): HTTP 401" in result.stdout
+    assert "WRONG off (online): " in result.stdout
+    assert result.exit_code == 1
+    assert [request.headers["authorization"] for request in good.requests] == [f"Bearer {KEY}"]
+    assert [request.headers["authorization"] for request in bad.requests] == [f"Bearer {KEYS['plain32']}"]
+    assert {request.body["max_tokens"] for request in (*good.requests, *bad.requests)} == {1}
+
+
+def closed_port():
+    """A port of this machine where nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
 
 
 def test_a_key_can_go_to_the_keychain(keys, monkeypatch):

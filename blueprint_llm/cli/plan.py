@@ -176,11 +176,12 @@ def run_file(file: Path, approve: str | None, config: str | None, *, as_json: bo
 
     Example: blueprint-llm plan run plan.json --approve 3f9c2d81a6b0
     """
-    from blueprint_llm.planning import read_plan_file, run_walk  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.run import approver  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.planning import read_plan_file, run_walk  # noqa: PLC0415 - as above
 
     plan = read_plan_file(file)
     approved = _approved(plan, approve)
-    with open_client(config) as client:
+    with open_client(config, approver=approver()) as client:
         finished = _drive(run_walk(plan, approved), client, file)
     rows = [(step.id, step.status, step.title) for step in finished.steps]
     if as_json:
@@ -200,7 +201,8 @@ def _approved(plan: Plan, given: str | None) -> str:
 
 
 def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
-    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.run import Screen  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - as above
     from blueprint_llm.planning import Keep, write_plan  # noqa: PLC0415 - --help does not need it
 
     try:
@@ -212,7 +214,7 @@ def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
                 continue
             say(f"{step.step.id}: {step.step.title}")
             try:
-                result = client.run(messages=step.messages)
+                result = client.run(messages=step.messages, on_chunk=Screen())
             except BlueprintError as error:
                 step = walk.throw(error)
             else:

@@ -284,7 +284,7 @@ def _crossed(levels: list[Level], reply: Mapping[str, Any]) -> tuple[Crossed, ..
 
 
 def _text(row: AttemptRow) -> str:
-    return orjson.dumps(row).decode()
+    return orjson.dumps(row._asdict()).decode()
 
 
 def _pages(where: UsageFilter, *, newest: bool = False, limit: int | None = None) -> Plan:
