@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MASK = "***"
 
 _SECRET_KEY = re.compile(
-    r"^(?!.*(?:cost|cache))(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key|secret|passw"
-    r"|pwd|authorization|cookie|license|_credentials$|credential_values|database_url|connection_string"
+    r"^(?!.*(?:cost|cache))(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key"
+    r"|secret|passw|pwd|authorization|cookie|license|_credentials$|credential_values|database_url|connection_string"
     r"|[-_](?:key|auth)$|(?<!bos_)(?<!eos_)token$)|auth$|key$|environment_variables$)",
     re.IGNORECASE,
 )
