@@ -166,6 +166,13 @@ def redact_value(value: Any) -> Any:
             return _redact_short(str(value))
 
 
+def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """A copy with secrets masked: one search over all of it, since almost no answer has any."""
+    said = dict(headers)
+    text = "\n".join(map(str, (*said, *said.values())))
+    return redact_value(said) if redact(text) != text or _GUESS.finds(text) else said
+
+
 def clean_exception_text(text: str) -> str:
     """A provider's words, fit to stand in one of our errors: masked by value and by pattern, at most 2,000 long."""
     clean = _GUESS.mask(redact(text))  # before the cut: half a key would not be recognised

@@ -102,8 +102,10 @@ def _encoded(arguments: Any) -> str:
 
 
 def answers_otherwise(delta: dict[str, Any] | Attributes) -> bool:
-    """Whether a delta carries a refusal or media instead of text."""
-    return bool(delta.get("refusal") or delta.get("audio") or delta.get("images"))
+    """Whether a delta carries a refusal or media instead of text; LiteLLM keeps a whole answer's refusal aside."""
+    aside = delta.get("provider_specific_fields")
+    refusal = delta.get("refusal") or (aside.get("refusal") if isinstance(aside, dict) else None)
+    return bool(refusal or delta.get("audio") or delta.get("images"))
 
 
 def usage_info(usage: Any) -> UsageInfo | None:

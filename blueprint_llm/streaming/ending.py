@@ -31,10 +31,11 @@ _BROKEN = frozenset(
 )
 _CALLED = frozenset({"tool_calls", "function_call", "tool_use"})
 
-_MARKS = re.compile(
-    r"<tool_call>|\[TOOL_CALLS\]|<function=|<function_calls>|<invoke name=|<minimax:tool_call>|<\|python_tag\|>"
-    r"|<\|tool_calls?(?:_section)?(?:_begin)?\|>|<｜(?:tool▁calls?▁begin|DSML)｜|<\|channel\|>commentary to="
-).search
+# Beginnings of a call in the formats that servers parse; a name or a closing mark may follow.
+_MARKS = (
+    *("<tool_call>", "[TOOL_CALLS]", "<function=", "<function_calls>", "<invoke name=", "<minimax:tool_call>"),
+    *("<|python_tag|>", "<|tool_call", "<｜tool▁call", "<｜DSML｜", "<|channel|>commentary to="),
+)
 _IS_CALL = re.compile(
     r"""\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"[^"]+"\s*,\s*"(?:arguments|parameters)"\s*:"""
 ).match
@@ -91,7 +92,7 @@ def is_lost(reason: str | None) -> bool:
 
 def leaks_call(text: str, names: Iterable[str]) -> bool:
     """Whether a text looks like a tool call that the server's parser missed. Such calls are never parsed."""
-    if _MARKS(text) or _IS_CALL(text):
+    if any(map(text.__contains__, _MARKS)) or _IS_CALL(text):
         return True
     any_name = "|".join(map(re.escape, names))
     return bool(any_name) and re.search(rf'[{{,]\s*"(?:name|tool|tool_name)"\s*:\s*"(?:{any_name})"', text) is not None

@@ -109,6 +109,8 @@ class StreamingHandler:
     def _joined(self, closed: list[StreamVerdict]) -> StreamVerdict:
         """The first answer, under the worst status of all."""
         first = closed[0]
+        if len(closed) == 1 and not self._verdicts:
+            return first
         verdicts = (*self._verdicts, *(verdict for each in closed for verdict in each.verdicts))
         status = worst(verdicts)
         return StreamVerdict(
@@ -140,6 +142,8 @@ def validate_message(
 
 def _document_of(response_format: Any) -> Any:
     """A maker of Documents for a structured answer; None for prose. Raises InvalidRequestError."""
+    if response_format is None:
+        return None
     if hasattr(response_format, "model_json_schema"):
         return functools.partial(Document, compile_schema(response_format.model_json_schema()), any_root=True)
     asked = fields(response_format)
