@@ -1,4 +1,4 @@
-"""Several keys of one provider, as a caller meets them: a refused or throttled key costs one request, not the answer."""
+"""Several keys of one provider, as a caller meets them: a key that is refused costs one request, not the answer."""
 
 import json
 
