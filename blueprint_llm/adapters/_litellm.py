@@ -43,6 +43,13 @@ ROUTER_GLOBALS = (
     "content_policy_fallbacks",
 )
 _QUIET = threading.Event()
+# What httpx, aiohttp and the system raise when a connection ends in mid-answer.
+_LOST = frozenset(
+    {
+        *("ReadError", "ReadTimeout", "RemoteProtocolError", "NetworkError", "ConnectionError", "ConnectionResetError"),
+        *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
+    }
+)
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -114,10 +121,11 @@ async def aopen_stream(call: Call) -> Stream:
 
 def _masked(answer: Any) -> Any:
     """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
-    hidden = getattr(answer, "_hidden_params", None) or {}
-    for name in ("additional_headers", "headers"):
-        if hidden.get(name):
-            hidden[name] = redaction.redact_headers(hidden[name])
+    for place in ("_hidden_params", "_base_hidden_params"):  # the latter goes into every chunk of a stream
+        hidden = getattr(answer, place, None) or {}
+        for name in ("additional_headers", "headers"):
+            if hidden.get(name):
+                hidden[name] = redaction.redact_headers(hidden[name])
     if headers := getattr(answer, "_response_headers", None):
         answer._response_headers = redaction.redact_headers(headers)  # noqa: SLF001 - LiteLLM has no public name for it
     return answer
@@ -330,7 +338,7 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         model=call.model,
         status=failure.status,
         retry_after_s=retry_after_s(failure.headers, now=time.time()),
-        code=found.code or (failure.classes[0] if failure.classes else None),
+        code=found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None)),
     )
     if call.as_written:
         result.litellm_error = without_secrets(error)
@@ -342,6 +350,11 @@ def _register_own_keys() -> None:
     for name, value in list(vars(module()).items()):
         if name.endswith("_key") and isinstance(value, str):
             redaction.register(value)
+
+
+def _break_of(failure: Failure) -> str:
+    """How a stream broke: its connection did, or the server put an error where a chunk should be."""
+    return "error_object" if _LOST.isdisjoint({*failure.classes, *failure.causes}) else "connection_lost"
 
 
 def failure_of(error: BaseException) -> Failure:
