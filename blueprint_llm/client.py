@@ -226,9 +226,7 @@ class LLMClient(_Core):
     async def aclose(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
-        self._parts.hits.flush()
-        await self._parts.cache.aclose()
-        await self._parts.store.aclose()
+        await self._parts.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -285,9 +283,7 @@ class SyncLLMClient(_Core):
     def close(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
-        self._parts.hits.flush()
-        self._parts.cache.close()
-        self._parts.store.close()
+        self._parts.close()
 
     def __enter__(self) -> Self:
         return self

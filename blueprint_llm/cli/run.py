@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, say
+from blueprint_llm.cli.options import (
+    config_option,
+    json_option,
+    model_option,
+    open_client,
+    print_json,
+    provider_option,
+    say,
+)
 
 if TYPE_CHECKING:
     from blueprint_llm.tools import RunResult
@@ -19,8 +27,8 @@ _CALL_CHARS = 200
 
 @click.command("run")
 @click.argument("task", required=False)
-@click.option("--model", help="A model group or LiteLLM model id.")
-@click.option("--provider", help="A key of `providers`.")
+@model_option
+@provider_option
 @click.option("--resume", "state_id", help="Go on with a run that waits for approval.")
 @json_option
 @config_option
