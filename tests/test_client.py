@@ -485,8 +485,9 @@ def test_threads_share_a_client(server):
                 return client.chat(messages=MESSAGES).content
             return "".join(chunk.delta for chunk in client.stream(messages=MESSAGES))
 
+        first = work(1)  # LiteLLM makes its HTTP client now: threads that come first together make, and lose, several
         with ThreadPoolExecutor(8) as pool:
-            texts = list(pool.map(work, range(40)))
+            texts = [first, *pool.map(work, range(39))]
         stats = client.get_usage()
 
     assert texts == ["Hello."] * 40
