@@ -13,10 +13,11 @@ from blueprint_llm.adapters import embedded
 from blueprint_llm.cached import peek
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
-from blueprint_llm.routing import Choice, Question, Route, Target, choose, litellm_provider, screen
+from blueprint_llm.routing import Choice, Question, Route, choose, screen
 from blueprint_llm.steps import Draw, Now, Step, Store
 from blueprint_llm.stores.ops import BreakerStates, Standing
 from blueprint_llm.strategies import arranged
+from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.trace import AttemptTrace, Trace
 from blueprint_llm.types import Considered, ModelInfo, RouteDecision
 from blueprint_llm.usage import Payer, standing

@@ -18,10 +18,10 @@ from blueprint_llm.errors import ConfigError
 from blueprint_llm.events import Event, emit
 from blueprint_llm.policy import RetryRatio, RetryRules, breaker_rules, retry_rules
 from blueprint_llm.pricing import Prices
-from blueprint_llm.routing import Target, TargetTable
 from blueprint_llm.stores import open_store
 from blueprint_llm.strategies import Strategy, of_name
 from blueprint_llm.streaming import check_tools
+from blueprint_llm.targets import Target, TargetTable
 from blueprint_llm.traffic import Traffic
 from blueprint_llm.usage import Hits, Ledger
 

@@ -38,7 +38,8 @@ from blueprint_llm.voice import VerbatimVoice, Voice
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
     from blueprint_llm.policy import RetryRules
-    from blueprint_llm.routing import Route, Target
+    from blueprint_llm.routing import Route
+    from blueprint_llm.targets import Target
     from blueprint_llm.types import ChatRequest
 
 Steps = Generator[Step, Any, Any]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from blueprint_llm.credentials import Credential
     from blueprint_llm.pipeline import Walk
     from blueprint_llm.policy import Change
-    from blueprint_llm.routing import Target
     from blueprint_llm.streaming import StreamVerdict
+    from blueprint_llm.targets import Target
 
 Steps = Generator[Step, Any, Any]
 MOST_KEYS = 10

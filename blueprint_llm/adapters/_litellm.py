@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
 import time
 from types import GeneratorType
@@ -34,13 +33,6 @@ LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
 _LOADING = threading.Lock()
-ROUTER_GLOBALS = (
-    "num_retries",
-    "fallbacks",
-    "default_fallbacks",
-    "context_window_fallbacks",
-    "content_policy_fallbacks",
-)
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -383,44 +375,6 @@ def _text(failure: Failure) -> str:
 def quiet() -> None:
     """Keep LiteLLM's hints off the standard output; for our own command line, which owns its process."""
     module().suppress_debug_info = True
-
-
-def passed(function: str, call: Call) -> Any:
-    """What another of LiteLLM's functions (`embedding`) returns. Raises CallError."""
-    litellm = module()
-    try:
-        return _masked(getattr(litellm, function)(**_passed(call)))
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
-
-
-async def apassed(function: str, call: Call) -> Any:
-    """What another of LiteLLM's functions (`aembedding`) returns. Raises CallError."""
-    litellm = module()
-    try:
-        return _masked(await getattr(litellm, function)(**_passed(call)))
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
-
-
-def _passed(call: Call) -> dict[str, Any]:
-    """LiteLLM's keywords without those of a chat. Never bind the result to a name: it holds the key."""
-    endless = call.timeout_s == float("inf")
-    left_out = {"messages", "timeout"} if endless else {"messages"}
-    return {name: value for name, value in _keywords(call).items() if name not in left_out}
-
-
-def deployment(entry: Mapping[str, Any]) -> Any:
-    """LiteLLM's `Deployment` of an entry of `model_list`."""
-    return module().types.router.Deployment(**entry)
-
-
-def router_globals() -> dict[str, Any]:
-    """What the program has set on LiteLLM's module for Routers; LiteLLM is not loaded to look."""
-    found = {name: getattr(sys.modules.get("litellm"), name, None) for name in ROUTER_GLOBALS}
-    return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
 def model_response(body: Mapping[str, Any]) -> Any:

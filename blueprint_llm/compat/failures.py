@@ -15,7 +15,7 @@ from blueprint_llm.errors import (
     NoTargetError,
     QuotaExceededError,
 )
-from blueprint_llm.routing import litellm_provider
+from blueprint_llm.targets import litellm_provider
 
 # The class of LiteLLM's that an error of ours also is, by category.
 CLASSES = {
