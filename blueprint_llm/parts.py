@@ -39,7 +39,7 @@ def _retry_rules(config: Config) -> RetryRules:
     """`blueprint.retry`, else LiteLLM's `num_retries` with our defaults."""
     given = config.retry
     if given is None:
-        return RetryRules(max_attempts=config.num_retries + 1)
+        return RetryRules(max_attempts=config.num_retries + 1, min_s=config.retry_after)
     return RetryRules(
         max_attempts=given.max_attempts,
         base_s=given.base_s,
@@ -202,7 +202,9 @@ class Parts:
 
     def retry_for(self, target: Target, error: CallError) -> RetryRules:
         """How often to try `target` again after `error`."""
-        return retry_rules(self.config, self.retry, target.group, error)
+        own = None if self.config.retry else target.params.get("num_retries")
+        base = replace(self.retry, max_attempts=own + 1) if isinstance(own, int) else self.retry
+        return retry_rules(self.config, base, target.group, error)
 
     def retried_as(self, target: Target) -> str:
         """What attempts are counted by: with LiteLLM's `num_retries`, equal deployments of a group together."""
