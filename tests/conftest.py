@@ -124,3 +124,12 @@ def forgotten_secrets():
     """What one test registers as a secret must not be masked in another's texts."""
     yield
     redaction._REGISTRY.clear()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_configuration():
+    """The configuration that the drop-in functions found in one test is not the next one's."""
+    yield
+    functions = sys.modules.get("blueprint_llm.compat.functions")
+    if functions is not None:
+        functions.forget()
