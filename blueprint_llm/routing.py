@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.credentials import providers
+from blueprint_llm.credentials.document import protect
 from blueprint_llm.errors import ConfigError, InvalidRequestError
 from blueprint_llm.types import Considered
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 KEYS = frozenset({"api_key", "litellm_credential_name"})
-CONNECTION = ("base_url", "api_base", "api_key")
+# Of a call's own keywords, those that belong to its target; LiteLLM has two words for the address.
+CONNECTION = {"base_url": "api_base", "api_base": "api_base", "api_key": "api_key"}
+MOST_MET = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ class TargetTable:
             name: [_of_deployment(name, deployment) for deployment in deployments]
             for name, deployments in config.model_groups.items()
         }
+        self._met: dict[tuple[str, ...], Target] = {}
         self._patterns = [name for name in self._groups if "*" in name]
         self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
         self._own = {name: _own_params(provider) for name, provider in config.providers.items()}
@@ -146,7 +150,22 @@ class TargetTable:
         """The provider that is configured with this model id, else the bare id."""
         same = (target for targets in self._providers.values() for target in targets if target.model == model)
         found = next(same, None)
-        return [found or Target(provider=litellm_provider(model), model=model, known=False)]
+        return [found or self._met_at((model,), Target(provider=litellm_provider(model), model=model, known=False))]
+
+    def connected(self, target: Target, own: Mapping[str, Any]) -> Target:
+        """`target` at the address and with the key of a call."""
+        named = own["api_key"].name() if "api_key" in own else ""
+        place = (target.key, str(own.get("api_base")), named)
+        return self._met_at(place, replace(target, params={**target.params, **own}))
+
+    def _met_at(self, place: tuple[str, ...], target: Target) -> Target:
+        """The equal target that came before: prices and keys are remembered for the very object."""
+        known = self._met.get(place)
+        if known != target:
+            if len(self._met) >= MOST_MET:
+                self._met.clear()
+            known = self._met[place] = target
+        return known
 
     def of_names(self, names: Iterable[str]) -> list[Target]:
         """The targets of several names in order, each once."""
@@ -337,20 +356,19 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
-    choice = replace(choice, targets=_connected(choice.targets, question.request))
+    choice = replace(choice, targets=_connected(choice.targets, question))
     return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
 
 
-def _connected(targets: list[Target], request: ChatRequest) -> list[Target]:
+def _connected(targets: list[Target], question: Question) -> list[Target]:
     """`targets` at the address and with the key of the call itself, which are for the first one's vendor only."""
-    own = {name: request.params[name] for name in CONNECTION if request.params.get(name)}
+    given = question.request.params
+    own = {CONNECTION[name]: protect(name, given[name]) for name in CONNECTION if given.get(name)}
     if not own or not targets:
         return targets
-    own = {"api_base" if name == "base_url" else name: value for name, value in own.items()}
     vendor = litellm_provider(targets[0].model)
     return [
-        replace(each, params={**each.params, **own}) if litellm_provider(each.model) == vendor else each
-        for each in targets
+        question.table.connected(each, own) if litellm_provider(each.model) == vendor else each for each in targets
     ]
 
 

@@ -5,6 +5,7 @@ where it happens and fails the test at its end.
 """
 
 import asyncio
+import gc
 import inspect
 import ipaddress
 import os
@@ -124,6 +125,13 @@ def forgotten_secrets():
     """What one test registers as a secret must not be masked in another's texts."""
     yield
     redaction._REGISTRY.clear()
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """What a module's tests leave to the garbage collector is found under that module's filter of warnings."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,11 @@ from blueprint_llm.compat import Completions, functions
 from blueprint_llm.parts import Parts
 from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
 
-pytestmark = pytest.mark.usefixtures("litellm_warm")
+# LiteLLM makes a session per key and forgets to close those whose call failed.
+pytestmark = [
+    pytest.mark.usefixtures("litellm_warm", "collected"),
+    pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
+]
 
 BUDGET = {"budgets": [{"scope": "project", "limit_usd": 0.000001}]}
 CACHE = {"cache": {"enabled": True}}

@@ -16,7 +16,11 @@ from blueprint_llm.compat import Completions
 from blueprint_llm.parts import Parts
 from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Recorded, Reset, Stall, Status, ToolUse
 
-pytestmark = pytest.mark.usefixtures("litellm_warm")
+# LiteLLM makes a session per key and forgets to close those whose call failed.
+pytestmark = [
+    pytest.mark.usefixtures("litellm_warm", "collected"),
+    pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
+]
 
 
 @pytest.fixture(params=KINDS)
