@@ -243,8 +243,8 @@ def test_a_sync_call_inside_a_running_loop():
 
 
 def test_threads_share_one_configuration(configure):
-    """First calls of many threads at once build one set of parts: a quota of 5 holds over all of them."""
-    configure(quotas=[{"scope": "project", "requests": 5, "window": "day"}])
+    """First calls of many threads at once build one set of parts: a quota of 6 holds over all of them."""
+    configure(quotas=[{"scope": "project", "requests": 6, "window": "day"}])
     barrier = threading.Barrier(10)
 
     def one(server):
@@ -255,9 +255,11 @@ def test_threads_share_one_configuration(configure):
             return None
 
     with FaultServer(default=HELLO) as server, ThreadPoolExecutor(10) as pool:
+        call("sync", server)  # LiteLLM makes its HTTP client: threads that come at once would each make one
+        functions.forget()
         answers = list(pool.map(one, [server] * 10))
 
-    assert answers.count(HELLO.text) == len(server.requests) == 5
+    assert answers.count(HELLO.text) == len(server.requests) - 1 == 5
     assert functions._built.cache_info().currsize == 1
 
 
