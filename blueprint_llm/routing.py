@@ -367,9 +367,7 @@ def _connected(targets: list[Target], question: Question) -> list[Target]:
     if not own or not targets:
         return targets
     vendor = litellm_provider(targets[0].model)
-    return [
-        question.table.connected(each, own) if litellm_provider(each.model) == vendor else each for each in targets
-    ]
+    return [question.table.connected(each, own) if litellm_provider(each.model) == vendor else each for each in targets]
 
 
 def _first_only(choice: Choice) -> list[Target]:
