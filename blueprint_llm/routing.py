@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from blueprint_llm.credentials.document import protect
 from blueprint_llm.errors import ConfigError, InvalidRequestError
 from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.types import Considered
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 KEYS = frozenset({"api_key", "litellm_credential_name"})
-CONNECTION = ("base_url", "api_base", "api_key")
+# Of a call's own keywords, those that belong to its target; LiteLLM has two words for the address.
+CONNECTION = {"base_url": "api_base", "api_base": "api_base", "api_key": "api_key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,21 +202,18 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
-    choice = replace(choice, targets=_connected(choice.targets, question.request))
+    choice = replace(choice, targets=_connected(choice.targets, question))
     return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
 
 
-def _connected(targets: list[Target], request: ChatRequest) -> list[Target]:
+def _connected(targets: list[Target], question: Question) -> list[Target]:
     """`targets` at the address and with the key of the call itself, which are for the first one's vendor only."""
-    own = {name: request.params[name] for name in CONNECTION if request.params.get(name)}
+    given = question.request.params
+    own = {CONNECTION[name]: protect(name, given[name]) for name in CONNECTION if given.get(name)}
     if not own or not targets:
         return targets
-    own = {"api_base" if name == "base_url" else name: value for name, value in own.items()}
     vendor = litellm_provider(targets[0].model)
-    return [
-        replace(each, params={**each.params, **own}) if litellm_provider(each.model) == vendor else each
-        for each in targets
-    ]
+    return [question.table.connected(each, own) if litellm_provider(each.model) == vendor else each for each in targets]
 
 
 def _first_only(choice: Choice) -> list[Target]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from blueprint_llm.config.model import Config, Deployment, ProviderConfig
 
+MOST_MET = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -103,6 +105,7 @@ class TargetTable:
             for name, deployments in config.model_groups.items()
         }
         self._wildcards = Wildcards(self._groups)
+        self._met: dict[tuple[str, ...], Target] = {}
         self._ids = {each.id: name for name, found in config.model_groups.items() for each in found}
         self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
         self._own = {name: _own_params(provider) for name, provider in config.providers.items()}
@@ -148,7 +151,10 @@ class TargetTable:
         if name in self._ids:
             return [target for target in self._groups[self._ids[name]] if target.deployment == name]
         group, found = self._wildcard(name) or ("", None)
-        return [replace(target, model=filled(target.model, found)) for target in self._groups[group]] if found else []
+        if found is None:
+            return []
+        targets = [replace(target, model=filled(target.model, found)) for target in self._groups[group]]
+        return [self._met_at((name, target.key), target) for target in targets]
 
     def of_name(self, name: str) -> list[Target]:
         """The targets of a provider or group."""
@@ -158,7 +164,22 @@ class TargetTable:
         """The provider that is configured with this model id, else the bare id."""
         same = (target for targets in self._providers.values() for target in targets if target.model == model)
         found = next(same, None)
-        return [found or Target(provider=litellm_provider(model), model=model, known=False)]
+        return [found or self._met_at((model,), Target(provider=litellm_provider(model), model=model, known=False))]
+
+    def connected(self, target: Target, own: Mapping[str, Any]) -> Target:
+        """`target` at the address and with the key of a call."""
+        named = own["api_key"].name() if "api_key" in own else ""
+        place = (target.key, str(own.get("api_base")), named)
+        return self._met_at(place, replace(target, params={**target.params, **own}))
+
+    def _met_at(self, place: tuple[str, ...], target: Target) -> Target:
+        """The equal target that came before: prices and keys are remembered for the very object."""
+        known = self._met.get(place)
+        if known != target:
+            if len(self._met) >= MOST_MET:
+                self._met.clear()
+            known = self._met[place] = target
+        return known
 
     def of_names(self, names: Iterable[str]) -> list[Target]:
         """The targets of several names in order, each once."""
