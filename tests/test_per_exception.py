@@ -4,7 +4,7 @@ import pytest
 
 from blueprint_llm.config import load_config
 from blueprint_llm.errors import CATEGORIES, CallError
-from blueprint_llm.policy import RetryRules, breaker_rules, retry_rules
+from blueprint_llm.policy import Progress, RetryHere, RetryRules, breaker_rules, decide, retry_rules
 from blueprint_llm.policy.per_exception import FAILS, NEVER, RETRIES, number_for
 
 EVERY = {
@@ -113,3 +113,13 @@ def test_our_breaker_block_wins_over_cooldowns():
 def test_every_category_can_be_looked_up():
     """No category makes a policy stumble."""
     assert all(number_for(EVERY, failure(name), RETRIES) is not None for name in CATEGORIES)
+
+
+@pytest.mark.parametrize("asked_s", [None, 0.5])
+def test_a_wait_is_at_least_retry_after(asked_s):
+    """LiteLLM's `retry_after` is the least wait, whatever was drawn or the provider asks for."""
+    error = CallError("no", category="rate_limited", retry_after_s=asked_s)
+    progress = Progress(attempts=1, left_s=60, draw=0.0)
+
+    assert decide(error, RetryRules(min_s=3), progress) == RetryHere(wait_s=3)
+    assert decide(error, RetryRules(), progress) == RetryHere(wait_s=asked_s or 0)
