@@ -156,9 +156,8 @@ def test_a_calls_key_is_no_keyless_vendors(kind):
 
 def test_the_clients_calls_own_timeout_wins():
     """The client's own methods take a `timeout` too, and hold it themselves."""
-    config = {
-        "blueprint": {"version": 1, "providers": {"cloud": {"model": "openai/gpt-4o"}}, "deadline": {"total_s": 9}}
-    }
+    cloud = {"model": "openai/gpt-4o", "api_key": KEY}
+    config = {"blueprint": {"version": 1, "providers": {"cloud": cloud}, "deadline": {"total_s": 9}}}
     stalling = {"cloud": ScriptedAdapter([Stall(0)])}
     with SyncLLMClient(config, adapters=stalling) as client, pytest.raises(errors.CallError) as caught:
         client.chat(messages=HI, timeout=0.2, num_retries=0)
