@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters import AdapterFactory, CloudAdapter, FallbackAdapter, LocalAdapter, OpusAdapter
     from blueprint_llm.cache import CacheManager
     from blueprint_llm.client import LLMClient, SyncLLMClient
-    from blueprint_llm.compat import acompletion, completion
+    from blueprint_llm.compat import Router, acompletion, completion
     from blueprint_llm.config import Config, load_config
     from blueprint_llm.credentials import Credential, CredentialsManager, Secret
     from blueprint_llm.errors import (
@@ -67,7 +67,7 @@ _HOMES = {
     "adapters": "AdapterFactory CloudAdapter FallbackAdapter LocalAdapter OpusAdapter",
     "cache": "CacheManager",
     "client": "LLMClient SyncLLMClient",
-    "compat": "acompletion completion",
+    "compat": "Router acompletion completion",
     "config": "Config load_config",
     "credentials": "Credential CredentialsManager Secret",
     "errors": "ApprovalPending BlueprintError BudgetExceededError CATEGORIES CallError ChainExhaustedError ConfigError "
@@ -121,6 +121,7 @@ __all__ = [
     "PlanningCoordinator",
     "QuotaExceededError",
     "RouteDecision",
+    "Router",
     "Secret",
     "StreamBrokenError",
     "StreamChunk",

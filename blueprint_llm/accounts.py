@@ -139,7 +139,7 @@ class Account:
         return nano
 
     def _report(self, error: CallError | None, outcome: Outcome | None = None) -> BreakerReport:
-        rules = self.parts.config.breaker
+        rules = self.parts.breaker_for(self.target, error)
         said = None if outcome is None or outcome.category == ABANDONED else _health(error)
         out = error is not None and error.code in OUT_OF_QUOTA
         pause_s = (error.retry_after_s or OUT_OF_QUOTA_S) if out and error else None

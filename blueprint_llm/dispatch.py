@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.adapters import Call
 from blueprint_llm.cache import with_breakpoints
-from blueprint_llm.context import message_tokens, policy_for, shape
+from blueprint_llm.context import fits, message_tokens, policy_for, shape
 from blueprint_llm.credentials import Credential
 from blueprint_llm.errors import CredentialsError, InvalidRequestError
 from blueprint_llm.policy import UNCHANGED
@@ -118,9 +118,12 @@ def _shaped(
     request: ChatRequest, target: Target, tools: list[dict[str, Any]], trace: Trace, output_tokens: int | None
 ) -> list[dict[str, Any]]:
     """The messages, shortened where the target's window wants it, and of the project what it may see."""
-    messages = [message.to_dict() for message in request.messages]
+    messages = target.changes.get("messages") or [message.to_dict() for message in request.messages]
     if request.as_written:
-        return messages
+        return list(messages)
+    window = input_window(target, request.max_tokens or output_tokens)
+    if not request.context and (window is None or fits(messages, window, tools)):
+        return list(messages)
     policy = policy_for(
         target.provider,
         target.model,
@@ -129,9 +132,6 @@ def _shaped(
         known=target.known,
         redact=redact,
     )
-    window = input_window(target, request.max_tokens or output_tokens)
-    if window is None and not request.context:
-        return messages
     shaped = shape(messages, window or 10**9, tools, policy, parts=request.context)
     trace.context.extend(shaped.reasons)
     return [dict(message) for message in shaped.messages]
@@ -160,7 +160,21 @@ def params_for(
     resolved = parts.credentials.resolve_params(target.params) if sent else {}
     own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
     given = {name: value for name, value in request.params.items() if name not in NOT_GIVEN}
-    return {**own, **asked, **offered, **given, **cap}
+    changed = {name: value for name, value in target.changes.items() if name != "messages"}
+    return {**own, **asked, **offered, **given, **cap, **changed}
+
+
+def passed_call(parts: Parts, request: ChatRequest, target: Target) -> Call:
+    """A call of another of LiteLLM's functions to `target`: its key, its settings and the caller's keywords."""
+    return Call(
+        provider=target.provider,
+        model=target.model,
+        messages=[],
+        params=params_for(parts, request, target, [], None),
+        credential=_credential(parts, request, target),
+        timeout_s=own_timeout_s(request) or parts.timeout_s(target, streamed=False),
+        as_written=True,
+    )
 
 
 def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHandler:

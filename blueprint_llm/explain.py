@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from blueprint_llm.adapters import embedded
 from blueprint_llm.cached import peek
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
-from blueprint_llm.routing import Question, Route, Target, choose, litellm_provider, screen
-from blueprint_llm.steps import Step, Store
+from blueprint_llm.routing import Choice, Question, Route, Target, choose, litellm_provider, screen
+from blueprint_llm.steps import Draw, Now, Step, Store
 from blueprint_llm.stores.ops import BreakerStates, Standing
+from blueprint_llm.strategies import arranged
 from blueprint_llm.trace import AttemptTrace, Trace
 from blueprint_llm.types import Considered, ModelInfo, RouteDecision
 from blueprint_llm.usage import Payer, standing
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Steps = Generator[Step, Any, Any]
 
 
-def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
+def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Generator[Step, Any, Route]:
     """Choose and screen the targets of a request; reserves nothing. Raises InvalidRequestError."""
     question = Question(
         request=request,
@@ -38,8 +40,17 @@ def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
         budget_used=(yield from _budget_used(parts, request)),
         planning=request.task_type == "planning",
     )
+    choice = yield from _arranged(parts, choose(question), streamed=streamed)
     checks = () if request.as_written else (partial(_lacks_key, parts), partial(_lacks_ability, request))
-    return screen(choose(question), checks)
+    return screen(choice, checks)
+
+
+def _arranged(parts: Parts, choice: Choice, *, streamed: bool) -> Generator[Step, Any, Choice]:
+    """The deployments of each group in the order of the routing strategy."""
+    known = parts.known((yield Now()), streamed=streamed)
+    arrange = partial(arranged, draw=(yield Draw()), strategy=parts.strategy, known=known)
+    special = {name: arrange(targets) for name, targets in choice.on_failure.items()}
+    return replace(choice, targets=arrange(choice.targets), on_failure=special)
 
 
 def _lacks_key(parts: Parts, target: Target) -> str | None:

@@ -2,5 +2,6 @@
 
 from blueprint_llm.compat.calls import Completions
 from blueprint_llm.compat.functions import acompletion, completion
+from blueprint_llm.compat.router import Router
 
-__all__ = ["Completions", "acompletion", "completion"]
+__all__ = ["Completions", "Router", "acompletion", "completion"]

@@ -30,8 +30,8 @@ ACOMPLETION = _names(
 )
 
 
-def signature_of(names: list[str]) -> Signature:
-    """The signature with these parameters, all but the first with a default, and any other keyword."""
-    given = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in names[1:]]
-    first = Parameter(names[0], Parameter.POSITIONAL_OR_KEYWORD)
-    return Signature([first, *given, Parameter("kwargs", Parameter.VAR_KEYWORD)])
+def signature_of(names: list[str], *, required: int = 1) -> Signature:
+    """The signature with these parameters, all but the first `required` with a default, and any other keyword."""
+    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names[:required]]
+    given = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in names[required:]]
+    return Signature([*first, *given, Parameter("kwargs", Parameter.VAR_KEYWORD)])
