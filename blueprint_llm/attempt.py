@@ -7,8 +7,8 @@ the upstream was closed.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import CallError, StreamBrokenError, ToolCallInvalidError
 from blueprint_llm.steps import END, Close, Now, Open, Read, Step, Store
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 BEAT_CHUNKS = 16  # looking at the clock for every chunk would be seen in its time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class Manner(NamedTuple):
     """How one try goes. Times in seconds.
 
     Attributes:
@@ -74,6 +73,8 @@ class Attempt:
         self.sent_at = self._beaten_at = yield Now()
         verdict = yield from (self._read() if self.manner.streamed else self._whole())
         self._require_sound(verdict)
+        if not self.manner.prefix:
+            return verdict
         return replace(verdict, text=self.manner.prefix + self._fresh(verdict.text))
 
     def so_far(self) -> StreamVerdict:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.adapters import Call
 from blueprint_llm.cache import with_breakpoints
-from blueprint_llm.context import message_tokens, policy_for, shape
+from blueprint_llm.context import fits, message_tokens, policy_for, shape
 from blueprint_llm.credentials import Credential
 from blueprint_llm.errors import CredentialsError, InvalidRequestError
 from blueprint_llm.policy import UNCHANGED
@@ -121,6 +121,9 @@ def _shaped(
     messages = target.changes.get("messages") or [message.to_dict() for message in request.messages]
     if request.as_written:
         return list(messages)
+    window = input_window(target, request.max_tokens or output_tokens)
+    if not request.context and (window is None or fits(messages, window, tools)):
+        return list(messages)
     policy = policy_for(
         target.provider,
         target.model,
@@ -129,9 +132,6 @@ def _shaped(
         known=target.known,
         redact=redact,
     )
-    window = input_window(target, request.max_tokens or output_tokens)
-    if window is None and not request.context:
-        return messages
     shaped = shape(messages, window or 10**9, tools, policy, parts=request.context)
     trace.context.extend(shaped.reasons)
     return [dict(message) for message in shaped.messages]

@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ from blueprint_llm.cache import CacheManager
 from blueprint_llm.config import load_config
 from blueprint_llm.credentials import CredentialsManager
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.events import Event, emit
+from blueprint_llm.events import Audience, Event
 from blueprint_llm.policy import RetryRatio, RetryRules, breaker_rules, retry_rules
 from blueprint_llm.pricing import Prices
 from blueprint_llm.stores import open_store
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from blueprint_llm.events import OnEvent
     from blueprint_llm.pricing import PriceCard
     from blueprint_llm.types import ChatRequest
+
+
+EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 def _retry_rules(config: Config) -> RetryRules:
@@ -87,7 +90,7 @@ class Parts:
     ratio: RetryRatio
     strategy: Strategy
     traffic: Traffic
-    on_event: OnEvent | None = None
+    audience: Audience = field(default_factory=Audience)
     project: str | None = None
     session: str | None = None
     clock: Callable[[], float] = time.time
@@ -109,7 +112,9 @@ class Parts:
         config = load_config(source)
         manager = credentials or CredentialsManager(config)
         rules = _retry_rules(config)
-        store = open_store(config.store, on_event=on_event) if on_event else open_store(config.store)
+        log = config.logging
+        audience = Audience(on_event, (log.format, log.level) if log.model_fields_set else None)
+        store = open_store(config.store, on_event=audience) if audience else open_store(config.store)
         return cls(
             config=config,
             table=TargetTable(config),
@@ -119,13 +124,13 @@ class Parts:
             ledger=Ledger(config),
             prices=Prices.load(config.pricing, folder=_folder(config)),
             store=store,
-            cache=CacheManager.of_config(config, on_event=on_event),
+            cache=CacheManager.of_config(config, on_event=audience or None),
             hits=Hits(store),
             retry=rules,
             ratio=RetryRatio(ratio=config.retry.ratio if config.retry else 1.0),
             strategy=of_name(config.routing_strategy, config.routing_strategy_args),
             traffic=_traffic(config),
-            on_event=on_event,
+            audience=audience,
             project=project or config.project,
             session=session or uuid.uuid4().hex,
             given_adapters=dict(adapters or {}),
@@ -136,12 +141,9 @@ class Parts:
         return f"{random.getrandbits(128):032x}"  # no system call; Python reseeds a forked child
 
     def tell(self, name: str, *, level: str = "info", **facts: Any) -> None:
-        """Hand an event to the caller's hook, and log it where the configuration has a `logging` block."""
-        event = Event(name=name, facts=facts, level=level)  # type: ignore[arg-type] # a literal at every call
-        if self.config.logging.model_fields_set:
-            emit(event, format=self.config.logging.format, level=self.config.logging.level)
-        if self.on_event is not None:
-            self.on_event(event)
+        """Hand an event to whoever listens: the log where there is a `logging` block, the caller's hook."""
+        if self.audience:
+            self.audience(Event(name=name, facts=facts, level=level))  # type: ignore[arg-type] # a literal at every call
 
     def complete_request(self, request: ChatRequest) -> ChatRequest:
         """The request with the client's project and session where it names none, its tools checked."""
@@ -195,7 +197,7 @@ class Parts:
 
     def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""
-        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        today = date.fromordinal(EPOCH_DAY + int(self.clock() // 86400))
         return self.prices.price(
             target.provider, target.model, at=today, params=target.params, info=target.info, tags=tags
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.credentials.document import protect
 from blueprint_llm.errors import ConfigError, InvalidRequestError
@@ -26,8 +26,7 @@ KEYS = frozenset({"api_key", "litellm_credential_name"})
 CONNECTION = {"base_url": "api_base", "api_base": "api_base", "api_key": "api_key"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """What the rules look at.
 
     Attributes:
@@ -41,7 +40,7 @@ class Question:
     table: TargetTable
     chains: Mapping[str, Sequence[str]]
     input_tokens: int = 0
-    budget_used: Mapping[str, float] = field(default_factory=dict)
+    budget_used: Mapping[str, float] = {}
     planning: bool = False
 
 

@@ -31,6 +31,7 @@ class Target:
         known: Whether the configuration names it at all.
         changes: What a fallback to it changes of the request (`messages`, `temperature`, ...).
         weight, rpm, tpm, order: For the order among the deployments of one group (`strategies`).
+        key: What the breaker and the ledger know this target by.
     """
 
     provider: str
@@ -52,10 +53,11 @@ class Target:
     tpm: int | None = None
     order: int | None = None
 
-    @property
-    def key(self) -> str:
-        """What the breaker and the ledger know this target by."""
-        return "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
+    key: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        key = "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
+        object.__setattr__(self, "key", key)
 
 
 def litellm_provider(model: str) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class AttemptTrace:
-    """One attempt. Times in seconds, money in USD; `cost_usd` None means unknown."""
+    """One attempt, `at_s` after the call began. Times in seconds, money in USD; `cost_usd` None means unknown."""
 
     n: int
     provider: str
@@ -19,6 +19,7 @@ class AttemptTrace:
     category: str | None = None
     code: str | None = None
     status: int | None = None
+    at_s: float = 0.0
     waited_s: float = 0.0
     duration_s: float | None = None
     ttft_s: float | None = None
@@ -27,6 +28,10 @@ class AttemptTrace:
     usage_source: str | None = None
     maybe_billed: bool = False
     tokens_saved: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as JSON values."""
+        return _fields(self)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class Trace:
 
     def set_route(self, route: Route) -> None:
         """Note whom routing chose."""
-        considered = [dict(row) for row in route.considered]
+        considered = [{**vars(row)} for row in route.considered]
         self.route = {"rule": route.rule, "chain": route.chain, "considered": considered}
 
     def skip(self, provider: str, model: str, reason: str) -> None:
@@ -60,11 +65,5 @@ class Trace:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """A record's fields; a hit of the cache is too quick for `dataclasses.asdict`, which copies leaf by leaf."""
-    return {name: _copied(getattr(record, name)) for name in record.__slots__}
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+    """A record's fields as they are: the call is over, nobody else will change them."""
+    return {name: getattr(record, name) for name in record.__slots__}

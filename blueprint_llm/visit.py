@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,11 @@ from blueprint_llm.attempt import Attempt, Manner
 from blueprint_llm.dispatch import call_for, handler_for, own_timeout_s
 from blueprint_llm.errors import BlueprintError, CallError, ContextDoesNotFitError, CredentialsError
 from blueprint_llm.policy import UNCHANGED, Decision, GoOn, Means, Progress, RetryHere, Stop, climb, decide
+from blueprint_llm.pricing.card import Tokens
 from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import AttemptTrace
+from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Outcome, tokens_of
 
 if TYPE_CHECKING:
@@ -209,15 +210,16 @@ class Visit:
             seen = attempt.so_far()
             self.last_text = seen.text
             outcome = failed(error, attempt.call, seen.usage, attempt.seen_chars)
-            yield from self._pay(attempt, account, outcome, error)
             self._note_failure(account.row, error)
             if error.category == "timeout":
                 self.parts.traffic.late(self.target.key, now=(yield Now()))
+            yield from self._pay(attempt, account, outcome, error)
             self._excuse(account.row, error)
             raise
         except (Abandoned, KeyboardInterrupt):  # Ctrl-C may hit our own code between two steps
             usage = usage_of(attempt.so_far().usage, attempt.call, attempt.seen_chars)
             outcome = Outcome(category=ABANDONED, tokens=tokens_of(usage), usage_source=usage.source, maybe_billed=True)
+            account.row.category = ABANDONED
             yield from self._pay(attempt, account, outcome, None)
             raise
         return (yield from self._answered(attempt, account, verdict))
@@ -234,15 +236,13 @@ class Visit:
     def _note_failure(self, row: AttemptTrace, error: CallError) -> None:
         row.category, row.status, row.code = error.category, error.status, error.code
         row.tokens_saved = getattr(getattr(error, "verdict", None), "tokens_saved", None)
-        facts = {"provider": row.provider, "model": row.model, "category": error.category, "status": error.status}
-        self.parts.tell("attempt.failed", level="warning", **facts)
 
     def _answered(self, attempt: Attempt, account: Account, verdict: StreamVerdict) -> Steps:
         self.answered = attempt, verdict
         usage = usage_of(verdict.usage, attempt.call, attempt.seen_chars)
         outcome = Outcome(tokens=tokens_of(usage), usage_source=usage.source)
         nano = yield from self._pay(attempt, account, outcome, None)
-        priced = usage.model_copy(update={"estimated_cost": None if nano is None else nano / 1e9})
+        priced = UsageInfo(**{**vars(usage), "estimated_cost": None if nano is None else nano / 1e9})
         row, spent = account.row, (usage.prompt_tokens, usage.completion_tokens)
         self.parts.traffic.answered(
             self.target.key, now=(yield Now()), duration_s=row.duration_s or 0.0, ttft_s=row.ttft_s, tokens=spent
@@ -255,7 +255,18 @@ class Visit:
     def _pay(self, attempt: Attempt, account: Account, outcome: Outcome, error: CallError | None) -> Steps:
         now = yield Now()
         row = account.row
-        row.duration_s = round(now - attempt.sent_at, 6)
+        row.at_s, row.duration_s = round(attempt.sent_at - self.walk.began, 6), round(now - attempt.sent_at, 6)
         row.ttft_s = None if attempt.first_at is None else round(attempt.first_at - attempt.sent_at, 6)
-        timed = replace(outcome, latency_s=row.duration_s, ttft_s=row.ttft_s)
-        return (yield from account.settle(timed, error=error))
+        timed = outcome._replace(latency_s=row.duration_s, ttft_s=row.ttft_s)
+        nano = yield from account.settle(timed, error=error)
+        self._tell(row, timed)
+        return nano
+
+    def _tell(self, row: AttemptTrace, outcome: Outcome) -> None:
+        """One event for an attempt, however it ended."""
+        if self.parts.audience:
+            how = {None: "succeeded", ABANDONED: "abandoned"}.get(outcome.category, "failed")
+            seen = outcome.tokens or Tokens()
+            tokens = {"prompt_tokens": seen.prompt, "completion_tokens": seen.completion}
+            facts = {**row.to_dict(), **tokens, "trace_id": self.walk.trace.id}
+            self.parts.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)

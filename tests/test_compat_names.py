@@ -4,16 +4,20 @@ import asyncio
 import subprocess
 import sys
 
+import httpx
 import litellm
+import openai
 import pytest
-from canary import KEYS, redaction_off, watched
+from canary import KEYS, Sinks, redaction_off, watched
 from compat_calling import HELLO, KINDS, OTHER_KEY, call
 from compat_cases import HI, PARIS, TOOL
 from driving import KEY, closing_clients
 from echoing_server import echoing_server
+from litellm.exceptions import MidStreamFallbackError
 
 import blueprint_llm
-from blueprint_llm import errors
+from blueprint_llm import errors, redaction
+from blueprint_llm.adapters.exceptions import without_secrets
 from blueprint_llm.testing import Answer, FaultServer
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
@@ -146,6 +150,28 @@ def do_not_hold(kind, url, key, sinks, *, stream):
     else:
         answer = asyncio.run(closing_clients(blueprint_llm.acompletion(**asked)))
     sinks.add("facts", repr(answer._hidden_params))
+
+
+def test_an_exception_leaves_without_its_request():
+    """Of what hangs on an exception, requests lose their headers, responses their body; causes are not chained."""
+    key = KEYS["plain32"]
+    redaction.register(key)
+    request = httpx.Request("POST", f"http://127.0.0.1/v1?key={key}", headers={"authorization": f"Bearer {key}"})
+    response = httpx.Response(401, headers={"x-echo": key, "retry-after": "7"}, text=f"no {key}", request=request)
+    inner = openai.AuthenticationError(f"bad key {key}", response=response, body={"key": key})
+    error = MidStreamFallbackError(f"broke: {key}", "gpt-4o", "openai", original_exception=inner, response=response)
+    error.__cause__, error.odd = inner, object()
+
+    clean = without_secrets(error)
+    sinks = Sinks()
+    sinks.take(clean)
+    sinks.take(dict(clean.request.headers))
+    sinks.take(dict(clean.original_exception.response.request.headers))
+
+    assert not sinks.hits(key)
+    assert (type(clean), clean.status_code, clean.model, clean.odd) == (type(error), 401, "gpt-4o", None)
+    assert (clean.response.headers["retry-after"], clean.response.text) == ("7", "")
+    assert clean.__cause__ is None
 
 
 def test_the_search_for_keys_finds_them():

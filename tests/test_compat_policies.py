@@ -4,6 +4,7 @@ import asyncio
 import json
 import pickle  # noqa: TID251 - what process pools do to errors
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -19,7 +20,7 @@ import blueprint_llm
 from blueprint_llm import SyncLLMClient, errors
 from blueprint_llm.compat import Completions, functions
 from blueprint_llm.parts import Parts
-from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
+from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Stall, Status, ToolUse
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
 pytestmark = [
@@ -137,6 +138,33 @@ def test_a_calls_key_goes_to_its_vendor_only(kind, configure):
     assert second.requests[0].headers["authorization"] == f"Bearer {OTHER_KEY}"
 
 
+def test_a_calls_key_is_no_keyless_vendors(kind):
+    """A fallback that takes no key gets none: not the call's either."""
+    with FaultServer(default=Status(500)) as first, FaultServer(default=HELLO) as second:
+        behind = {"model": "hosted_vllm/m", "api_base": second.url}
+        groups = [
+            {"model_name": "main", "litellm_params": {"model": "openai/gpt-4o"}},
+            {"model_name": "behind", "litellm_params": behind},
+        ]
+        parts = Parts.build({"model_list": groups, "router_settings": {"fallbacks": [{"main": ["behind"]}]}})
+        call(kind, first, model="main", num_retries=0, through=Completions(parts))
+        parts.close()
+
+    assert KEY in str(first.requests[0].headers)
+    assert KEY not in str(second.requests[0].headers)
+
+
+def test_the_clients_calls_own_timeout_wins():
+    """The client's own methods take a `timeout` too, and hold it themselves."""
+    cloud = {"model": "openai/gpt-4o", "api_key": KEY}
+    config = {"blueprint": {"version": 1, "providers": {"cloud": cloud}, "deadline": {"total_s": 9}}}
+    stalling = {"cloud": ScriptedAdapter([Stall(0)])}
+    with SyncLLMClient(config, adapters=stalling) as client, pytest.raises(errors.CallError) as caught:
+        client.chat(messages=HI, timeout=0.2, num_retries=0)
+
+    assert (caught.value.category, caught.value.code) == ("timeout", "no_response")
+
+
 @pytest.mark.parametrize(
     ("own", "requests"), [({"num_retries": 0}, 1), ({"num_retries": 2}, 3), ({"max_retries": 1}, 2)]
 )
@@ -242,10 +270,11 @@ def test_a_sync_call_inside_a_running_loop():
     assert whole.choices[0].message.content == text_of(chunks) == HELLO.text
 
 
-def test_threads_share_one_configuration(configure):
+def test_threads_share_one_configuration(configure, monkeypatch):
     """First calls of many threads at once build one set of parts: a quota of 6 holds over all of them."""
     configure(quotas=[{"scope": "project", "requests": 6, "window": "day"}])
-    barrier = threading.Barrier(10)
+    barrier, built, build = threading.Barrier(10), [], Parts.build
+    monkeypatch.setattr(Parts, "build", lambda source: built.append(source) or time.sleep(0.05) or build(source))
 
     def one(server):
         barrier.wait()
@@ -260,7 +289,7 @@ def test_threads_share_one_configuration(configure):
         answers = list(pool.map(one, [server] * 10))
 
     assert answers.count(HELLO.text) == len(server.requests) - 1 == 5
-    assert functions._built.cache_info().currsize == 1
+    assert built == [None, None]  # the warm one's and the threads'
 
 
 def test_a_broken_configuration_is_told(configure):

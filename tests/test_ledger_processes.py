@@ -25,7 +25,6 @@ TTL_S = 0.5
 
 OPEN = """
 import os, sys
-from dataclasses import replace
 from blueprint_llm.stores import SqliteStore
 from blueprint_llm.stores.ops import AttemptRow, Charge, Reserve, Settle, Standing
 def opened(where):
@@ -75,7 +74,7 @@ def victim(child):
         row = AttemptRow(id=name, call_id=name, cost_nano=amount, category="expired")
         if store.execute(Reserve(id=name, charges=(charge(amount, limit, kind),), ttl_s={TTL_S}, row=row)).ok:
             os.write(1, b"s")
-            done = replace(row, cost_nano=true, category=None)
+            done = row._replace(cost_nano=true, category=None)
             store.execute(Settle(charges=(charge(true, limit, kind),), row=done))
 for child in range(10**6):
     if not sys.stdin.readline():

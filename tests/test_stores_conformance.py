@@ -340,7 +340,7 @@ class Conformance:
 
         store.execute(WriteRow(row=full))
 
-        assert store.execute(Rows(where=ALL)) == (replace(full, at=JAN_31),)
+        assert store.execute(Rows(where=ALL)) == (full._replace(at=JAN_31),)
 
     def test_newest_rows_come_first(self, store, clock):
         """Rows are listed newest first, as many as asked for, of those the filter keeps."""

@@ -67,8 +67,8 @@ def test_project_defaults_to_the_configuration():
     """A request without a project is on the configuration's account."""
     book = ledger(project="ours", budgets=[Budget(scope="project", limit_usd=1)])
 
-    assert taken(book, replace(PAYER, project=None))[0][0] == "project:ours"
-    assert book.reserve("1", replace(PAYER, project=None), estimate()).op.row.project == "ours"
+    assert taken(book, PAYER._replace(project=None))[0][0] == "project:ours"
+    assert book.reserve("1", PAYER._replace(project=None), estimate()).op.row.project == "ours"
 
 
 def test_quota_charges_requests_and_tokens():
@@ -136,7 +136,7 @@ LITELLM = {
 )
 def test_litellm_limits_are_kept(deployment, provider, expected):
     """rpm, tpm, max_budget, budget_duration and provider_budget_config limit what LiteLLM says they limit."""
-    payer = replace(PAYER, deployment=deployment, litellm_provider=provider)
+    payer = PAYER._replace(deployment=deployment, litellm_provider=provider)
 
     assert taken(Ledger(Config(**LITELLM)), payer) == expected
 
@@ -144,7 +144,7 @@ def test_litellm_limits_are_kept(deployment, provider, expected):
 @pytest.mark.parametrize(("deployment", "window"), [("d3", "ever"), ("d4", "month")])
 def test_litellm_budget_durations(deployment, window):
     """A budget without a duration never resets; one of a month follows the calendar."""
-    found = taken(Ledger(Config(**LITELLM)), replace(PAYER, deployment=deployment, litellm_provider=""))
+    found = taken(Ledger(Config(**LITELLM)), PAYER._replace(deployment=deployment, litellm_provider=""))
 
     assert found[-1][:3] == (f"deployment:{deployment}", "usd", window)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.adapters._litellm import _keywords, _masked, call_error, module
+from blueprint_llm.adapters._litellm import _keywords, _masked, module
+from blueprint_llm.adapters.exceptions import call_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

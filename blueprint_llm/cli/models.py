@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table
+from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table, provider_option
 
 
 @click.command("models")
-@click.option("-p", "--provider", help="Only this provider.")
+@provider_option
 @json_option
 @config_option
 def command(*, provider: str | None, as_json: bool, config: str | None) -> None:

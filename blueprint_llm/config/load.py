@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from blueprint_llm.config.deployments import model_groups
 from blueprint_llm.config.includes import join_includes
 from blueprint_llm.config.known_keys import PROXY_ONLY, TOP_LEVEL
-from blueprint_llm.config.masking import masked, masked_text, shown
+from blueprint_llm.config.masking import masked, masked_text, secrets_in, shown
 from blueprint_llm.config.model import Blueprint, Config
 from blueprint_llm.config.paths import folder
 from blueprint_llm.config.problems import Place, Rejected, Report, nearest
@@ -28,6 +28,7 @@ from blueprint_llm.config.router_settings import Settings
 from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
 from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
+from blueprint_llm.redaction import register, register_url
 
 FILE_NAME = "blueprint.yaml"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)  # what `init` writes is also what runs without any file
@@ -108,7 +109,16 @@ def _config(tree: Tree, origin: Origin | None = None) -> Config:
     notices = report.settle(strict=block.get("strict") is True)
     config = Config(**dict(blueprint), **fields, **settings.sections)
     source = (origin.name or str(origin.path)) if origin else None
-    return config.model_copy(update={"notices": notices, "source": source, "digest": _digest(config)})
+    plain = config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True)
+    _register_secrets(plain, config.store.url)
+    return config.model_copy(update={"notices": notices, "source": source, "digest": _digest(plain)})
+
+
+def _register_secrets(plain: Mapping[str, Any], store_url: str) -> None:
+    """Let no log show what stands in the file itself, from here on."""
+    for secret in secrets_in(plain):
+        register(secret)
+    register_url(store_url)
 
 
 def _block(raw: Mapping[str, Any], origin: Origin | None, report: Report) -> dict[str, Any]:
@@ -164,7 +174,6 @@ def _note_unused(raw: Mapping[str, Any], settings: Settings, report: Report) -> 
             report.doubt((key,), f"unknown key {shown(key)}{text}", key=True)
 
 
-def _digest(config: Config) -> str:
-    values = masked(config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True))
-    text = json.dumps(values, sort_keys=True, default=lambda value: type(value).__name__)
+def _digest(plain: Mapping[str, Any]) -> str:
+    text = json.dumps(masked(plain), sort_keys=True, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

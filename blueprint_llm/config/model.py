@@ -41,8 +41,12 @@ def _many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Window = Annotated[str, AfterValidator(_window)]
-Scope = Annotated[str, AfterValidator(_scope)]
+Window = Annotated[str, AfterValidator(_window), Field(description="minute, hour, day, month, session or <n>s")]
+Scope = Annotated[
+    str,
+    AfterValidator(_scope),
+    Field(description="call, session, project, global, provider:NAME or model:NAME"),
+]
 Names = Annotated[list[str], BeforeValidator(_many)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

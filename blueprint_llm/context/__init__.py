@@ -8,7 +8,7 @@ from __future__ import annotations
 from blueprint_llm.context.policy import EVERYTHING, NOTHING, ContextPolicy, apply, is_local, policy_for, render
 from blueprint_llm.context.shaping import Shaped, shape
 from blueprint_llm.context.summary import may_summarise, summary_messages, with_summary
-from blueprint_llm.context.tokens import Count, estimate, message_tokens
+from blueprint_llm.context.tokens import Count, estimate, fits, message_tokens
 
 __all__ = [
     "EVERYTHING",
@@ -18,6 +18,7 @@ __all__ = [
     "Shaped",
     "apply",
     "estimate",
+    "fits",
     "is_local",
     "may_summarise",
     "message_tokens",

@@ -81,3 +81,8 @@ class Meter:
             if room < 0:
                 return False
         return room >= 0
+
+
+def fits(messages: Sequence[Mapping[str, Any]], budget_tokens: int, tools: Sequence[Any] = ()) -> bool:
+    """Whether a request may be sent as it is."""
+    return Meter(estimate).fits(messages, budget_tokens - tool_tokens(tools))

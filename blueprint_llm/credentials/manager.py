@@ -147,8 +147,11 @@ class CredentialsManager:
 
     def _first(self, origin: Origin) -> Candidate | None:
         """The candidate that `get` would take, slow ones assumed to have a key."""
-        candidates = (each for group in self.sources.groups(origin) for each in group)
-        return next((each for each in candidates if each.slow or each.load()), None)
+        for group in self.sources.groups(origin):
+            for each in group:
+                if each.slow or each.load():
+                    return each
+        return None
 
     def report(self, credential: Credential, category: str, *, retry_after_s: float | None = None) -> bool:
         """Leave a key alone for a while after 401 (`refused`) or 429 (`rate_limited`).
@@ -194,9 +197,12 @@ class CredentialsManager:
 
     def _base_url(self, origin: Origin, entry: Entry | None) -> str | None:
         """The target's own address, else the one that the file keeps with the key, else the environment's."""
-        own = self._resolved("api_base", origin.params.get("api_base") or origin.params.get("base_url"))
-        variables = (self.sources.environ.get(name) for name in names_of(origin.litellm).bases)
-        found = own or (entry and entry.base_url) or next(filter(None, variables), None)
+        declared = origin.params.get("api_base") or origin.params.get("base_url")
+        variable = variable_of(declared)
+        found = (self.sources.environ.get(variable) if variable else declared) or (entry and entry.base_url)
+        if not found:
+            variables = (self.sources.environ.get(name) for name in names_of(origin.litellm).bases)
+            found = next(filter(None, variables), None)
         if found:
             register_url(found)
         return found

@@ -7,7 +7,7 @@ named (for the cache) and its absence explained without asking a program or the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blueprint_llm.credentials import command
 from blueprint_llm.credentials.document import Entry, FileKey, FromCommand, FromEnvironment, FromKeychain
@@ -29,8 +29,7 @@ RETRY_S = 60.0
 Answer = tuple[Secret | None, str | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A key that may be there. A `slow` one would ask a program or the keychain now."""
 
     source: Source

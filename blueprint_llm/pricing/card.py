@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,7 @@ _MICROSECONDS = 10**6
 PARTS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
+class Tokens(NamedTuple):
     """What a provider reported. `prompt` includes cached and cache-writing tokens, `completion` the reasoning."""
 
     prompt: int = 0

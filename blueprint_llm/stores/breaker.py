@@ -25,6 +25,8 @@ class Record:
 
 
 CLOSED = Record()
+_HEALTHY = Breaker()
+_GRANTED = Admission(granted=True, probe=False, breaker=_HEALTHY)
 
 
 def load(stored: bytes | str | None) -> Record:
@@ -39,6 +41,8 @@ def dump(record: Record) -> bytes | None:
 
 def view(record: Record, now: float) -> Breaker:
     """The record as callers see it."""
+    if record is CLOSED:
+        return _HEALTHY
     if not record.until:
         return Breaker(failures=record.failures)
     wait = max(0.0, record.until - now)
@@ -56,6 +60,8 @@ def step(record: Record, op: BreakerProbe | BreakerReport, now: float) -> tuple[
 
 
 def _probe(record: Record, op: BreakerProbe, now: float) -> tuple[Record, Admission]:
+    if record is CLOSED:
+        return record, _GRANTED
     seen = view(record, now)
     if seen.state != "half_open":
         return record, Admission(granted=seen.state == "closed", probe=False, breaker=seen)
@@ -67,6 +73,8 @@ def _probe(record: Record, op: BreakerProbe, now: float) -> tuple[Record, Admiss
 
 
 def _report(record: Record, op: BreakerReport, now: float) -> Record:
+    if record is CLOSED and op.ok is not False and op.open_for_s is None:
+        return CLOSED
     probing = op.id in record.probes
     probes = {holder: expiry for holder, expiry in record.probes.items() if holder != op.id}
     if op.open_for_s is not None:

@@ -7,8 +7,7 @@ outlives its expiry by a day, so that a late settle corrects too.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from operator import attrgetter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from blueprint_llm.types import UsageFilter
 
-COLUMNS = tuple(item.name for item in fields(AttemptRow))
+COLUMNS = AttemptRow._fields
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS counter(
     name TEXT, start INTEGER, ends INTEGER, used INTEGER NOT NULL, spent INTEGER NOT NULL, warned INTEGER NOT NULL,
@@ -37,7 +36,7 @@ CREATE TABLE IF NOT EXISTS epoch(n INTEGER PRIMARY KEY, since REAL);
 """
 DAY_S = 86400
 
-_values = attrgetter(*COLUMNS)
+_TAKEN = Reserved()
 _READ = "SELECT used, spent, warned FROM counter WHERE name = ? AND start = ?"
 _TAKE = """INSERT INTO counter(name, start, used, ends, spent, warned) VALUES (?, ?, ?, ?, 0, 0)
     ON CONFLICT DO UPDATE SET used = used + excluded.used, ends = excluded.ends"""
@@ -49,15 +48,17 @@ _WRITE = f"INSERT OR REPLACE INTO usage VALUES ({', '.join('?' * len(COLUMNS))},
 def reserve(db: Connection, op: Reserve, now: float) -> Reserved:
     """Take all charges or none. Expired reservations count in full either way: no limit waits for their expiry."""
     if db.execute("SELECT 1 FROM hold WHERE id = ?", (op.id,)).fetchone():
-        return Reserved()  # a repeated request: taken already
+        return _TAKEN  # a repeated request: taken already
     counters = _counters(db, op.charges, now)
     crossed = _crossed(db, op.charges, counters)
     over = [charge for charge in op.charges if counters[charge.counter].used + charge.amount > charge.limit]
     if denied := refusing(over):
         return Reserved(denied=counters[denied.counter].level(denied), crossed=crossed)
     taken = _take(db, op.charges, counters, now)
-    hold = (op.id, now + op.ttl_s, now, orjson.dumps(taken), orjson.dumps(op.row))
+    hold = (op.id, now + op.ttl_s, now, orjson.dumps(taken), orjson.dumps(op.row[:]))
     db.execute("INSERT INTO hold VALUES (?, ?, 1, ?, ?, ?)", hold)
+    if not (over or crossed):
+        return _TAKEN
     return Reserved(exceeded=tuple(counters[charge.counter].level(charge) for charge in over), crossed=crossed)
 
 
@@ -107,7 +108,7 @@ def expire(db: Connection, now: float) -> None:
     for hold, at, taken, attempt in due:
         db.executemany(_CORRECT, [(0, amount, name, start) for name, start, amount in orjson.loads(taken)])
         db.execute("UPDATE hold SET open = 0 WHERE id = ?", (hold,))
-        write(db, AttemptRow(**orjson.loads(attempt)), at)
+        write(db, AttemptRow(*orjson.loads(attempt)), at)
 
 
 def heartbeat(db: Connection, hold: str, until: float) -> bool:
@@ -123,7 +124,7 @@ def standing(db: Connection, charges: Sequence[Charge], now: float) -> tuple[Lev
 
 def write(db: Connection, row: AttemptRow, at: float) -> None:
     """Write a usage row into the current epoch, replacing one of the same id."""
-    db.execute(_WRITE, (*_values(row)[:-1], at))
+    db.execute(_WRITE, (*row[:-1], at))
 
 
 def new_epoch(db: Connection, now: float) -> None:
@@ -156,8 +157,8 @@ def newest(db: Connection, where: UsageFilter, limit: int) -> tuple[AttemptRow, 
     clause, values = _clause(where)
     query = f"SELECT {', '.join(COLUMNS)} FROM usage {clause} ORDER BY at DESC, rowid DESC LIMIT ?"  # noqa: S608 - no value is pasted
     rows = db.execute(query, (*values, limit)).fetchall()
-    made = (AttemptRow(**dict(zip(COLUMNS, row, strict=True))) for row in rows)
-    return tuple(replace(row, maybe_billed=bool(row.maybe_billed), cache_hit=bool(row.cache_hit)) for row in made)
+    made = map(AttemptRow._make, rows)
+    return tuple(row._replace(maybe_billed=bool(row.maybe_billed), cache_hit=bool(row.cache_hit)) for row in made)
 
 
 def _clause(where: UsageFilter) -> tuple[str, list[object]]:

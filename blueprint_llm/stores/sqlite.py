@@ -12,7 +12,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from blueprint_llm.stores.ops import (
     BreakerReport,
     BreakerStates,
     ByDay,
+    Daily,
     Heartbeat,
     NewEpoch,
     Op,
@@ -40,10 +41,10 @@ from blueprint_llm.stores.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_READS = (Standing, BreakerStates, Aggregate, ByDay, Rows)
-_REPORTS = (Aggregate, ByDay, Rows)
+_READS = (Standing, BreakerStates, Aggregate, ByDay, Daily, Rows)
+_REPORTS = (Aggregate, ByDay, Daily, Rows)
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
 _BUSY_S = 10.0
@@ -93,27 +94,43 @@ class SqliteStore:
         self.close()
 
     def _transact(self, op: Op, *, wait: bool) -> Any:
-        with self._explained():
+        try:
             db = self._connected()
             if isinstance(op, _READS):
                 return _run(db, op, self._clock())
-            if isinstance(op, BreakerProbe | BreakerReport):
-                before, after, result = _breaker_step(db, op, self._clock())
-                if after == before:  # a healthy target's every call: nothing to write, no queue to stand in
-                    return result
-            with _writing(db, self._queue, wait=wait):
-                now = self._clock()
-                self._tidy(db, now)
-                return _run(db, op, now)
+            return self._write(db, op, wait=wait)
+        except BlockingIOError:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            raise self._problem(error) from None
+
+    def _write(self, db: sqlite3.Connection, op: Op, *, wait: bool) -> Any:
+        """One transaction, after standing in the queue; BlockingIOError: it is not empty, and `wait` is false."""
+        if self._queue >= 0:
+            fcntl.flock(self._queue, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            now = self._clock()
+            self._tidy(db, now)
+            result = _run(db, op, now)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if self._queue >= 0:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+        return result
 
     def _report(self, op: Op) -> Any:
         """Sum rows on a connection of their own: a long sum holds up no call."""
-        with self._explained(), self._lock:
-            db = self._connected()
-            with _writing(db, self._queue, wait=True):
-                ledger_sql.expire(db, self._clock())
-        with self._explained(), closing(self._open()) as reader:
-            return _run(reader, op, self._clock())
+        with self._lock:
+            self._expired = 0.0  # what is due by now shall be in the sum
+            self._transact(Batch(), wait=True)
+        try:
+            with closing(self._open()) as reader:
+                return _run(reader, op, self._clock())
+        except (sqlite3.Error, OSError) as error:
+            raise self._problem(error) from None
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None or self._pid != os.getpid():  # a forked child may not use its parent's connection
@@ -143,18 +160,12 @@ class SqliteStore:
             self._forgot = now
             ledger_sql.forget(db, now)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn the database's and the file system's errors into one that says what to do."""
-        try:
-            yield
-        except BlockingIOError:
-            raise
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"the ledger {self._path} cannot be used ({error}): free the disk or mend its permissions, or move the "
-                "file away to begin an empty one (its budgets then count from zero); or set blueprint.store.url"
-            ) from None
+    def _problem(self, error: Exception) -> StoreError:
+        """The database's or the file system's error as one that says what to do."""
+        return StoreError(
+            f"the ledger {self._path} cannot be used ({error}): free the disk or mend its permissions, or move the "
+            "file away to begin an empty one (its budgets then count from zero); or set blueprint.store.url"
+        )
 
 
 class MemoryStore(SqliteStore):
@@ -165,9 +176,8 @@ class MemoryStore(SqliteStore):
 
     def _report(self, op: Op) -> Any:
         with self._lock:
-            db = self._connected()
-            ledger_sql.expire(db, self._clock())
-            return _run(db, op, self._clock())
+            self._expired = 0.0
+            return self._transact(Batch(ops=(op,)), wait=True)[0]
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
@@ -177,59 +187,11 @@ class MemoryStore(SqliteStore):
         return self._db
 
 
-@contextmanager
-def _writing(db: sqlite3.Connection, queue: int, *, wait: bool) -> Iterator[None]:
-    """One transaction, after standing in the queue of processes; BlockingIOError: not empty, and `wait` is false."""
-    if queue >= 0:
-        fcntl.flock(queue, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        yield
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        if queue >= 0:
-            fcntl.flock(queue, fcntl.LOCK_UN)
-
-
-def _run(db: sqlite3.Connection, op: Op, now: float) -> Any:  # noqa: PLR0911 - one line an operation
-    match op:
-        case Reserve():
-            return ledger_sql.reserve(db, op, now)
-        case Settle():
-            return ledger_sql.settle(db, op, now)
-        case Release():
-            return ledger_sql.release(db, op.id)
-        case Heartbeat():
-            return ledger_sql.heartbeat(db, op.id, now + op.ttl_s)
-        case Standing():
-            return ledger_sql.standing(db, op.charges, now)
-        case WriteRow():
-            return ledger_sql.write(db, op.row, now)
-        case BreakerStates():
-            return _breakers(db, op.targets, now)
-        case BreakerProbe() | BreakerReport():
-            return _step_breaker(db, op, now)
-        case Batch():
-            return tuple(_run(db, item, now) for item in op.ops)
-        case _:
-            return _run_report(db, op, now)
-
-
-def _run_report(db: sqlite3.Connection, op: Op, now: float) -> Any:
-    match op:
-        case Aggregate():
-            return totals.stats(ledger_sql.facts(db, op.where))
-        case ByDay():
-            return totals.by_day(ledger_sql.facts(db, op.where))
-        case Rows():
-            return ledger_sql.newest(db, op.where, op.limit)
-        case NewEpoch():
-            return ledger_sql.new_epoch(db, now)
-        case ResetLimits():
-            return ledger_sql.reset_limits(db)
-    raise TypeError(f"{op!r} is no operation of a store")
+def _run(db: sqlite3.Connection, op: Op, now: float) -> Any:
+    act = _ACTS.get(type(op))
+    if act is None:
+        raise TypeError(f"{op!r} is no operation of a store")
+    return act(db, op, now)
 
 
 def _breakers(db: sqlite3.Connection, targets: tuple[str, ...], now: float) -> dict[str, Breaker]:
@@ -238,8 +200,10 @@ def _breakers(db: sqlite3.Connection, targets: tuple[str, ...], now: float) -> d
 
 
 def _step_breaker(db: sqlite3.Connection, op: BreakerProbe | BreakerReport, now: float) -> Any:
-    before, after, result = _breaker_step(db, op, now)
-    if after != before:
+    row = db.execute("SELECT record FROM breaker WHERE target = ?", (op.target,)).fetchone()
+    before = breaker.load(row and row[0])
+    after, result = breaker.step(before, op, now)
+    if after is not before and after != before:
         record = breaker.dump(after)
         db.execute("DELETE FROM breaker WHERE target = ?", (op.target,))
         if record is not None:
@@ -247,9 +211,21 @@ def _step_breaker(db: sqlite3.Connection, op: BreakerProbe | BreakerReport, now:
     return result
 
 
-def _breaker_step(
-    db: sqlite3.Connection, op: BreakerProbe | BreakerReport, now: float
-) -> tuple[breaker.Record, breaker.Record, Any]:
-    row = db.execute("SELECT record FROM breaker WHERE target = ?", (op.target,)).fetchone()
-    before = breaker.load(row and row[0])
-    return before, *breaker.step(before, op, now)
+_ACTS: dict[type, Callable[[sqlite3.Connection, Any, float], Any]] = {
+    Batch: lambda db, op, now: tuple([_run(db, item, now) for item in op.ops]),
+    Reserve: ledger_sql.reserve,
+    Settle: ledger_sql.settle,
+    BreakerProbe: _step_breaker,
+    BreakerReport: _step_breaker,
+    Release: lambda db, op, _: ledger_sql.release(db, op.id),
+    Heartbeat: lambda db, op, now: ledger_sql.heartbeat(db, op.id, now + op.ttl_s),
+    Standing: lambda db, op, now: ledger_sql.standing(db, op.charges, now),
+    WriteRow: lambda db, op, now: ledger_sql.write(db, op.row, now),
+    BreakerStates: lambda db, op, now: _breakers(db, op.targets, now),
+    Aggregate: lambda db, op, _: totals.stats(ledger_sql.facts(db, op.where)),
+    ByDay: lambda db, op, _: totals.by_day(ledger_sql.facts(db, op.where)),
+    Daily: lambda db, op, _: totals.daily(ledger_sql.facts(db, op.where), op.by),
+    Rows: lambda db, op, _: ledger_sql.newest(db, op.where, op.limit),
+    NewEpoch: lambda db, _, now: ledger_sql.new_epoch(db, now),
+    ResetLimits: lambda db, *_: ledger_sql.reset_limits(db),
+}

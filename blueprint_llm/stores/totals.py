@@ -39,6 +39,12 @@ def by_day(rows: Sequence[Fact]) -> dict[str, UsageTotals]:
     return {day: _Part.of(days[day]).totals() for day in sorted(days)}
 
 
+def daily(rows: Sequence[Fact], dimension: str) -> dict[str, dict[str, UsageTotals]]:
+    """Totals by UTC day for each provider, model, session or project."""
+    groups = _grouped(rows, itemgetter(FACTS.index(dimension)))
+    return {name: by_day(group) for name, group in groups.items() if name is not None}
+
+
 def _grouped(rows: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
     groups: defaultdict[Any, list[Any]] = defaultdict(list)
     for row in rows:

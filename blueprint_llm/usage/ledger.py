@@ -6,7 +6,8 @@ The ledger decides and remembers nothing: the store does the counting, in one tr
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
 from blueprint_llm.pricing import Tokens, cost, worst_cost
@@ -44,8 +45,7 @@ class Estimate:
         return {"usd": self.usd or 0, "requests": 1, "tokens": self.input_tokens + self.output_tokens}[kind]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended.
 
     Attributes:
@@ -81,6 +81,7 @@ class Ledger:
 
     def __init__(self, config: Config) -> None:
         self._rules = rules(config)
+        self._of_selectors = lru_cache(maxsize=4096)(self._selected)
         self._unknown = config.pricing.unknown
         self._project = config.project
         self.ttl_s = config.store.reservation_ttl_s or config.deadline.total_s + 10
@@ -128,12 +129,23 @@ class Ledger:
 
     def charges(self, payer: Payer, estimate: Estimate) -> tuple[Charge, ...]:
         """One charge for every limit that counts `payer`."""
-        known = payer if payer.project else replace(payer, project=self._project)
+        known = payer._replace(project=self._project) if self._project and not payer.project else payer
         return tuple(rule.charge(known, estimate.amount(rule.kind)) for rule in self._limits(known, estimate.card))
 
-    def _limits(self, payer: Payer, card: PriceCard | None) -> list[Rule]:
-        found = [rule for name in payer.selectors() for rule in self._rules.get(name, ())]
-        return [*found, *per_minute(f"model:{payer.model}", card.rpm, card.tpm)] if card else found
+    def _limits(self, payer: Payer, card: PriceCard | None) -> tuple[Rule, ...]:
+        found = self._of_selectors(payer.selectors())
+        if card is None or (card.rpm is None and card.tpm is None):
+            return found
+        return (*found, *per_minute(f"model:{payer.model}", card.rpm, card.tpm))
+
+    def _selected(self, selectors: tuple[str, ...]) -> tuple[Rule, ...]:
+        return tuple(rule for name in selectors for rule in self._rules.get(name, ()))
+
+    def lasting(self) -> tuple[Charge, ...]:
+        """A charge of nothing under every limit that outlives a session: how all of them stand can be asked."""
+        payer = Payer(call_id="", provider="", model="", project=self._project)
+        rules = [rule for listed in self._rules.values() for rule in listed]
+        return tuple(rule.charge(payer, 0) for rule in rules if not {rule.scope, rule.window} & {"call", "session"})
 
     def reserve(self, id_: str, payer: Payer, estimate: Estimate, *, attempt: int = 1, trace: str = "") -> Reservation:
         """The reservation of one attempt. Nobody settling it in time, its row says it was billed its estimate."""
@@ -162,8 +174,7 @@ class Ledger:
         tokens = outcome.tokens or Tokens()
         usd = self._cost(reservation.estimate.card, outcome)
         taken = {"usd": usd or 0, "requests": int(outcome.sent), "tokens": tokens.prompt + tokens.completion}
-        row = replace(
-            reservation.op.row,
+        row = reservation.op.row._replace(
             prompt_tokens=tokens.prompt,
             completion_tokens=tokens.completion,
             cached_tokens=tokens.cached,

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.stores.ops import Charge, Kind
@@ -26,8 +26,7 @@ _DURATION = re.compile(r"(\d*)\s*(s|mo|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2592000}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payer:
+class Payer(NamedTuple):
     """On whose account an attempt goes.
 
     Attributes:

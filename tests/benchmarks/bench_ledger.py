@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,7 +103,7 @@ def _filled(n, at):
         project=project, prompt_tokens=100, completion_tokens=50, cost_nano=1000, latency_s=n % 700 / 100,
         at=at,
     )  # fmt: skip
-    return (*astuple(row), 0)
+    return (*row, 0)
 
 
 def one_day(store):
