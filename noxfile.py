@@ -1,4 +1,4 @@
-"""The project's chores; every session but `proxy` runs in one shared environment with the built wheel installed."""
+"""The project's chores; the sessions share one environment, `proxy` aside, with the built wheel installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
 
 HOME = Path(__file__).parent
-SHARED = HOME / ".nox" / "shared"
 PYPROJECT = nox.project.load_toml(HOME / "pyproject.toml")
 EXTRAS = "local,redis,rich,fast,otel"
 KERNEL_ENFORCED = (
@@ -26,8 +25,11 @@ KERNEL_ENFORCED = (
 )
 
 
-def python(session: nox.Session, venv: Path = SHARED, *also: str) -> str:
-    """An environment's interpreter, with dependencies as locked, `also`, and this checkout's wheel freshly installed."""
+def python(
+    session: nox.Session, name: str = "shared", extras: str = EXTRAS, groups: tuple[str, ...] = ("test", "lint")
+) -> str:
+    """An environment's interpreter, with dependencies as locked and this checkout's wheel freshly installed."""
+    venv = HOME / ".nox" / name
     interpreter = venv / ("Scripts" if os.name == "nt" else "bin") / "python"
     constraints = HOME / "tests" / "constraints.txt"
     digest = hashlib.sha256((HOME / "pyproject.toml").read_bytes() + constraints.read_bytes()).hexdigest()
@@ -35,8 +37,8 @@ def python(session: nox.Session, venv: Path = SHARED, *also: str) -> str:
     if not stamp.is_file() or stamp.read_text() != digest:
         shutil.rmtree(venv, ignore_errors=True)
         session.run("python", "-m", "venv", str(venv), external=True)
-        groups = nox.project.dependency_groups(PYPROJECT, "test", "lint")
-        pip(session, interpreter, "-c", str(constraints), f"{HOME}[{EXTRAS}]", *groups, *also)
+        wanted = nox.project.dependency_groups(PYPROJECT, *groups)
+        pip(session, interpreter, "-c", str(constraints), f"{HOME}[{extras}]", *wanted)
         stamp.write_text(digest)
     pip(session, interpreter, "--no-deps", "--force-reinstall", str(HOME))
     return str(interpreter)
@@ -125,7 +127,7 @@ def formats(session: nox.Session) -> None:
 @nox.session
 def proxy(session: nox.Session) -> None:
     """The plugin in a real LiteLLM proxy, in an environment of its own: everything else has to do without FastAPI."""
-    interpreter = python(session, HOME / ".nox" / "proxy", "litellm[proxy]")
+    interpreter = python(session, "proxy", extras="redis", groups=("test", "proxy"))
     os.environ["BLUEPRINT_PROXY"] = "1"
     run(session, interpreter, "pytest", "tests/proxy", *session.posargs)
 

@@ -164,7 +164,7 @@ class Attempt:
             return
         first = next((each for each in verdict.verdicts if each.status in {"invalid", "incomplete"}), None)
         if verdict.ended_by != "terminal":
-            code = first.code if first else "no_terminal_event"
+            code = "empty_stream" if self.first_at is None else first.code if first else "missing_finish"
             text = f"{self._name()}: the stream ended without proof of its end"
             raise StreamBrokenError(text, code=code, **self._who())
         code = first.code if first else "malformed"

@@ -6,6 +6,7 @@ the last processor masks secrets in what the renderer made.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,7 +68,9 @@ def _renderer(format: Format) -> Any:  # noqa: A002 - the configuration's word
         return structlog.processors.JSONRenderer()
     # Not rich's tracebacks, the default where rich is installed: they print the locals of every frame.
     return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,
+        pad_event_to=0,
     )
 
 

@@ -39,7 +39,8 @@ PROVIDERS = {
     "xai": "x_ai",
 }
 _NANO = 10**9
-_NUMBERS = ("seed", "top_k", "frequency_penalty", "presence_penalty")
+_NONE: Mapping[str, Any] = {}
+_NUMBERS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 
 def listened() -> bool:
@@ -72,9 +73,9 @@ def record_call(
     end = time.time_ns()
     first = told.attempts[0].model if told.attempts else request.model or (response.model if response else "")
     who = _who(response.model if response else first, first)
-    span = _start(f"chat {first}".strip(), end - int(duration_s * _NANO), kind="CLIENT")
+    span = _start(f"chat {first}".strip(), end - int(duration_s * _NANO), kind="CLIENT", facts=who)
     if span.is_recording():
-        span.set_attributes(_present({**who, **_asked(request), **_answered(response), **_own(told, response)}))
+        span.set_attributes(_present({**_asked(request), **_answered(response), **_own(told, response)}))
         span.set_attributes(_texts(request, response))
         _fail(span, error)
         _add_attempts(span, told, end - int(duration_s * _NANO))
@@ -82,32 +83,30 @@ def record_call(
     _measure(who, duration_s, None if response is None or told.cache["hit"] else response.usage, error)
 
 
-def _start(name: str, at: int, *, kind: str = "INTERNAL", parent: Any = None) -> Any:
+def _start(name: str, at: int, *, kind: str = "INTERNAL", parent: Any = None, facts: Mapping[str, Any] = _NONE) -> Any:
+    """A span that began at `at`; what a sampler may decide on is there from the start."""
     from opentelemetry import trace  # noqa: PLC0415 - see _tracer
 
     context = None if parent is None else trace.set_span_in_context(parent)
-    return _tracer().start_span(name, context=context, kind=trace.SpanKind[kind], start_time=at)
+    return _tracer().start_span(name, context=context, kind=trace.SpanKind[kind], attributes=facts, start_time=at)
 
 
 def _who(model: str, asked: str) -> dict[str, Any]:
     provider = litellm_provider(model)
-    return {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": PROVIDERS.get(provider, provider),
-        "gen_ai.request.model": asked or None,
-    }
+    known = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
+    return {**known, "gen_ai.request.model": asked} if asked else known
 
 
 def _asked(request: ChatRequest) -> dict[str, Any]:
-    choices = request.params.get("n")
+    own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": request.max_tokens}
+    given = {**request.params, **_present(own)}  # the drop-in functions keep everything in `params`
+    stop, choices = request.stop or given.get("stop"), given.get("n")
     return {
         "gen_ai.conversation.id": request.session,
-        "gen_ai.request.max_tokens": request.max_tokens or request.params.get("max_completion_tokens"),
-        "gen_ai.request.temperature": request.temperature,
-        "gen_ai.request.top_p": request.top_p,
-        "gen_ai.request.stop_sequences": request.stop,
+        "gen_ai.request.stop_sequences": [stop] if isinstance(stop, str) else stop,
         "gen_ai.request.choice.count": None if choices == 1 else choices,
-        **{f"gen_ai.request.{name}": request.params.get(name) for name in _NUMBERS},
+        **{f"gen_ai.request.{name}": given.get(name) for name in _NUMBERS},
+        "gen_ai.request.max_tokens": given.get("max_tokens") or given.get("max_completion_tokens"),
     }
 
 
@@ -159,7 +158,10 @@ def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
             "parts": [{"type": "tool_call_response", "id": message.get("tool_call_id"), "response": content}],
         }
     text = [{"type": "text", "content": content}] if content else []
-    calls = [{"type": "tool_call", "id": call["id"], **call["function"]} for call in message.get("tool_calls") or ()]
+    calls = [
+        {"type": "tool_call", "id": call.get("id"), **call.get("function", {})}
+        for call in message.get("tool_calls") or ()
+    ]
     return {"role": role, "parts": [*text, *calls]}
 
 
@@ -178,13 +180,12 @@ def _add_attempts(parent: Any, told: Trace, begin: int) -> None:
 
 
 def _measure(who: dict[str, Any], duration_s: float, usage: UsageInfo | None, error: str | None) -> None:
-    known = _present(who)
     took = _histogram("gen_ai.client.operation.duration", "s", "GenAI operation duration.", 0.01)
-    took.record(duration_s, _present({**known, "error.type": error}))
+    took.record(duration_s, _present({**who, "error.type": error}))
     if usage is not None:
         used = _histogram("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", 1)
-        used.record(usage.prompt_tokens, {**known, "gen_ai.token.type": "input"})
-        used.record(usage.completion_tokens, {**known, "gen_ai.token.type": "output"})
+        used.record(usage.prompt_tokens, {**who, "gen_ai.token.type": "input"})
+        used.record(usage.completion_tokens, {**who, "gen_ai.token.type": "output"})
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import time
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import AdapterFactory
@@ -67,11 +66,6 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _folder(config: Config) -> Path | None:
-    """Where relative paths of a configuration start: at its file."""
-    return Path(config.source).parent if config.source and Path(config.source).is_file() else None
-
-
 @dataclass(slots=True)
 class Parts:
     """The configuration and the parts made from it; `set_chain` swaps one mapping, calls in flight keep theirs."""
@@ -122,7 +116,7 @@ class Parts:
             adapters=AdapterFactory(config, manager),
             credentials=manager,
             ledger=Ledger(config),
-            prices=Prices.load(config.pricing, folder=_folder(config)),
+            prices=Prices.load(config.pricing, folder=config.folder),
             store=store,
             cache=CacheManager.of_config(config, on_event=audience or None),
             hits=Hits(store),

@@ -9,10 +9,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fixtures_embedded import install_weights, smollm2_weights
 
 from blueprint_llm.adapters import embedded, weights
-from blueprint_llm.cli import scenes
+from blueprint_llm.cli import main, scenes
 from blueprint_llm.cli.scenes import SCENES, NotProvenError, Stage
 from blueprint_llm.testing import Answer, FaultServer
 
@@ -43,6 +44,17 @@ def test_the_demo_proves_every_scene(model, bare_environment):
     assert "\x1b" not in ran.stdout
     assert "LiteLLM" not in ran.stdout
     assert [file.name for file in bare_environment.rglob("*") if not file.is_dir()] == [model.name]
+
+
+def test_nobody_is_asked_in_a_pipe(model):
+    """Without --yes and a terminal the demo runs on weights that are there, and puts the home back behind it."""
+    home = os.environ["BLUEPRINT_HOME"]
+
+    ran = CliRunner().invoke(main, ["demo"])
+
+    assert ran.exit_code == 0, ran.output
+    assert "without --yes, you are asked" in ran.output
+    assert os.environ["BLUEPRINT_HOME"] == home
 
 
 def on_terminal(answers):
@@ -113,13 +125,25 @@ def test_the_report_counts_the_clouds_requests(tmp_path, litellm_warm):
         stage = Stage(server=server, workspace=tmp_path)
         with stage.client() as client:
             client.chat(messages=[{"role": "user", "content": "hello"}])
-        assert "1 requests" in scenes.report(stage)
+        assert "agree: 1 requests" in scenes.report(stage)
         asked = urllib.request.Request(f"{server.url}/chat/completions", data=b"{}", method="POST")
         with urllib.request.urlopen(asked, timeout=10) as answered:
             answered.read()
 
         with pytest.raises(NotProvenError):
             scenes.report(stage)
+
+
+def test_an_unproven_scene_fails_the_demo(model, monkeypatch):
+    """The first scene that is not proven ends the demo with exit code 1 and what was missing."""
+    lie = ("All is well", lambda _: scenes.require(condition=False, otherwise="it is not"))
+    monkeypatch.setattr(scenes, "SCENES", (lie, *SCENES))
+
+    ran = CliRunner().invoke(main, ["demo", "--yes"])
+
+    assert ran.exit_code == 1
+    assert "scene 1 did not do what it says: it is not" in ran.output
+    assert "2/9" not in ran.output
 
 
 def test_a_demo_that_fails_says_so():

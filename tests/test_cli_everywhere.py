@@ -73,11 +73,42 @@ def place(tmp_path):
     """A folder with a configuration, a ledger of two calls, and two plans."""
     (tmp_path / "plan.json").write_text(PLAN.model_dump_json())
     with FaultServer(default=Answer("Hello from the server.")) as server:
-        block = configuration(server.url, deadline={"total_s": 60, "first_token_s": 50})["blueprint"]
+        urls = (server.url, "http://127.0.0.1:9/v1")  # nobody listens at the second
+        block = configuration(*urls, deadline={"total_s": 60, "first_token_s": 50})["blueprint"]
+        block["logging"] = {"format": "console", "level": "debug"}
         block["store"] = {"url": f"sqlite://{tmp_path / 'ledger.sqlite'}"}
         (tmp_path / "b.yaml").write_text(json.dumps({"blueprint": block}))
         write_ledger(tmp_path / "ledger.sqlite", [(1, row(1, usd=1)), (0, row(2, usd=0.5, session="s"))])
         yield tmp_path
+
+
+JSON = (
+    *("audit verify", "cache stats", "cache clear", "check", "explain hello", "models", "models -p p0", "tools list"),
+    *("keys list", "keys check", "usage", "usage reset", "tools check read_file {}"),
+)
+UNCONFIGURED = ("init new.yaml", "local list", "schema", "plan lint plan.json", "plan diff plan.json plan.json")
+
+
+@pytest.mark.parametrize("words", [*(f"{words} --config b.yaml" for words in JSON), *UNCONFIGURED])
+def test_json_is_one_document(place, monkeypatch, words):
+    """With --json standard output is one JSON document and nothing else."""
+    monkeypatch.chdir(place)
+    done = CliRunner().invoke(main, [*words.split(), "--json"], catch_exceptions=False)
+
+    assert isinstance(json.loads(done.stdout), dict | list)
+    assert done.exit_code in {0, 1}
+
+
+def test_storing_and_removing_a_key_as_json(place, monkeypatch):
+    """Both say what was done, and no key."""
+    monkeypatch.chdir(place)
+    key = "sk-proj-0123456789abcdefghij"
+    stored = CliRunner().invoke(main, ["keys", "set", "openai", "--json"], input=key)
+    removed = CliRunner().invoke(main, ["keys", "remove", "openai", "--json"])
+
+    assert json.loads(stored.stdout)["provider"] == "openai"
+    assert json.loads(removed.stdout) == {"provider": "openai", "removed": True}
+    assert key not in stored.output
 
 
 # Arguments, exit code, and what stands on standard output.
@@ -88,10 +119,10 @@ TRIED = [
     ("cache clear --config b.yaml", 0, "0 answers forgotten"),
     ("chat hello --config b.yaml", 0, "Hello from the server."),
     ("check --config b.yaml", 0, "ok: b.yaml"),
-    ("check --online --config b.yaml", 0, "ok: p0 (online): answered"),
+    ("check --online --config b.yaml", 1, "ok: p0 (online): answered\nWRONG: p1 (online): "),
     ("explain hello --config b.yaml", 0, "chosen"),
     ("init fresh.yaml", 0, ""),
-    ("keys list --config b.yaml", 0, "p0"),
+    ("keys list --config b.yaml", 0, "...cdef"),
     ("keys remove nobody --config b.yaml", 1, ""),
     ("keys check --config b.yaml", 0, "ok"),
     ("local list", 0, "embedded/smollm2"),
@@ -123,6 +154,7 @@ def test_in_a_pipe(place, words, code, answer):
     assert answer or not done.stdout or code
     assert not ESCAPE.search(done.stdout + done.stderr)
     assert "\r" not in done.stdout + done.stderr
+    assert "Give Feedback" not in done.stdout  # LiteLLM prints hints about failures
     assert "Traceback" not in done.stderr
     assert code == 0 or done.stderr or done.stdout
 

@@ -13,6 +13,7 @@ import pytest
 from canary import KEYS, Sinks, find_canary, redaction_off, watched
 from echoing_server import echoing_server
 
+from blueprint_llm import completion
 from blueprint_llm.adapters import _litellm
 from blueprint_llm.client import LLMClient, SyncLLMClient
 from blueprint_llm.config import load_config
@@ -291,6 +292,20 @@ def test_a_key_in_the_configuration_or_the_call_is_masked_too(server, bare_envir
 def config_holds(config, key):
     """Whether the key stands in the configuration itself."""
     return key in repr(config)
+
+
+@pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+def test_a_header_that_echoes_the_key_is_masked_in_litellms_objects(litellm_warm, streamed):
+    """LiteLLM keeps the provider's headers in each answer and each chunk of a stream; neither shows the key."""
+    key, sinks = KEYS["plain32"], Sinks()
+    with FaultServer(default=Answer(headers={"x-echo": key})) as server:
+        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": key, "stream": streamed}
+        answer = completion(messages=[{"role": "user", "content": SAID}], **wire)
+        for each in [answer, *(answer if streamed else ())]:
+            sinks.add("hidden", f"{each._hidden_params!r} {getattr(each, '_response_headers', None)!r}")
+
+    assert sinks.hits(key) == []
+    assert "llm_provider-x-echo" in sinks.texts[-1][1]
 
 
 def test_litellms_own_debugging_shows_no_key(server):

@@ -10,14 +10,14 @@ from driving import KEY
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from blueprint_llm import LLMClient, SyncLLMClient, ToolCall
+from blueprint_llm import LLMClient, Router, SyncLLMClient, ToolCall
 from blueprint_llm.errors import BlueprintError, BudgetExceededError, ToolCallInvalidError
 from blueprint_llm.otel import CAPTURE
-from blueprint_llm.testing import Answer, BrokenTool, ScriptedAdapter, Status, ToolUse
+from blueprint_llm.testing import Answer, BrokenTool, FaultServer, ScriptedAdapter, Status, ToolUse
 
 SAID = "a question nobody may see"
 MESSAGES = [{"role": "user", "content": SAID}]
@@ -31,11 +31,26 @@ def configured(**blueprint):
     return {"blueprint": {"providers": providers, "retry": {"max_attempts": 1}, "streaming": {"reask": 0}, **blueprint}}
 
 
+class Began(SpanProcessor):
+    """What spans begin with, by name."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_start(self, span, parent_context=None):
+        """Note its first attributes."""
+        self.seen[span.name] = dict(span.attributes)
+
+
+BEGAN = Began()
+
+
 @pytest.fixture(scope="module")
 def exporters():
     """The process's providers, which can be set once; behind these tests they keep nothing more."""
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers, meters = TracerProvider(), MeterProvider([reader])
+    tracers.add_span_processor(BEGAN)
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
@@ -96,6 +111,30 @@ def test_a_chat_is_a_span(ask, spans):
         "blueprint.trace_id": response.trace["id"],
     }
     assert {name: span.attributes.get(name) for name in expected} == expected
+
+
+def test_the_drop_in_is_a_span(spans, litellm_warm):
+    """LiteLLM's keywords are told alike where they come through the drop-in Router."""
+    with FaultServer([Answer("Hello.")]) as server:
+        params = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": KEY}
+        router = Router(model_list=[{"model_name": "group", "litellm_params": params}])
+        router.completion(model="group", messages=MESSAGES, temperature=0.5, stop="end", max_tokens=50)
+
+    told = spans()["chat openai/gpt-4o"].attributes
+    assert told["gen_ai.request.temperature"] == 0.5
+    assert told["gen_ai.request.stop_sequences"] == ("end",)
+    assert told["gen_ai.request.max_tokens"] == 50
+
+
+def test_a_sampler_can_decide(ask, spans):
+    """Operation, provider and model are there when a span begins, so that a sampler may choose by them."""
+    ask(Answer("Hello.")).chat(messages=MESSAGES)
+
+    assert BEGAN.seen["chat openai/gpt-4o"] == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "openai/gpt-4o",
+    }
 
 
 def test_a_stream_is_a_span(ask, spans):
@@ -243,6 +282,25 @@ def test_texts_are_there_on_demand(spans, monkeypatch):
     assert asked[1]["parts"] == [{"type": "tool_call_response", "id": "1", "response": "seen"}]
     (call,) = answered[0]["parts"]
     assert (call["type"], call["name"], call["arguments"]) == ("tool_call", "read", {"path": "x"})
+
+
+@pytest.mark.parametrize("asked", ["true", ""])
+def test_a_tools_texts_are_there_on_demand(spans, monkeypatch, tmp_path, asked):
+    """Arguments and result of a tool are in its span only where the variable asks for them."""
+
+    def double(number: int) -> int:
+        """Double a number."""
+        return 2 * number
+
+    monkeypatch.setenv(CAPTURE, asked)
+    tools = {"workspace": str(tmp_path), "rules": [{"allow": "double"}]}
+    with SyncLLMClient(configured(tools=tools)) as client:
+        client.register_tool(double)
+        client.execute_tool(ToolCall(id="1", name="double", arguments={"number": 21}))
+
+    said = spans()["execute_tool double"].attributes
+    told = (said.get("gen_ai.tool.call.arguments"), said.get("gen_ai.tool.call.result"))
+    assert told == (('{"number": 21}', "42") if asked else (None, None))
 
 
 def test_secrets_stay_out_of_captured_texts(spans, monkeypatch):

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from blueprint_llm import SyncLLMClient
+from blueprint_llm.testing import Answer, Status
+
+HELLO = [{"role": "user", "content": "hello"}]
 SUITE = """
 import pytest
 
@@ -30,6 +34,32 @@ def run(tmp_path, *tests, options=()):
     (tmp_path / "test_it.py").write_text(SUITE + "\n\n".join(tests))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_scripted_client_is_a_client(scripted_client):
+    """The fixture makes blocking clients by script, in a home of their own, and shows what they asked."""
+    client = scripted_client(Status(429), Answer("Hello"))
+
+    assert client.chat(messages=HELLO).content == "Hello"
+    assert [call.messages for call in scripted_client.calls] == [HELLO, HELLO]
+    assert (client.get_usage().calls, client.get_usage().errors) == (1, 1)
+
+
+async def test_a_scripted_client_may_be_asynchronous(scripted_client):
+    """The same script serves `async with`."""
+    async with scripted_client.asynchronous(Answer("Hello"), retry={"max_attempts": 1}) as client:
+        assert client.config.retry.max_attempts == 1
+        assert (await client.chat(messages=HELLO)).content == "Hello"
+
+
+def test_a_fault_server_listens(fault_server, blueprint_home):
+    """The fixture is a server that answers as told, with the home set aside."""
+    fault_server.add(Answer("Hello"))
+    provider = {"model": "openai/gpt-4o", "api_base": fault_server.url, "api_key": "k"}
+    with SyncLLMClient({"blueprint": {"providers": {"p": provider}}}) as client:
+        assert client.chat(messages=HELLO).content == "Hello"
+
+    assert list(blueprint_home.rglob("ledger.sqlite"))
 
 
 SCRIPTED = """

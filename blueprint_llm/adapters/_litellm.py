@@ -102,10 +102,11 @@ async def aopen_stream(call: Call) -> Stream:
 
 def _masked(answer: Any) -> Any:
     """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
-    hidden = getattr(answer, "_hidden_params", None) or {}
-    for name in ("additional_headers", "headers"):
-        if hidden.get(name):
-            hidden[name] = redaction.redact_headers(hidden[name])
+    for place in ("_hidden_params", "_base_hidden_params"):  # the latter goes into every chunk of a stream
+        hidden = getattr(answer, place, None) or {}
+        for name in ("additional_headers", "headers"):
+            if hidden.get(name):
+                hidden[name] = redaction.redact_headers(hidden[name])
     if headers := getattr(answer, "_response_headers", None):
         answer._response_headers = redaction.redact_headers(headers)  # noqa: SLF001 - LiteLLM has no public name for it
     return answer

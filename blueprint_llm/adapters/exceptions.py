@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters.contract import Call
 
 LONGEST_TEXT = 500
+# What httpx, aiohttp and the system raise when a connection ends in mid-answer.
+_LOST = frozenset(
+    {
+        *("ReadError", "ReadTimeout", "RemoteProtocolError", "NetworkError", "ConnectionError", "ConnectionResetError"),
+        *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
+    }
+)
 DEEPEST = 4
 
 
@@ -45,7 +52,7 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         model=call.model,
         status=failure.status,
         retry_after_s=retry_after_s(failure.headers, now=time.time()),
-        code=found.code or (failure.classes[0] if failure.classes else None),
+        code=found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None)),
     )
     if call.as_written:
         result.litellm_error = without_secrets(error)
@@ -57,6 +64,11 @@ def _register_own_keys() -> None:
     for name, value in list(vars(sys.modules["litellm"]).items()):
         if name.endswith("_key") and isinstance(value, str):
             redaction.register(value)
+
+
+def _break_of(failure: Failure) -> str:
+    """How a stream broke: its connection did, or the server put an error where a chunk should be."""
+    return "error_object" if _LOST.isdisjoint({*failure.classes, *failure.causes}) else "connection_lost"
 
 
 def failure_of(error: BaseException) -> Failure:

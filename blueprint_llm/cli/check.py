@@ -14,6 +14,8 @@ import click
 from blueprint_llm.cli.options import config_option, json_option, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from blueprint_llm.config import Config
 
 
@@ -39,9 +41,38 @@ def _verdict(path: str | None, *, online: bool) -> dict[str, Any]:
         config = load_config(path)
     except ConfigError as error:
         return {"ok": False, "source": path, "problems": list(error.problems), "notices": [], "online": []}
-    calls = _calls(config) if online else []
-    good = all(call["ok"] for call in calls)
-    return {"ok": good, "source": config.source, "problems": [], "notices": config.notices, "online": calls}
+    problems = list(_found_in_use(config))
+    calls = _calls(config) if online and not problems else []
+    good = not problems and all(call["ok"] for call in calls)
+    return {"ok": good, "source": config.source, "problems": problems, "notices": config.notices, "online": calls}
+
+
+def _found_in_use(config: Config) -> Iterator[str]:
+    """What a client or a run would find when it is made: limits in LiteLLM's words, price files, tool rules."""
+    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - as above
+    from blueprint_llm.pricing import Prices  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
+
+    for made in (lambda: Ledger(config), lambda: Prices.load(config.pricing, folder=config.folder)):
+        try:
+            made()
+        except ConfigError as error:
+            yield from error.problems or [str(error)]
+    for number, rule in enumerate(config.tools.rules):
+        yield from _wrong_rule(config, number, rule)
+
+
+def _wrong_rule(config: Config, number: int, rule: Any) -> Iterator[str]:
+    from blueprint_llm.config.load import place_of  # noqa: PLC0415 - as above
+    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - likewise
+    from blueprint_llm.tools.paths import Workspace  # noqa: PLC0415 - likewise
+    from blueprint_llm.tools.rules import load_rules  # noqa: PLC0415 - likewise
+
+    try:
+        load_rules([rule], Workspace(config.tools.workspace))
+    except ConfigError as error:
+        place = place_of(config, ("blueprint", "tools", "rules", number))
+        yield from (f"{place}{problem.removeprefix('tools.rules[0]')}" for problem in error.problems)
 
 
 def _calls(config: Config) -> list[dict[str, Any]]:

@@ -46,14 +46,15 @@ def model_option(function: Command) -> Command:
 def provider_option(function: Command) -> Command:
     """`--provider`: completes to the configuration's."""
     text = "A provider of the configuration: asked first."
-    return click.option("-p", "--provider", help=text, shell_complete=_complete_provider)(function)
+    return click.option("-p", "--provider", help=text, shell_complete=complete_provider)(function)
 
 
 def _complete_model(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
     return [name for name in model_names(_config(ctx)) if name.startswith(typed)]
 
 
-def _complete_provider(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+def complete_provider(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """The providers that begin with what was typed, for an option's `shell_complete`."""
     return [name for name in provider_names(_config(ctx)) if name.startswith(typed)]
 
 

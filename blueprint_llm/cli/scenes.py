@@ -7,7 +7,7 @@ process.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from blueprint_llm.events import Event
+
+_NANO = 1e-9
 QUESTION = "In one short sentence, what is a fallback?"
 READ = {
     "name": "read_file",
@@ -49,18 +52,20 @@ class Stage:
         server: The cloud.
         workspace: The folder that tools may touch.
         asks: Whether a person is there to approve.
+        events: What the clients told.
     """
 
     server: FaultServer
     workspace: Path
     asks: bool = False
+    events: list[Event] = field(default_factory=list)
 
     def client(self, *, approver: Any = None, **blueprint: Any) -> SyncLLMClient:
         """A client of the cloud and the local model, in this order."""
         cloud = {"model": "openai/gpt-4o-mini", "api_base": self.server.url, "api_key": "demo"}
         providers = {"cloud": cloud, "local": {"model": "embedded/smollm2"}}
         block = {"project": "demo", "providers": providers, "retry": {"max_attempts": 1}, **blueprint}
-        return SyncLLMClient({"blueprint": block}, approver=approver)
+        return SyncLLMClient({"blueprint": block}, approver=approver, on_event=self.events.append)
 
 
 def require(condition: object, otherwise: str) -> None:
@@ -234,13 +239,14 @@ def report(stage: Stage) -> str:
         for name, each in sorted(stats.by_provider.items())
     ]
     print_table(("PROVIDER", "CALLS", "ERRORS", "HITS", "TOKENS IN", "OUT", "COST USD"), rows)
-    cloud, requests = stats.by_provider["cloud"], len(stage.server.requests)
-    require(
-        cloud.calls == requests,
-        f"{cloud.calls} calls in the ledger, {requests} requests at the cloud",
-    )
+    tried = [event.facts for event in stage.events if event.name.startswith("attempt.")]
+    sent, requests = sum(row["provider"] == "cloud" for row in tried), len(stage.server.requests)
+    failed, cost = sum(row["category"] is not None for row in tried), sum(row["cost_usd"] or 0 for row in tried)
+    require(sent == requests, f"{sent} attempts were told, {requests} requests reached the cloud")
+    require(stats.errors == failed, f"{stats.errors} errors in the ledger, {failed} attempts failed")
+    require(abs(stats.cost_usd - cost) < _NANO, f"${stats.cost_usd} in the ledger, ${cost} in the traces")
     stage.server.assert_done()
-    return f"ledger: {requests} requests to the cloud, as many as it received; ${stats.cost_usd:.6f} in all"
+    return f"ledger, traces and cloud agree: {requests} requests, {failed} failed, ${stats.cost_usd:.6f} in all"
 
 
 SCENES: tuple[tuple[str, Callable[[Stage], str]], ...] = (

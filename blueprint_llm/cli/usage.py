@@ -62,9 +62,9 @@ def command(
     with closing(store):
         if html is not None:
             _write_page(html, loaded, store, since)
-        elif as_json:
+        if as_json:
             _print_json(store, since)
-        else:
+        elif html is None:
             _print_table(store, by, since)
 
 

@@ -22,7 +22,8 @@ from blueprint_llm.config.known_keys import PROXY_ONLY, TOP_LEVEL
 from blueprint_llm.config.masking import masked, masked_text, secrets_in, shown
 from blueprint_llm.config.model import Blueprint, Config
 from blueprint_llm.config.paths import folder
-from blueprint_llm.config.problems import Place, Rejected, Report, nearest
+from blueprint_llm.config.problems import Finding, Place, Rejected, Report, dotted, nearest
+from blueprint_llm.config.problems import Path as KeyPath
 from blueprint_llm.config.references import Names, check_block, doubt_deployments, doubt_router
 from blueprint_llm.config.router_settings import Settings
 from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
@@ -61,6 +62,13 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config | No
         lines = [str(finding) for finding in rejected.findings]
     del source  # it may hold keys, and tracebacks show locals
     raise ConfigError("\n".join(lines), problems=lines)
+
+
+def place_of(config: Config, path: KeyPath) -> str:
+    """Where a key stands: the file with line and column, and its path; of a mapping, its path."""
+    source = Path(config.source or "")
+    place = _read(Origin(path=source)).place(path) if source.is_file() else Place()
+    return str(Finding(place, dotted(path), ""))
 
 
 def _load(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Config:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 MASK = "***"
 
 _SECRET_KEY = re.compile(
-    r"^(?!.*(?:cost|cache))(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key|secret|passw"
-    r"|pwd|authorization|cookie|license|_credentials$|credential_values|database_url|connection_string|[-_](?:key|auth)$"
-    r"|(?<!bos_)(?<!eos_)token$)|auth$|key$|environment_variables$)",
+    r"^(?!.*(?:cost|cache))(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key"
+    r"|secret|passw|pwd|authorization|cookie|license|_credentials$|credential_values|database_url|connection_string"
+    r"|[-_](?:key|auth)$|(?<!bos_)(?<!eos_)token$)|auth$|key$|environment_variables$)",
     re.IGNORECASE,
 )
 _NAMES_ONLY = re.compile(r"os\.environ/\S+|true|false|null|none", re.IGNORECASE)

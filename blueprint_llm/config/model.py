@@ -6,6 +6,7 @@ Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -268,10 +269,16 @@ class Credentials(Section):
     keyring: bool = False
 
 
+def _store_url(value: str) -> str:
+    if value.partition(":")[0] not in {"sqlite", "memory", "redis", "rediss", "unix"}:
+        raise ValueError("must be sqlite, sqlite:PATH, memory or redis://host:port/0")
+    return value
+
+
 class StoreConfig(Section):
     """Where state lives. `reservation_ttl_s` counts from the last heartbeat; None: `deadline.total_s` + 10."""
 
-    url: str = "sqlite"
+    url: Annotated[str, AfterValidator(_store_url)] = "sqlite"
     reservation_ttl_s: Positive | None = None
     on_failure: Literal["error", "memory"] = "error"
 
@@ -376,3 +383,8 @@ class Config(Blueprint):
     notices: list[str] = Field(default_factory=list)
     source: str | None = None
     digest: str = ""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where relative paths start: at the file; None: there is none."""
+        return Path(self.source).parent if self.source and Path(self.source).is_file() else None

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 RECORD = "litellm_logging_obj"
-_ENDINGS: set[asyncio.Task[None]] = set()  # an event loop holds its tasks by weak references only
 CAPS = ("max_tokens", "max_completion_tokens")
+_ENDINGS: set[asyncio.Task[None]] = set()  # an event loop holds its tasks by weak references only
 
 
 def config_source() -> str | None:
@@ -88,10 +88,10 @@ class Hooks(CustomLogger):  # type: ignore[misc] # LiteLLM is not followed: too 
         request, target = request_of(self.parts, kwargs, group), target_of(self.parts, kwargs, group)
         passage = Passage(DeploymentWalk(request, self.parts, target, stream=streamed))
         await passage.begin()
+        self._passages[kwargs[RECORD]] = passage
         if passage.call is None:
             kwargs[RECORD].model_call_details["cache_hit"] = True  # free in LiteLLM's own accounts, too
             return {**kwargs, "mock_response": passage.response.raw}
-        self._passages[kwargs[RECORD]] = passage
         _abandon_with(asyncio.current_task(), passage, streamed=streamed)
         caps = {name: passage.call.params[name] for name in CAPS if name in passage.call.params}
         usage = {"stream_options": {**(kwargs.get("stream_options") or {}), "include_usage": True}} if streamed else {}

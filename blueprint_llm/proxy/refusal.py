@@ -50,8 +50,8 @@ class Refusal(Exception):  # noqa: N818 - not every one is an error of somebody'
         self.headers = _retry_after(getattr(error, "resets_at", None))
 
     def answer(self) -> None:
-        """From here on the status is the client's."""
-        self.status_code = self._status
+        """From here on the status is the client's, and the words are ours alone: the Router adds its own."""
+        self.status_code, self.message = self._status, str(self)
 
 
 def _answer(error: BlueprintError) -> tuple[int, str]:

@@ -79,13 +79,15 @@ async def relayed(current: Callable[[], Passage | None], response: Any) -> Async
     """The chunks of LiteLLM's stream, each once the walk has taken it; tool calls and what follows at the proven end.
 
     Args:
-        current: The walk that LiteLLM is reading for; its Router may go on to another deployment. None: not ours.
+        current: The walk that LiteLLM is reading for; its Router may go on to another deployment. None, or one
+            that has ended: not to be checked.
         response: LiteLLM's stream.
 
     Raises:
         BlueprintError: The answer is not valid, or broke.
     """
-    if (first := current()) is None:
+    first = current()
+    if first is None or first.pending is None:
         async for chunk in response:
             yield chunk
         return

@@ -75,7 +75,7 @@ def _tiles(figures: Figures) -> Html:
         _tile("Calls", count(calls), tokens),
         _tile("Failed", count(failed), f"{percent(_share(failed, calls))} of the calls", "bad" if failed else None),
         _tile("Fallbacks", count(fallbacks), f"{percent(_share(fallbacks, calls))} of the calls"),
-        _tile("Latency p95", seconds(stats.latency_p95_s), f"half are under {seconds(stats.latency_p50_s)}"),
+        _tile("Latency p95", seconds(stats.latency_p95_s), f"p50 {seconds(stats.latency_p50_s)}"),
         _tile("Cache saved", usd(stats.saved_usd), counted(stats.cache_hits, "answer")),
         class_="tiles",
     )

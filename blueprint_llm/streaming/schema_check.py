@@ -189,8 +189,8 @@ def _python_validator(schema: Any, draft: str) -> Validate:
     def validate(value: Any) -> Mismatch | None:
         try:
             error = next(iter(validator.iter_errors(value)), None)
-        except (re.error, referencing.exceptions.Unresolvable):
-            return None  # what the validator cannot read forbids nothing
+        except (re.error, referencing.exceptions.Unresolvable, TypeError, AttributeError):
+            return None  # what the validator cannot read (a part of another draft behind a reference) forbids nothing
         return error and _mismatch(error.absolute_path, str(error.validator), error.validator_value)
 
     return validate

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
+from blueprint_llm.config.problems import Report
+from blueprint_llm.config.tree import from_mapping
+from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.tools.flags import read_command
 from blueprint_llm.tools.paths import Located, PathDeniedError, Workspace, glob, secrecy
@@ -106,22 +109,21 @@ def load_rules(raw: Sequence[Any], workspace: Workspace) -> tuple[Rule, ...]:
     Raises:
         ConfigError: Listing every rule that is malformed or fails its own examples.
     """
-    rules, problems = [], []
+    rules: list[Rule] = []
+    problems: list[str] = []
     for number, item in enumerate(raw):
         try:
             rule = Rule.model_validate(item)
         except ValidationError as error:
-            problems += [f"tools.rules[{number}]: {_where(row['loc'])}{row['msg']}" for row in error.errors()]
+            report = Report(from_mapping({}))
+            report_errors(error, Rule, ("tools", "rules", number), report)
+            problems += map(str, report.problems)
             continue
         rules.append(rule.model_copy(update={"id": rule.id or f"rules[{number}]"}))
         problems += [f"tools.rules[{number}]: {text}" for text in _broken_examples(rules[-1], workspace)]
     if problems:
         raise ConfigError("; ".join(problems), problems=problems)
     return tuple(rules)
-
-
-def _where(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, loc)) + ": " if loc else ""
 
 
 def _broken_examples(rule: Rule, workspace: Workspace) -> Iterator[str]:

@@ -1,18 +1,14 @@
 """The proxy plugin's hooks under LiteLLM's own Router, which calls most of them; the proxy itself is not needed."""
 
 import asyncio
-import contextlib
-import datetime as dt
 import importlib
 import sys
 import types
-import uuid
 
 import litellm
 import pytest
-from driving import closing_clients
-from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from litellm.types.utils import CallTypes
+from routed import ASK, TOOL, collected, refused, text_of
 
 from blueprint_llm import proxy
 from blueprint_llm.errors import (
@@ -27,113 +23,8 @@ from blueprint_llm.errors import (
 from blueprint_llm.proxy import Hooks, plugin
 from blueprint_llm.proxy.refusal import Refusal
 from blueprint_llm.stores.ops import Rows
-from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Reset, Status, ToolUse, numbered_text
+from blueprint_llm.testing import Answer, BrokenTool, Status
 from blueprint_llm.types import UsageFilter
-
-KEY = "sk-test-0123456789abcdef"
-LISTS = [
-    *("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback"),
-    *("_async_input_callback", "_async_success_callback", "_async_failure_callback"),
-]
-ASK = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-PRICE = {"input_cost_per_token": 0, "output_cost_per_token": 0.001}
-
-
-class World:
-    """LiteLLM's Router with the hooks, over one server for each group."""
-
-    def __init__(self, servers, blueprint, *, per_deployment=(), **router):
-        shared = {"model": "openai/gpt-4o-mini", "api_key": KEY, **PRICE, **dict(per_deployment)}
-        entries = [
-            {"model_name": group, "litellm_params": {**shared, "api_base": server.url}} for group, server in servers
-        ]
-        self.hooks = Hooks({"model_list": entries, "blueprint": {"version": 1, "project": "acme", **blueprint}})
-        litellm.callbacks.append(self.hooks)
-        router = {"num_retries": 0, **router}
-        self.router = litellm.Router(model_list=entries, **router)  # noqa: TID251 - the proxy's, here the world outside
-
-    async def ask(self, **more):
-        """A whole answer, through the hooks that the proxy calls after the Router."""
-        data = self._recorded({**ASK, **more})
-        response = await self.router.acompletion(**data)
-        await self.hooks.async_post_call_success_hook(data=data, user_api_key_dict=None, response=response)
-        return response
-
-    async def stream(self, **more):
-        """A stream, through the proxy's hook."""
-        return self.relayed(*await self.opened(**more))
-
-    async def opened(self, **more):
-        """A request for a stream, and the Router's answer."""
-        data = self._recorded({**ASK, "stream": True, **more})
-        return data, await self.router.acompletion(**data)
-
-    def relayed(self, data, response):
-        """A stream, as the proxy passes it on."""
-        return self.hooks.async_post_call_streaming_iterator_hook(
-            user_api_key_dict=None, response=response, request_data=data
-        )
-
-    @staticmethod
-    def _recorded(data):
-        """A request with LiteLLM's record of it, as the proxy makes it."""
-        now, data = dt.datetime.now(dt.UTC), {**data, "litellm_call_id": str(uuid.uuid4())}
-        record, data = litellm.utils.function_setup("acompletion", litellm.utils.Rules(), now, **data)
-        return {**data, "litellm_logging_obj": record}
-
-    async def close(self):
-        """Let go of the store and the cache."""
-        await self.hooks.parts.cache.aclose()
-        await self.hooks.parts.store.aclose()
-
-    @property
-    def rows(self):
-        """The attempts in the ledger, oldest first."""
-        rows = self.hooks.parts.store.execute(Rows(where=UsageFilter(), limit=100))
-        return [(row.provider, row.category, row.cost_nano) for row in reversed(rows)]
-
-
-@pytest.fixture
-async def world(monkeypatch, litellm_warm):
-    """Make a `World`; what LiteLLM keeps for the process is as before at the end."""
-    for name in LISTS:
-        monkeypatch.setattr(litellm, name, [])
-    made = []
-
-    def make(*args, **more):
-        made.append(World(*args, **more))
-        return made[-1]
-
-    yield make
-    await closing_clients(GLOBAL_LOGGING_WORKER.stop())
-    for each in made:
-        await each.close()
-
-
-@pytest.fixture
-def serve():
-    """Servers that end with the test: `serve(steps...)`."""
-    with contextlib.ExitStack() as stack:
-        yield lambda *steps, **more: stack.enter_context(FaultServer(steps, **more))
-
-
-async def refused(asked):
-    """The refusal that a call ends with."""
-    with pytest.raises(Refusal) as refusal:
-        await asked
-    return refusal.value
-
-
-async def collected(stream, into):
-    """Read a stream into a list."""
-    async for chunk in stream:
-        into.append(chunk)
-
-
-def text_of(chunks):
-    """The text of LiteLLM's chunks."""
-    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
 async def test_answer_is_paid_for(world, serve):
@@ -144,6 +35,21 @@ async def test_answer_is_paid_for(world, serve):
 
     assert response.choices[0].message.content == "Hello"
     assert setting.rows == [("gpt", None, 40_000_000)]
+
+
+async def test_deployment_that_only_litellm_knows_is_paid_for(world, serve):
+    """A deployment from LiteLLM's database has its own price, and cached answers of its own."""
+    one, other = serve(Answer("one", usage=(5, 40))), serve(Answer("other", usage=(5, 40)))
+    cached = {"cache": {"enabled": True}}
+    settings = [world([("gpt", server)], cached, named=False) for server in (one, other)]
+
+    said = []
+    for setting in settings:
+        litellm.callbacks[:] = [setting.hooks]
+        said.append((await setting.ask()).choices[0].message.content)
+
+    assert said == ["one", "other"]
+    assert settings[0].rows == [("gpt", None, 40_000_000)] * 2
 
 
 async def test_refusal_is_neither_retried_nor_a_deployments_illness(world, serve):
@@ -193,6 +99,16 @@ async def test_every_attempt_of_the_router_has_its_own_row(world, serve):
     assert setting.rows == [("gpt", "unavailable", 0), ("gpt", None, 10_000_000)]
 
 
+async def test_failing_deployment_is_the_routers_to_leave_alone(world, serve):
+    """Our breaker counts failures but shuts no deployment: what to try is LiteLLM's Router's choice."""
+    setting = world([("gpt", serve(*[Status(503)] * 4, Answer("Hello")))], {}, disable_cooldowns=True)
+    for _ in range(4):
+        with pytest.raises(litellm.ServiceUnavailableError):
+            await setting.ask()
+
+    assert (await setting.ask()).choices[0].message.content == "Hello"
+
+
 async def test_broken_whole_answer_is_refused(world, serve):
     """A malformed tool call in one piece comes out of the last hook as an error, paid for."""
     setting = world([("gpt", serve(BrokenTool()))], {})
@@ -202,67 +118,6 @@ async def test_broken_whole_answer_is_refused(world, serve):
 
     assert (refusal.status_code, refusal.type) == (502, "upstream_error")
     assert [category for _, category, _ in setting.rows] == ["malformed"]
-
-
-@pytest.mark.parametrize("asks", [False, True])
-async def test_stream_passes_and_is_paid_for(world, serve, asks):
-    """A stream passes chunk by chunk; the usage that we ask for is shown to those only who asked for it."""
-    setting = world([("gpt", serve(Answer("Hello there", usage=(5, 20))))], {})
-    options, chunks = {"stream_options": {"include_usage": True}} if asks else {}, []
-
-    await collected(await setting.stream(**options), chunks)
-
-    assert text_of(chunks) == "Hello there"
-    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
-    assert [chunk.usage.completion_tokens for chunk in chunks if getattr(chunk, "usage", None)] == [20] * asks
-    assert setting.rows == [("gpt", None, 20_000_000)]
-
-
-async def test_tool_call_waits_for_its_verdict(world, serve):
-    """Text passes at once; a broken call behind it never does."""
-    broken = Answer("Let me look.", tool_calls=(ToolUse("get_weather", '{"city": Paris'),))
-    setting, chunks = world([("gpt", serve(broken))], {}), []
-
-    await refused(collected(await setting.stream(tools=[TOOL]), chunks))
-
-    assert text_of(chunks) == "Let me look."
-    assert not [chunk for chunk in chunks if chunk.choices[0].delta.tool_calls]
-
-
-@pytest.mark.parametrize("fault", [Cut, Reset])
-async def test_broken_stream_is_an_error(world, serve, fault):
-    """A stream that ends without proof, or breaks, is an error after its text, never a finish reason."""
-    setting, chunks = world([("gpt", serve(fault(3, answer=Answer(numbered_text(9)))))], {}), []
-
-    await refused(collected(await setting.stream(), chunks))
-
-    assert not [chunk for chunk in chunks if chunk.choices[0].finish_reason]
-    assert [category for _, category, _ in setting.rows] == ["stream_broken"]
-
-
-async def test_router_goes_on_before_the_first_text(world, serve):
-    """Where a stream breaks before its text, LiteLLM's Router falls back inside of it; both attempts are settled."""
-    servers = [("gpt", serve(Reset(0, answer=Answer("lost")))), ("spare", serve(Answer("found", usage=(5, 30))))]
-    setting, chunks = world(servers, {}, fallbacks=[{"gpt": ["spare"]}]), []
-
-    await collected(await setting.stream(), chunks)
-
-    assert text_of(chunks) == "found"
-    assert setting.rows[-1] == ("spare", None, 30_000_000)
-    assert [category for _, category, _ in setting.rows[:-1]] == ["unavailable"]
-
-
-async def test_left_stream_is_closed_and_settled(world, serve):
-    """Closing the hook's stream closes the provider's and settles what was seen."""
-    server = serve(Answer(numbered_text(500), pace_s=0.01))
-    setting = world([("gpt", server)], {})
-    stream = await setting.stream()
-
-    await anext(stream)
-    await stream.aclose()
-
-    await asyncio.to_thread(server.wait_until, lambda requests: requests[0].closed_early_at)
-    assert [category for _, category, _ in setting.rows] == ["abandoned"]
 
 
 async def test_cancelled_call_is_settled(world, serve):
@@ -296,6 +151,27 @@ async def test_answer_of_the_cache_needs_no_provider(world, serve, way):
     assert len(server.requests) == 1
     setting.hooks.parts.hits.flush()
     assert [cost for *_, cost in setting.rows] == [20_000_000, 0]
+
+
+async def test_fallback_to_the_cache_after_a_failure(world, serve):
+    """A kept answer of the fallback group is good, whatever became of the first deployment."""
+    servers = [("gpt", serve(Status(503))), ("spare", serve(Answer("Hello", usage=(5, 20))))]
+    setting = world(servers, {"cache": {"enabled": True}}, fallbacks=[{"gpt": ["spare"]}])
+    await setting.ask(model="spare")
+
+    again = await setting.ask()
+
+    assert again.choices[0].message.content == "Hello"
+    setting.hooks.parts.hits.flush()
+    assert [category for _, category, _ in setting.rows] == [None, "unavailable", None]
+
+
+async def test_message_without_role_is_refused(world, serve):
+    """What is no message is the client's mistake, told in our words without the Router's."""
+    refusal = await refused(world([("gpt", serve())], {}).ask(messages=[{"content": "hi"}]))
+    refusal.answer()
+
+    assert (refusal.status_code, refusal.message) == (400, "the request is not valid: role: Field required")
 
 
 async def test_other_kinds_of_call_are_left_alone(world, serve):
@@ -338,6 +214,30 @@ async def test_unusual_requests_pass(world, serve):
     await setting.ask(messages=[{"role": "developer", "content": "x"}], tools=[TOOL, searching])
 
     assert server.requests[0].body["tools"] == [TOOL, searching]
+
+
+async def test_budget_caps_what_has_no_cap(world, serve):
+    """Under a budget a request without `max_tokens` is sent with one, or its worst cost would have no bound."""
+    server = serve(default=Answer("Hello"))
+    budget = {"budgets": [{"scope": "project", "limit_usd": 100, "window": "day"}]}
+    setting = world([("gpt", server)], budget)
+
+    await setting.ask(max_tokens=None)
+    await setting.ask(max_completion_tokens=7, max_tokens=None)
+
+    first, second = (request.body for request in server.requests)
+    assert first["max_tokens"] == 16384
+    assert (second.get("max_tokens"), second["max_completion_tokens"]) == (None, 7)
+
+
+async def test_request_beyond_the_window_is_the_routers(world, serve):
+    """What is too long for a model is neither refused nor shortened here: LiteLLM has fallbacks for that."""
+    server, long = serve(Answer("Hello")), "word " * 20_000
+    setting = world([("gpt", server)], {}, per_deployment={"model": "openai/gpt-4"})
+
+    await setting.ask(messages=[{"role": "user", "content": long}])
+
+    assert server.requests[0].body["messages"][0]["content"] == long
 
 
 async def test_provider_of_the_configuration_names_its_group(world, serve):
@@ -391,35 +291,10 @@ def test_mistaken_configuration_stops_the_start(monkeypatch, tmp_path):
     """A mistake in the file is reported when the proxy loads the plugin."""
     (tmp_path / "own.yaml").write_text("blueprint: {version: 1, budgets: 7}")
 
-    with monkeypatch.context() as environment, pytest.raises(ConfigError, match="budgets"):
-        environment.setenv("BLUEPRINT_CONFIG", str(tmp_path / "own.yaml"))
+    monkeypatch.setenv("BLUEPRINT_CONFIG", str(tmp_path / "own.yaml"))
+
+    with pytest.raises(ConfigError, match="budgets"):
         importlib.reload(proxy)
 
+    monkeypatch.delenv("BLUEPRINT_CONFIG")
     assert isinstance(importlib.reload(proxy).hooks, Hooks)
-
-
-async def test_stream_under_other_wrappers_passes(world, serve):
-    """Where LiteLLM's own stream is out of sight, its finish reason is taken for the end."""
-    setting, chunks = world([("gpt", serve(Answer("Hello", usage=(5, 20))))], {}), []
-    data, stream = await setting.opened()
-
-    async def guarded(inside):
-        async for chunk in inside:
-            yield chunk
-
-    await collected(setting.relayed(data, guarded(stream)), chunks)
-
-    assert text_of(chunks) == "Hello"
-    assert setting.rows == [("gpt", None, 20_000_000)]
-
-
-async def test_stream_of_another_route_passes(world, serve):
-    """What was not reserved is not looked at."""
-    chunks = []
-
-    async def events():
-        yield b"event: ping"
-
-    await collected(world([("gpt", serve())], {}).relayed({}, events()), chunks)
-
-    assert chunks == [b"event: ping"]
