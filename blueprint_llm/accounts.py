@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.context import message_tokens
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
-from blueprint_llm.routing import litellm_provider
 from blueprint_llm.steps import Step, Store
 from blueprint_llm.stores.ops import ABANDONED, Batch, BreakerProbe, BreakerReport, Release
+from blueprint_llm.targets import litellm_provider
 from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Cap, Outcome, Payer, denial, standing, tokens_of, upper_bound
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from blueprint_llm.adapters import Call
     from blueprint_llm.parts import Parts
-    from blueprint_llm.routing import Target
     from blueprint_llm.stores.ops import Admission, Reserved
+    from blueprint_llm.targets import Target
     from blueprint_llm.trace import AttemptTrace, Trace
     from blueprint_llm.types import ChatRequest
     from blueprint_llm.usage import Estimate, Reservation

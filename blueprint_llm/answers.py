@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from blueprint_llm.adapters import Call
     from blueprint_llm.attempt import Attempt
-    from blueprint_llm.routing import Target
     from blueprint_llm.streaming import StreamVerdict
+    from blueprint_llm.targets import Target
     from blueprint_llm.trace import Trace
 
 

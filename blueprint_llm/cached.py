@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from blueprint_llm.cache.entry import Delta
     from blueprint_llm.cache.flights import Flight
     from blueprint_llm.parts import Parts
-    from blueprint_llm.routing import Target
+    from blueprint_llm.targets import Target
     from blueprint_llm.types import ChatRequest
     from blueprint_llm.visit import Visit
     from blueprint_llm.voice import Voice

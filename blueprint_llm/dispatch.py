@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
     from blueprint_llm.pipeline import Walk
     from blueprint_llm.policy import Change
-    from blueprint_llm.routing import Target
+    from blueprint_llm.targets import Target
     from blueprint_llm.trace import Trace
     from blueprint_llm.types import ChatRequest
 

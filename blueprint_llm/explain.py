@@ -13,10 +13,11 @@ from blueprint_llm.adapters import embedded
 from blueprint_llm.cached import peek
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
-from blueprint_llm.routing import Choice, Question, Route, Target, choose, litellm_provider, screen
+from blueprint_llm.routing import Choice, Question, Route, choose, screen
 from blueprint_llm.steps import Draw, Now, Step, Store
 from blueprint_llm.stores.ops import BreakerStates, Standing
 from blueprint_llm.strategies import arranged
+from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.trace import AttemptTrace, Trace
 from blueprint_llm.types import Considered, ModelInfo, RouteDecision
 from blueprint_llm.usage import Payer, standing
@@ -41,8 +42,18 @@ def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Gener
         planning=request.task_type == "planning",
     )
     choice = yield from _arranged(parts, choose(question), streamed=streamed)
-    checks = () if request.as_written else (partial(_lacks_key, parts), partial(_lacks_ability, request))
-    return screen(choice, checks)
+    checks = [] if request.as_written else [partial(_lacks_key, parts), partial(_lacks_ability, request)]
+    if not parts.config.enable_pre_call_checks:
+        return screen(choice, checks)
+    checks.append(partial(_lacks_room, input_tokens(request)))
+    route, wider = screen(choice, checks), choice.on_failure.get("context_length", ())
+    return route if route.targets or not wider else screen(replace(choice, targets=wider), checks)
+
+
+def _lacks_room(size: int, target: Target) -> str | None:
+    """LiteLLM's check before a call: whether the request is too long for the deployment."""
+    window = target.info.get("max_input_tokens") or input_window(target, None)
+    return None if window is None or size <= window else f"about {size} tokens do not fit {window}"
 
 
 def _arranged(parts: Parts, choice: Choice, *, streamed: bool) -> Generator[Step, Any, Choice]:

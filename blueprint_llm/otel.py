@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.redaction import redact
-from blueprint_llm.routing import litellm_provider
+from blueprint_llm.targets import litellm_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -17,10 +17,10 @@ from blueprint_llm.errors import ConfigError
 from blueprint_llm.events import Audience, Event
 from blueprint_llm.policy import RetryRatio, RetryRules, breaker_rules, retry_rules
 from blueprint_llm.pricing import Prices
-from blueprint_llm.routing import Target, TargetTable
 from blueprint_llm.stores import open_store
 from blueprint_llm.strategies import Strategy, of_name
 from blueprint_llm.streaming import check_tools
+from blueprint_llm.targets import Target, TargetTable
 from blueprint_llm.traffic import Traffic
 from blueprint_llm.usage import Hits, Ledger
 
@@ -41,7 +41,7 @@ def _retry_rules(config: Config) -> RetryRules:
     """`blueprint.retry`, else LiteLLM's `num_retries` with our defaults."""
     given = config.retry
     if given is None:
-        return RetryRules(max_attempts=config.num_retries + 1)
+        return RetryRules(max_attempts=config.num_retries + 1, min_s=config.retry_after)
     return RetryRules(
         max_attempts=given.max_attempts,
         base_s=given.base_s,
@@ -198,7 +198,9 @@ class Parts:
 
     def retry_for(self, target: Target, error: CallError) -> RetryRules:
         """How often to try `target` again after `error`."""
-        return retry_rules(self.config, self.retry, target.group, error)
+        own = None if self.config.retry else target.params.get("num_retries")
+        base = replace(self.retry, max_attempts=own + 1) if isinstance(own, int) else self.retry
+        return retry_rules(self.config, base, target.group, error)
 
     def retried_as(self, target: Target) -> str:
         """What attempts are counted by: with LiteLLM's `num_retries`, equal deployments of a group together."""

@@ -40,7 +40,8 @@ from blueprint_llm.voice import VerbatimVoice, Voice
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
     from blueprint_llm.policy import RetryRules
-    from blueprint_llm.routing import Route, Target
+    from blueprint_llm.routing import Route
+    from blueprint_llm.targets import Target
     from blueprint_llm.types import ChatRequest
 
 Steps = Generator[Step, Any, Any]
@@ -150,9 +151,8 @@ class Walk:
         return (yield from through_cache(Visit(self, target, until, siblings=siblings)))
 
     def retry_for(self, target: Target, error: CallError) -> RetryRules:
-        """How often to try `target` again after `error`: the request's own `num_retries` wins over every policy."""
-        own = self.request.params.get("num_retries") is not None
-        return self.retry if own else self.parts.retry_for(target, error)
+        """How often to try `target` again after `error`: the request's own number wins over every policy."""
+        return self.parts.retry_for(target, error) if self.retry is self.parts.retry else self.retry
 
     def failed_at(self, target: Target) -> int:
         """Count one more failed attempt at a target, or at one of its equals."""

@@ -6,189 +6,24 @@ is chosen, kept in reserve or skipped. `client.explain` and a real call go throu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from blueprint_llm.credentials import providers
+from blueprint_llm.credentials.document import protect
 from blueprint_llm.errors import ConfigError, InvalidRequestError
+from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.types import Considered
-from blueprint_llm.wildcards import Wildcards, filled
 
 if TYPE_CHECKING:
-    import re
-
-    from blueprint_llm.config.model import Comparison, Config, Deployment, ProviderConfig, When
+    from blueprint_llm.config.model import Comparison, Config, When
+    from blueprint_llm.targets import TargetTable
     from blueprint_llm.types import ChatRequest
 
 
 KEYS = frozenset({"api_key", "litellm_credential_name"})
-CONNECTION = ("base_url", "api_base", "api_key")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """One deployment under the name that callers know it by.
-
-    Attributes:
-        provider: The key of `providers`, else the group, else LiteLLM's provider name.
-        model: The LiteLLM model id.
-        params: What goes to LiteLLM with every call, keys not yet resolved.
-        info: LiteLLM's `model_info` of the deployment.
-        max_context_tokens: Most input tokens to send, where the configuration says so.
-        share_codebase: What the configuration says; None: decided by where the model runs.
-        known: Whether the configuration names it at all.
-        changes: What a fallback to it changes of the request (`messages`, `temperature`, ...).
-        weight, rpm, tpm, order: For the order among the deployments of one group (`strategies`).
-        key: What the breaker and the ledger know this target by.
-    """
-
-    provider: str
-    model: str
-    group: str | None = None
-    deployment: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    info: Mapping[str, Any] = field(default_factory=dict)
-    role: str | None = None
-    credentials: str | None = None
-    max_context_tokens: int | None = None
-    share_codebase: bool | None = None
-    timeout_s: float | None = None
-    stream_timeout_s: float | None = None
-    known: bool = True
-    changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    weight: float | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    order: int | None = None
-    key: str = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        key = "|".join((self.provider, self.model, self.deployment, str(self.params.get("api_base") or "")))
-        object.__setattr__(self, "key", key)
-
-
-def litellm_provider(model: str) -> str:
-    """LiteLLM's provider name of a model id."""
-    return "embedded" if model.startswith("embedded:") else providers.litellm_provider(model, {})
-
-
-def _of_deployment(name: str, deployment: Deployment, provider: ProviderConfig | None = None) -> Target:
-    params = {**deployment.params, **(_own_params(provider) if provider else {})}
-    return Target(
-        provider=name,
-        model=deployment.model,
-        group=deployment.group,
-        deployment=deployment.id,
-        params=params,
-        info=deployment.info,
-        weight=deployment.weight,
-        rpm=deployment.rpm,
-        tpm=deployment.tpm,
-        order=deployment.order,
-        **{**_timeouts(deployment), **_settings(provider)},
-    )
-
-
-def _own_params(provider: ProviderConfig) -> dict[str, Any]:
-    named = {"api_base": provider.api_base, "api_key": provider.api_key}
-    return {**{key: value for key, value in named.items() if value}, **(provider.model_extra or {})}
-
-
-def _settings(provider: ProviderConfig | None) -> dict[str, Any]:
-    names = ("role", "credentials", "max_context_tokens", "share_codebase", "timeout_s")
-    return {name: value for name in names if (value := getattr(provider, name, None)) is not None}
-
-
-def _timeouts(deployment: Deployment) -> dict[str, float]:
-    """LiteLLM's timeouts of a deployment, in seconds."""
-    given = {f"{name}_s": deployment.params.get(name) for name in ("timeout", "stream_timeout")}
-    return {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value > 0}
-
-
-class TargetTable:
-    """Every name a chain may use, with its targets; built once for a configuration."""
-
-    def __init__(self, config: Config) -> None:
-        self._groups = {
-            name: [_of_deployment(name, deployment) for deployment in deployments]
-            for name, deployments in config.model_groups.items()
-        }
-        self._wildcards = Wildcards(self._groups)
-        self._ids = {each.id: name for name, found in config.model_groups.items() for each in found}
-        self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
-        self._own = {name: _own_params(provider) for name, provider in config.providers.items()}
-        self._providers = {
-            name: self._of_provider(name, provider, config) for name, provider in config.providers.items()
-        }
-
-    def _of_provider(self, name: str, provider: ProviderConfig, config: Config) -> list[Target]:
-        if deployments := config.model_groups.get(provider.model):
-            return [_of_deployment(name, deployment, provider) for deployment in deployments]
-        return [Target(provider=name, model=provider.model, params=_own_params(provider), **_settings(provider))]
-
-    def own_params(self, name: str) -> Mapping[str, Any]:
-        """What `providers` itself says for LiteLLM, its group's deployments aside."""
-        return self._own.get(name, {})
-
-    @property
-    def names(self) -> list[str]:
-        """Providers, then groups."""
-        return [*self._providers, *(name for name in self._groups if name not in self._providers)]
-
-    def is_group(self, model: str) -> bool:
-        """Whether `model` names a `model_list` group, an alias of one or matches a wildcard group."""
-        return self.group(model) is not None
-
-    def group(self, model: str) -> str | None:
-        """The group that `model` means: its name, an alias, the id of one of its deployments, or a wildcard."""
-        name = self._aliases.get(model, model)
-        if name in self._groups:
-            return name
-        found = self._wildcard(name)
-        return self._ids.get(name) or (found[0] if found else None)
-
-    def _wildcard(self, model: str) -> tuple[str, re.Match[str]] | None:
-        """The wildcard group of a model, or of it with its provider (`gpt-4o` as `openai/gpt-4o`)."""
-        return self._wildcards.find(model, f"{litellm_provider(model)}/{model}") if self._wildcards else None
-
-    def of_group(self, model: str) -> list[Target]:
-        """The deployments of the group that `model` means; a wildcard stands for the asked model."""
-        name = self._aliases.get(model, model)
-        if name in self._groups:
-            return self._groups[name]
-        if name in self._ids:
-            return [target for target in self._groups[self._ids[name]] if target.deployment == name]
-        group, found = self._wildcard(name) or ("", None)
-        return [replace(target, model=filled(target.model, found)) for target in self._groups[group]] if found else []
-
-    def of_name(self, name: str) -> list[Target]:
-        """The targets of a provider or group."""
-        return self._providers.get(name) or self.of_group(name)
-
-    def of_model(self, model: str) -> list[Target]:
-        """The provider that is configured with this model id, else the bare id."""
-        same = (target for targets in self._providers.values() for target in targets if target.model == model)
-        found = next(same, None)
-        return [found or Target(provider=litellm_provider(model), model=model, known=False)]
-
-    def of_names(self, names: Iterable[str]) -> list[Target]:
-        """The targets of several names in order, each once."""
-        return list({target.key: target for name in names for target in self.of_name(name)}.values())
-
-    def of_entries(self, entries: Iterable[str | Mapping[str, Any]]) -> list[Target]:
-        """The targets of LiteLLM's fallbacks: names, or mappings with a `model` and what its request changes."""
-        found: dict[str, Target] = {}
-        for entry in entries:
-            name, changes = (entry, {}) if isinstance(entry, str) else (str(entry.get("model")), entry)
-            for target in self.of_name(name):
-                changed = {key: value for key, value in changes.items() if key != "model"}
-                found.setdefault(target.key, replace(target, changes=changed) if changed else target)
-        return list(found.values())
-
-
-def _alias_target(value: Any) -> str:
-    return str(value["model"]) if isinstance(value, Mapping) else str(value)
+# Of a call's own keywords, those that belong to its target; LiteLLM has two words for the address.
+CONNECTION = {"base_url": "api_base", "api_base": "api_base", "api_key": "api_key"}
 
 
 class Question(NamedTuple):
@@ -366,21 +201,18 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
-    choice = replace(choice, targets=_connected(choice.targets, question.request))
+    choice = replace(choice, targets=_connected(choice.targets, question))
     return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
 
 
-def _connected(targets: list[Target], request: ChatRequest) -> list[Target]:
+def _connected(targets: list[Target], question: Question) -> list[Target]:
     """`targets` at the address and with the key of the call itself, which are for the first one's vendor only."""
-    own = {name: request.params[name] for name in CONNECTION if request.params.get(name)}
+    given = question.request.params
+    own = {CONNECTION[name]: protect(name, given[name]) for name in CONNECTION if given.get(name)}
     if not own or not targets:
         return targets
-    own = {"api_base" if name == "base_url" else name: value for name, value in own.items()}
     vendor = litellm_provider(targets[0].model)
-    return [
-        replace(each, params={**each.params, **own}) if litellm_provider(each.model) == vendor else each
-        for each in targets
-    ]
+    return [question.table.connected(each, own) if litellm_provider(each.model) == vendor else each for each in targets]
 
 
 def _first_only(choice: Choice) -> list[Target]:

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from blueprint_llm.routing import Target
+    from blueprint_llm.targets import Target
 
 METRICS = ("weight", "rpm", "tpm")
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from blueprint_llm.credentials import Credential
     from blueprint_llm.pipeline import Walk
     from blueprint_llm.policy import Change
-    from blueprint_llm.routing import Target
     from blueprint_llm.streaming import StreamVerdict
+    from blueprint_llm.targets import Target
 
 Steps = Generator[Step, Any, Any]
 MOST_KEYS = 10
@@ -113,7 +113,8 @@ class Visit:
 
     def _on_the_ladder(self, error: CallError, decision: Decision) -> Decision:
         """What to change before a retry; nothing more to offer means going on."""
-        if not isinstance(decision, RetryHere):
+        is_same = self.walk.request.as_written and error.category == "malformed"
+        if is_same or not isinstance(decision, RetryHere):
             return decision
         change = climb(error, self.change, self._means())
         if change is None:
@@ -136,7 +137,7 @@ class Visit:
         asked = self.walk.request
         voice = self.walk.voice
         return Means(
-            reask=0 if asked.as_written else streaming.reask,
+            reask=streaming.reask,
             max_tokens=self.change.max_tokens or asked.max_tokens or asked.params.get("max_completion_tokens"),
             most_tokens=facts.max_output_tokens if facts else None,
             can_continue=streaming.on_break == "resume"

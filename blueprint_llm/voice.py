@@ -90,7 +90,7 @@ class VerbatimVoice(Voice):
                 return ()
             chunk.usage = None
         self._held.append(chunk)
-        return self._released() if says and not ends and not self._has_calls else ()
+        return self._released() if says and not self._has_calls else ()
 
     def recite(self, whole: Callable[[], Any]) -> Iterable[Emit]:
         """Hold the answer as one chunk."""

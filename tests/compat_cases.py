@@ -152,5 +152,59 @@ CASES = {
         Answer("", tool_calls=(PARIS,)),
     ),
 }
+
+
+def claude(*blocks, stop="end_turn", deltas=()):
+    """A reply of Anthropic's in both forms; a delta is its block's number and what it adds."""
+    usage = {"input_tokens": 12, "output_tokens": 9}
+    head = {"id": "msg_r", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5", "usage": usage}
+    empty = {"text": "", "thinking": "", "signature": "", "input": {}}
+    starts = [{name: empty.get(name, value) for name, value in block.items()} for block in blocks]
+    events = [{"type": "message_start", "message": {**head, "content": [], "stop_reason": None}}]
+    for n, start in enumerate(starts):
+        events.append({"type": "content_block_start", "index": n, "content_block": start})
+        events += [{"type": "content_block_delta", "index": n, "delta": delta} for place, delta in deltas if place == n]
+        events.append({"type": "content_block_stop", "index": n})
+    events.append({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 9}})
+    whole = {**head, "content": list(blocks), "stop_reason": stop}
+    return Recorded(whole, (*events, {"type": "message_stop"}))
+
+
+def text_delta(n, text):
+    """A piece of a text block."""
+    return n, {"type": "text_delta", "text": text}
+
+
+THOUGHT = claude(
+    {"type": "thinking", "thinking": "two and two", "signature": "c2ln"},
+    {"type": "text", "text": "It is 4."},
+    deltas=(
+        (0, {"type": "thinking_delta", "thinking": "two and "}),
+        (0, {"type": "thinking_delta", "thinking": "two"}),
+        (0, {"type": "signature_delta", "signature": "c2ln"}),
+        text_delta(1, "It is "),
+        text_delta(1, "4."),
+    ),
+)
+USED = claude(
+    {"type": "text", "text": "Let me see."},
+    {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}},
+    stop="tool_use",
+    deltas=(
+        text_delta(0, "Let me "),
+        text_delta(0, "see."),
+        (1, {"type": "input_json_delta", "partial_json": '{"city": '}),
+        (1, {"type": "input_json_delta", "partial_json": '"Paris"}'}),
+    ),
+)
+CLAUDE = {"model": "anthropic/claude-sonnet-4-5", "max_tokens": 2000}
+CASES |= {
+    "Anthropic's text": (
+        CLAUDE,
+        claude({"type": "text", "text": "Hi."}, deltas=(text_delta(0, "H"), text_delta(0, "i."))),
+    ),
+    "Anthropic's thinking": ({**CLAUDE, "thinking": {"type": "enabled", "budget_tokens": 1024}}, THOUGHT),
+    "Anthropic's tool call": ({**CLAUDE, "tools": [TOOL]}, USED),
+}
 TABLE = [pytest.param(*case, id=name) for name, case in CASES.items()]
 BROKEN_TOOL = BrokenTool()

@@ -5,6 +5,7 @@ where it happens and fails the test at its end.
 """
 
 import asyncio
+import gc
 import inspect
 import ipaddress
 import os
@@ -124,3 +125,19 @@ def forgotten_secrets():
     """What one test registers as a secret must not be masked in another's texts."""
     yield
     redaction._REGISTRY.clear()
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """What a module's tests leave to the garbage collector is found under that module's filter of warnings."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_configuration():
+    """The configuration that the drop-in functions found in one test is not the next one's."""
+    yield
+    functions = sys.modules.get("blueprint_llm.compat.functions")
+    if functions is not None:
+        functions.forget()

@@ -1,18 +1,21 @@
 """The drop-in functions beside LiteLLM's on one server: the same requests, objects, chunks and exceptions."""
 
-import asyncio
 import inspect
-import json
 
 import litellm
 import pytest
-from compat_cases import CASES, HI, STATUSES, TABLE
-from driving import KEY, closing_clients
+from compat_calling import call, keywords_of, read
+from compat_cases import CASES, STATUSES, TABLE
+from driving import KEY
 
 import blueprint_llm
-from blueprint_llm.compat import functions
-from blueprint_llm.testing import Answer, Cut, FaultServer, Status
+from blueprint_llm.testing import FaultServer, Status
 
+# LiteLLM makes a session per key and forgets to close those whose call failed.
+pytestmark = [
+    pytest.mark.usefixtures("litellm_warm", "collected"),
+    pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
+]
 VOLATILE = ("id", "created")
 FORMS = [
     pytest.param(stream, kind, id=f"{kind} {'stream' if stream else 'whole'}")
@@ -21,25 +24,11 @@ FORMS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fresh_functions(litellm_warm):
-    """The functions find their configuration anew in each test."""
-    functions.forget()
-    yield
-    functions.forget()
-
-
 def ask(library, kind, **keywords):
     """What a library's function gives: the answer, or the stream and its chunks."""
-    if kind == "sync":
-        answer = library.completion(**keywords)
-        return (answer, list(answer)) if keywords.get("stream") else (answer, [])
-
-    async def run():
-        answer = await library.acompletion(**keywords)
-        return (answer, [chunk async for chunk in answer]) if keywords.get("stream") else (answer, [])
-
-    return asyncio.run(closing_clients(run()))
+    if keywords.get("stream"):
+        return read(kind, None, through=library, **keywords)
+    return call(kind, None, through=library, **keywords), []
 
 
 def failure_of(library, kind, **keywords):
@@ -47,18 +36,6 @@ def failure_of(library, kind, **keywords):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - any: it is compared
         ask(library, kind, **keywords)
     return caught.value
-
-
-def wire(server, **keywords):
-    """Keywords of a call to a server, without retries."""
-    return {
-        "model": "openai/gpt-4o",
-        "messages": HI,
-        "api_base": server.url,
-        "api_key": KEY,
-        "max_retries": 0,
-        **keywords,
-    }
 
 
 def facts(answer):
@@ -71,19 +48,24 @@ def asked_for(request):
     return {name: value for name, value in request.body.items() if name != "stream_options"}
 
 
+def key_of(request):
+    """The key that came with a request."""
+    return request.headers.get("x-api-key") or request.headers["authorization"].removeprefix("Bearer ")
+
+
 @pytest.mark.parametrize(("stream", "kind"), FORMS)
 @pytest.mark.parametrize(("keywords", "step"), TABLE)
 def test_a_call_comes_out_as_from_litellm(keywords, step, stream, kind):
     """Request, answer and sequence of chunks are LiteLLM's."""
     with FaultServer([step, step]) as server:
-        asked = wire(server, **keywords, **({"stream": True} if stream else {}))
+        asked = keywords_of(server, max_retries=0, **keywords, **({"stream": True} if stream else {}))
         theirs, their_chunks = ask(litellm, kind, **asked)
         ours, our_chunks = ask(blueprint_llm, kind, **asked)
 
     assert list(map(facts, our_chunks)) == list(map(facts, their_chunks))
     assert stream or facts(ours) == facts(theirs)
     assert asked_for(server.requests[1]) == asked_for(server.requests[0])
-    assert server.requests[1].headers["authorization"] == f"Bearer {KEY}"
+    assert key_of(server.requests[1]) == key_of(server.requests[0]) == KEY
 
 
 @pytest.mark.parametrize(("stream", "kind"), FORMS)
@@ -91,7 +73,7 @@ def test_a_call_comes_out_as_from_litellm(keywords, step, stream, kind):
 def test_a_status_is_litellms_exception(status, stream, kind):
     """Each HTTP status raises the class that LiteLLM raises, with the same facts."""
     with FaultServer(default=Status(status, "no", headers={"retry-after": "7", "x-request-id": "r1"})) as server:
-        asked = wire(server, stream=stream)
+        asked = keywords_of(server, max_retries=0, stream=stream)
         theirs, ours = failure_of(litellm, kind, **asked), failure_of(blueprint_llm, kind, **asked)
 
     assert type(ours) is type(theirs)
@@ -113,4 +95,3 @@ def test_a_signature_is_litellms(name):
 
     assert list(ours) == list(theirs)
     assert [each.kind for each in ours.values()] == [each.kind for each in theirs.values()]
-    assert json.dumps(list(ours))

@@ -11,7 +11,7 @@ import openai
 import pytest
 from driving import KEY, MESSAGES, closing_clients
 
-from blueprint_llm.adapters import Call, _litellm
+from blueprint_llm.adapters import Call, _litellm, exceptions
 from blueprint_llm.credentials import Credential, Secret
 from blueprint_llm.errors import CATEGORIES, CallError, Failure
 from blueprint_llm.policy import classify
@@ -107,7 +107,7 @@ def test_facts_of_an_exception_survive_and_nothing_else(litellm_warm):
     """Status and Retry-After come through; neither the exception nor its request does."""
     error = error_of(litellm_warm, "RateLimitError", 429, headers={"Retry-After": "7"})
 
-    found = _litellm.call_error(error, call_to("http://127.0.0.1/v1"))
+    found = exceptions.call_error(error, call_to("http://127.0.0.1/v1"))
 
     assert (found.category, found.status, found.retry_after_s) == ("rate_limited", 429, 7.0)
     assert (found.__cause__, found.__context__) == (None, None)
@@ -121,7 +121,7 @@ def test_error_in_mid_stream_is_unwrapped(litellm_warm):
         message="broke", model="m", llm_provider="openai", original_exception=inner
     )
 
-    found = _litellm.call_error(wrapped, call_to("http://127.0.0.1/v1"), in_stream=True)
+    found = exceptions.call_error(wrapped, call_to("http://127.0.0.1/v1"), in_stream=True)
 
     assert (found.category, found.status, found.retry_after_s) == ("rate_limited", 429, 3.0)
 
@@ -131,7 +131,7 @@ def test_missing_package_is_found_in_the_cause_chain(litellm_warm):
     error = litellm_warm.APIConnectionError(message="it broke", llm_provider="openai", model="m")
     error.__cause__ = ModuleNotFoundError("No module named 'mcp'")
 
-    found = _litellm.call_error(error, call_to("http://127.0.0.1/v1"))
+    found = exceptions.call_error(error, call_to("http://127.0.0.1/v1"))
 
     assert (found.category, found.code) == ("invalid_request", "missing_dependency")
 

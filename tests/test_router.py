@@ -238,6 +238,16 @@ def test_no_thread_is_left_behind(server):
     assert threading.active_count() <= before
 
 
+@pytest.mark.parametrize("name", ["num_retries", "max_retries"])
+def test_a_calls_own_number_of_retries_wins(server, name):
+    """A call's own `num_retries`, or LiteLLM's other word for it, wins over the Router's and over every policy."""
+    router = routed(server, "e503", num_retries=3, retry_policy={"DefaultRetries": 4})
+    with pytest.raises(litellm.ServiceUnavailableError):
+        router.completion("a", MESSAGES, **{name: 0})
+
+    assert asked(server) == {"e503": 1}
+
+
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_bad_request_falls_back_to_nobody(server, status):
     """Fallbacks never apply to 400 and 422: the request is as wrong elsewhere."""

@@ -1,7 +1,7 @@
-"""The only module that knows LiteLLM: calls, exceptions, streams and the embedded model's registration.
+"""The only module that knows LiteLLM: calls, streams and the embedded model's registration.
 
 LiteLLM is imported on the first call (2-5 s, 2,600 modules). Its retries, cache and Router are off, and no global of
-it is touched but `custom_provider_map`. A failure leaves here as a fresh CallError: LiteLLM's own exception holds the
+it is touched but `custom_provider_map`. A failure leaves as a fresh CallError (`exceptions`): LiteLLM's own holds the
 request and its headers, so it is neither chained nor re-raised, and no frame of ours that raises holds a key.
 """
 
@@ -10,18 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
-import time
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
-from blueprint_llm.adapters.exceptions import without_secrets
+from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.credentials import Secret
-from blueprint_llm.errors import CallError, Failure, StreamBrokenError
-from blueprint_llm.policy import classify, retry_after_s
 from blueprint_llm.steps import END
 from blueprint_llm.streaming.ending import is_lost
 
@@ -31,25 +27,10 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters.contract import Call, EndedBy
 
 COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
-LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
 _LOADING = threading.Lock()
-ROUTER_GLOBALS = (
-    "num_retries",
-    "fallbacks",
-    "default_fallbacks",
-    "context_window_fallbacks",
-    "content_policy_fallbacks",
-)
 _QUIET = threading.Event()
-# What httpx, aiohttp and the system raise when a connection ends in mid-answer.
-_LOST = frozenset(
-    {
-        *("ReadError", "ReadTimeout", "RemoteProtocolError", "NetworkError", "ConnectionError", "ConnectionResetError"),
-        *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
-    }
-)
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -314,140 +295,11 @@ def _insides(stream: Any) -> Iterator[Any]:
             yield inner
 
 
-def call_error(error: BaseException, call: Call, *, in_stream: bool = False, begun: bool = False) -> CallError:
-    """A CallError with the facts of `error` and nothing else of it.
-
-    Args:
-        error: What LiteLLM raised.
-        call: What was asked.
-        in_stream: It came while a stream was read. Some providers' requests are only sent then.
-        begun: The stream had brought something: trouble of the transport is a break.
-    """
-    if call.as_written:
-        _register_own_keys()
-    failure = failure_of(error)
-    found = classify(failure)
-    category = found.category.name
-    if in_stream and (found.code == "not_json" or (begun and category in {"unavailable", "unknown"})):
-        category = "stream_broken"
-    kind = StreamBrokenError if category == "stream_broken" else CallError
-    result = kind(
-        f"{call.provider} ({call.model}): {_text(failure)}",
-        category=category,
-        provider=call.provider,
-        model=call.model,
-        status=failure.status,
-        retry_after_s=retry_after_s(failure.headers, now=time.time()),
-        code=found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None)),
-    )
-    if call.as_written:
-        result.litellm_error = without_secrets(error)
-    return result
-
-
-def _register_own_keys() -> None:
-    """Hide the keys that the program has given to LiteLLM itself (`litellm.api_key`), and that it used for a call."""
-    for name, value in list(vars(module()).items()):
-        if name.endswith("_key") and isinstance(value, str):
-            redaction.register(value)
-
-
-def _break_of(failure: Failure) -> str:
-    """How a stream broke: its connection did, or the server put an error where a chunk should be."""
-    return "error_object" if _LOST.isdisjoint({*failure.classes, *failure.causes}) else "connection_lost"
-
-
-def failure_of(error: BaseException) -> Failure:
-    """The facts of a LiteLLM exception; an error wrapped in mid-stream is unwrapped."""
-    original = getattr(error, "original_exception", None)
-    if isinstance(original, BaseException):
-        error = original
-    return Failure(
-        classes=tuple(kind.__name__ for kind in type(error).__mro__),
-        status=_status(error),
-        message=_words(error),
-        causes=tuple(_causes(error)),
-        headers=_headers(error),
-    )
-
-
-def _words(error: BaseException) -> str:
-    """What the provider said; its error code, which no message has (`insufficient_quota`), in lines of their own."""
-    body = getattr(error, "body", None)
-    codes = [str(body[name]) for name in ("code", "type") if body.get(name)] if isinstance(body, dict) else []
-    return "\n".join([str(getattr(error, "message", None) or error), *codes])
-
-
-def _status(error: BaseException) -> int | None:
-    for source in (error, getattr(error, "response", None)):
-        text = str(getattr(source, "status_code", ""))
-        if text.isdigit():
-            return int(text)
-    return None
-
-
-def _causes(error: BaseException, limit: int = 8) -> Iterator[str]:
-    inner = error.__cause__ or error.__context__
-    while inner is not None and limit:
-        yield type(inner).__name__
-        inner, limit = inner.__cause__ or inner.__context__, limit - 1
-
-
-def _headers(error: BaseException) -> Mapping[str, str]:
-    response = getattr(error, "response", None)
-    sources = (getattr(response, "headers", None), getattr(error, "litellm_response_headers", None))
-    return {str(name).lower(): str(value) for headers in sources if headers for name, value in dict(headers).items()}
-
-
-def _text(failure: Failure) -> str:
-    first = redaction.clean_exception_text(failure.message).strip().splitlines() or [""]
-    status = f"HTTP {failure.status}: " if failure.status else ""
-    return status + first[0][:LONGEST_TEXT]
-
-
 def quiet() -> None:
     """Keep LiteLLM's hints off the standard output, once it loads; for our own command line, which owns its process."""
     _QUIET.set()
     if is_loaded():
         module().suppress_debug_info = True
-
-
-def passed(function: str, call: Call) -> Any:
-    """What another of LiteLLM's functions (`embedding`) returns. Raises CallError."""
-    litellm = module()
-    try:
-        return _masked(getattr(litellm, function)(**_passed(call)))
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
-
-
-async def apassed(function: str, call: Call) -> Any:
-    """What another of LiteLLM's functions (`aembedding`) returns. Raises CallError."""
-    litellm = module()
-    try:
-        return _masked(await getattr(litellm, function)(**_passed(call)))
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
-
-
-def _passed(call: Call) -> dict[str, Any]:
-    """LiteLLM's keywords without those of a chat. Never bind the result to a name: it holds the key."""
-    endless = call.timeout_s == float("inf")
-    left_out = {"messages", "timeout"} if endless else {"messages"}
-    return {name: value for name, value in _keywords(call).items() if name not in left_out}
-
-
-def deployment(entry: Mapping[str, Any]) -> Any:
-    """LiteLLM's `Deployment` of an entry of `model_list`."""
-    return module().types.router.Deployment(**entry)
-
-
-def router_globals() -> dict[str, Any]:
-    """What the program has set on LiteLLM's module for Routers; LiteLLM is not loaded to look."""
-    found = {name: getattr(sys.modules.get("litellm"), name, None) for name in ROUTER_GLOBALS}
-    return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
 def model_response(body: Mapping[str, Any]) -> Any:

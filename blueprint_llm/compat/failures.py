@@ -15,7 +15,7 @@ from blueprint_llm.errors import (
     NoTargetError,
     QuotaExceededError,
 )
-from blueprint_llm.routing import litellm_provider
+from blueprint_llm.targets import litellm_provider
 
 # The class of LiteLLM's that an error of ours also is, by category.
 CLASSES = {
@@ -65,19 +65,24 @@ def both(error: BlueprintError) -> Exception:
         return error
     kind = both_class(type(error), name)
     twin: Any = kind.__new__(kind)
-    theirs = _theirs(name, error)
     twin.args = error.args
-    twin.__dict__ |= {**vars(theirs), **vars(error)}
+    twin.__dict__ |= vars(error) | vars(_theirs(name, error))
+    twin.__dict__ |= {fact: value for fact, value in vars(error).items() if value is not None}
     return twin  # type: ignore[no-any-return] # made above
 
 
 def _theirs(name: str, error: BlueprintError) -> Any:
     """LiteLLM's exception with the facts of `error`."""
-    kind, text = getattr(_litellm.module(), name), str(error)
+    kind, text = _class(name), str(error)
     if isinstance(error, BudgetExceededError):
         return kind(current_cost=error.used_usd, max_budget=error.limit_usd, message=text)
-    model = getattr(error, "model", None) or ""
+    tried = (getattr(each, "model", None) for each in (error, *getattr(error, "attempts", ())))
+    model = next(filter(None, tried), "")
     return kind(message=text, model=model, llm_provider=litellm_provider(model) if model else "")
+
+
+def _class(name: str) -> Any:
+    return getattr(_litellm.module().exceptions, name)
 
 
 _MADE: dict[tuple[str, str], type[BlueprintError]] = {}
@@ -87,8 +92,7 @@ def both_class(ours: type[BlueprintError], theirs: str) -> type[BlueprintError]:
     """The class that is both, one for each pair."""
     key = (ours.__name__, theirs)
     if key not in _MADE:
-        litellms = getattr(_litellm.module(), theirs)
-        made = type(ours.__name__, (ours, litellms), {"__module__": ours.__module__, "__reduce__": _reduce})
+        made = type(ours.__name__, (ours, _class(theirs)), {"__module__": ours.__module__, "__reduce__": _reduce})
         return _MADE.setdefault(key, made)
     return _MADE[key]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import router as boundary
 from blueprint_llm.compat.failures import both, litellm_failure
 from blueprint_llm.dispatch import passed_call
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
@@ -45,5 +45,5 @@ def _first_answer(parts: Parts, function: str, request: ChatRequest) -> Steps:
 
 def _act(function: str, call: Call) -> Act:
     return Act(
-        blocking=partial(_litellm.passed, function, call), awaiting=partial(_litellm.apassed, f"a{function}", call)
+        blocking=partial(boundary.passed, function, call), awaiting=partial(boundary.apassed, f"a{function}", call)
     )

@@ -12,7 +12,7 @@ from functools import partialmethod
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import router as boundary
 from blueprint_llm.compat.calls import Completions
 from blueprint_llm.compat.failures import both
 from blueprint_llm.compat.model_list import (
@@ -97,7 +97,7 @@ class Router:
 
     def _configured(self, entries: Iterable[Entry]) -> Config:
         own = {"router_settings": self._settings, "blueprint": self._block()}
-        return load_config({"model_list": list(entries), "litellm_settings": _litellm.router_globals(), **own})
+        return load_config({"model_list": list(entries), "litellm_settings": boundary.router_globals(), **own})
 
     def _block(self) -> dict[str, Any]:
         """Our block, with what LiteLLM's arguments mean in it."""
@@ -160,7 +160,8 @@ class Router:
         """The deployments of a group, an alias or a wildcard; without a name all, those of shown aliases first."""
         table, state = self._state.parts.table, self._state
         if model_name is not None:
-            return [entry_of_target(model_name, target) for target in table.of_group(model_name)]
+            found = () if self.has_model_id(model_name) else table.of_group(model_name)
+            return [entry_of_target(model_name, target) for target in found]
         aliases = [
             entry_of_target(alias, target)
             for alias, group in shown_aliases(state.config)
@@ -184,7 +185,7 @@ class Router:
     def get_deployment(self, model_id: str) -> Any:
         """The deployment with this id as LiteLLM's `Deployment`; None: there is none."""
         found = with_id(self._state.entries, model_id)
-        return None if found is None else _litellm.deployment(found)
+        return None if found is None else boundary.deployment(found)
 
     def get_model_info(self, id: str) -> Entry | None:  # noqa: A002 - LiteLLM's name
         """The deployment with this id as an entry; None: there is none."""
@@ -193,7 +194,7 @@ class Router:
     def get_deployment_by_model_group_name(self, model_group_name: str) -> Any:
         """The first deployment of a group as LiteLLM's `Deployment`; None: there is none."""
         found = self.get_model_list(model_group_name)
-        return _litellm.deployment(found[0]) if found else None
+        return boundary.deployment(found[0]) if found else None
 
     def get_available_deployment(self, model: str, messages: Any = None, **_: Any) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from blueprint_llm.parts import Parts
-    from blueprint_llm.routing import Target
     from blueprint_llm.stores.ops import Level
+    from blueprint_llm.targets import Target
     from blueprint_llm.types import Plan, PlanningContext
 
 NANO = 10**9

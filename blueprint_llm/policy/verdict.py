@@ -63,5 +63,5 @@ def decide(error: CallError, rules: RetryRules, progress: Progress) -> Decision:
 def _wait_s(error: CallError, rules: RetryRules, progress: Progress) -> float | None:
     asked = error.retry_after_s
     if asked is None:
-        return backoff_s(rules, retry=progress.attempts, draw=progress.draw)
-    return asked if asked <= rules.max_retry_after_s else None
+        return max(rules.min_s, backoff_s(rules, retry=progress.attempts, draw=progress.draw))
+    return max(rules.min_s, asked) if asked <= rules.max_retry_after_s else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from litellm.types.utils import all_litellm_params
 
 from blueprint_llm.forms import build_request, validated
-from blueprint_llm.routing import Target
+from blueprint_llm.targets import Target
 from blueprint_llm.types import ChatMessage
 
 if TYPE_CHECKING:

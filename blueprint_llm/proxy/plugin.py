@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import _litellm, exceptions
 from blueprint_llm.config import load_config
 from blueprint_llm.errors import BlueprintError, CallError
 from blueprint_llm.parts import Parts
@@ -114,7 +114,7 @@ class Hooks(CustomLogger):  # type: ignore[misc] # LiteLLM is not followed: too 
         """Settle a call that failed, as its kind of failure demands."""
         passage = self._kept(request_data)
         if passage is not None and passage.pending is not None:
-            await _ended(passage, _litellm.call_error(exception, passage.call))
+            await _ended(passage, exceptions.call_error(exception, passage.call))
 
     async def async_post_call_failure_hook(self, original_exception: Exception, **_: Any) -> None:
         """Give a refusal, which LiteLLM's Router is done with, the status that is for the client."""

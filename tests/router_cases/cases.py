@@ -2,6 +2,8 @@
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
+LONG = [{"role": "user", "content": "many words " * 100}]
+
 
 def deployment(group, model, *, id=None, **params):  # noqa: A002 - LiteLLM's name
     """An entry of `model_list`; the model says how the loopback server answers."""
@@ -89,6 +91,21 @@ CASES = {
         deployment("a", "slow-1"), deployment("a", "ok-2"), many=8, routing_strategy="latency-based-routing"
     ),
     "retries": case(bad(503), num_retries=1),
+    "retries of a deployment": case(deployment("a", "e503-a", num_retries=1)),
+    "window checked before the call": case(
+        {**A, "model_info": {"id": "small", "max_input_tokens": 5}},
+        {**deployment("a", "ok-a2"), "model_info": {"id": "wide", "max_input_tokens": 5000}},
+        calls=[{"model": "a", "messages": LONG}],
+        many=4,
+        enable_pre_call_checks=True,
+    ),
+    "window checked, fallback": case(
+        {**A, "model_info": {"id": "small", "max_input_tokens": 5}},
+        B,
+        calls=[{"model": "a", "messages": LONG}],
+        enable_pre_call_checks=True,
+        context_window_fallbacks=[{"a": ["b"]}],
+    ),
     "retries of the call": case(bad(503), calls=[{"model": "a", "num_retries": 1}]),
     "no retry of a refusal": case(bad(401), num_retries=2),
     "no retry of not found": case(bad(404), num_retries=2),

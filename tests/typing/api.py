@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from blueprint_llm import (
     ChatMessage,
@@ -18,10 +18,21 @@ from blueprint_llm import (
     SyncLLMClient,
     UsageFilter,
     UsageStats,
+    acompletion,
+    completion,
     load_config,
 )
 from blueprint_llm.streaming import StreamVerdict
 from blueprint_llm.tools import RunResult
+
+
+async def use_as_litellm() -> None:
+    """The drop-in functions return LiteLLM's own objects, which only LiteLLM's types describe."""
+    messages = [{"role": "user", "content": "hi"}]
+    assert_type(completion(model="gpt-4o", messages=messages, temperature=0.2), Any)
+    assert_type(completion("gpt-4o", messages), Any)
+    async for chunk in await acompletion(model="gpt-4o", messages=messages, stream=True):
+        assert_type(chunk, Any)
 
 
 async def use_async() -> None:
