@@ -249,8 +249,10 @@ def in_litellm(name: str, chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
         made = stream()
         fresh = [made[0], *[made[len(made) // 2]] * (len(made) - 1)]  # a chunk that was just made is in the cache
-        *ours_each, peer = best(*[partial(feed_all, handler, fresh)] * 5, stream, rounds=7)
-    ours = min(ours_each)
+        feed = partial(feed_all, handler, fresh)
+        turns = [(min(seconds(feed) for _ in range(5)), seconds(stream)) for _ in range(9)]
+    # A busy machine hits both of a pair alike, so the pair in the middle counts.
+    ours, peer = sorted(turns, key=lambda turn: turn[0] / turn[1])[len(turns) // 2]
     count = len(made)
     return row(f"StreamingHandler, {name}, per chunk", ours / count * 1e6, ("LiteLLM", peer / count * 1e6), 0.01, "us")
 
