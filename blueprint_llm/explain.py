@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,9 @@ def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
         budget_used=(yield from _budget_used(parts, request)),
         planning=request.task_type == "planning",
     )
-    return screen(choose(question), (partial(_lacks_key, parts), partial(_lacks_ability, request)))
+    needs = frozenset(_needs(request))
+    checks = (partial(_lacks_key, parts), *([partial(_lacks_ability, needs)] if needs else []))
+    return screen(choose(question), checks)
 
 
 def _lacks_key(parts: Parts, target: Target) -> str | None:
@@ -47,13 +49,20 @@ def _lacks_key(parts: Parts, target: Target) -> str | None:
     return parts.credentials.available(target.provider, model=target.model, params=target.params)
 
 
-def _lacks_ability(request: ChatRequest, target: Target) -> str | None:
+def _needs(request: ChatRequest) -> Iterator[str]:
+    """What not every model can."""
+    if request.tools:
+        yield "tools"
+    if _has_image(request):
+        yield "vision"
+
+
+def _lacks_ability(needs: frozenset[str], target: Target) -> str | None:
     """What the request needs and the model is known not to have."""
-    facts = models.info(target.model)
-    said = {**({} if facts is None else {"tools": facts.supports_tools, "vision": facts.supports_vision})}
-    if request.tools and target.info.get("supports_function_calling", said.get("tools")) is False:
+    facts = models.info(target.model) or models.ModelFacts()
+    if "tools" in needs and target.info.get("supports_function_calling", facts.supports_tools) is False:
         return "the model takes no tools"
-    if _has_image(request) and target.info.get("supports_vision", said.get("vision")) is False:
+    if "vision" in needs and target.info.get("supports_vision", facts.supports_vision) is False:
         return "the model sees no images"
     return None
 
