@@ -61,6 +61,7 @@ class Target:
         object.__setattr__(self, "key", key)
 
 
+@lru_cache(maxsize=4096)
 def litellm_provider(model: str) -> str:
     """LiteLLM's provider name of a model id."""
     return "embedded" if model.startswith("embedded:") else providers.litellm_provider(model, {})
