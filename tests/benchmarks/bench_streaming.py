@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from blueprint_llm.streaming.schema_check import compile_schema
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM fetches it in a thread that disturbs
 ROUNDS = 25
 NOMINAL_S = 12e-6
 SIZE = 100_000
