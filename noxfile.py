@@ -1,4 +1,4 @@
-"""The project's chores; every session runs in one shared environment with the built wheel installed."""
+"""The project's chores; the sessions share one environment, `proxy` aside, with the built wheel installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
 
 HOME = Path(__file__).parent
-SHARED = HOME / ".nox" / "shared"
 PYPROJECT = nox.project.load_toml(HOME / "pyproject.toml")
 EXTRAS = "local,redis,rich,fast,otel"
 KERNEL_ENFORCED = (
@@ -26,17 +25,20 @@ KERNEL_ENFORCED = (
 )
 
 
-def python(session: nox.Session) -> str:
-    """The shared environment's interpreter, with dependencies as locked and this checkout's wheel freshly installed."""
-    interpreter = SHARED / ("Scripts" if os.name == "nt" else "bin") / "python"
+def python(
+    session: nox.Session, name: str = "shared", extras: str = EXTRAS, groups: tuple[str, ...] = ("test", "lint")
+) -> str:
+    """An environment's interpreter, with dependencies as locked and this checkout's wheel freshly installed."""
+    venv = HOME / ".nox" / name
+    interpreter = venv / ("Scripts" if os.name == "nt" else "bin") / "python"
     constraints = HOME / "tests" / "constraints.txt"
     digest = hashlib.sha256((HOME / "pyproject.toml").read_bytes() + constraints.read_bytes()).hexdigest()
-    stamp = SHARED / "installed"
+    stamp = venv / "installed"
     if not stamp.is_file() or stamp.read_text() != digest:
-        shutil.rmtree(SHARED, ignore_errors=True)
-        session.run("python", "-m", "venv", str(SHARED), external=True)
-        groups = nox.project.dependency_groups(PYPROJECT, "test", "lint")
-        pip(session, interpreter, "-c", str(constraints), f"{HOME}[{EXTRAS}]", *groups)
+        shutil.rmtree(venv, ignore_errors=True)
+        session.run("python", "-m", "venv", str(venv), external=True)
+        wanted = nox.project.dependency_groups(PYPROJECT, *groups)
+        pip(session, interpreter, "-c", str(constraints), f"{HOME}[{extras}]", *wanted)
         stamp.write_text(digest)
     pip(session, interpreter, "--no-deps", "--force-reinstall", str(HOME))
     return str(interpreter)
@@ -86,18 +88,67 @@ def unprivileged(session: nox.Session) -> None:
     session.run(*drop, pytest, *KERNEL_ENFORCED, *session.posargs, external=True)
 
 
+def pythons() -> dict[str, str]:
+    """The supported Pythons of this machine by version: pyenv's own, whose shims may refuse, else what is on PATH."""
+    root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    last = [classifier.rpartition(" ")[2] for classifier in PYPROJECT["project"]["classifiers"]]
+    versions = [version for version in last if version.startswith("3.")]
+    own = {version: sorted(map(str, root.glob(f"versions/{version}.*/bin/python"))) for version in versions}
+    found = {version: own[version][-1] if own[version] else shutil.which(f"python{version}") for version in versions}
+    return {version: path for version, path in found.items() if path}
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel without any extra, used away from the checkout on every Python of the machine."""
+    away, found = Path(session.create_tmp()), pythons()
+    shutil.rmtree(away)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(away), str(HOME), external=True)
+    (built,) = away.glob("*.whl")
+    for version, interpreter in found.items():
+        session.run(interpreter, "-m", "venv", str(away / version), external=True)
+        own = away / version / ("Scripts" if os.name == "nt" else "bin") / "python"
+        pip(session, own, "-c", str(HOME / "tests" / "constraints.txt"), str(built))
+        home = {"BLUEPRINT_HOME": str(away / "home")}
+        session.run(str(own), "-I", str(HOME / "tests" / "wheel" / "away.py"), env=home, external=True)
+    session.log(f"tried on {', '.join(found)}")
+
+
 @nox.session
 def formats(session: nox.Session) -> None:
     """Providers' wire formats against aimock, which needs Node >= 20.15."""
     interpreter = python(session)
-    session.run("npm", "install", "--silent", "--prefix", str(HOME / ".nox"), "@copilotkit/aimock@1.43", external=True)
-    os.environ["BLUEPRINT_FORMATS"] = "1"
+    prefix = str(HOME / ".nox")
+    session.run("npm", "install", "--silent", "--prefix", prefix, "@copilotkit/aimock@1.43", external=True)
+    os.environ |= {"BLUEPRINT_FORMATS": "1", "AIMOCK_PREFIX": prefix}
     run(session, interpreter, "pytest", "tests/formats", *session.posargs)
+
+
+@nox.session
+def proxy(session: nox.Session) -> None:
+    """The plugin in a real LiteLLM proxy, in an environment of its own: everything else has to do without FastAPI."""
+    interpreter = python(session, "proxy", extras="redis", groups=("test", "proxy"))
+    os.environ["BLUEPRINT_PROXY"] = "1"
+    run(session, interpreter, "pytest", "tests/proxy", *session.posargs)
+
+
+@nox.session
+def pages(session: nox.Session) -> None:
+    """The usage report in a real browser: Debian's `chromium`."""
+    interpreter = python(session)
+    os.environ["BLUEPRINT_PAGES"] = "1"
+    run(session, interpreter, "pytest", "tests/pages", *session.posargs)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     run(session, python(session), "blueprint-llm", "demo", "--yes")
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Renew what README takes from the schema and the bench's JSON; `-- --session` plays and draws the demo again."""
+    session.run(python(session), "tests/readme/refresh.py", *session.posargs, external=True)
 
 
 @nox.session

@@ -18,7 +18,7 @@ from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Cap, Outcome, Payer, denial, standing, tokens_of, upper_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from blueprint_llm.adapters import Call
     from blueprint_llm.parts import Parts
@@ -92,7 +92,7 @@ class Account:
     def reserve(self, call: Call, cap: Cap, *, force: bool) -> Generator[Step, Any, None]:
         """Take the worst case from every limit. Raises LimitReached, BreakerOpen or NoTargetError."""
         ledger = self.parts.ledger
-        tools, answers = call.params.get("tools") or (), int(call.params.get("n") or 1)
+        tools, answers = call.params.get("tools") or (), answers_of(call.params)
         estimate = self.worst(call.messages, tools, cap, answers=answers, seconds=call.timeout_s)
         if reason := ledger.unpriced(self.payer, estimate):
             raise LimitReached(NoTargetError([self._named(reason)]))
@@ -139,7 +139,7 @@ class Account:
         return nano
 
     def _report(self, error: CallError | None, outcome: Outcome | None = None) -> BreakerReport:
-        rules = self.parts.config.breaker
+        rules = self.parts.breaker_for(self.target, error)
         said = None if outcome is None or outcome.category == ABANDONED else _health(error)
         out = error is not None and error.code in OUT_OF_QUOTA
         pause_s = (error.retry_after_s or OUT_OF_QUOTA_S) if out and error else None
@@ -151,6 +151,14 @@ class Account:
             open_s=rules.open_s,
             open_for_s=pause_s,
         )
+
+
+def answers_of(params: Mapping[str, Any]) -> int:
+    """How many answers are asked for; what is no number is for the provider to refuse."""
+    try:
+        return max(1, int(params.get("n") or 1))
+    except (TypeError, ValueError):
+        return 1
 
 
 def _health(error: CallError | None) -> bool | None:

@@ -10,8 +10,8 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blueprint_llm.errors import BlueprintError, CallError, StreamBrokenError, ToolCallInvalidError
-from blueprint_llm.steps import END, Close, Emit, Now, Open, Read, Step, Store
+from blueprint_llm.errors import CallError, StreamBrokenError, ToolCallInvalidError
+from blueprint_llm.steps import END, Close, Now, Open, Read, Step, Store
 from blueprint_llm.streaming import StreamVerdict, TextDelta, Verdict
 from blueprint_llm.types import PartialToolCall, StreamChunk
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from blueprint_llm.adapters import Adapter, Call
     from blueprint_llm.streaming import StreamingHandler
+    from blueprint_llm.voice import Voice
 
 
 BEAT_CHUNKS = 16  # looking at the clock for every chunk would be seen in its time
@@ -42,30 +43,6 @@ class Manner(NamedTuple):
     prefix: str = ""
     beat_s: float = float("inf")
     heartbeat: Callable[[], Any] | None = None
-
-
-class Voice:
-    """What the caller has been shown; a restart is announced right before the first chunk of the new try.
-
-    Only then is it sure that the trouble was recovered: an error is either in a chunk or raised, never both.
-    """
-
-    def __init__(self) -> None:
-        self.spoken = False
-        self._void: BlueprintError | None = None
-
-    def broken(self, error: BlueprintError) -> None:
-        """What was emitted so far is void because of `error`."""
-        if self.spoken:
-            self._void = error
-
-    def emit(self, chunk: StreamChunk) -> Generator[Step, Any, None]:
-        """Hand out `chunk`."""
-        if self._void is not None:
-            yield Emit(chunk=StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model))
-            self._void = None
-        self.spoken = True
-        yield Emit(chunk=chunk)
 
 
 class Attempt:
@@ -116,10 +93,14 @@ class Attempt:
     def _whole(self) -> Generator[Step, Any, StreamVerdict]:
         self.raw = yield from self._open()
         yield from self._take(self.raw)
+        if self.voice is not None:
+            yield from self.voice.recite(lambda: self.raw)
         return self.handler.close(ended_by="terminal")
 
     def _read(self) -> Generator[Step, Any, StreamVerdict]:
         handle = yield from self._open()
+        if self.voice is not None:
+            self.voice.handle = handle
         try:
             yield from self._read_all(handle)
         finally:
@@ -137,6 +118,8 @@ class Attempt:
             if chunk is END:
                 return
             yield from self._take(chunk)
+            if self.voice is not None:
+                yield from self.voice.hear(chunk)
             if number % BEAT_CHUNKS == 0:
                 yield from self._beat()
         raise self._silence()  # outside the handler, as above
@@ -181,7 +164,7 @@ class Attempt:
             return
         first = next((each for each in verdict.verdicts if each.status in {"invalid", "incomplete"}), None)
         if verdict.ended_by != "terminal":
-            code = first.code if first else "no_terminal_event"
+            code = "empty_stream" if self.first_at is None else first.code if first else "missing_finish"
             text = f"{self._name()}: the stream ended without proof of its end"
             raise StreamBrokenError(text, code=code, **self._who())
         code = first.code if first else "malformed"

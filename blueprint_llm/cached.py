@@ -23,13 +23,13 @@ from blueprint_llm.stores.ops import AttemptRow
 from blueprint_llm.types import ChatResponse, PartialToolCall, StreamChunk
 
 if TYPE_CHECKING:
-    from blueprint_llm.attempt import Voice
     from blueprint_llm.cache.entry import Delta
     from blueprint_llm.cache.flights import Flight
     from blueprint_llm.parts import Parts
     from blueprint_llm.routing import Target
     from blueprint_llm.types import ChatRequest
     from blueprint_llm.visit import Visit
+    from blueprint_llm.voice import Voice
 
 Steps = Generator[Step, Any, Any]
 POLL_S, LONGEST_POLL_S = 0.01, 0.1
@@ -167,8 +167,10 @@ class _Turn:
             except (Exception, Abandoned) as error:  # noqa: BLE001 - every failure of a step is the visit's
                 resume, result = steps.throw, error
 
-    def _note(self, chunk: StreamChunk) -> bool:
-        """Remember a chunk; whether it is the last, which is held back."""
+    def _note(self, chunk: Any) -> bool:
+        """Remember a chunk of ours; whether it is the last, which is held back."""
+        if not isinstance(chunk, StreamChunk):
+            return False
         if chunk.restart:
             self.deltas.clear()
         if delta := chunk.delta or chunk.tool_call:
@@ -225,6 +227,7 @@ class _Turn:
         for delta in entry.deltas:
             told = {"tool_call": delta} if isinstance(delta, PartialToolCall) else {"delta": delta}
             yield from voice.emit(StreamChunk(**told, **who))
+        yield from voice.recite(partial(_rebuilt, entry))
         ending = StreamChunk(is_done=True, usage=entry.usage, tool_calls=entry.tool_calls, **who)
         yield from voice.emit(ending)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ChatResponse,
         ModelInfo,
         Plan,
+        StreamChunk,
         Tool,
         ToolCall,
         ToolResult,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     )
 
 Source = str | Path | Mapping[str, Any] | Any
+OnChunk = Callable[["StreamChunk"], Any]
 
 
 class _Core:
@@ -120,7 +122,7 @@ class _Core:
         from blueprint_llm.on_top import lowered  # noqa: PLC0415 - most clients never plan
         from blueprint_llm.planning.setup import planning_walk  # noqa: PLC0415 - likewise
 
-        return lowered(planning_walk(self._parts, context), self._chat_steps, None)
+        return lowered(planning_walk(self._parts, context), self._chats(stream=False), None)
 
     def register_tool(self, declared: Any, handler: Callable[..., Any] | None = None) -> Tool:
         """Add a tool: a function, whose signature is the schema, or a `Tool` and its handler (sync or async).
@@ -140,7 +142,7 @@ class _Core:
         if "_engine" in self.__dict__:
             self._engine.close()
 
-    def _run_walk(self, given: Any, keywords: dict[str, Any]) -> Steps:
+    def _run_walk(self, given: Any, keywords: dict[str, Any], *, stream: bool) -> Steps:
         from blueprint_llm.on_top import lowered  # noqa: PLC0415 - see _engine
         from blueprint_llm.tools import run_loop  # noqa: PLC0415 - see _engine
 
@@ -148,7 +150,7 @@ class _Core:
         listed = None if offered is None else [self._offered(tool) for tool in offered]
         request = self._parts.complete_request(build_request(given, {**keywords, "tools": listed}))
         yield Offload(function=self._engine.connect)
-        return (yield from lowered(run_loop(self._engine, request), self._chat_steps, self._engine))
+        return (yield from lowered(run_loop(self._engine, request), self._chats(stream=stream), self._engine))
 
     def _offered(self, tool: Any) -> Any:
         """A function is registered on the way; a tool of that name stays."""
@@ -157,15 +159,16 @@ class _Core:
             return tool
         return known.tool if known else self._engine.register_tool(tool)
 
-    def _resume_walk(self, state_id: str, decisions: Any) -> Steps:
+    def _resume_walk(self, state_id: str, decisions: Any, *, stream: bool) -> Steps:
         from blueprint_llm.on_top import lowered  # noqa: PLC0415 - see _engine
         from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
 
         yield Offload(function=self._engine.connect)
-        return (yield from lowered(resume_loop(self._engine, state_id, decisions), self._chat_steps, self._engine))
+        loop = resume_loop(self._engine, state_id, decisions)
+        return (yield from lowered(loop, self._chats(stream=stream), self._engine))
 
-    def _chat_steps(self, request: ChatRequest) -> Steps:
-        return self._walk(request, stream=False).run()
+    def _chats(self, *, stream: bool) -> Callable[[ChatRequest], Steps]:
+        return lambda request: self._walk(request, stream=stream).run()
 
     def _sync_driver(self) -> SyncDriver:
         return SyncDriver(self._parts.store)
@@ -193,20 +196,24 @@ class LLMClient(_Core):
         plan: Plan = await self._driver().run(self._planning_walk(context, keywords))
         return plan
 
-    async def run(self, request: Any = None, /, **keywords: Any) -> RunResult:
+    async def run(self, request: Any = None, /, *, on_chunk: OnChunk | None = None, **keywords: Any) -> RunResult:
         """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
 
-        `tools` may hold functions; without it the registered and built-in ones are offered.
+        `tools` may hold functions; without it the registered and built-in ones are offered. With `on_chunk` every chat
+        is a stream, and the function (or coroutine function) gets its chunks as they come: text, restarts, complete
+        tool calls.
 
         Raises:
             ApprovalPending: A call waits for a person; go on with `resume`.
         """
-        result: RunResult = await self._driver().run(self._run_walk(request, keywords))
+        walk = self._run_walk(request, keywords, stream=on_chunk is not None)
+        result: RunResult = await self._driver().run(walk, on_chunk)
         return result
 
-    async def resume(self, state_id: str, decisions: Any) -> RunResult:
+    async def resume(self, state_id: str, decisions: Any, *, on_chunk: OnChunk | None = None) -> RunResult:
         """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
-        result: RunResult = await self._driver().run(self._resume_walk(state_id, decisions))
+        walk = self._resume_walk(state_id, decisions, stream=on_chunk is not None)
+        result: RunResult = await self._driver().run(walk, on_chunk)
         return result
 
     async def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
@@ -219,9 +226,7 @@ class LLMClient(_Core):
     async def aclose(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
-        self._parts.hits.flush()
-        await self._parts.cache.aclose()
-        await self._parts.store.aclose()
+        await self._parts.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -252,20 +257,23 @@ class SyncLLMClient(_Core):
         plan: Plan = self._sync_driver().run(self._planning_walk(context, keywords))
         return plan
 
-    def run(self, request: Any = None, /, **keywords: Any) -> RunResult:
+    def run(self, request: Any = None, /, *, on_chunk: OnChunk | None = None, **keywords: Any) -> RunResult:
         """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
 
-        `tools` may hold functions; without it the registered and built-in ones are offered.
+        `tools` may hold functions; without it the registered and built-in ones are offered. With `on_chunk` every chat
+        is a stream, and the function gets its chunks as they come: text, restarts, complete tool calls.
 
         Raises:
             ApprovalPending: A call waits for a person; go on with `resume`.
         """
-        result: RunResult = self._sync_driver().run(self._run_walk(request, keywords))
+        walk = self._run_walk(request, keywords, stream=on_chunk is not None)
+        result: RunResult = self._sync_driver().run(walk, on_chunk)
         return result
 
-    def resume(self, state_id: str, decisions: Any) -> RunResult:
+    def resume(self, state_id: str, decisions: Any, *, on_chunk: OnChunk | None = None) -> RunResult:
         """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
-        result: RunResult = self._sync_driver().run(self._resume_walk(state_id, decisions))
+        walk = self._resume_walk(state_id, decisions, stream=on_chunk is not None)
+        result: RunResult = self._sync_driver().run(walk, on_chunk)
         return result
 
     def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
@@ -275,9 +283,7 @@ class SyncLLMClient(_Core):
     def close(self) -> None:
         """Release the store and the tools."""
         self._close_engine()
-        self._parts.hits.flush()
-        self._parts.cache.close()
-        self._parts.store.close()
+        self._parts.close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
 from blueprint_llm.adapters import Call
 from blueprint_llm.cache import with_breakpoints
 from blueprint_llm.context import fits, message_tokens, policy_for, shape
+from blueprint_llm.credentials import Credential
+from blueprint_llm.errors import CredentialsError, InvalidRequestError
 from blueprint_llm.policy import UNCHANGED
 from blueprint_llm.redaction import redact
-from blueprint_llm.streaming import StreamingHandler
+from blueprint_llm.routing import CONNECTION
+from blueprint_llm.streaming import StreamingHandler, check_tools
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blueprint_llm.parts import Parts
     from blueprint_llm.pipeline import Walk
     from blueprint_llm.policy import Change
@@ -39,6 +45,9 @@ NOT_SENT = frozenset(
         ),
     }
 )
+# Of the call's own keywords: the walk's, and the target's (see `routing.CONNECTION`).
+NOT_GIVEN = frozenset({"stream", "num_retries", *CONNECTION})
+FIRST_WORD_S = 0.5
 # With nothing but these there is nothing to resolve: a listed credential may bring more.
 SETTLED = NOT_SENT - {"litellm_credential_name"}
 
@@ -51,7 +60,7 @@ def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_t
     """
     parts, request = walk.parts, walk.request
     limits = parts.config.deadline
-    credential = parts.credentials.get(target.provider, model=target.model, params=target.params)
+    credential = _credential(parts, request, target)
     tools = [tool.to_dict() for tool in request.tools or ()]
     messages = [*_shaped(request, target, tools, walk.trace, output_tokens), *_added(change)]
     if parts.config.cache.provider_hints == "auto":
@@ -63,7 +72,39 @@ def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_t
         params=params_for(parts, request, target, tools, output_tokens),
         credential=credential,
         timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s, request.deadline_s or 0)),
+        as_written=request.as_written,
     )
+
+
+def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credential | None:
+    """The target's key. Raises CredentialsError.
+
+    LiteLLM has more ways to a key (`litellm.api_key`, a cloud's login) and words of its own for where there is none:
+    a request of LiteLLM's form goes without one that LiteLLM would look up itself.
+    """
+    try:
+        found = parts.credentials.get(target.provider, model=target.model, params=target.params)
+    except CredentialsError:
+        if not request.as_written:
+            raise
+        return Credential(base_url=target.params.get("api_base"), provider=target.provider)
+    is_its_own = request.as_written and found.source == "env" and not target.known
+    return replace(found, api_key=None) if is_its_own and not found.id.startswith("BLUEPRINT_") else found
+
+
+def own_timeout_s(request: ChatRequest) -> float | None:
+    """The `timeout` of the call itself in seconds: a number, a text, or an `httpx.Timeout`, whose read counts.
+
+    The transport is given the same; where its exception is what the caller expects, it comes first.
+    """
+    own = request.params.get("timeout")
+    if request.params.get("stream"):
+        own = request.params.get("stream_timeout") or own
+    try:
+        seconds = float(getattr(own, "read", own))  # type: ignore[arg-type] # the caller's, of any kind
+    except (TypeError, ValueError):
+        return None
+    return seconds + FIRST_WORD_S * request.as_written if seconds > 0 else None
 
 
 def _added(change: Change) -> list[dict[str, Any]]:
@@ -77,10 +118,12 @@ def _shaped(
     request: ChatRequest, target: Target, tools: list[dict[str, Any]], trace: Trace, output_tokens: int | None
 ) -> list[dict[str, Any]]:
     """The messages, shortened where the target's window wants it, and of the project what it may see."""
-    messages = [message.to_dict() for message in request.messages]
+    messages = target.changes.get("messages") or [message.to_dict() for message in request.messages]
+    if request.as_written:
+        return list(messages)
     window = input_window(target, request.max_tokens or output_tokens)
     if not request.context and (window is None or fits(messages, window, tools)):
-        return messages
+        return list(messages)
     policy = policy_for(
         target.provider,
         target.model,
@@ -116,18 +159,44 @@ def params_for(
     sent = not target.params.keys() <= SETTLED
     resolved = parts.credentials.resolve_params(target.params) if sent else {}
     own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
-    given = {name: value for name, value in request.params.items() if name != "stream"}
-    return {**own, **asked, **offered, **given, **cap}
+    given = {name: value for name, value in request.params.items() if name not in NOT_GIVEN}
+    changed = {name: value for name, value in target.changes.items() if name != "messages"}
+    return {**own, **asked, **offered, **given, **cap, **changed}
+
+
+def passed_call(parts: Parts, request: ChatRequest, target: Target) -> Call:
+    """A call of another of LiteLLM's functions to `target`: its key, its settings and the caller's keywords."""
+    return Call(
+        provider=target.provider,
+        model=target.model,
+        messages=[],
+        params=params_for(parts, request, target, [], None),
+        credential=_credential(parts, request, target),
+        timeout_s=own_timeout_s(request) or parts.timeout_s(target, streamed=False),
+        as_written=True,
+    )
 
 
 def handler_for(parts: Parts, request: ChatRequest, call: Call) -> StreamingHandler:
     """A validator for the answer to `call`."""
     checked = parts.config.streaming.validate_tools and request.check_answer
     return StreamingHandler(
-        tools=(request.tools or ()) if checked else (),
+        tools=_offered(request) if checked else (),
         response_format=request.params.get("response_format") if request.check_answer else None,
         max_tokens=call.params.get("max_tokens") or call.params.get("max_completion_tokens"),
     )
+
+
+def _offered(request: ChatRequest) -> Sequence[Any]:
+    """The tools that an answer is held against; of LiteLLM's form, only where all are functions that we can read."""
+    if not request.as_written:
+        return request.tools or ()
+    tools = request.params.get("tools") or ()
+    try:
+        check_tools(tools)
+    except (InvalidRequestError, TypeError, AttributeError):
+        return ()
+    return tools
 
 
 def input_tokens(request: ChatRequest) -> int:

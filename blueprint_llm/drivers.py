@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import inspect
 import random
+import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Generator
 from typing import Any, ClassVar
 
 from blueprint_llm.steps import (
@@ -40,6 +41,10 @@ def _is_over(walk: Walk) -> bool:
 
 _WATCHDOG = Watchdog()
 _FAREWELLS: set[asyncio.Future[None]] = set()
+# Kept here, a walk is never garbage before its driver: the collector would close it, and it could settle nothing.
+_WALKS: set[Walk] = set()
+# Longest wait for an abandoned walk of the sync driver; it goes on by itself after that.
+FAREWELL_S = 2.0
 # How an abandoned walk may end: done, with our own signal, or with whatever it made of it.
 ENDED = (StopIteration, Abandoned, Exception)
 
@@ -71,17 +76,20 @@ class SyncDriver:
         self._store, self._clock, self._sleep, self._draw = store, clock, sleep, draw
         self._watch = Watch(_WATCHDOG)
 
-    def run(self, walk: Walk) -> Any:
-        """Drive a walk that emits nothing; its result."""
+    def run(self, walk: Walk, on_chunk: Callable[[Any], Any] | None = None) -> Any:
+        """Drive a walk to its result; `on_chunk` is handed what it emits."""
         outcome = Outcome()
-        for _ in self.iterate(walk, outcome):
-            pass
+        with contextlib.closing(self.iterate(walk, outcome)) as chunks:
+            for chunk in chunks:
+                if on_chunk is not None:
+                    on_chunk(chunk)
         return outcome.value
 
     def iterate(self, walk: Walk, outcome: Outcome) -> Generator[Any, None, None]:
         """Yield what a walk emits; its result lands in `outcome`."""
         resume: Callable[[Any], Step] = walk.send
         result: Any = None
+        _WALKS.add(walk)
         try:
             while True:
                 try:
@@ -101,8 +109,22 @@ class SyncDriver:
         except BaseException:
             self._abandon(walk)
             raise
+        finally:
+            _WALKS.discard(walk)
 
     def _abandon(self, walk: Walk) -> None:
+        """Finish on a thread of its own: the garbage collector may be the one who leaves, inside a lock we need."""
+        if _is_over(walk):
+            return
+        farewell = threading.Thread(target=self._say_farewell, args=(walk,), name="blueprint-farewell", daemon=True)
+        try:
+            farewell.start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._say_farewell(walk)
+        else:
+            farewell.join(FAREWELL_S)
+
+    def _say_farewell(self, walk: Walk) -> None:
         resume: Callable[[Any], Step] = walk.throw
         result: Any = Abandoned()
         with contextlib.suppress(*ENDED):
@@ -193,18 +215,24 @@ class AsyncDriver:
         self._store, self._sleep = store, sleep
         self._answer: dict[type, Callable[[], float]] = {Now: clock, Draw: draw}
 
-    async def run(self, walk: Walk) -> Any:
-        """Drive a walk that emits nothing; its result."""
+    async def run(self, walk: Walk, on_chunk: Callable[[Any], Any] | None = None) -> Any:
+        """Drive a walk to its result; `on_chunk`, a function or a coroutine function, is handed what it emits."""
         outcome = Outcome()
-        async for _ in self.iterate(walk, outcome):
-            pass
+        async with contextlib.aclosing(self.iterate(walk, outcome)) as chunks:
+            async for chunk in chunks:
+                if on_chunk is not None and inspect.isawaitable(taken := on_chunk(chunk)):
+                    await taken
         return outcome.value
 
-    async def iterate(self, walk: Walk, outcome: Outcome) -> AsyncGenerator[Any, None]:
-        """Yield what a walk emits; its result lands in `outcome`."""
+    async def iterate(self, walk: Walk, outcome: Outcome, handed_out: Container[type] = ()) -> AsyncGenerator[Any, Any]:
+        """Yield what a walk emits; its result lands in `outcome`.
+
+        Steps of the kinds in `handed_out` are yielded too: whoever iterates sends their result, or an exception.
+        """
         resume: Callable[[Any], Step] = walk.send
         result: Any = None
         self._alarm = Alarm()
+        _WALKS.add(walk)
         try:
             while True:
                 try:
@@ -218,6 +246,9 @@ class AsyncDriver:
                     result = None
                 elif kind in self._answer:
                     result = self._answer[kind]()
+                elif kind in handed_out:
+                    result = yield step
+                    resume = walk.throw if isinstance(result, Exception) else walk.send
                 else:
                     try:
                         result = await self._ACT[kind](self, step)
@@ -227,6 +258,7 @@ class AsyncDriver:
             await self._abandon(walk)
             raise
         finally:
+            _WALKS.discard(walk)
             self._alarm.stop()
 
     async def _abandon(self, walk: Walk) -> None:

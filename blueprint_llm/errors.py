@@ -284,9 +284,11 @@ class CallError(BlueprintError):
         status: The HTTP status, where there was one.
         retry_after_s: How long the provider asked us to wait, in seconds.
         code: A finer name of the trouble within the category (`bad_sse`, `insufficient_quota`, ...).
+        litellm_error: LiteLLM's exception without its secrets, where the call was one of LiteLLM's form.
     """
 
     default_category = "unknown"
+    litellm_error: Exception | None = None
 
     def __init__(  # noqa: PLR0913 - facts of one failure, keywords only
         self,

@@ -6,6 +6,7 @@ the last processor masks secrets in what the renderer made.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,7 +68,9 @@ def _renderer(format: Format) -> Any:  # noqa: A002 - the configuration's word
         return structlog.processors.JSONRenderer()
     # Not rich's tracebacks, the default where rich is installed: they print the locals of every frame.
     return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,
+        pad_event_to=0,
     )
 
 
@@ -75,3 +78,29 @@ def emit(event: Event, *, format: Format = "console", level: Level = "info") -> 
     """Write `event` to the log if it is at least as grave as `level`; a quieter one costs a comparison."""
     if _RANKS[event.level] >= _RANKS[level]:
         getattr(get_logger(format, level), event.level)(event.name, **event.facts)
+
+
+class Audience:
+    """Everyone who hears of events: the log where it is configured, and the caller's hook. False while nobody does.
+
+    Args:
+        hook: Called with every event; what it raises is logged, and the call goes on.
+        log: Format and level of the log; None: events are not logged.
+    """
+
+    def __init__(self, hook: OnEvent | None = None, log: tuple[Format, Level] | None = None) -> None:
+        self._hook, self._log = hook, log
+
+    def __bool__(self) -> bool:
+        return self._hook is not None or self._log is not None
+
+    def __call__(self, event: Event) -> None:
+        """Tell everyone."""
+        if self._log is not None:
+            emit(event, format=self._log[0], level=self._log[1])
+        if self._hook is None:
+            return
+        try:
+            self._hook(event)
+        except Exception as error:  # noqa: BLE001 - the caller's own code, which must not cost an answer
+            emit(Event(name="hook.failed", facts={"told": event.name, "error": type(error).__name__}, level="error"))

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
-from blueprint_llm.accounts import NANO, Account
+from blueprint_llm.accounts import NANO, Account, answers_of
 from blueprint_llm.adapters import embedded
 from blueprint_llm.cached import peek
 from blueprint_llm.dispatch import input_tokens, input_window
 from blueprint_llm.errors import BlueprintError, InvalidRequestError
-from blueprint_llm.routing import Question, Route, Target, choose, litellm_provider, screen
-from blueprint_llm.steps import Step, Store
+from blueprint_llm.routing import Choice, Question, Route, Target, choose, litellm_provider, screen
+from blueprint_llm.steps import Draw, Now, Step, Store
 from blueprint_llm.stores.ops import BreakerStates, Standing
+from blueprint_llm.strategies import arranged
 from blueprint_llm.trace import AttemptTrace, Trace
 from blueprint_llm.types import Considered, ModelInfo, RouteDecision
 from blueprint_llm.usage import Payer, standing
 
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
+    from blueprint_llm.routing import Screen
     from blueprint_llm.stores.ops import Charge
     from blueprint_llm.types import ChatRequest
 
 Steps = Generator[Step, Any, Any]
 
 
-def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
+def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Generator[Step, Any, Route]:
     """Choose and screen the targets of a request; reserves nothing. Raises InvalidRequestError."""
     question = Question(
         request=request,
@@ -38,9 +41,21 @@ def plan(parts: Parts, request: ChatRequest) -> Generator[Step, Any, Route]:
         budget_used=(yield from _budget_used(parts, request)),
         planning=request.task_type == "planning",
     )
+    choice = yield from _arranged(parts, choose(question), streamed=streamed)
+    return screen(choice, () if request.as_written else _checks(parts, request))
+
+
+def _checks(parts: Parts, request: ChatRequest) -> list[Screen]:
     needs = frozenset(_needs(request))
-    checks = (partial(_lacks_key, parts), *([partial(_lacks_ability, needs)] if needs else []))
-    return screen(choose(question), checks)
+    return [partial(_lacks_key, parts), *([partial(_lacks_ability, needs)] if needs else [])]
+
+
+def _arranged(parts: Parts, choice: Choice, *, streamed: bool) -> Generator[Step, Any, Choice]:
+    """The deployments of each group in the order of the routing strategy."""
+    known = parts.known((yield Now()), streamed=streamed)
+    arrange = partial(arranged, draw=(yield Draw()), strategy=parts.strategy, known=known)
+    special = {name: arrange(targets) for name, targets in choice.on_failure.items()}
+    return replace(choice, targets=arrange(choice.targets), on_failure=special)
 
 
 def _lacks_key(parts: Parts, target: Target) -> str | None:
@@ -140,7 +155,7 @@ def _money(parts: Parts, request: ChatRequest, route: Route) -> Steps:
     account = Account(parts, request, target, trace=Trace(id="", policy_hash=""), row=row)
     messages = [message.to_dict() for message in request.messages]
     tools = [tool.to_dict() for tool in request.tools or ()]
-    worst = account.worst(messages, tools, account.cap(), answers=int(request.params.get("n") or 1))
+    worst = account.worst(messages, tools, account.cap(), answers=answers_of(request.params))
     charges = parts.ledger.charges(account.payer, worst)
     levels = (yield Store(op=Standing(charges=charges))) if charges else ()
     usd = None if worst.usd is None else worst.usd / NANO

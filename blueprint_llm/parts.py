@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import AdapterFactory
@@ -15,18 +14,21 @@ from blueprint_llm.cache import CacheManager
 from blueprint_llm.config import load_config
 from blueprint_llm.credentials import CredentialsManager
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.events import Event, emit
-from blueprint_llm.policy import RetryRatio, RetryRules
+from blueprint_llm.events import Audience, Event
+from blueprint_llm.policy import RetryRatio, RetryRules, breaker_rules, retry_rules
 from blueprint_llm.pricing import Prices
 from blueprint_llm.routing import Target, TargetTable
 from blueprint_llm.stores import open_store
+from blueprint_llm.strategies import Strategy, of_name
 from blueprint_llm.streaming import check_tools
+from blueprint_llm.traffic import Traffic
 from blueprint_llm.usage import Hits, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from blueprint_llm.config.model import Config
+    from blueprint_llm.config.model import Breaker, Config
+    from blueprint_llm.errors import CallError
     from blueprint_llm.events import OnEvent
     from blueprint_llm.pricing import PriceCard
     from blueprint_llm.types import ChatRequest
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
-def retry_rules(config: Config) -> RetryRules:
+def _retry_rules(config: Config) -> RetryRules:
     """`blueprint.retry`, else LiteLLM's `num_retries` with our defaults."""
     given = config.retry
     if given is None:
@@ -49,9 +51,19 @@ def retry_rules(config: Config) -> RetryRules:
     )
 
 
-def _folder(config: Config) -> Path | None:
-    """Where relative paths of a configuration start: at its file."""
-    return Path(config.source).parent if config.source and Path(config.source).is_file() else None
+def _traffic(config: Config) -> Traffic:
+    ttl_s = config.routing_strategy_args.get("ttl")
+    return Traffic(ttl_s=ttl_s) if isinstance(ttl_s, int | float) else Traffic()
+
+
+def retry_of(parts: Parts, request: ChatRequest) -> RetryRules:
+    """The rules of one request: its own `num_retries` wins, which LiteLLM also calls `max_retries`."""
+    own = next(filter(_is_count, map(request.params.get, ("num_retries", "max_retries"))), None)
+    return parts.retry if own is None else replace(parts.retry, max_attempts=own + 1)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 @dataclass(slots=True)
@@ -70,7 +82,9 @@ class Parts:
     hits: Hits
     retry: RetryRules
     ratio: RetryRatio
-    on_event: OnEvent | None = None
+    strategy: Strategy
+    traffic: Traffic
+    audience: Audience = field(default_factory=Audience)
     project: str | None = None
     session: str | None = None
     clock: Callable[[], float] = time.time
@@ -91,8 +105,10 @@ class Parts:
         """The parts of a configuration. Raises ConfigError."""
         config = load_config(source)
         manager = credentials or CredentialsManager(config)
-        rules = retry_rules(config)
-        store = open_store(config.store, on_event=on_event) if on_event else open_store(config.store)
+        rules = _retry_rules(config)
+        log = config.logging
+        audience = Audience(on_event, (log.format, log.level) if log.model_fields_set else None)
+        store = open_store(config.store, on_event=audience) if audience else open_store(config.store)
         return cls(
             config=config,
             table=TargetTable(config),
@@ -100,13 +116,15 @@ class Parts:
             adapters=AdapterFactory(config, manager),
             credentials=manager,
             ledger=Ledger(config),
-            prices=Prices.load(config.pricing, folder=_folder(config)),
+            prices=Prices.load(config.pricing, folder=config.folder),
             store=store,
-            cache=CacheManager.of_config(config, on_event=on_event),
+            cache=CacheManager.of_config(config, on_event=audience or None),
             hits=Hits(store),
             retry=rules,
             ratio=RetryRatio(ratio=config.retry.ratio if config.retry else 1.0),
-            on_event=on_event,
+            strategy=of_name(config.routing_strategy, config.routing_strategy_args),
+            traffic=_traffic(config),
+            audience=audience,
             project=project or config.project,
             session=session or uuid.uuid4().hex,
             given_adapters=dict(adapters or {}),
@@ -117,12 +135,9 @@ class Parts:
         return f"{random.getrandbits(128):032x}"  # no system call; Python reseeds a forked child
 
     def tell(self, name: str, *, level: str = "info", **facts: Any) -> None:
-        """Hand an event to the caller's hook, and log it where the configuration has a `logging` block."""
-        event = Event(name=name, facts=facts, level=level)  # type: ignore[arg-type] # a literal at every call
-        if self.config.logging.model_fields_set:
-            emit(event, format=self.config.logging.format, level=self.config.logging.level)
-        if self.on_event is not None:
-            self.on_event(event)
+        """Hand an event to whoever listens: the log where there is a `logging` block, the caller's hook."""
+        if self.audience:
+            self.audience(Event(name=name, facts=facts, level=level))  # type: ignore[arg-type] # a literal at every call
 
     def complete_request(self, request: ChatRequest) -> ChatRequest:
         """The request with the client's project and session where it names none, its tools checked."""
@@ -140,12 +155,63 @@ class Parts:
             raise ConfigError(f"set_fallback_chain: {what}; known: {', '.join(self.table.names)}")
         self.chains = {**self.chains, "default": names}
 
+    def close(self) -> None:
+        """Release the stores."""
+        self.hits.flush()
+        self.cache.close()
+        self.store.close()
+
+    async def aclose(self) -> None:
+        """Release the stores."""
+        self.hits.flush()
+        await self.cache.aclose()
+        await self.store.aclose()
+
+    def reloaded(self, config: Config) -> Self:
+        """The parts of another configuration, with the stores, the session and what is known of the traffic."""
+        manager = CredentialsManager(config)
+        return replace(
+            self,
+            config=config,
+            table=TargetTable(config),
+            chains=dict(config.chains),
+            adapters=AdapterFactory(config, manager),
+            credentials=manager,
+            ledger=Ledger(config),
+            retry=_retry_rules(config),
+            strategy=of_name(config.routing_strategy, config.routing_strategy_args),
+            _adapters={},
+        )
+
+    def timeout_s(self, target: Target, *, streamed: bool) -> float:
+        """LiteLLM's timeout of one attempt: the deployment's, else the Router's, else as long as the deadline lets."""
+        config, own = self.config, target.timeout_s
+        stream_s = (target.stream_timeout_s or config.stream_timeout) if streamed else None
+        return stream_s or own or config.timeout or float("inf")
+
     def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
         """The price of a target today."""
         today = date.fromordinal(EPOCH_DAY + int(self.clock() // 86400))
         return self.prices.price(
             target.provider, target.model, at=today, params=target.params, info=target.info, tags=tags
         )
+
+    def retry_for(self, target: Target, error: CallError) -> RetryRules:
+        """How often to try `target` again after `error`."""
+        return retry_rules(self.config, self.retry, target.group, error)
+
+    def retried_as(self, target: Target) -> str:
+        """What attempts are counted by: with LiteLLM's `num_retries`, equal deployments of a group together."""
+        shared = self.config.retry is None and target.group
+        return f"{target.provider}|{target.group}|{target.order}" if shared else target.key
+
+    def breaker_for(self, target: Target, error: CallError | None) -> Breaker:
+        """When to leave `target` alone after `error`."""
+        return breaker_rules(self.config, {**target.params, **target.info}, error)
+
+    def known(self, now: float, *, streamed: bool = False) -> Known:
+        """What is known of targets at `now` (the monotonic clock), for the routing strategy."""
+        return Known(self, now, streamed=streamed)
 
     def adapter(self, target: Target) -> Any:
         """The adapter of a target."""
@@ -154,3 +220,27 @@ class Parts:
             found = self.adapters.for_model(target.provider, target.model, target.params.get("api_base"))
             self._adapters[target.key] = found
         return found
+
+
+class Known:
+    """What a routing strategy may ask of a target."""
+
+    def __init__(self, parts: Parts, now: float, *, streamed: bool) -> None:
+        self._parts, self._now, self._streamed = parts, now, streamed
+
+    def in_flight(self, target: Target) -> int:
+        """Calls of this process that have begun and not ended."""
+        return self._parts.traffic.in_flight(target.key)
+
+    def latency_s(self, target: Target) -> float:
+        """See `Traffic.latency_s`."""
+        return self._parts.traffic.latency_s(target.key, now=self._now, streamed=self._streamed)
+
+    def tokens(self, target: Target) -> int:
+        """Tokens used in this minute."""
+        return self._parts.traffic.tokens(target.key, now=self._now)
+
+    def price(self, target: Target) -> float:
+        """Per input and output token together; unknown is dearer than any."""
+        card = self._parts.price(target)
+        return float("inf") if card is None else card.base.input + card.base.output

@@ -6,15 +6,15 @@ and the sync client, and a test can play the driver.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm import models, routing
+from blueprint_llm import models, otel, routing
 from blueprint_llm.accounts import LimitReached
-from blueprint_llm.attempt import Voice
 from blueprint_llm.cached import through_cache
-from blueprint_llm.dispatch import input_window
+from blueprint_llm.credentials.document import protect
+from blueprint_llm.dispatch import input_window, own_timeout_s
 from blueprint_llm.errors import (
     BlueprintError,
     BudgetExceededError,
@@ -28,14 +28,18 @@ from blueprint_llm.errors import (
     ToolCallInvalidError,
 )
 from blueprint_llm.explain import plan
+from blueprint_llm.parts import retry_of
 from blueprint_llm.policy import Stop
-from blueprint_llm.steps import Draw, Now, Offload, Step
+from blueprint_llm.steps import Abandoned, Now, Offload, Step
+from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import Trace
 from blueprint_llm.types import ChatResponse
 from blueprint_llm.visit import Visit
+from blueprint_llm.voice import VerbatimVoice, Voice
 
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
+    from blueprint_llm.policy import RetryRules
     from blueprint_llm.routing import Route, Target
     from blueprint_llm.types import ChatRequest
 
@@ -50,11 +54,21 @@ def _has_more_room(target: Target, error: CallError) -> bool:
     return before is None or here is None or here > before
 
 
+def _name(error: BaseException) -> str:
+    return ABANDONED if isinstance(error, Abandoned) else type(error).__name__
+
+
 def _category(error: BlueprintError | None) -> str:
     """The row of a failure; what does not even fit a window counts as what was too long for it."""
     if isinstance(error, ContextDoesNotFitError):
         return "context_length"
     return error.category if isinstance(error, CallError) else ""
+
+
+def _voice(request: ChatRequest) -> Voice:
+    if not request.as_written:
+        return Voice()
+    return VerbatimVoice(wants_usage=bool((request.params.get("stream_options") or {}).get("include_usage")))
 
 
 class Walk:
@@ -63,39 +77,58 @@ class Walk:
     def __init__(self, request: ChatRequest, parts: Parts, *, stream: bool) -> None:
         if request.params.get("stream") and not stream:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
+        if request.params and not request.as_written:  # a key among a call's keywords is as secret as one from a file
+            request = request.model_copy(update={"params": protect("", request.params)})
         self.request, self.parts = request, parts
-        self.voice = Voice() if stream else None
+        self.voice = _voice(request) if stream else None
+        self.retry = retry_of(parts, request)
         self.trace = Trace(id=parts.new_id(), policy_hash=parts.config.digest)
         self.failures: list[BlueprintError] = []
+        self._failed: Counter[str] = Counter()
         self.left_alone: list[Target] = []
         self.forced = False
         self.tried: set[str] = set()
         self.visited: set[str] = set()
         self.fallback_on: frozenset[str] = frozenset()
-        self.started = self.deadline = 0.0
+        self.began = self.started = self.deadline = 0.0
 
     def run(self) -> Steps:
         """The answer, a `ChatResponse`. Raises BlueprintError with the trace."""
-        self.started = yield Now()
-        self.deadline = self.started + (self.request.deadline_s or self.parts.config.deadline.total_s)
+        self.began = self.started = yield Now()
+        own_s = own_timeout_s(self.request) or 0.0
+        self.deadline = self.started + (self.request.deadline_s or max(self.parts.config.deadline.total_s, own_s))
         self.parts.ratio.record_call(self.started)
         try:
-            route = yield from plan(self.parts, self.request)
+            route = yield from plan(self.parts, self.request, streamed=self.voice is not None)
             self.trace.set_route(route)
-            return (yield from self._follow(route))
-        except BlueprintError as error:
-            error.trace = self.trace.to_dict()
-            self.parts.tell("call.failed", level="warning", error=type(error).__name__, trace_id=self.trace.id)
+            response: ChatResponse = yield from self._follow(route)
+        except (BlueprintError, Abandoned) as error:
+            if isinstance(error, BlueprintError):
+                error.trace = self.trace.to_dict()
+            self._tell((yield Now()), error=error)
             raise
+        self._tell((yield Now()), response)
+        return response
+
+    def _tell(self, now: float, response: ChatResponse | None = None, error: BaseException | None = None) -> None:
+        """Say how the call ended, to whoever listens."""
+        took_s, what = now - self.began, None if error is None else _name(error)
+        if self.parts.audience:
+            how = {None: "answered", ABANDONED: "abandoned"}.get(what, "failed")
+            facts = {"trace_id": self.trace.id, "served_by": self.trace.served_by, "duration_s": round(took_s, 6)}
+            level = "warning" if how == "failed" else "info"
+            self.parts.tell(f"call.{how}", level=level, **facts, **({"error": what} if how == "failed" else {}))
+        if otel.listened():
+            otel.record_call(self.request, self.trace, duration_s=took_s, response=response, error=what)
 
     def _follow(self, route: Route) -> Steps:
         self.fallback_on = frozenset(name for name, targets in route.on_failure.items() if targets)
-        queue = deque(routing.shuffled(route.targets, (yield Draw())))
+        queue = deque(route.targets)
         if not queue:
             raise NoTargetError(self.trace.route["considered"])
         while queue:
             target, failed_before = queue.popleft(), len(self.failures)
-            outcome = yield from self._visit(target, others=len(queue))
+            outcome = yield from self._visit(target, queue)
             if isinstance(outcome, ChatResponse):
                 return outcome
             if isinstance(outcome, Stop) or (yield Now()) >= self.deadline:
@@ -107,13 +140,24 @@ class Walk:
                 queue.append(self.left_alone.pop(0))
         raise self._final((yield Now()))
 
-    def _visit(self, target: Target, *, others: int) -> Steps:
+    def _visit(self, target: Target, others: Sequence[Target]) -> Steps:
         """One target's turn: a `ChatResponse`, or why it is time to leave it."""
         self.visited.add(target.key)
         now = yield Now()
         # Half of the time that is left is kept for the targets behind this one.
         until = now + (self.deadline - now) / 2 if others else self.deadline
-        return (yield from through_cache(Visit(self, target, until)))
+        siblings = self.parts.retried_as(target) in map(self.parts.retried_as, others)
+        return (yield from through_cache(Visit(self, target, until, siblings=siblings)))
+
+    def retry_for(self, target: Target, error: CallError) -> RetryRules:
+        """How often to try `target` again after `error`: the request's own `num_retries` wins over every policy."""
+        own = self.request.params.get("num_retries") is not None
+        return self.retry if own else self.parts.retry_for(target, error)
+
+    def failed_at(self, target: Target) -> int:
+        """Count one more failed attempt at a target, or at one of its equals."""
+        self._failed[self.parts.retried_as(target)] += 1
+        return self._failed[self.parts.retried_as(target)]
 
     def load(self, target: Target) -> Generator[Step, Any, float]:
         """Import LiteLLM off the event loop where it is not yet: once, for seconds (the result) that nobody counts."""

@@ -6,15 +6,17 @@ for, in one alternation. Patterns that guess at keys run only over short texts, 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
 import traceback
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
+from functools import lru_cache
+from html import escape
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic_core import SchemaValidator, core_schema
 
@@ -44,7 +46,7 @@ class Finder:
     """
 
     def __init__(self, pattern: str) -> None:
-        self._python = re.compile(pattern)
+        self._pattern = pattern
         self._rust = SchemaValidator(core_schema.str_schema(pattern=pattern))
 
     def finds(self, text: str) -> bool:
@@ -54,15 +56,29 @@ class Finder:
 
     def mask(self, text: str) -> str:
         """The text with every occurrence masked."""
-        return self._python.sub(MASK, text) if self.finds(text) else text
+        return re.sub(self._pattern, MASK, text) if self.finds(text) else text
 
 
-def forms_of(value: str) -> set[str]:
-    """The ways in which a value is written in logs: raw, URL-encoded, JSON-escaped, within base64."""
-    escaped = json.dumps(value)[1:-1]
-    encoded = {quote(value, safe=""), quote(value)}
-    lower = {re.sub("%[0-9A-F]{2}", lambda hit: hit[0].lower(), form) for form in encoded}
-    return {value, escaped, escaped.replace("/", "\\/"), repr(value)[1:-1]} | encoded | lower | _base64_forms(value)
+def spellings_of(value: str) -> str:
+    """A pattern of the ways in which a value is written: escaped, in either case, in hexadecimal, within base64."""
+    code = value.encode("utf-8", "surrogatepass").hex()  # "any case" as a flag would cost Rust its quick search
+    forms = (value, value.lower(), value.upper(), code, code.upper(), *_base64_forms(value))
+    return "|".join("".join(map(_spelling, form)) for form in dict.fromkeys(forms))
+
+
+@lru_cache(256)
+def _spelling(char: str) -> str:
+    """One character as it is, or as JSON, Python, HTML and URLs (encoded more than once too) escape it."""
+    if char.isalnum() or char in "-_":
+        return char
+    code = _any_case(f"{ord(char):04x}")
+    url = "".join(f"%(?:25)*{_any_case(f'{byte:02x}')}" for byte in char.encode("utf-8", "surrogatepass"))
+    html = rf"&#(?:[xX]0*{code.lstrip('0')}|0*{ord(char)});|{re.escape(escape(char))}"
+    return rf"(?:\\*{re.escape(char)}|\\+u{code}|{html}|{url})"
+
+
+def _any_case(digits: str) -> str:
+    return re.sub("[a-f]", lambda hit: f"[{hit[0]}{hit[0].upper()}]", digits)
 
 
 def _base64_forms(value: str) -> set[str]:
@@ -106,9 +122,8 @@ class Registry:
 
     def _rebuild(self) -> None:
         with self._lock:
-            forms = {form for value in self._values for form in forms_of(value)}
-            longest_first = sorted(forms, key=len, reverse=True)  # a key may be another one's beginning
-            self._finder = Finder("|".join(map(re.escape, longest_first)))
+            longest_first = sorted(self._values, key=len, reverse=True)  # a key may be another one's beginning
+            self._finder = Finder("|".join(map(spellings_of, longest_first)))
             self._stale = False
 
 
@@ -122,9 +137,11 @@ redact = _REGISTRY.redact
 def register_url(url: str) -> None:
     """Hide what an address may carry besides the host: a password, and the values of its query."""
     if "@" in url or "?" in url:
-        parts = urlsplit(url)
-        for value in (parts.password, *(value for _, value in parse_qsl(parts.query))):
-            register(value or "")
+        with suppress(ValueError):  # no address: whoever uses it will say so
+            parts = urlsplit(url)
+            login = parts.username if parts.password is None else parts.password  # a token may stand alone
+            for value in (unquote(login or ""), *(value for _, value in parse_qsl(parts.query))):
+                register(value)
 
 
 def _redact_short(text: str) -> str:

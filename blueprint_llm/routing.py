@@ -6,7 +6,6 @@ is chosen, kept in reserve or skipped. `client.explain` and a real call go throu
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,13 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from blueprint_llm.credentials import providers
 from blueprint_llm.errors import ConfigError, InvalidRequestError
 from blueprint_llm.types import Considered
+from blueprint_llm.wildcards import Wildcards, filled
 
 if TYPE_CHECKING:
+    import re
+
     from blueprint_llm.config.model import Comparison, Config, Deployment, ProviderConfig, When
     from blueprint_llm.types import ChatRequest
 
 
 KEYS = frozenset({"api_key", "litellm_credential_name"})
+CONNECTION = ("base_url", "api_base", "api_key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,9 @@ class Target:
         max_context_tokens: Most input tokens to send, where the configuration says so.
         share_codebase: What the configuration says; None: decided by where the model runs.
         known: Whether the configuration names it at all.
+        changes: What a fallback to it changes of the request (`messages`, `temperature`, ...).
+        weight, rpm, tpm, order: For the order among the deployments of one group (`strategies`).
         key: What the breaker and the ledger know this target by.
-        weight: For the shuffle among the deployments of one group.
     """
 
     provider: str
@@ -51,9 +55,13 @@ class Target:
     max_context_tokens: int | None = None
     share_codebase: bool | None = None
     timeout_s: float | None = None
+    stream_timeout_s: float | None = None
     known: bool = True
-    weight: float = 1.0
-    order: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    weight: float | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    order: int | None = None
     key: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,9 +84,11 @@ def _of_deployment(name: str, deployment: Deployment, provider: ProviderConfig |
         deployment=deployment.id,
         params=params,
         info=deployment.info,
-        weight=float(params.get("weight") or params.get("rpm") or params.get("tpm") or 1),
-        order=int(params.get("order") or 0),
-        **_settings(provider),
+        weight=deployment.weight,
+        rpm=deployment.rpm,
+        tpm=deployment.tpm,
+        order=deployment.order,
+        **{**_timeouts(deployment), **_settings(provider)},
     )
 
 
@@ -89,7 +99,13 @@ def _own_params(provider: ProviderConfig) -> dict[str, Any]:
 
 def _settings(provider: ProviderConfig | None) -> dict[str, Any]:
     names = ("role", "credentials", "max_context_tokens", "share_codebase", "timeout_s")
-    return {name: getattr(provider, name) for name in names} if provider else {}
+    return {name: value for name in names if (value := getattr(provider, name, None)) is not None}
+
+
+def _timeouts(deployment: Deployment) -> dict[str, float]:
+    """LiteLLM's timeouts of a deployment, in seconds."""
+    given = {f"{name}_s": deployment.params.get(name) for name in ("timeout", "stream_timeout")}
+    return {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value > 0}
 
 
 class TargetTable:
@@ -100,7 +116,8 @@ class TargetTable:
             name: [_of_deployment(name, deployment) for deployment in deployments]
             for name, deployments in config.model_groups.items()
         }
-        self._patterns = [name for name in self._groups if "*" in name]
+        self._wildcards = Wildcards(self._groups)
+        self._ids = {each.id: name for name, found in config.model_groups.items() for each in found}
         self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
         self._own = {name: _own_params(provider) for name, provider in config.providers.items()}
         self._providers = {
@@ -126,19 +143,26 @@ class TargetTable:
         return self.group(model) is not None
 
     def group(self, model: str) -> str | None:
-        """The group that `model` means."""
+        """The group that `model` means: its name, an alias, the id of one of its deployments, or a wildcard."""
         name = self._aliases.get(model, model)
         if name in self._groups:
             return name
-        matching = [pattern for pattern in self._patterns if fnmatch.fnmatchcase(model, pattern)]
-        return max(matching, key=len, default=None)
+        found = self._wildcard(name)
+        return self._ids.get(name) or (found[0] if found else None)
+
+    def _wildcard(self, model: str) -> tuple[str, re.Match[str]] | None:
+        """The wildcard group of a model, or of it with its provider (`gpt-4o` as `openai/gpt-4o`)."""
+        return self._wildcards.find(model, f"{litellm_provider(model)}/{model}") if self._wildcards else None
 
     def of_group(self, model: str) -> list[Target]:
         """The deployments of the group that `model` means; a wildcard stands for the asked model."""
-        name = self.group(model)
-        if name is None:
-            return []
-        return [replace(target, model=_fill(target.model, name, model)) for target in self._groups[name]]
+        name = self._aliases.get(model, model)
+        if name in self._groups:
+            return self._groups[name]
+        if name in self._ids:
+            return [target for target in self._groups[self._ids[name]] if target.deployment == name]
+        group, found = self._wildcard(name) or ("", None)
+        return [replace(target, model=filled(target.model, found)) for target in self._groups[group]] if found else []
 
     def of_name(self, name: str) -> list[Target]:
         """The targets of a provider or group."""
@@ -154,15 +178,19 @@ class TargetTable:
         """The targets of several names in order, each once."""
         return list({target.key: target for name in names for target in self.of_name(name)}.values())
 
+    def of_entries(self, entries: Iterable[str | Mapping[str, Any]]) -> list[Target]:
+        """The targets of LiteLLM's fallbacks: names, or mappings with a `model` and what its request changes."""
+        found: dict[str, Target] = {}
+        for entry in entries:
+            name, changes = (entry, {}) if isinstance(entry, str) else (str(entry.get("model")), entry)
+            for target in self.of_name(name):
+                changed = {key: value for key, value in changes.items() if key != "model"}
+                found.setdefault(target.key, replace(target, changes=changed) if changed else target)
+        return list(found.values())
+
 
 def _alias_target(value: Any) -> str:
     return str(value["model"]) if isinstance(value, Mapping) else str(value)
-
-
-def _fill(model: str, pattern: str, asked: str) -> str:
-    if "*" not in model:
-        return model
-    return model.replace("*", asked[len(pattern.partition("*")[0]) :] if "*" in pattern else asked, 1)
 
 
 class Question(NamedTuple):
@@ -246,13 +274,16 @@ def by_model(question: Question) -> Choice | None:
     table, config = question.table, question.config
     group = table.group(model)
     if group is None:
-        return Choice(rule="model", targets=table.of_model(_plausible(model, question)))
-    behind = _fallbacks(config.fallbacks, group, config.default_fallbacks) if question.request.fallback else []
+        named = model if question.request.as_written else _plausible(model, question)
+        return Choice(rule="model", targets=table.of_model(named))
+    names = (model, group)  # an alias may have fallbacks of its own
+    behind = _fallbacks(config.fallbacks, names, config.default_fallbacks) if question.request.fallback else []
     special = {
-        "context_length": table.of_names(_fallbacks(config.context_window_fallbacks, group, ())),
-        "content_policy": table.of_names(_fallbacks(config.content_policy_fallbacks, group, ())),
+        "context_length": table.of_entries(_fallbacks(config.context_window_fallbacks, names, ())),
+        "content_policy": table.of_entries(_fallbacks(config.content_policy_fallbacks, names, ())),
     }
-    return Choice(rule="model", chain=group, targets=table.of_names([model, *behind]), on_failure=special)
+    targets = table.of_entries([model, *behind[: config.max_fallbacks]])
+    return Choice(rule="model", chain=group, targets=targets, on_failure=special)
 
 
 def _plausible(model: str, question: Question) -> str:
@@ -261,9 +292,9 @@ def _plausible(model: str, question: Question) -> str:
     return model
 
 
-def _fallbacks(rows: Sequence[Mapping[str, Sequence[Any]]], group: str, default: Sequence[str]) -> list[str]:
-    found = next((row[name] for name in (group, "*") for row in rows if name in row), default)
-    return [entry if isinstance(entry, str) else str(entry["model"]) for entry in found]
+def _fallbacks(rows: Sequence[Mapping[str, Sequence[Any]]], names: Sequence[str], default: Sequence[Any]) -> list[Any]:
+    """The fallbacks of the first of `names` that has any, else the generic ones."""
+    return list(next((row[name] for name in (*names, "*") for row in rows if name in row), default))
 
 
 def by_routes(question: Question) -> Choice | None:
@@ -336,51 +367,28 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
+    choice = replace(choice, targets=_connected(choice.targets, question.request))
     return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
+
+
+def _connected(targets: list[Target], request: ChatRequest) -> list[Target]:
+    """`targets` at the address and with the key of the call itself, which are for the first one's vendor only."""
+    own = {name: request.params[name] for name in CONNECTION if request.params.get(name)}
+    if not own or not targets:
+        return targets
+    own = {"api_base" if name == "base_url" else name: value for name, value in own.items()}
+    vendor = litellm_provider(targets[0].model)
+    return [
+        replace(each, params={**each.params, **own}) if litellm_provider(each.model) == vendor else each
+        for each in targets
+    ]
 
 
 def _first_only(choice: Choice) -> list[Target]:
     """The first target, with the other deployments of its group: choosing among them is no fallback."""
-    first = next(iter(_runs(choice.targets)), None)
-    return first[1] if first else []
-
-
-def shuffled(targets: Sequence[Target], draw: float) -> list[Target]:
-    """Deployments of one group in LiteLLM's simple-shuffle order: `order` first, then by weight and `draw`.
-
-    Groups keep their places; a group with one deployment stays as it is.
-    """
-    result: list[Target] = []
-    for _, members in _runs(targets):
-        result += members if len(members) == 1 else _weighted(members, draw)
-    return result
-
-
-def _runs(targets: Sequence[Target]) -> Iterable[tuple[tuple[str, str | None], list[Target]]]:
-    runs: dict[tuple[str, str | None], list[Target]] = {}
-    for target in targets:
-        runs.setdefault((target.provider, target.group), []).append(target)
-    return runs.items()
-
-
-def _weighted(members: list[Target], draw: float) -> list[Target]:
-    pool, result = sorted(members, key=lambda target: target.order), []
-    while pool:
-        front = [target for target in pool if target.order == pool[0].order]
-        picked = _pick(front, draw)
-        result.append(picked)
-        pool.remove(picked)
-        draw = draw * 7919 % 1  # one draw orders them all
-    return result
-
-
-def _pick(front: Sequence[Target], draw: float) -> Target:
-    mark = draw * sum(target.weight for target in front)
-    for target in front:
-        mark -= target.weight
-        if mark < 0:
-            return target
-    return front[-1]
+    first = choice.targets[:1]
+    places = {(target.provider, target.group) for target in first}
+    return [target for target in choice.targets if (target.provider, target.group) in places]
 
 
 Screen = Callable[[Target], str | None]

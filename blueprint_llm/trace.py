@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class AttemptTrace:
-    """One attempt. Times in seconds, money in USD; `cost_usd` None means unknown."""
+    """One attempt, `at_s` after the call began. Times in seconds, money in USD; `cost_usd` None means unknown."""
 
     n: int
     provider: str
@@ -19,6 +19,7 @@ class AttemptTrace:
     category: str | None = None
     code: str | None = None
     status: int | None = None
+    at_s: float = 0.0
     waited_s: float = 0.0
     duration_s: float | None = None
     ttft_s: float | None = None
@@ -27,6 +28,10 @@ class AttemptTrace:
     usage_source: str | None = None
     maybe_billed: bool = False
     tokens_saved: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as JSON values."""
+        return _fields(self)
 
 
 @dataclass(slots=True, kw_only=True)

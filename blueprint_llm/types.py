@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from blueprint_llm import showing
 from blueprint_llm.errors import BlueprintError
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -111,6 +111,8 @@ class ChatRequest(Record):
         cache_ttl_s: How long this answer is kept, and the oldest kept one that will do, seconds.
         fallback: False stops at the first target.
         check_answer: False leaves it to the caller to check tool calls and structured answers and to ask again.
+        as_written: True sends messages, tools and parameters unchanged, to any target, and asks for LiteLLM's own
+            chunks and exceptions.
         context: Typed parts, best first; on every hop each target gets only those that its policy allows.
     """
 
@@ -133,6 +135,7 @@ class ChatRequest(Record):
     cache_ttl_s: float | None = Field(default=None, gt=0)
     fallback: bool = True
     check_answer: bool = True
+    as_written: bool = False
     context: tuple[ContextPart, ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
 
@@ -309,6 +312,10 @@ class UsageStats(UsageTotals):
     by_session: dict[str, UsageTotals] = Field(default_factory=dict)
     by_project: dict[str, UsageTotals] = Field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        """The totals by model in a notebook."""
+        return showing.usage_table(self)
+
 
 class Considered(Record):
     """A target that routing looked at, and what it decided."""
@@ -330,6 +337,10 @@ class RouteDecision(Record):
     cache: Literal["hit", "miss", "off"] = "off"
     budgets: list[dict[str, Any]] = Field(default_factory=list)
     trace: dict[str, Any] = Field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Whom a call would ask, in a notebook."""
+        return showing.route_table(self)
 
 
 class FileChange(Record):
@@ -380,23 +391,15 @@ class Plan(Record):
 
     def to_markdown(self) -> str:
         """The plan as a Markdown document."""
-        lines = [f"# Plan {self.id} (revision {self.revision})", "", self.overview, ""]
-        for step in self.steps:
-            after = f" (after {', '.join(step.depends_on)})" if step.depends_on else ""
-            lines += [f"## {step.id}. {step.title}{after}", "", step.description, ""]
-            lines += [f"- [ ] {item}" for item in step.acceptance]
-            lines += [f"- {change.op} `{change.path}`" for change in step.files] + [""]
-        return "\n".join(lines)
+        return showing.markdown(self)
 
     def to_mermaid(self) -> str:
         """The dependency graph as a Mermaid flowchart."""
-        nodes = [f'    {step.id}["{step.title.replace(chr(34), "#quot;")}"]' for step in self.steps]
-        edges = [f"    {before} --> {step.id}" for step in self.steps for before in step.depends_on]
-        return "\n".join(["flowchart TD", *nodes, *edges])
+        return showing.mermaid(self)
 
     def _repr_html_(self) -> str:
-        """The plan in a notebook."""
-        return f"<pre>{escape(self.to_markdown())}</pre>"
+        """The steps in a notebook."""
+        return showing.plan_table(self)
 
 
 class PlanningContext(Record):

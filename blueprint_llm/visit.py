@@ -10,9 +10,10 @@ from blueprint_llm import models
 from blueprint_llm.accounts import Account, BreakerOpen, LimitReached, failed
 from blueprint_llm.answers import answer_of, final_chunk, usage_of
 from blueprint_llm.attempt import Attempt, Manner
-from blueprint_llm.dispatch import call_for, handler_for
+from blueprint_llm.dispatch import call_for, handler_for, own_timeout_s
 from blueprint_llm.errors import BlueprintError, CallError, ContextDoesNotFitError, CredentialsError
 from blueprint_llm.policy import UNCHANGED, Decision, GoOn, Means, Progress, RetryHere, Stop, climb, decide
+from blueprint_llm.pricing.card import Tokens
 from blueprint_llm.steps import Abandoned, Draw, Now, Offload, Sleep, Step
 from blueprint_llm.stores.ops import ABANDONED
 from blueprint_llm.trace import AttemptTrace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Steps = Generator[Step, Any, Any]
 MOST_KEYS = 10
+# What another try at the same deployment is for, with a changed request.
+SAME_MODEL = frozenset({"malformed", "stream_broken"})
 
 
 class Visit:
@@ -37,10 +40,12 @@ class Visit:
         walk: Whose request it is.
         target: Whom to ask.
         until: When to leave, on the monotonic clock.
+        siblings: Equal deployments of its group are still to be asked.
     """
 
-    def __init__(self, walk: Walk, target: Target, until: float) -> None:
+    def __init__(self, walk: Walk, target: Target, until: float, *, siblings: bool = False) -> None:
         self.walk, self.parts, self.target, self.until = walk, walk.parts, target, until
+        self._siblings = siblings
         self.attempts = 0
         self.waited_s = 0.0
         self.change: Change = UNCHANGED
@@ -79,15 +84,25 @@ class Visit:
     def _decide(self, error: CallError) -> Steps:
         self.walk.failures.append(error)
         now, draw = (yield Now()), (yield Draw())
-        progress = Progress(
-            attempts=self.attempts, left_s=self.until - now, draw=draw, fallback_on=self.walk.fallback_on
-        )
-        decision = self._on_the_ladder(error, decide(error, self.parts.retry, progress))
+        decision = self._judged(error, now, draw)
         if self._has_other_key(error):
             decision = RetryHere(wait_s=0.0)
         if isinstance(decision, RetryHere) and not self.parts.ratio.allow(now):
             decision = GoOn()
         return self._told(error, decision)
+
+    def _judged(self, error: CallError, now: float, draw: float) -> Decision:
+        """What the table and LiteLLM's policies say; a retry goes to an equal deployment that was not asked yet."""
+        progress = Progress(
+            attempts=self.walk.failed_at(self.target),
+            left_s=self.until - now,
+            draw=draw,
+            fallback_on=self.walk.fallback_on,
+        )
+        decision = decide(error, self.walk.retry_for(self.target, error), progress)
+        if self._siblings and isinstance(decision, RetryHere) and error.category not in SAME_MODEL:
+            return GoOn()
+        return self._on_the_ladder(error, decision)
 
     def _has_other_key(self, error: CallError) -> bool:
         """Leave a refused or throttled key alone; whether the provider has another one."""
@@ -113,16 +128,20 @@ class Visit:
         if voice is None or (isinstance(decision, RetryHere) and self.change.prefix):
             return decision
         voice.broken(error)
-        return Stop() if voice.spoken and self.parts.config.streaming.on_break == "fail" else decision
+        is_final = voice.verbatim or self.parts.config.streaming.on_break == "fail"
+        return Stop() if voice.spoken and is_final else decision
 
     def _means(self) -> Means:
         streaming, facts = self.parts.config.streaming, models.info(self.target.model)
         asked = self.walk.request
+        voice = self.walk.voice
         return Means(
-            reask=streaming.reask,
+            reask=0 if asked.as_written else streaming.reask,
             max_tokens=self.change.max_tokens or asked.max_tokens or asked.params.get("max_completion_tokens"),
             most_tokens=facts.max_output_tokens if facts else None,
-            can_continue=streaming.on_break == "resume" and models.continues(self.target.model),
+            can_continue=streaming.on_break == "resume"
+            and not (voice and voice.verbatim)
+            and models.continues(self.target.model),
             text=self.last_text,
         )
 
@@ -161,11 +180,12 @@ class Visit:
 
     def _prepared(self, call: Any, account: Account, now: float) -> Attempt:
         limits, streamed = self.parts.config.deadline, self.walk.voice is not None and self.change.streamed
-        until = min(self.until, now + (self.target.timeout_s or float("inf")))
-        first = min(until, now + limits.first_token_s) if streamed else until
+        own_s = own_timeout_s(self.walk.request)
+        until = min(self.until, now + (own_s or self.parts.timeout_s(self.target, streamed=streamed)))
+        first = min(until, now + limits.first_token_s) if streamed and own_s is None else until
         manner = Manner(
             until=first,
-            idle_s=limits.idle_s,
+            idle_s=own_s or limits.idle_s,
             streamed=streamed,
             prefix=self.change.prefix,
             beat_s=self.parts.ledger.ttl_s / 3,
@@ -176,19 +196,29 @@ class Visit:
 
     def _settled(self, attempt: Attempt, account: Account) -> Steps:
         """Run an attempt and pay for it, however it ends."""
+        self.parts.traffic.begin(self.target.key)
+        try:
+            return (yield from self._run(attempt, account))
+        finally:
+            self.parts.traffic.end(self.target.key)
+
+    def _run(self, attempt: Attempt, account: Account) -> Steps:
         try:
             verdict = yield from attempt.run()
         except CallError as error:
             seen = attempt.so_far()
             self.last_text = seen.text
             outcome = failed(error, attempt.call, seen.usage, attempt.seen_chars)
-            yield from self._pay(attempt, account, outcome, error)
             self._note_failure(account.row, error)
+            if error.category == "timeout":
+                self.parts.traffic.late(self.target.key, now=(yield Now()))
+            yield from self._pay(attempt, account, outcome, error)
             self._excuse(account.row, error)
             raise
         except (Abandoned, KeyboardInterrupt):  # Ctrl-C may hit our own code between two steps
             usage = usage_of(attempt.so_far().usage, attempt.call, attempt.seen_chars)
             outcome = Outcome(category=ABANDONED, tokens=tokens_of(usage), usage_source=usage.source, maybe_billed=True)
+            account.row.category = ABANDONED
             yield from self._pay(attempt, account, outcome, None)
             raise
         return (yield from self._answered(attempt, account, verdict))
@@ -205,8 +235,6 @@ class Visit:
     def _note_failure(self, row: AttemptTrace, error: CallError) -> None:
         row.category, row.status, row.code = error.category, error.status, error.code
         row.tokens_saved = getattr(getattr(error, "verdict", None), "tokens_saved", None)
-        facts = {"provider": row.provider, "model": row.model, "category": error.category, "status": error.status}
-        self.parts.tell("attempt.failed", level="warning", **facts)
 
     def _answered(self, attempt: Attempt, account: Account, verdict: StreamVerdict) -> Steps:
         self.answered = attempt, verdict
@@ -214,6 +242,10 @@ class Visit:
         outcome = Outcome(tokens=tokens_of(usage), usage_source=usage.source)
         nano = yield from self._pay(attempt, account, outcome, None)
         priced = UsageInfo(**{**vars(usage), "estimated_cost": None if nano is None else nano / 1e9})
+        row, spent = account.row, (usage.prompt_tokens, usage.completion_tokens)
+        self.parts.traffic.answered(
+            self.target.key, now=(yield Now()), duration_s=row.duration_s or 0.0, ttft_s=row.ttft_s, tokens=spent
+        )
         self.walk.trace.served_by = f"{attempt.call.provider}/{attempt.call.model}"
         if self.walk.voice is not None:
             yield from self.walk.voice.emit(final_chunk(attempt.call, verdict, priced))
@@ -222,7 +254,18 @@ class Visit:
     def _pay(self, attempt: Attempt, account: Account, outcome: Outcome, error: CallError | None) -> Steps:
         now = yield Now()
         row = account.row
-        row.duration_s = round(now - attempt.sent_at, 6)
+        row.at_s, row.duration_s = round(attempt.sent_at - self.walk.began, 6), round(now - attempt.sent_at, 6)
         row.ttft_s = None if attempt.first_at is None else round(attempt.first_at - attempt.sent_at, 6)
         timed = outcome._replace(latency_s=row.duration_s, ttft_s=row.ttft_s)
-        return (yield from account.settle(timed, error=error))
+        nano = yield from account.settle(timed, error=error)
+        self._tell(row, timed)
+        return nano
+
+    def _tell(self, row: AttemptTrace, outcome: Outcome) -> None:
+        """One event for an attempt, however it ended."""
+        if self.parts.audience:
+            how = {None: "succeeded", ABANDONED: "abandoned"}.get(outcome.category, "failed")
+            seen = outcome.tokens or Tokens()
+            tokens = {"prompt_tokens": seen.prompt, "completion_tokens": seen.completion}
+            facts = {**row.to_dict(), **tokens, "trace_id": self.walk.trace.id}
+            self.parts.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)

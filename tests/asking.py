@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import contextmanager
 
+from driving import closing_clients
+
 from blueprint_llm import LLMClient, SyncLLMClient
 
 KINDS = ("sync", "async")
@@ -17,6 +19,14 @@ class Asking:
     def chat(self, **request):
         """A whole answer."""
         return self._run(self.client.chat(**request))
+
+    def run(self, **request):
+        """A whole run."""
+        return self._run(self.client.run(**request))
+
+    def resume(self, *given, **more):
+        """The rest of a run that waited."""
+        return self._run(self.client.resume(*given, **more))
 
     def stream(self, **request):
         """Every chunk of a stream, and its answer."""
@@ -44,4 +54,4 @@ def asking(kind, config, **keywords):
 
         client = LLMClient(config, **keywords)
         yield Asking(client, lambda result: runner.run(await_(result)))
-        runner.run(client.aclose())
+        runner.run(closing_clients(client.aclose()))

@@ -6,11 +6,13 @@ behind. The positive control (`redaction_off`) must make the same search find th
 
 import base64
 import contextlib
+import html
 import io
 import json
 import logging
 import os
 import pickle  # noqa: TID251 - secrets must refuse it
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +30,7 @@ KEYS = {
     "short8": "cnRy7x2q",
     "symbols": "cnry+8/Wq==zT4/+vB9k=",
 }
+SYMBOLS = (r"\u{:04X}".format, r"\u{:04x}".format, "&#{};".format, "&#x{:X};".format)
 _DEPTH = 8
 _PACKAGE = str(Path(redaction.__file__).parent)
 logger_of = logging.getLogger  # noqa: TID251 - foreign loggers are what is looked at
@@ -37,7 +40,10 @@ def forms(key):
     """The ways a key may be written, made independently of the library's own list."""
     raw = key.encode()
     found = {key, quote(key, safe=""), quote(key), quote_plus(key), quote(key, safe="").lower(), json.dumps(key)[1:-1]}
-    found |= {json.dumps(key)[1:-1].replace("/", "\\/"), repr(key)[1:-1], raw.hex()}
+    found |= {json.dumps(key)[1:-1].replace("/", "\\/"), repr(key)[1:-1], raw.hex(), raw.hex().upper()}
+    found |= {key.lower(), key.upper(), quote(quote(key, safe=""), safe=""), html.escape(key)}
+    # What .NET, browsers and Go's templates make of a symbol.
+    found |= {re.sub(r"[+/=]", lambda hit, form=form: form(ord(hit[0])), key) for form in SYMBOLS}
     for lead in range(3):  # the three alignments of base64, less the characters shared with neighbours
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             text = encode(b"\0" * lead + raw).decode()

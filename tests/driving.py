@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,14 +40,13 @@ def configuration(*urls: str, **blueprint: Any) -> dict[str, Any]:
 
 
 async def closing_clients(work: Any) -> Any:
-    """Await `work`, then close what LiteLLM keeps open on this event loop."""
+    """Await `work`, then close what LiteLLM, if it was used, keeps open on this event loop."""
     try:
         return await work
     finally:
-        import litellm  # noqa: PLC0415 - loaded by then
-
-        await asyncio.sleep(0)  # its logging tasks
-        await litellm.close_litellm_async_clients()
+        if litellm := sys.modules.get("litellm"):
+            await asyncio.sleep(0)  # its logging tasks
+            await litellm.close_litellm_async_clients()
 
 
 class SyncCaller:

@@ -47,11 +47,15 @@ def _object(rng, depth):
     if rng.random() < 0.6:
         found["additionalProperties"] = rng.choice([False, False, True, {"type": "integer"}])
     if rng.random() < 0.1:
+        found["nullable"] = True
+    if rng.random() < 0.1:
         found["patternProperties"] = {"^a": {"type": "string"}}
     return found
 
 
 def _list(rng, depth):
+    if rng.random() < 0.2:  # a tuple as up to 2019-09
+        return {"type": "array", "items": [_schema(rng, 0)], "additionalItems": rng.choice([False, {"type": "null"}])}
     found = {"type": "array", "items": _schema(rng, depth) if depth > 0 else rng.choice([False, {"type": "integer"}])}
     return {**found, "prefixItems": [_schema(rng, 0)]} if rng.random() < 0.3 else found
 
@@ -101,6 +105,8 @@ def _typed(rng, wanted, root, depth):
         inside = {name: wanted.get("properties", {}).get(name, {"type": "integer"}) for name in names}
         return {name: value(rng, each, root, depth - 1) for name, each in inside.items()}
     if kind == "array":
-        return [value(rng, wanted.get("items"), root, depth - 1) for _ in range(rng.randrange(3))]
+        items = wanted.get("items")
+        inside = items[0] if isinstance(items, list) else items
+        return [value(rng, inside, root, depth - 1) for _ in range(rng.randrange(3))]
     choices = {"string": WORDS, "integer": [0, 1, 2, 2.0, -7], "number": [0.5, 3, -1e3], "boolean": [True, False]}
     return rng.choice(choices.get(kind, [None]))

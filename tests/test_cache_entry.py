@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from blueprint_llm.cache import CacheManager, Entry, MemoryCache, Seal, storable
@@ -230,9 +232,12 @@ def test_a_hot_entry_is_not_read_every_time(monkeypatch):
 
 
 def test_few_entries_are_held_in_memory(monkeypatch):
-    """Their number is bounded."""
+    """Their number is bounded, and so is the size of each."""
     monkeypatch.setattr(manager_module, "MOST_RECENT", 3)
     manager = CacheManager(MemoryCache(), seal=Seal())
+    manager.put("n:large", dataclasses.replace(ENTRY, content="x" * (1 << 18)))
+    assert manager.get("n:large") is not None
+    assert manager.recent("n:large") is None
     for n in range(5):
         manager.put(f"n:{n}", ENTRY)
         manager.get(f"n:{n}")

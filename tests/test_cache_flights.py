@@ -15,10 +15,11 @@ import redis_server
 from asking import asking
 from driving import KEY
 
-from blueprint_llm import LLMClient, SyncLLMClient
+from blueprint_llm import CacheManager, LLMClient, SyncLLMClient
 from blueprint_llm.cache.flights import Flights
 from blueprint_llm.cache.memory import MemoryCache
 from blueprint_llm.cache.ops import LEASE_S, Get, Lease, Put
+from blueprint_llm.cache.redis_cache import RedisCache
 from blueprint_llm.errors import BlueprintError, DeadlineExceededError
 from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Status
 
@@ -86,12 +87,12 @@ def configured(url="http://127.0.0.1:9/v1", **blueprint):
 class Callers:
     """Processes that wait for a word, then make identical calls."""
 
-    def __init__(self, config, processes, each, *, streamed=False, plain=True):
+    def __init__(self, config, processes, each, *, streamed=False, plain=True, homes=()):
         arguments = map(json.dumps, (config, MESSAGES, each, streamed, plain))
         command = [sys.executable, "-c", CALLER, *arguments]
+        envs = [{**os.environ, "BLUEPRINT_HOME": str(home)} for home in homes] or [None] * processes
         self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) for env in envs
         ]
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
@@ -167,13 +168,42 @@ def test_streams_and_whole_answers_share_a_flight():
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
 def test_four_processes_make_one_call(shared, streamed):
-    """Five callers in each of four processes, and on two machines through Redis: one call."""
+    """Five callers in each of four processes, also through Redis: one call."""
     with FaultServer(default=SLOW) as server:
         callers = Callers(configured(server.url, **shared), 4, 5, streamed=streamed)
         callers.go()
 
         assert callers.answers() == ["One for all."] * 20
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("password", [pytest.param("", id="open"), pytest.param("redis-password", id="password")])
+def test_two_machines_make_one_call(tmp_path, password):
+    """Machines share nothing but Redis, not the user's own secret either: one call, and later hits on both."""
+    options = ["--requirepass", password] if password else []
+    with FaultServer(default=SLOW) as server, redis_server.running(tmp_path, *options) as url:
+        store = {"url": url.replace("redis://", f"redis://:{password}@") if password else url}
+        homes = [tmp_path / "here", tmp_path / "there"]
+        for _ in range(2):
+            callers = Callers(configured(server.url, store=store), 2, 5, homes=homes)
+            callers.go()
+            assert callers.answers() == ["One for all."] * 10
+
+        assert len(server.requests) == 1
+
+
+def test_redis_that_refuses_the_password_fails_no_call(tmp_path):
+    """A wrong password is one warning without it, and the call goes to the provider."""
+    told, p0 = [], ScriptedAdapter(default=SLOW)
+    with redis_server.running(tmp_path, "--requirepass", "the-right-one") as url:
+        store = RedisCache(url.replace("redis://", "redis://:the-wrong-one@"))
+        with SyncLLMClient(configured(), adapters={"p0": p0}) as client:
+            client._parts.cache = CacheManager(store, on_event=told.append)
+            assert client.chat(messages=MESSAGES).content == "One for all."
+            assert client.chat(messages=MESSAGES).content == "One for all."
+
+    assert [event.name for event in told] == ["cache.failed"]
+    assert "the-wrong-one" not in repr(told)
 
 
 def test_two_processes_with_litellm_make_one_call():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import random
+from typing import NamedTuple
 
 import pydantic
 import pytest
@@ -173,6 +174,16 @@ def test_schema_classes_count_by_their_schema():
 def test_what_has_no_json_is_not_cached(value):
     """A value that cannot be told apart from others makes the call uncacheable, not a crash."""
     assert key_of(changed(params={"thing": value})) is None
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+def test_named_tuples_have_an_order():
+    """Two members are not the same the other way round."""
+    assert key_of(changed(params={"p": Pair(1, 2)})) != key_of(changed(params={"p": Pair(2, 1)})) is not None
 
 
 def test_sets_have_no_order():

@@ -146,6 +146,13 @@ def test_a_new_caller_takes_a_stale_lease(run):
     assert eventually(lambda: run(Lease(key="n:1", owner="new")).mine)
 
 
+def test_a_lease_that_nobody_can_have_taken_holds_nobody_up(run):
+    """One that would last for days was planted, or the clock was set back: the next caller takes it."""
+    run(Lease(key="n:1", owner="planted", ttl_s=86400))
+
+    assert run(Lease(key="n:1", owner="me")).mine
+
+
 def test_no_cache_keeps_nothing():
     """The null store finds nothing and lets everybody fetch."""
     store = NoCache()

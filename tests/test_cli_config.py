@@ -128,6 +128,38 @@ def test_check_as_json(ok, run, broken):
     assert (len(verdict["problems"]), len(verdict["notices"])) == ((0, 3) if ok else (6, 0))
 
 
+IN_USE = """\
+model_list:
+  - {model_name: g, litellm_params: {model: openai/gpt-4o, max_budget: 5, budget_duration: fortnight}}
+blueprint:
+  pricing: {files: [gone.yaml]}
+  tools:
+    rules:
+      - {allow: command, argv: [git]}
+      - {alow: command}
+      - {allow: command, argv: 5}
+      - {allow: command, argv: [git, status], match: ["git push"]}
+"""
+
+
+def test_check_finds_what_a_client_would_trip_over(run):
+    """Limits in LiteLLM's words, price files and tool rules are tried too, rules with their place and near misses."""
+    Path("trusted.yaml").write_text(IN_USE)
+
+    result = run(check, "--config", "trusted.yaml")
+    lines = result.stdout.splitlines()
+
+    assert result.exit_code == 1
+    assert lines[0] == "model_list g.budget_duration: 'fortnight' is no duration: use 30s, 30m, 12h, 7d, 2w or 1mo"
+    assert lines[1].startswith("gone.yaml: ")
+    assert lines[2:4] == [
+        "trusted.yaml:8:9: blueprint.tools.rules[1].alow: unknown key 'alow', did you mean 'allow'?",
+        "trusted.yaml:9:9: blueprint.tools.rules[2].argv: must be a list, not 5",
+    ]
+    assert lines[4].startswith("trusted.yaml:10:9: blueprint.tools.rules[3]: the example 'git push' must be decided by")
+    assert lines[5:] == ["5 problems"]
+
+
 def test_check_of_a_missing_file(run):
     """A file that is not there is a problem of its own."""
     result = run(check, "--config", "gone.yaml")

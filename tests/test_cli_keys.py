@@ -3,18 +3,19 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
+import yaml
 from canary import KEYS, find_canary
 from click.testing import CliRunner
 
 from blueprint_llm.cli import main
 from blueprint_llm.credentials import Keychain, Secret
-from blueprint_llm.errors import CallError
+from blueprint_llm.testing import Answer, FaultServer, Status
 
 KEY = KEYS["sk"]
 ROOT = Path(__file__).parents[1]
@@ -153,38 +154,34 @@ def test_help_loads_neither_pydantic_nor_structlog():
     assert ran.stdout.splitlines()[-1] == "[]"
 
 
-class FakeClient:
-    """Answers for `cloud`, refuses everybody else; takes what SyncLLMClient takes."""
+def test_check_online_makes_one_cheap_call_per_provider(keys, tmp_path, litellm_warm):
+    """Each provider is sent one token's worth with its own key; who refuses it says so, without the key."""
+    echo = Status(401, f"Incorrect API key provided: {KEYS['plain32']}", headers={"x-echo": KEYS["plain32"]})
+    with FaultServer(default=Answer("pong")) as good, FaultServer(default=echo) as bad:
+        servers = {"cloud": good, "other": bad, "off": bad}
+        targets = {name: {"model": "openai/gpt-4o", "api_base": server.url} for name, server in servers.items()}
+        targets["off"]["api_base"] = f"http://127.0.0.1:{closed_port()}/v1"
+        block = {"providers": targets, "chains": {"default": [*targets]}, "cache": {"enabled": True}}
+        (tmp_path / "b.yaml").write_text(yaml.safe_dump({"blueprint": block}))
+        keys("set", "cloud", given=KEY)
+        keys("set", "other", given=KEYS["plain32"])
 
-    def __init__(self, config, *, credentials_manager):
-        self.requests = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        assert all(request["max_tokens"] == 1 and not request["fallback"] for request in self.requests)
-
-    def chat(self, request):
-        """One cheap call."""
-        self.requests.append(request)
-        if request["provider"] != "cloud":
-            raise CallError("HTTP 401", category="refused")
-
-
-def test_check_online_makes_one_cheap_call_per_provider(tmp_path, monkeypatch):
-    """Each provider answers or says why not."""
-    fake = types.ModuleType("blueprint_llm.client")
-    fake.SyncLLMClient = FakeClient
-    monkeypatch.setitem(sys.modules, "blueprint_llm.client", fake)
-    path = tmp_path / "b.yaml"
-    path.write_text("blueprint: {providers: {cloud: {model: openai/gpt-4o}, other: {model: openai/gpt-4o}}}\n")
-
-    result = CliRunner().invoke(main, ["keys", "check", "--online", "--config", str(path)])
+        result = keys("check", "--online")
 
     assert "ok    cloud (online): answered" in result.stdout
-    assert "WRONG other (online): HTTP 401" in result.stdout
+    assert "WRONG other (online): other (openai/gpt-4o): HTTP 401" in result.stdout
+    assert "WRONG off (online): " in result.stdout
     assert result.exit_code == 1
+    assert [request.headers["authorization"] for request in good.requests] == [f"Bearer {KEY}"]
+    assert [request.headers["authorization"] for request in bad.requests] == [f"Bearer {KEYS['plain32']}"]
+    assert {request.body["max_tokens"] for request in (*good.requests, *bad.requests)} == {1}
+
+
+def closed_port():
+    """A port of this machine where nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
 
 
 def test_a_key_can_go_to_the_keychain(keys, monkeypatch):

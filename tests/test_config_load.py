@@ -10,6 +10,7 @@ from blueprint_llm.config import Config, load_config
 from blueprint_llm.config.load import TEMPLATE
 from blueprint_llm.config.paths import folder, make_folder
 from blueprint_llm.errors import ConfigError
+from blueprint_llm.redaction import redact
 
 MINIMAL = "blueprint:\n  providers: {{{name}: {{model: openai/gpt-4o}}}}\n  chains: {{default: [{name}]}}\n"
 SECRET = "sk-canary-0123456789"
@@ -361,3 +362,34 @@ def test_folders_default_to_the_home(here, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
     assert folder("cache") == Path.home() / ".cache" / "blueprint"
+
+
+def test_secrets_in_the_file_are_masked_from_then_on():
+    """What stands under a telling name is registered as it is loaded; names of variables and plain settings are not."""
+    params = {"model": "openai/gpt-4o", "api_base": "http://127.0.0.1:9/v1", "api_key": "inline-key-0001"}
+    params["extra_headers"] = {"X-Auth": "header-value-0002", "X-Trace": "plain-value-0003"}
+    server = {"command": ["server"], "env": {"GITHUB_TOKEN": "token-value-0004", "MODE": "plain-value-0005"}}
+    load_config(
+        {
+            "model_list": [{"model_name": "m", "litellm_params": params}],
+            "credential_list": [
+                {"credential_name": "shared-0006", "credential_values": {"api_key": "listed-key-0007"}}
+            ],
+            "blueprint": {
+                "providers": {"p": {"model": "m"}, "q": {"model": "openai/x", "api_key": "os.environ/SOME_NAME"}},
+                "store": {"url": "redis://user:store-password-0008@127.0.0.1:9/0"},
+                "tools": {"mcp_servers": {"s": server}},
+            },
+        }
+    )
+
+    kept = "127.0.0.1:9 plain-value-0003 plain-value-0005 shared-0006 os.environ/SOME_NAME"
+    assert redact(kept) == kept
+    for secret in (
+        "inline-key-0001",
+        "header-value-0002",
+        "token-value-0004",
+        "listed-key-0007",
+        "store-password-0008",
+    ):
+        assert redact(f"a {secret} b") == "a [redacted] b"

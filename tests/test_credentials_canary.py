@@ -7,17 +7,21 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from canary import KEYS, find_canary, redaction_off, watched
+from canary import KEYS, Sinks, find_canary, redaction_off, watched
 from echoing_server import echoing_server
 
+from blueprint_llm import completion
 from blueprint_llm.adapters import _litellm
 from blueprint_llm.client import LLMClient, SyncLLMClient
 from blueprint_llm.config import load_config
+from blueprint_llm.config.model import Tools
 from blueprint_llm.credentials import CredentialsManager
 from blueprint_llm.errors import BlueprintError, CallError
 from blueprint_llm.testing import Answer, BadLine, Cut, ErrorObject, FaultServer, Reset, Status
+from blueprint_llm.tools import ToolEngine
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
@@ -112,8 +116,8 @@ def stream_blocking(manager, events):
     return seen
 
 
-def converse(sinks, manager, home, run):
-    """Talk, and put everything that is left of it into the sinks; what came of it."""
+def converse(sinks, manager, home, key, run):
+    """Talk and use tools, and put everything that is left of it into the sinks; what came of the talk."""
     events = []
     result = run(manager, events)
     results = result if isinstance(result, list) else [result]
@@ -123,15 +127,33 @@ def converse(sinks, manager, home, run):
         raw = getattr(each, "raw", None)
         sinks.take(raw)
         sinks.add("hidden", repr(getattr(raw, "_hidden_params", None)))
-    sinks.take_folder(home)
     sinks.take_environment()
-    sinks.add("child's environment", child_environment())
+    use_tools(sinks, home, key)
+    sinks.take_folder(home)
     return result
 
 
-def child_environment():
-    """What a tool's process would see."""
-    return subprocess.run(["env"], capture_output=True, text=True, check=True, env=dict(os.environ)).stdout
+def use_tools(sinks, home, key, *, passed=()):
+    """Let a command run where the environment holds the key and the model repeats it: what is left of both.
+
+    Args:
+        sinks: Take what is left.
+        home: The workspace is made beside it.
+        key: Stands in variables with telling and with harmless names, and in the model's arguments.
+        passed: Variables that the configuration hands to commands.
+    """
+    (workspace := home.parent / f"{home.name}-workspace").mkdir(exist_ok=True)
+    block = {"rules": [{"allow": "command", "flags": "any"}], "sandbox": {"backend": "none"}}
+    settings = Tools.model_validate({**block, "env": {"pass": ["PATH", *passed]}})
+    variables = {"OPENAI_API_KEY": key, "MY_MODEL": key}
+    with patch.dict(os.environ, variables), ToolEngine(workspace=workspace, settings=settings) as engine:
+        # A copy of what the kernel shows of the child: its output would have been masked.
+        for argv in (["cp", "/proc/self/environ", "environ"], ["printf", "%s", f"key {key}"]):
+            ran = engine.execute({"id": "c1", "name": "command", "arguments": {"argv": argv}})
+            assert ran.status == "ok", ran
+            sinks.add("tool result", ran.content)
+            sinks.take(ran)
+    sinks.add("child's environment", (workspace / "environ").read_bytes())
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -145,12 +167,12 @@ def test_no_sink_has_the_key(server, closed_port, loop, keep, bare_environment, 
     before = len(server.keys)
 
     with watched() as sinks:
-        result = converse(sinks, keep(config, key), bare_environment, run)
+        result = converse(sinks, keep(config, key), bare_environment, key, run)
 
     assert sinks.hits(key) == []
     assert isinstance(result, CallError) == (outcome != "200"), result
     assert server.keys[before:] == ([] if outcome == "refused" else [key])
-    assert any(sink.startswith("file ") for sink, _ in sinks.texts)
+    assert {"file audit.jsonl", "file ledger.sqlite", "child's environment"} <= {sink for sink, _ in sinks.texts}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +192,7 @@ def test_no_sink_of_a_stream_has_the_key(key, step, keep, bare_environment):
     with FaultServer(default=step(key)) as server, watched() as sinks:
         target = {"model": MODELS["openai"], "api_base": server.url}
         config = {"blueprint": {"providers": {"cloud": target}, "retry": {"max_attempts": 1}}}
-        converse(sinks, keep(config, key), bare_environment, stream_blocking)
+        converse(sinks, keep(config, key), bare_environment, key, stream_blocking)
 
     assert sinks.hits(key) == []
     assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {key}"}
@@ -178,14 +200,112 @@ def test_no_sink_of_a_stream_has_the_key(key, step, keep, bare_environment):
 
 @pytest.mark.parametrize("provider", MODELS)
 def test_with_redaction_off_the_matrix_finds_the_key(server, closed_port, keep, bare_environment, provider):
-    """The positive control: the search sees what an unmasked run writes."""
+    """The positive control: the same search finds the key in every sink that an unmasked run writes to."""
     key = "Zq7-control-of-" + provider + "-0815"
-    config = settings(provider, server, closed_port, "401 echo")
-
     with watched() as sinks, redaction_off():
-        converse(sinks, keep(config, key), bare_environment, ask_blocking)
+        for outcome in ("401 echo", "200"):
+            config = settings(provider, server, closed_port, outcome)
+            converse(sinks, keep(config, key), bare_environment, key, ask_blocking)
 
-    assert {"str", "repr", "log"} <= {sink for sink, _ in sinks.hits(key)}
+    found = {sink for sink, _ in sinks.hits(key)}
+    views = {"str", "repr", "format", "vars", "json", "pydantic", *(f"pickle{number}" for number in range(6))}
+    assert views | {"log", "chain", "traceback with locals", "file audit.jsonl", "tool result"} <= found
+    assert ("hidden" in found) == (provider != "gemini")  # where LiteLLM keeps the headers of an answer
+
+
+def test_with_redaction_off_the_other_sinks_are_seen_too(keep, bare_environment):
+    """The positive control of the sinks that nothing of ours writes a key to: what is put there is found."""
+    key, sinks = "Zq7-control-of-the-rest-0815", Sinks()
+    with FaultServer(default=Answer(f"your key is {key}")) as server, redaction_off(), watched() as streams:
+        target = {"model": MODELS["openai"], "api_base": server.url}
+        manager = keep({"blueprint": {"providers": {"cloud": target}, "cache": {"enabled": True}}}, key)
+        with SyncLLMClient(manager.config, credentials_manager=manager, session=key) as client:
+            client.chat(messages=[{"role": "user", "content": SAID}])
+            sinks.take_folder(bare_environment)
+        use_tools(sinks, bare_environment, key, passed=["MY_MODEL"])
+        print(key, file=sys.stdout)
+        print(key, file=sys.stderr)
+    with patch.dict(os.environ, {"MY_MODEL": key}):
+        sinks.take_environment()
+    sinks.take(raised_in_our_code(key))
+
+    found = {sink for each in (sinks, streams) for sink, _ in each.hits(key)}
+    assert {"stdout", "stderr", "environment", "child's environment", "locals"} <= found
+    assert any(sink.startswith("file cache.db") for sink in found)
+    assert any(sink.startswith("file ledger.sqlite") for sink in found)
+
+
+def raised_in_our_code(key):
+    """An error from a frame that looks like one of the package's and has the key in a local."""
+    place = {"key": key}
+    code = "def call(held):\n    raise ValueError\ntry:\n    call(key)\nexcept ValueError as error:\n    caught = error"
+    exec(compile(code, str(Path(_litellm.__file__).with_name("planted.py")), "exec"), place)  # noqa: S102 - a control
+    return place["caught"]
+
+
+def inline(place, key, server):
+    """A configuration, or a call's own keywords, in which the key stands as it is."""
+    target = {"model": "openai/gpt-4o", "api_base": f"{server.root}/v1"}
+    group = {"model_name": "gpt", "litellm_params": target}
+    block = {"providers": {"cloud": {"model": "gpt"}}, "retry": {"max_attempts": 1}}
+    config, call = {"model_list": [group], "blueprint": block}, {}
+    match place:
+        case "model_list":
+            target["api_key"] = key
+        case "providers":
+            block["providers"]["cloud"]["api_key"] = key
+        case "credential_list":
+            target["litellm_credential_name"] = "shared"
+            config["credential_list"] = [{"credential_name": "shared", "credential_values": {"api_key": key}}]
+        case "header":
+            target |= {"api_key": "none-at-all", "extra_headers": {"Authorization": f"Bearer {key}"}}
+        case "call":
+            call["api_key"] = key
+        case "header of the call":
+            call |= {"api_key": "none-at-all", "extra_headers": {"X-Api-Key": key}}
+    return config, call
+
+
+PLACES = ("model_list", "providers", "credential_list", "header", "call", "header of the call")
+
+
+@pytest.mark.parametrize("outcome", ["401 echo", "500 echo"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_in_the_configuration_or_the_call_is_masked_too(server, bare_environment, litellm_warm, place, outcome):
+    """A key need not come from a manager to stay out of errors, events, logs and files."""
+    key, events = KEYS["plain32"], []
+    server.outcome, before = outcome, len(server.keys)
+    config, call = inline(place, key, server)
+
+    with watched() as sinks:
+        with SyncLLMClient(config, on_event=events.append) as client, pytest.raises(CallError) as caught:
+            client.chat(messages=[{"role": "user", "content": SAID}], **call)
+        for left in (caught.value.with_traceback(None), caught.value.trace, *events, repr(load_config(config))):
+            sinks.take(left)
+        sinks.take_folder(bare_environment)
+
+    # The configuration holds what its file says, and every frame of a walk reaches it.
+    assert [hit for hit in sinks.hits(key) if hit[0] != "locals" or not config_holds(config, key)] == []
+    assert key in server.keys[before:]
+
+
+def config_holds(config, key):
+    """Whether the key stands in the configuration itself."""
+    return key in repr(config)
+
+
+@pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+def test_a_header_that_echoes_the_key_is_masked_in_litellms_objects(litellm_warm, streamed):
+    """LiteLLM keeps the provider's headers in each answer and each chunk of a stream; neither shows the key."""
+    key, sinks = KEYS["plain32"], Sinks()
+    with FaultServer(default=Answer(headers={"x-echo": key})) as server:
+        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": key, "stream": streamed}
+        answer = completion(messages=[{"role": "user", "content": SAID}], **wire)
+        for each in [answer, *(answer if streamed else ())]:
+            sinks.add("hidden", f"{each._hidden_params!r} {getattr(each, '_response_headers', None)!r}")
+
+    assert sinks.hits(key) == []
+    assert "llm_provider-x-echo" in sinks.texts[-1][1]
 
 
 def test_litellms_own_debugging_shows_no_key(server):

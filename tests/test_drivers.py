@@ -172,6 +172,28 @@ def test_emitted_chunks_come_out_and_the_result_is_kept(driver):
     assert driver.emitted(walk()) == ([0, 1, 2], "result")
 
 
+async def test_steps_handed_out_are_done_by_who_iterates(world):
+    """Whoever asks for kinds of steps does them: what it sends is their result, and an exception is thrown."""
+
+    def walk():
+        handle = yield Open(adapter=world, call="c", stream=True, until=NEVER)
+        stored = yield Store(op="op")
+        try:
+            yield Read(handle=handle, until=NEVER)
+        except OSError as error:
+            return [handle, stored, str(error)]
+
+    outcome = Outcome()
+    steps = AsyncDriver(world).iterate(walk(), outcome, (Open, Read))
+
+    assert (await anext(steps)).call == "c"
+    assert (await steps.asend("a handle")).handle == "a handle"
+    with pytest.raises(StopAsyncIteration):
+        await steps.asend(OSError("gone"))
+    assert outcome.value == ["a handle", "did op", "gone"]
+    assert world.asked == [("store", "op")]
+
+
 def test_error_of_a_step_is_thrown_into_the_walk(driver, world):
     """A walk may recover from what a step raises, and goes on."""
     world.broken = True

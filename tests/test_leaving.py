@@ -1,15 +1,17 @@
 """Whoever leaves early closes the upstream at once, and what was used is recorded."""
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from driving import CALLERS, MESSAGES, closing_clients, configuration
 
-from blueprint_llm import LLMClient
+from blueprint_llm import LLMClient, SyncLLMClient
 from blueprint_llm.testing import Answer, FaultServer, Stall, numbered_text
 
 SLOW = Answer(numbered_text(400), pace_s=0.02)
@@ -29,6 +31,38 @@ def test_leaving_the_loop_closes_the_upstream(caller, litellm_warm):
     assert stats.calls == 1
     assert stats.prompt_tokens > 0
     assert stats.completion_tokens > 0
+
+
+def test_stream_left_to_the_garbage_collector_blocks_nobody(litellm_warm):
+    """A stream that is collected in the middle of another call's transaction ends, and so does the call."""
+    with FaultServer(default=SLOW) as server, SyncLLMClient(configuration(server.url, deadline=PATIENT)) as client:
+        forget_a_stream(client)
+        client._parts.store._clock = collecting(client._parts.store._clock)
+        call = threading.Thread(target=client.chat, kwargs={"messages": MESSAGES}, daemon=True)
+
+        call.start()
+        call.join(20)
+
+        assert not call.is_alive()
+        server.wait_until(lambda seen: seen[0].closed_early_at, timeout_s=5)
+
+
+def forget_a_stream(client):
+    """Leave a stream that has begun to the garbage collector, which alone can see that nobody has it."""
+    stream = client.stream(messages=MESSAGES)
+    next(stream)
+    stream.itself = stream
+
+
+def collecting(clock):
+    """A clock that collects garbage, once: a store reads it while it holds its lock."""
+    collections = iter([gc.collect])
+
+    def read():
+        next(collections, int)()
+        return clock()
+
+    return read
 
 
 @pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])

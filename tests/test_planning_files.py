@@ -219,7 +219,7 @@ class FakeClient:
         self.reports, self.asked = list(reports), []  # type: ignore[var-annotated] # filled by calls
         self.on_event: Any = None
 
-    def __call__(self, _config: str | None, on_event: Any = None) -> FakeClient:
+    def __call__(self, _config: str | None, on_event: Any = None, **_: Any) -> FakeClient:
         """Opened."""
         self.on_event = on_event
         return self
@@ -238,7 +238,7 @@ class FakeClient:
         metadata = {"cost_usd": cost, "unverified": ["be kind"], "findings": findings}
         return make_plan({"id": "S1", "covers": ["R1"], "estimated_cost_usd": cost}, metadata=metadata)
 
-    def run(self, messages: list[dict[str, Any]]) -> Any:
+    def run(self, messages: list[dict[str, Any]], **_: Any) -> Any:
         """The next report."""
         report = self.reports.pop(0)
         if isinstance(report, Exception):

@@ -9,7 +9,7 @@ from driving import CALLERS, KEY, MESSAGES
 
 from blueprint_llm import LLMClient, SyncLLMClient, load_config
 from blueprint_llm.errors import BudgetExceededError, CallError, ChainExhaustedError, NoTargetError
-from blueprint_llm.routing import Target, TargetTable, litellm_provider, shuffled
+from blueprint_llm.routing import TargetTable, litellm_provider
 from blueprint_llm.testing import Answer, ScriptedAdapter, Status
 
 LONG = [{"role": "user", "content": "word " * 4000}]
@@ -513,73 +513,6 @@ def test_provider_with_an_address_of_its_own_serves_any_model():
 def test_litellm_provider(model, provider):
     """A model id names LiteLLM's provider."""
     assert litellm_provider(model) == provider
-
-
-def draws(n):
-    """Evenly spread random numbers."""
-    return [(number + 0.5) / n for number in range(n)]
-
-
-def firsts(targets, n=1000):
-    """How often each deployment comes first."""
-    return Counter(shuffled(targets, draw)[0].deployment for draw in draws(n))
-
-
-def member(name, weight=1.0, order=0, group="g"):
-    """A deployment of a group."""
-    return Target(provider=group, group=group, model="openai/x", deployment=name, weight=weight, order=order)
-
-
-def test_shuffle_follows_the_weights():
-    """Deployments come first as often as their weights say, and every draw names each of them once."""
-    members = [member("a", 1), member("b", 3), member("c", 6)]
-    found = firsts(members)
-
-    assert found == {"a": 100, "b": 300, "c": 600}
-    assert all(sorted(t.deployment for t in shuffled(members, draw)) == ["a", "b", "c"] for draw in draws(50))
-
-
-def test_shuffle_orders_the_rest_by_weight_too():
-    """Behind the first, the others come in every order."""
-    members = [member("a"), member("b"), member("c")]
-    seconds = Counter(tuple(target.deployment for target in shuffled(members, draw)) for draw in draws(3000))
-
-    assert len(seconds) == 6
-    assert min(seconds.values()) > 3000 / 6 / 2
-
-
-def test_shuffle_asks_lower_orders_first():
-    """A higher order is only asked after all of a lower one."""
-    members = [member("late", 100, order=2), member("a", order=1), member("b", order=1)]
-
-    assert all(shuffled(members, draw)[2].deployment == "late" for draw in draws(20))
-
-
-def test_shuffle_keeps_the_groups_in_place():
-    """Only deployments of one group change places."""
-    members = [member("a"), member("x", group="h"), member("b"), member("y", group="i")]
-
-    assert {tuple(t.group for t in shuffled(members, draw)) for draw in draws(20)} == {("g", "g", "h", "i")}
-
-
-def test_zero_weights_are_still_asked():
-    """A deployment of weight zero comes last, and a group of nothing else keeps its order."""
-    drained = [member("a", 0), member("b", 2)]
-
-    assert firsts(drained) == {"b": 1000}
-    assert len(shuffled([member("a", 0), member("b", 0)], 0.5)) == 2
-
-
-def test_weights_come_from_litellms_settings():
-    """`weight`, else `rpm`, else `tpm` weighs a deployment; `order` comes from its settings too."""
-    targets = table(
-        deployment("g", "openai/a", weight=7, rpm=1),
-        deployment("g", "openai/b", rpm=5, tpm=9),
-        deployment("g", "openai/c", tpm=9, order=2),
-        deployment("g", "openai/d"),
-    ).of_group("g")
-
-    assert [(target.weight, target.order) for target in targets] == [(7, 0), (5, 0), (9, 2), (1, 0)]
 
 
 def test_no_fallback_still_chooses_among_deployments():

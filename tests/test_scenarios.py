@@ -98,7 +98,7 @@ def test_fault_alone_is_a_typed_error_in_time(caller, fault, category, streamed)
     took = time.monotonic() - started
     assert isinstance(heard.error, CallError)
     assert heard.response is None
-    assert took < 1.5 + 1.0
+    assert took < 1.5 + 3.0  # a hang would last for minutes
     if streamed:
         assert first_cause(heard.error).category == category
         assert not any(chunk.is_done for chunk in heard.chunks)

@@ -15,6 +15,7 @@ from blueprint_llm.stores.ops import (
     BreakerStates,
     ByDay,
     Charge,
+    Daily,
     Heartbeat,
     NewEpoch,
     Release,
@@ -434,6 +435,21 @@ class Conformance:
         days = store.execute(ByDay(where=ALL))
 
         assert [(day, part.calls) for day, part in days.items()] == [("2028-01-31", 1), ("2028-02-01", 2)]
+
+    def test_sums_by_day_of_each(self, store, clock):
+        """Each value of a dimension has its own days; attempts without one are in none."""
+        store.execute(WriteRow(row=row("1", session="a")))
+        store.execute(WriteRow(row=row("2", session=None)))
+        clock.now += 20
+        store.execute(WriteRow(row=row("3", session="a")))
+        store.execute(WriteRow(row=row("4", session="b")))
+
+        days = store.execute(Daily(where=ALL, by="session"))
+
+        assert {name: [(day, part.calls) for day, part in found.items()] for name, found in days.items()} == {
+            "a": [("2028-01-31", 1), ("2028-02-01", 1)],
+            "b": [("2028-02-01", 1)],
+        }
 
     def test_new_epoch_counts_afresh_and_lowers_no_limit(self, store):
         """After a reset no old row is counted, budgets stay; a call under way counts when it ends."""

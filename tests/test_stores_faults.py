@@ -7,6 +7,7 @@ import warnings
 import pytest
 import redis_server
 
+from blueprint_llm.config import load_config
 from blueprint_llm.config.model import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.stores import DegradedStore, MemoryStore, SqliteStore, open_store
@@ -254,8 +255,8 @@ def test_url_names_the_store(url, kind):
 
 def test_unknown_url_is_a_configuration_error():
     """Any other scheme is refused with what is allowed, without its password."""
-    with pytest.raises(ConfigError, match="use sqlite") as caught:
-        open_store(StoreConfig(url="postgres://me:secret@host/db"))
+    with pytest.raises(ConfigError, match="must be sqlite, sqlite:PATH, memory or redis") as caught:
+        load_config({"blueprint": {"store": {"url": "postgres://me:secret@host/db"}}})
 
     assert "secret" not in str(caught.value)
 

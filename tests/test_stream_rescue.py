@@ -69,6 +69,24 @@ def test_chat_shows_a_restart(tmp_path, litellm_warm):
     assert "starts the answer again" in ran.stderr
 
 
+@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource", "network_error", "model_length"])
+@pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+def test_an_answer_that_its_server_gave_up_is_no_answer(litellm_warm, streamed, reason):
+    """Where LiteLLM writes "stop" for a server's sign of trouble, a whole call is not executed and the walk goes on."""
+    call = ToolUse("write_essay", {"text": "x" * 400})
+    given_up = Answer("", tool_calls=(call,), finish_reason=reason)
+    with FaultServer(default=given_up) as bad, FaultServer(default=Answer()) as good:
+        config = configuration(bad.url, good.url, retry={"max_attempts": 1}, streaming={"reask": 0})
+        with SyncLLMClient(config) as client:
+            request = {"messages": ASK["messages"], "tools": [ESSAY]}
+            chunks = list(client.stream(**request)) if streamed else []
+            answer = None if streamed else client.chat(**request)
+
+    calls = [call for chunk in chunks for call in chunk.tool_calls] if streamed else answer.tool_calls
+    assert not calls
+    assert (len(bad.requests), len(good.requests)) == (1, 1)
+
+
 def test_the_validator_example_catches_a_broken_call(capsys, litellm_warm):
     """README's ten lines stop a plain LiteLLM stream at the first wrong character."""
     readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")

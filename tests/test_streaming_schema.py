@@ -38,8 +38,7 @@ def decision(wanted, text, *, size=None):
 def test_mid_stream_errors_are_sound(seed):
     """A text that jsonschema accepts is never rejected at any of its prefixes; one split decides like another."""
     rng = rng_of(seed)
-    wanted = schema(rng)
-    validator = jsonschema.Draft202012Validator(wanted, registry=referencing.Registry())
+    wanted, validator = _under_some_draft(rng, schema(rng))
     machine_of = CompiledSchema(wanted).machine
     for _ in range(12):
         instance = value(rng, wanted, wanted)
@@ -48,6 +47,28 @@ def test_mid_stream_errors_are_sound(seed):
         assert found[0] == found[1] == found[2]
         if validator.is_valid(instance):
             assert found[0] is None, (wanted, text)
+
+
+DRAFTS = {
+    "Draft202012Validator": "https://json-schema.org/draft/2020-12/schema",
+    "Draft201909Validator": "https://json-schema.org/draft/2019-09/schema",
+    "Draft7Validator": "http://json-schema.org/draft-07/schema#",
+    "Draft6Validator": "http://json-schema.org/draft-06/schema#",
+    "Draft4Validator": "http://json-schema.org/draft-04/schema#",
+}
+
+
+def _under_some_draft(rng, wanted):
+    """The schema as one of a random draft that takes it (a plain one where none does), and that draft's validator."""
+    kinds = {name: getattr(jsonschema, name) for name in rng.sample([*DRAFTS], len(DRAFTS))}
+    # Older drafts do not look into `$defs`, and jsonschema stumbles over what it finds there.
+    parts = (wanted, *wanted.get("$defs", {}).values())
+    fit = (name for name, kind in kinds.items() if all(map(kind(kind.META_SCHEMA).is_valid, parts)))
+    name = next(fit, None)
+    if name is None:
+        return _under_some_draft(rng, {"type": "object"})
+    wanted, kind = {**wanted, "$schema": DRAFTS[name]}, kinds[name]
+    return wanted, kind(wanted, registry=referencing.Registry())
 
 
 def _fed(schema_machine, pieces):
@@ -66,9 +87,9 @@ def test_fuzzed_errors_are_mostly_seen_in_mid_stream():
     seen = missed = accepted = 0
     for seed in range(400):
         rng = rng_of(seed)
-        wanted = schema(rng, depth=2)
+        wanted, validator = _under_some_draft(rng, schema(rng, depth=2))
         instance = value(rng, wanted, wanted)
-        if jsonschema.Draft202012Validator(wanted).is_valid(instance):
+        if validator.is_valid(instance):
             accepted += 1
         else:
             is_seen = decision(wanted, json.dumps(instance)) is not None
@@ -146,6 +167,11 @@ TREE = {
         pytest.param(
             {"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}}, "1", None, id="an endless reference"
         ),
+        pytest.param({"$schema": "draft-07", "prefixItems": [False]}, "[1]", None, id="a word that draft 7 lacks"),
+        pytest.param({"$schema": "draft-04", "const": 2}, "1", None, id="a word that draft 4 lacks"),
+        pytest.param({"$schema": "draft-06", "const": 2}, "1 ", ("schema_enum", 1), id="which draft 6 has"),
+        pytest.param({"items": [{"type": "null"}], "additionalItems": False}, "[1", None, id="a tuple of draft 7"),
+        pytest.param({"type": "string", "nullable": True}, "n", ("schema_type", 0), id="a word of OpenAPI's"),
         pytest.param(False, "1", ("schema_type", 0), id="nothing is allowed"),
         pytest.param(True, "[1]", None, id="everything is allowed"),
     ],
@@ -266,6 +292,22 @@ def test_deep_values_do_not_break_the_validator(either_validator):
     error = rejection(Document(compile_schema(wanted)), '{"a":' * 127 + "{}" + "}" * 127)
 
     assert error is None or error.code == "schema_too_deep"
+
+
+def test_parts_of_another_draft_do_not_break_the_validator(either_validator):
+    """A boolean schema behind a reference, which draft 4 does not know, ends in a verdict."""
+    wanted = {"$schema": "draft-04", **prop({"$ref": "#/$defs/x"}), "$defs": {"x": {"items": False}}}
+
+    error = rejection(Document(compile_schema(wanted)), '{"a": [1]}')
+
+    assert error is None or error.code.startswith("schema_")
+
+
+def test_numbers_beyond_floats_do_not_break_the_validator(either_validator):
+    """An integer of 400 digits under a fractional `multipleOf` ends in a verdict."""
+    error = rejection(Document(compile_schema(prop({"multipleOf": 0.1}))), '{"a": ', "9" * 400 + "}")
+
+    assert error is None or error.code in {"number_overflow", "schema_multiple_of"}
 
 
 def test_endless_references_end():

@@ -9,7 +9,7 @@ from blueprint_llm.cli import run, tools
 from blueprint_llm.errors import ApprovalPending
 from blueprint_llm.tools import DenyAll, RunResult
 from blueprint_llm.tools.terminal import TerminalApprover
-from blueprint_llm.types import ToolResult
+from blueprint_llm.types import StreamChunk, ToolResult
 
 CONFIG = """
 blueprint:
@@ -81,16 +81,18 @@ class Client:
     def __exit__(self, *error):
         return None
 
-    def run(self, **asked):
+    def run(self, on_chunk=None, **asked):
         """Give the scripted answer."""
         self.asked.append(asked)
         if isinstance(self.answer, Exception):
             raise self.answer
+        if on_chunk:
+            on_chunk(StreamChunk(delta=self.answer.content, is_done=True, provider="p"))
         return self.answer
 
-    def resume(self, state_id, decisions):
+    def resume(self, state_id, decisions, on_chunk=None):
         """The same."""
-        return self.run(state_id=state_id, decisions=decisions)
+        return self.run(on_chunk, state_id=state_id, decisions=decisions)
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_run_tells_limits_waiting_and_misuse(invoke):
 
 def test_run_asks_only_where_somebody_sits(monkeypatch):
     """On a terminal the approver asks; in a pipe it denies."""
-    assert isinstance(run._approver(), DenyAll)
+    assert isinstance(run.approver(), DenyAll)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
 
-    assert isinstance(run._approver(), TerminalApprover)
+    assert isinstance(run.approver(), TerminalApprover)

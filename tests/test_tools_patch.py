@@ -1,6 +1,7 @@
 """Patches in three formats: exact, all or nothing, and faithful to every byte outside the hunks."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,8 +145,10 @@ def test_rt025_only_the_hunk_changes(before, patch, after):
 )  # fmt: skip
 def test_what_could_mean_two_things_is_an_error(patch, problem):
     """Nothing is guessed, and the message tells the model what to mend."""
-    with pytest.raises(PatchError, match=problem):
+    with pytest.raises(PatchError) as caught:
         staged(patch, {"a.txt": TEXT.encode(), "twice.txt": b"e\ne\n"})
+
+    assert re.search(problem, f"{caught.value} {caught.value.hint}")
 
 
 def test_quoted_paths_are_read_as_git_writes_them():

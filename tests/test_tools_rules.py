@@ -30,6 +30,14 @@ def lines(name):
     return [line for line in (CASES / name).read_text().splitlines() if line and not line.startswith("#")]
 
 
+def by_program(name):
+    """The commands of a case file as words, those of one program together."""
+    commands = {}
+    for line in lines(name):
+        commands.setdefault(line.split()[0], []).append(shlex.split(line))
+    return [pytest.param(group, id=program) for program, group in commands.items()]
+
+
 def corpus():
     """The shared corpus, where this checkout stands beside it."""
     return [json.loads(line) for line in CORPUS.read_text().split("\n") if line] if CORPUS.exists() else []
@@ -71,16 +79,22 @@ def decide(tmp_path_factory):
     root = tmp_path_factory.mktemp("shared") / "ws"
     root.mkdir()
     furnish(root)
+
     engines = {}
+
+    def close():
+        while engines:
+            engines.popitem()[1].close()
 
     def check(argv, *rules, mode="manual"):
         key = json.dumps([rules, mode])
+        if key not in engines and len(engines) >= 100:
+            close()  # each holds a folder open
         engine = engines.get(key) or engines.setdefault(key, ToolEngine(list(rules), root, mode))
         return engine.check("command", {"argv": argv} if isinstance(argv, list) else {"command": argv})
 
     yield check
-    for engine in engines.values():
-        engine.close()
+    close()
 
 
 def allow(*argv, **more):
@@ -120,22 +134,39 @@ def test_corpus_of_rules(mode, tmp_path):
     assert len(prompted) <= 1
 
 
-@pytest.mark.parametrize("line", lines("benign.txt"))
-def test_an_everyday_command_passes(line, decide):
+@pytest.mark.parametrize("commands", by_program("benign.txt"))
+@pytest.mark.parametrize("mode", ["manual", "whitelist"])
+def test_everyday_commands_pass(commands, mode, decide):
     """A rule that names the program allows its everyday uses."""
-    argv = shlex.split(line)
+    asked = [argv for argv in commands if decide(argv, allow(argv[0]), mode=mode).decision != "allow"]
 
-    assert decide(argv, allow(argv[0])).decision == "allow"
+    assert asked == []
 
 
-@pytest.mark.parametrize("line", lines("attacks.txt"))
-def test_an_attack_is_not_allowed(line, decide):
+@pytest.mark.parametrize("commands", by_program("attacks.txt"))
+@pytest.mark.parametrize(("mode", "held"), [("manual", "ask"), ("whitelist", "deny")])
+def test_attacks_are_not_allowed(commands, mode, held, decide):
     """No rule on the program, its first two words or any program lets an attack run by itself."""
-    argv = shlex.split(line)
-    rules = [allow(argv[0]), allow("*"), *([allow(*argv[:2])] if len(argv) > 2 else [])]
+    let_through = [
+        (argv, rule["argv"])
+        for argv in commands
+        for rule in (allow(argv[0]), allow("*"), *([allow(*argv[:2])] if len(argv) > 2 else []))
+        if decide(argv, rule, mode=mode).decision != held
+    ]
 
-    assert {decide(argv, rule).decision for rule in rules} == {"ask"}
-    assert decide(argv, *rules, mode="whitelist").decision == "deny"
+    assert let_through == []
+
+
+def test_the_cases_are_many_and_different():
+    """Hundreds of commands, each once, none of which is in the shared corpus."""
+    attacks, benign = lines("attacks.txt"), lines("benign.txt")
+    shared = {json.dumps(case["arguments"].get("argv")) for case in corpus()}
+    shared |= {case["arguments"].get("command") for case in corpus()}
+    second = [line for line in (*attacks, *benign) if json.dumps(shlex.split(line)) in shared or line in shared]
+
+    assert (len(set(attacks)), len(set(benign))) == (len(attacks), len(benign))
+    assert (len(attacks) > 800, len(benign) > 300) == (True, True)
+    assert second == []
 
 
 @pytest.mark.parametrize(
@@ -296,6 +327,8 @@ def test_words_the_user_wrote_count_as_written(decide):
     assert decide(["make", "test", "deploy"], allow("make", "test")).decision == "ask"
     assert decide(["git", "diff"], allow("git", ["status", "diff"])).decision == "allow"
     assert decide(["sort", "-o", "x"], allow("sort", "-o")).decision == "ask"
+    assert decide(["ruff", "format", "src"], allow("ruff", "format")).decision == "allow"
+    assert decide(["ruff", "format", "src"], allow("ruff")).decision == "ask"
 
 
 @pytest.mark.parametrize(
@@ -463,6 +496,74 @@ def test_a_patch_is_judged_by_every_file_it_touches(workspace):
         for path, expected in (("a.py", "allow"), ("conftest.py", "ask"), ("secret/x", "deny"), ("../x", "deny")):
             assert engine.check("patch", {"patch": body.format(path)}).decision == expected
         assert "not in the file" in engine.check("patch", {"patch": body.replace("hello", "nope")}).reasons[0]
+
+
+def test_a_patch_that_does_not_apply_quotes_only_what_may_be_read(workspace):
+    """Its error names the lines that come close where reading the file takes no question, and never a secret's."""
+    wrong = "*** Begin Patch\n*** Update File: {}\n@@\n-{}\n+x\n*** End Patch\n"
+    rules = [{"allow": "read_file"}, {"deny": "*", "paths": ["src/**"]}]
+    for these, mode, path, near, quoted in (
+        (rules, "manual", "README.md", "hellp", True),
+        (rules, "manual", ".env", "K=", False),
+        (rules, "manual", "src/app.py", "print(2)", False),
+        ([], "manual", "README.md", "hellp", False),
+        ([], "trust", "README.md", "hellp", True),
+    ):
+        with ToolEngine(these, workspace, mode) as engine:
+            found = engine.check("patch", {"patch": wrong.format(path, near)})
+
+        assert (found.decision, "line 1 is" in found.reasons[0]) == ("deny", quoted), (path, found)
+
+
+def test_a_rule_on_paths_holds_for_walks_and_commands_too(workspace):
+    """What a rule keeps from every tool is neither listed nor searched on the way, nor named to an allowed command."""
+    (workspace / "private").mkdir()
+    (workspace / "private/x.txt").write_text("hello\n")
+    rules = [{"allow": ["list_files", "search_files"]}, allow("cat"), allow("grep"), allow("git"), allow("ls")]
+    guard = {"deny": "*", "paths": ["private/**"], "why": "not yours"}
+    with ToolEngine([*rules, guard], workspace) as engine:
+        listed = engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}}).content
+        found = engine.execute({"id": "2", "name": "search_files", "arguments": {"pattern": "hello"}}).content
+        decisions = {
+            words: engine.check("command", {"argv": words.split()}).decision
+            for words in (
+                *(
+                    "cat private/x.txt",
+                    "cat ./src/../private/x.txt",
+                    "grep -r x private",
+                    "git show HEAD:private/x.txt",
+                ),
+                *("grep --file=private/x.txt x", "grep -fprivate/x.txt x", "cat README.md", "ls src"),
+            )
+        }
+        assert engine.check("list_files", {"path": "private"}).decision == "deny"
+
+    assert ("README.md" in listed, "private" in listed) == (True, False)
+    assert found == "README.md:1: hello"
+    assert list(decisions.values()) == ["deny"] * 6 + ["allow"] * 2
+
+
+def test_what_may_not_be_read_is_not_searched(workspace):
+    """A rule on `read_file` covers the text that a search would show."""
+    rules = [{"allow": "search_files"}, {"ask": "read_file", "paths": ["README.md"]}]
+    with ToolEngine(rules, workspace) as engine:
+        assert (
+            engine.execute({"id": "1", "name": "search_files", "arguments": {"pattern": "hello"}}).content == "no match"
+        )
+
+
+def test_an_allowed_command_may_be_bound_to_paths(workspace):
+    """Every path of the command must match, and one that names none is about the folder it runs in."""
+    for rule in (allow("cat", paths=["src/**"]), allow("cat", paths=["src/**"], flags="any")):
+        with ToolEngine([rule], workspace) as engine:
+            for words, expected in (
+                ("cat src/app.py", "allow"),
+                ("cat src/app.py README.md", "ask"),
+                ("cat", "ask"),
+                ("cat ../outside.txt", "ask"),
+                ("cat in/../README.md", "ask"),
+            ):
+                assert engine.check("command", {"argv": words.split()}).decision == expected, words
 
 
 def test_custom_tools_are_judged_by_their_traits(workspace):

@@ -437,11 +437,11 @@ def wait_until(holds, seconds=20):
         time.sleep(0.02)
 
 
-def test_run_tests_counts(engine, tmp_path):
+def test_run_tests_counts(engine, tmp_path, monkeypatch):
     """`run_tests` runs pytest and counts its results."""
     tools = engine(rules=[{"allow": "run_tests"}], env={"pass": ["PATH", "HOME"]})
     (tmp_path / "ws/test_x.py").write_text("def test_a(): pass\ndef test_b(): assert 0\n")
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     result = tools.execute({"id": "1", "name": "run_tests", "arguments": {"args": ["-q", "-p", "no:cacheprovider"]}})
 
     assert result.status == "error"

@@ -1,12 +1,14 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from blueprint_llm.config.model import Budget, Config
 from blueprint_llm.stores import MemoryStore, SqliteStore
-from blueprint_llm.stores.ops import AttemptRow
+from blueprint_llm.stores.ops import AttemptRow, Reserve, Settle
 from blueprint_llm.types import UsageFilter
-from blueprint_llm.usage import UsageTracker
+from blueprint_llm.usage import Ledger, UsageTracker
 
 
 def row(n, **facts):
@@ -35,6 +37,26 @@ def test_usage_by_itself(store):
     assert [day.calls for day in tracker.by_day().values()] == [2]
     tracker.reset_usage()
     assert tracker.get_usage().calls == 0
+
+
+def test_limits_can_be_seen_and_emptied(store):
+    """The standing of every limit that outlives a session, what calls under way hold included; a reset empties it."""
+    budgets = [
+        Budget(scope="project", limit_usd=10, window="month"),
+        Budget(scope="session", limit_usd=1, window="day"),
+        Budget(scope="call", limit_usd=1, window="day"),
+        Budget(scope="provider:cloud", limit_usd=1, window="session"),
+    ]
+    ledger, tracker = Ledger(Config(project="acme", budgets=budgets)), UsageTracker(store)
+    charges = ledger.lasting()
+    store.execute(Reserve(id="1", charges=(replace(charges[0], amount=4),), ttl_s=60, row=row(1)))
+    store.execute(Settle(charges=(replace(charges[0], amount=3),), row=row(1)))
+
+    assert [(level.charge.subject, level.used) for level in tracker.standing(charges)] == [("project:acme", 3)]
+    tracker.reset_limits()
+    assert [level.used for level in tracker.standing(charges)] == [0]
+    assert tracker.standing(()) == ()
+    assert [day.calls for day in tracker.daily("model")["m"].values()] == [1]
 
 
 async def test_usage_of_coroutines(store):

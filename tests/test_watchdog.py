@@ -11,7 +11,7 @@ import pytest
 
 from blueprint_llm.watchdog import IDLE_S, TICK_S, Watch, Watchdog
 
-LATE_S = 1.0  # how much later than its deadline a read may end on a machine that has much else to do
+LATE_S = 5.0  # how much later than its deadline a read may end on a machine that has much else to do
 SOON_S = 0.1
 
 

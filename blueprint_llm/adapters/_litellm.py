@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import os
+import sys
 import threading
 import time
 from types import GeneratorType
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
+from blueprint_llm.adapters.exceptions import without_secrets
 from blueprint_llm.credentials import Secret
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
 from blueprint_llm.steps import END
+from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,6 +36,21 @@ LONGEST_TEXT = 500
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
 _LOADING = threading.Lock()
+ROUTER_GLOBALS = (
+    "num_retries",
+    "fallbacks",
+    "default_fallbacks",
+    "context_window_fallbacks",
+    "content_policy_fallbacks",
+)
+_QUIET = threading.Event()
+# What httpx, aiohttp and the system raise when a connection ends in mid-answer.
+_LOST = frozenset(
+    {
+        *("ReadError", "ReadTimeout", "RemoteProtocolError", "NetworkError", "ConnectionError", "ConnectionResetError"),
+        *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
+    }
+)
 CALLBACKS = ("callbacks", "success_callback", "_async_success_callback")
 
 
@@ -57,6 +75,8 @@ def _loaded() -> Any:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
     redaction.install_filter()
+    if _QUIET.is_set():
+        litellm.suppress_debug_info = True
     return litellm
 
 
@@ -102,9 +122,11 @@ async def aopen_stream(call: Call) -> Stream:
 
 def _masked(answer: Any) -> Any:
     """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
-    hidden = getattr(answer, "_hidden_params", None) or {}
-    for name in hidden.keys() & {"additional_headers", "headers"}:
-        hidden[name] = redaction.redact_headers(hidden[name] or {})
+    for place in ("_hidden_params", "_base_hidden_params"):  # the latter goes into every chunk of a stream
+        hidden = getattr(answer, place, None) or {}
+        for name in ("additional_headers", "headers"):
+            if hidden.get(name):
+                hidden[name] = redaction.redact_headers(hidden[name])
     if headers := getattr(answer, "_response_headers", None):
         answer._response_headers = redaction.redact_headers(headers)  # noqa: SLF001 - LiteLLM has no public name for it
     return answer
@@ -112,8 +134,8 @@ def _masked(answer: Any) -> Any:
 
 def _keywords(call: Call) -> dict[str, Any]:
     """LiteLLM's keywords. Never bind the result to a name: it holds the key."""
-    wire = {**call.params, "model": _model_id(call.model), "messages": call.messages, "timeout": call.timeout_s}
-    wire |= {"num_retries": 0, "max_retries": 0, "caching": False}
+    wire = {"timeout": call.timeout_s, **call.params, "model": _model_id(call.model), "messages": call.messages}
+    wire |= {"num_retries": 0, "max_retries": 0} | ({} if call.as_written else {"caching": False})
     if wire.get("tools"):
         wire["_skip_mcp_handler"] = True  # else a base install of LiteLLM fails for want of the mcp package
     credential = call.credential
@@ -123,7 +145,7 @@ def _keywords(call: Call) -> dict[str, Any]:
             wire["api_base"] = credential.base_url
         if credential.api_key is not None:
             wire["api_key"] = credential.api_key
-        elif credential.base_url:
+        elif credential.base_url and not call.as_written:
             wire.setdefault("api_key", NO_KEY)
     return {name: value if name == "messages" else _revealed(value) for name, value in wire.items()}
 
@@ -190,6 +212,11 @@ class Stream:
         self._seen = 0
         self._closed = self._is_over = self._begun = False
 
+    @property
+    def hidden_params(self) -> dict[str, Any]:
+        """What LiteLLM keeps beside the chunks: headers, the deployment, the cost."""
+        return dict(getattr(self._wrapper, "_hidden_params", None) or {})
+
     def read(self) -> Any:
         """The next chunk, or END. Raises CallError."""
         if self._is_over:
@@ -242,10 +269,8 @@ class Stream:
         return getattr(self._source, "last_usage", None)
 
     def ended_by(self) -> EndedBy:
-        """Whether the provider said that it was done: LiteLLM invents a "stop" for a connection that just ends."""
-        wrapper = self._wrapper
-        marks = ("received_finish_reason", "intermittent_finish_reason")
-        return "terminal" if any(getattr(wrapper, mark, None) for mark in marks) else "invented"
+        """Whether the provider said that it was done."""
+        return end_of(self._wrapper)
 
     def close(self) -> None:
         """Close the connection; never raises."""
@@ -263,6 +288,16 @@ class Stream:
         self._closed = True
         with contextlib.suppress(Exception):  # closing a connection that is already broken tells nobody anything
             await self._wrapper.aclose()
+
+
+def end_of(wrapper: Any) -> EndedBy:
+    """Whether the provider of LiteLLM's stream said that it was done.
+
+    LiteLLM makes "stop" of a connection that just ends, and of every reason that it does not know.
+    """
+    marks = ("received_finish_reason", "intermittent_finish_reason")
+    said = next(filter(None, (getattr(wrapper, mark, None) for mark in marks)), None)
+    return "none" if is_lost(said) else "terminal" if said else "invented"
 
 
 def _has_listeners(litellm: Any) -> bool:
@@ -311,21 +346,38 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         in_stream: It came while a stream was read. Some providers' requests are only sent then.
         begun: The stream had brought something: trouble of the transport is a break.
     """
+    if call.as_written:
+        _register_own_keys()
     failure = failure_of(error)
     found = classify(failure)
     category = found.category.name
     if in_stream and (found.code == "not_json" or (begun and category in {"unavailable", "unknown"})):
         category = "stream_broken"
     kind = StreamBrokenError if category == "stream_broken" else CallError
-    return kind(
+    result = kind(
         f"{call.provider} ({call.model}): {_text(failure)}",
         category=category,
         provider=call.provider,
         model=call.model,
         status=failure.status,
         retry_after_s=retry_after_s(failure.headers, now=time.time()),
-        code=found.code or (failure.classes[0] if failure.classes else None),
+        code=found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None)),
     )
+    if call.as_written:
+        result.litellm_error = without_secrets(error)
+    return result
+
+
+def _register_own_keys() -> None:
+    """Hide the keys that the program has given to LiteLLM itself (`litellm.api_key`), and that it used for a call."""
+    for name, value in list(vars(module()).items()):
+        if name.endswith("_key") and isinstance(value, str):
+            redaction.register(value)
+
+
+def _break_of(failure: Failure) -> str:
+    """How a stream broke: its connection did, or the server put an error where a chunk should be."""
+    return "error_object" if _LOST.isdisjoint({*failure.classes, *failure.causes}) else "connection_lost"
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -377,13 +429,63 @@ def _text(failure: Failure) -> str:
 
 
 def quiet() -> None:
-    """Keep LiteLLM's hints off the standard output; for our own command line, which owns its process."""
-    module().suppress_debug_info = True
+    """Keep LiteLLM's hints off the standard output, once it loads; for our own command line, which owns its process."""
+    _QUIET.set()
+    if is_loaded():
+        module().suppress_debug_info = True
+
+
+def passed(function: str, call: Call) -> Any:
+    """What another of LiteLLM's functions (`embedding`) returns. Raises CallError."""
+    litellm = module()
+    try:
+        return _masked(getattr(litellm, function)(**_passed(call)))
+    except Exception as error:  # noqa: BLE001 - the provider boundary
+        failure = call_error(error, call)
+    raise failure
+
+
+async def apassed(function: str, call: Call) -> Any:
+    """What another of LiteLLM's functions (`aembedding`) returns. Raises CallError."""
+    litellm = module()
+    try:
+        return _masked(await getattr(litellm, function)(**_passed(call)))
+    except Exception as error:  # noqa: BLE001 - the provider boundary
+        failure = call_error(error, call)
+    raise failure
+
+
+def _passed(call: Call) -> dict[str, Any]:
+    """LiteLLM's keywords without those of a chat. Never bind the result to a name: it holds the key."""
+    endless = call.timeout_s == float("inf")
+    left_out = {"messages", "timeout"} if endless else {"messages"}
+    return {name: value for name, value in _keywords(call).items() if name not in left_out}
+
+
+def deployment(entry: Mapping[str, Any]) -> Any:
+    """LiteLLM's `Deployment` of an entry of `model_list`."""
+    return module().types.router.Deployment(**entry)
+
+
+def router_globals() -> dict[str, Any]:
+    """What the program has set on LiteLLM's module for Routers; LiteLLM is not loaded to look."""
+    found = {name: getattr(sys.modules.get("litellm"), name, None) for name in ROUTER_GLOBALS}
+    return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
 def model_response(body: Mapping[str, Any]) -> Any:
     """LiteLLM's `ModelResponse` from its JSON."""
     return module().ModelResponse(**body)
+
+
+def as_chunk(whole: Any) -> Any:
+    """A `ModelResponse` as the one `ModelResponseStream` of its stream."""
+    module()
+    from litellm.llms.base_llm.base_model_iterator import (  # noqa: PLC0415 - as above
+        convert_model_response_to_streaming,
+    )
+
+    return convert_model_response_to_streaming(whole)
 
 
 def count_tokens(model: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> int:

@@ -24,6 +24,7 @@ class Call:
         params: LiteLLM keywords: the request's and the deployment's.
         credential: The key and the base URL; the key is revealed only inside the adapter.
         timeout_s: What the transport may take until the first byte, and between two reads.
+        as_written: LiteLLM's own settings and ways to a key apply, and its exception goes with a CallError.
     """
 
     provider: str
@@ -32,6 +33,7 @@ class Call:
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
     credential: Credential | None = None
     timeout_s: float = 600.0
+    as_written: bool = False
 
 
 class StreamHandle(Protocol):

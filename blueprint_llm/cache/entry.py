@@ -11,6 +11,7 @@ import hmac
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -134,6 +135,11 @@ class Seal:
             return cls(_user_secret(make_folder("state") / "cache.key"))
         except OSError:
             return cls()
+
+    @classmethod
+    def of_server(cls, url: str) -> Seal:
+        """The seal of all machines that use a server: its password, where it has one."""
+        return cls((urlsplit(url).password or "").encode())
 
     def close(self, key: str, text: bytes) -> bytes:
         """`text` with its MAC in front."""

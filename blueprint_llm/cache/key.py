@@ -93,8 +93,12 @@ def _named(value: Any) -> Any:
     """A value without JSON form of its own: secrets by their MAC, schema classes by their schema."""
     if isinstance(value, Secret):
         return {"secret": value.mac(_NAMING)}
-    if isinstance(value, Mapping | tuple | set | frozenset):
-        return dict(value) if isinstance(value, Mapping) else sorted(value, key=repr)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):  # a named one: orjson knows plain ones
+        return list(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
     if hasattr(value, "model_json_schema"):
         return {"schema": value.model_json_schema()}
     raise TypeError

@@ -15,7 +15,8 @@ if op == 'Beat' then
 elseif not is_held then
   takes = flight == ''
 else
-  takes = tonumber(held[3]) <= now and (flight == '' or flight == held[2])
+  local left = (tonumber(held[3]) or 0) - now
+  takes = (left <= 0 or left > 60000) and (flight == '' or flight == held[2])
 end
 if not takes then return {0, held[2] or ''} end
 local name = held[2] or owner

@@ -15,7 +15,7 @@ from blueprint_llm.cache.flights import Flight, Flights
 from blueprint_llm.cache.key import Facts, key_of, namespace_of
 from blueprint_llm.cache.memory import NoCache
 from blueprint_llm.cache.ops import Amount, Beat, Clear, Get, Measure, Op, Put
-from blueprint_llm.cache.stores import CacheStore, open_store
+from blueprint_llm.cache.stores import CacheStore, is_shared, open_store
 from blueprint_llm.errors import StoreError
 from blueprint_llm.events import Event
 from blueprint_llm.stores.degraded import warn
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PAUSE_S = 5.0
 FRESH_S = 1.0
 MOST_RECENT = 64
+RECENT_BYTES = 1 << 18
 _SLICE_S = 0.25
 _NOWHERE = NoCache()
 
@@ -95,8 +96,9 @@ class CacheManager:
     def of_config(cls, config: Config, *, cache: Cache | None = None, on_event: OnEvent | None = None) -> CacheManager:
         """The cache that `blueprint.cache` (or `cache`) and `blueprint.store` describe; nothing is touched yet."""
         cache = cache or config.cache
-        store = open_store(cache, config.store)
-        return cls(store, ttl_s=cache.ttl_s, nondeterministic=cache.nondeterministic, on_event=on_event)
+        store, chance = open_store(cache, config.store), cache.nondeterministic
+        seal = Seal.of_server(config.store.url) if is_shared(cache, config.store) else None
+        return cls(store, ttl_s=cache.ttl_s, nondeterministic=chance, seal=seal, on_event=on_event)
 
     def key_of(self, facts: Facts) -> str | None:
         """The key of a call; None: it is not to be cached."""
@@ -151,7 +153,8 @@ class CacheManager:
         except ValueError:
             self._warn(f"the entry {key} was damaged or not made by this user; it is not used")
             return None
-        self._recent.put(key, entry)
+        if len(found) <= RECENT_BYTES:
+            self._recent.put(key, entry)
         return self._young(entry, max_age_s)
 
     def recent(self, key: str, max_age_s: float | None = None) -> Entry | None:

@@ -29,14 +29,18 @@ class CacheStore(Protocol):
         """Let go of files and connections."""
 
 
+def is_shared(cache: Cache, store: StoreConfig) -> bool:
+    """Whether other machines use the same cache."""
+    return cache.directory is None and store.url.partition(":")[0] in {"redis", "rediss", "unix"}
+
+
 def open_store(cache: Cache, store: StoreConfig) -> CacheStore:
     """The store that the configuration means: `cache.directory`, else beside the ledger. Nothing is touched yet."""
     if not cache.enabled:
         return NoCache()
-    kind = store.url.partition(":")[0]
-    if cache.directory is None and kind == "memory":
+    if cache.directory is None and store.url.partition(":")[0] == "memory":
         return MemoryCache(size_limit_bytes=cache.size_limit_bytes)
-    if cache.directory is None and kind in {"redis", "rediss", "unix"}:
+    if is_shared(cache, store):
         from blueprint_llm.cache.redis_cache import RedisCache  # noqa: PLC0415 - only who uses Redis loads it
 
         return RedisCache(store.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import click
@@ -24,6 +25,7 @@ COMMANDS = {
     "tools": "tools",
     "usage": "usage",
 }
+INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 
 class LazyGroup(click.Group):
@@ -42,16 +44,34 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; a failure the library explains needs no traceback."""
+        """Run; a failure the library explains, and Ctrl-C, need no traceback."""
         from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
 
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
         try:
             return super().invoke(ctx)
         except BlueprintError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="blueprint-llm", prog_name="blueprint-llm")
 def main() -> None:
-    """The policy layer over LiteLLM: limits that hold, streams you can trust, answers to "why?"."""
+    """The policy layer over LiteLLM: limits that hold, streams you can trust, answers to "why?".
+
+    Answers go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 misused, 130
+    interrupted. NO_COLOR is respected.
+
+    \b
+    Example: blueprint-llm init && blueprint-llm check && blueprint-llm chat "Hello"
+
+    \b
+    Shell completion, also of providers and models:
+      bash  eval "$(_BLUEPRINT_LLM_COMPLETE=bash_source blueprint-llm)"
+      zsh   eval "$(_BLUEPRINT_LLM_COMPLETE=zsh_source blueprint-llm)"
+      fish  _BLUEPRINT_LLM_COMPLETE=fish_source blueprint-llm | source
+    """  # noqa: D301 - click's mark of what is not to be wrapped

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @click.group("audit")
 def command() -> None:
-    """Look at the record of what tools did."""
+    """Look at the record of what tools did.
+
+    Example: blueprint-llm audit verify
+    """
 
 
 @command.command("show")
@@ -24,7 +27,10 @@ def command() -> None:
 @json_option
 @config_option
 def show(*, last: int, as_json: bool, config: str | None) -> None:
-    """Print the latest records."""
+    """Print the latest records; with --json, one a line.
+
+    Example: blueprint-llm audit show --last 20
+    """
     records = list(_audit(config).records())[-last:]
     if as_json:
         for record in records:
@@ -37,7 +43,10 @@ def show(*, last: int, as_json: bool, config: str | None) -> None:
 @json_option
 @config_option
 def verify(*, as_json: bool, config: str | None) -> None:
-    """Check every record and the end of the chain; exit code 1 when anything was changed."""
+    """Check every record and the end of the chain; exit code 1 when anything was changed.
+
+    Example: blueprint-llm audit verify --json
+    """
     audit = _audit(config)
     found = audit.verify()
     if as_json:

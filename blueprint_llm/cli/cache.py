@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json
+from blueprint_llm.cli.options import config_option, json_option, print_json, seconds
 
 if TYPE_CHECKING:
     from blueprint_llm.cache import CacheManager
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(_ctx: click.Context, _option: click.Parameter, value: str | None) -> float:
-    found = re.fullmatch(r"(\d+)([smhd]?)", value or "0")
-    if found is None:
-        raise click.BadParameter("write 90s, 15m, 12h or 7d")
-    return int(found[1]) * UNITS[found[2] or "s"]
 
 
 @click.group("cache")
@@ -44,7 +34,10 @@ def _open(config: str | None) -> CacheManager:
 @json_option
 @config_option
 def stats(*, as_json: bool, config: str | None) -> None:
-    """Show how many answers are kept, and their size."""
+    """Show how many answers are kept, and their size.
+
+    Example: blueprint-llm cache stats --json
+    """
     cache = _open(config)
     amount = cache.measure()
     cache.close()
@@ -56,11 +49,15 @@ def stats(*, as_json: bool, config: str | None) -> None:
 
 @command.command("clear")
 @click.option("--project", help="Only this project's answers.")
-@click.option("--older-than", "older_than_s", callback=_seconds, metavar="AGE", help="Only those older than 12h, 7d...")
+@click.option("--older-than", "older_than_s", callback=seconds, metavar="AGE", help="Only those older than 12h, 7d...")
+@json_option
 @config_option
-def clear(*, project: str | None, older_than_s: float, config: str | None) -> None:
-    """Forget the cached answers."""
+def clear(*, project: str | None, older_than_s: float, as_json: bool, config: str | None) -> None:
+    """Forget the cached answers.
+
+    Example: blueprint-llm cache clear --older-than 7d
+    """
     cache = _open(config)
     deleted = cache.clear(project, older_than_s=older_than_s)
     cache.close()
-    click.echo(f"{deleted} answers forgotten")
+    print_json({"forgotten": deleted}) if as_json else click.echo(f"{deleted} answers forgotten")

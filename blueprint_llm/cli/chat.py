@@ -3,69 +3,85 @@
 from __future__ import annotations
 
 import sys
+import uuid
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, say
+from blueprint_llm.cli.options import (
+    config_option,
+    json_option,
+    model_option,
+    on_terminal,
+    open_client,
+    print_json,
+    provider_option,
+    say,
+    text_of,
+)
+from blueprint_llm.cli.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from blueprint_llm.client import SyncLLMClient
     from blueprint_llm.types import ChatResponse, StreamChunk
 
 
 @click.command("chat")
 @click.argument("message", nargs=-1)
-@click.option("-m", "--model", help="A model_list group or a LiteLLM model id.")
-@click.option("-p", "--provider", help="A provider of the configuration: asked first.")
+@model_option
+@provider_option
 @click.option("-s", "--system", help="A system message.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of the answer.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
 @json_option
 @config_option
-def command(message: tuple[str, ...], *, as_json: bool, no_stream: bool, config: str | None, **asked: Any) -> None:
-    """Ask a model. What is piped in is put before MESSAGE.
+def command(message: tuple[str, ...], *, system: str | None, config: str | None, **options: Any) -> None:
+    """Ask a model. What is piped in is put before MESSAGE; on a terminal, no MESSAGE begins a conversation.
 
     Example: git diff | blueprint-llm chat "write a commit message"
     """
-    from blueprint_llm.cli.local import offer_weights  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.conversation import Conversation  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.local import offer_weights  # noqa: PLC0415 - likewise
 
-    prompt = _prompt(message)
-    request = {name: value for name, value in asked.items() if value is not None}
-    with open_client(config) as client:
-        offer_weights(client.list_models())
-        if no_stream or as_json:
-            response = client.generate(prompt, **request)
-            print_json(_document(response)) if as_json else click.echo(response.content)
-        else:
-            stream = client.stream(messages=_messages(prompt, request.pop("system", None)), **request)
-            show(stream)
-            if stream.response is not None and sys.stderr.isatty():
-                say(summary(stream.response.trace), dim=True)
-
-
-def _prompt(words: tuple[str, ...]) -> str:
-    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
-    prompt = "\n\n".join(filter(None, (piped, " ".join(words))))
-    if not prompt:
+    prompt = text_of(message)
+    if not prompt and not on_terminal():
         raise click.UsageError('say something: blueprint-llm chat "a question", or pipe text in')
-    return prompt
-
-
-def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
     first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": prompt}]
+    session = uuid.uuid4().hex
+    with open_client(config, session=session) as client:
+        offer_weights(client.list_models())
+        if prompt:
+            ask(client, [*first, {"role": "user", "content": prompt}], **options)
+        else:
+            Conversation(client, session, first, options).run()
 
 
-def _document(response: ChatResponse) -> dict[str, Any]:
-    return response.model_dump(mode="json")
+def ask(
+    client: SyncLLMClient, messages: list[dict[str, Any]], *, as_json: bool, no_stream: bool, **asked: Any
+) -> ChatResponse:
+    """Send the messages and print the answer as it comes, or when it is whole."""
+    request = {name: value for name, value in asked.items() if value is not None}
+    if no_stream or as_json:
+        with Progress("waiting for the answer"):
+            response = client.chat(messages=messages, **request)
+        print_json(response.model_dump(mode="json")) if as_json else click.echo(response.content)
+        return response
+    stream = client.stream(messages=messages, **request)
+    show(stream)
+    if sys.stderr.isatty():
+        say(summary(stream.response.trace), dim=True)  # type: ignore[union-attr] # a stream that ended well has one
+    return stream.response  # type: ignore[return-value] # likewise
 
 
 def show(stream: Any) -> None:
-    """Print a stream: text on standard output, everything else on standard error."""
-    for chunk in stream:
-        _show_chunk(chunk)
+    """Print a stream: text on standard output, everything else on standard error. Leaving it closes the upstream."""
+    with Progress("waiting for the first words") as waiting, closing(iter(stream)) as chunks:
+        for chunk in chunks:
+            waiting.close()
+            _show_chunk(chunk)
     click.echo()
 
 

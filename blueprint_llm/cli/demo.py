@@ -1,36 +1,77 @@
-"""`blueprint-llm demo`: a streamed answer without any key, and why it came from where it came from."""
+"""`blueprint-llm demo`: what the library does, shown on a real small model and a provider that fails on purpose."""
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from blueprint_llm.cli.chat import show, summary
-from blueprint_llm.cli.options import open_client, say
-
-QUESTION = "In one short sentence, what is a fallback?"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @click.command("demo")
-@click.option("-y", "--yes", is_flag=True, help="Fetch the embedded model (93 MB) without asking.")
+@click.option(
+    "-y", "--yes", is_flag=True, help="Fetch the embedded model (93 MB) and approve the demo's file, unasked."
+)
 def command(*, yes: bool) -> None:
-    """Ask the built-in chain: a cloud model, skipped while there is no key for it, then the embedded one.
+    """Eight short scenes, each with its proof from the trace: fallback, a broken stream, a tool call caught, ...
 
     Example: blueprint-llm demo --yes
+
+    It needs no key and no account, asks a provider on this machine only, and keeps nothing of what it did. The exit
+    code is 0 only if every scene did what it says.
     """
-    from blueprint_llm.config.load import TEMPLATE  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.adapters import _litellm  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.scenes import SCENES, NotProvenError, Stage  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.testing import FaultServer  # noqa: PLC0415 - likewise
 
-    _fetch(ask=not yes)
-    with open_client(str(TEMPLATE)) as client:
-        say(f"> {QUESTION}", bold=True)
-        stream = client.stream(messages=[{"role": "user", "content": QUESTION}], max_tokens=60, temperature=0)
-        show(stream)
-        say("why this answer came from there:", bold=True)
-        click.echo(summary(stream.response.trace) if stream.response else "")
+    weights = _fetch(ask=not yes)
+    _litellm.quiet()
+    with _own_home(weights) as home, FaultServer() as server:
+        stage = Stage(server=server, workspace=home / "workspace", asks=not yes and _is_terminal())
+        for number, (headline, scene) in enumerate(SCENES, 1):
+            click.secho(f"\n{number}/{len(SCENES)} {headline}", bold=True)
+            try:
+                click.echo(click.style("proof  ", fg="green") + scene(stage))
+            except NotProvenError as error:
+                raise click.ClickException(f"scene {number} did not do what it says: {error}") from None
+    click.secho("\nAll of it held. Next: blueprint-llm init", bold=True)
 
 
-def _fetch(*, ask: bool) -> None:
+def _fetch(*, ask: bool) -> Path:
+    """The model's weights, fetched once into the user's own home."""
     from blueprint_llm.adapters import weights  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.cli.local import ensure_weights, pull_weights  # noqa: PLC0415 - likewise
 
-    if weights.find(weights.SMOLLM2) is None:
-        ensure_weights("smollm2", interactive=True) if ask else pull_weights("smollm2")
+    found = weights.find(weights.SMOLLM2)
+    return found or (ensure_weights("smollm2", interactive=True) if ask else pull_weights("smollm2"))
+
+
+@contextmanager
+def _own_home(file: Path) -> Iterator[Path]:
+    """A home that goes away with the demo: the user's ledger, cache and audit are not touched."""
+    from blueprint_llm.adapters import embedded, weights  # noqa: PLC0415 - --help does not need it
+
+    before = os.environ.get("BLUEPRINT_HOME")
+    with tempfile.TemporaryDirectory(prefix="blueprint-demo-") as folder:
+        os.environ["BLUEPRINT_HOME"] = folder
+        try:
+            weights.SMOLLM2.target.parent.mkdir(mode=0o700, parents=True)
+            weights.SMOLLM2.target.symlink_to(file.absolute())
+            Path(folder, "workspace").mkdir()
+            yield Path(folder)
+        finally:
+            embedded.close_all()
+            os.environ.pop("BLUEPRINT_HOME")
+            if before is not None:
+                os.environ["BLUEPRINT_HOME"] = before
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table, say
+from blueprint_llm.cli.options import (
+    config_option,
+    json_option,
+    model_option,
+    open_client,
+    print_json,
+    print_table,
+    provider_option,
+    say,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from blueprint_llm.types import RouteDecision
@@ -14,25 +24,26 @@ if TYPE_CHECKING:
 
 @click.command("explain")
 @click.argument("message", nargs=-1)
-@click.option("-m", "--model", help="A model_list group or a LiteLLM model id.")
-@click.option("-p", "--provider", help="A provider of the configuration: asked first.")
+@model_option
+@provider_option
 @click.option("-t", "--task-type", help="What `routes` rules match on.")
 @json_option
 @config_option
 def command(message: tuple[str, ...], *, as_json: bool, config: str | None, **asked: Any) -> None:
-    """Show which targets a request would try, in order, and why; sends nothing.
+    """Show which targets a request would try, in order, and why; sends nothing. Text may be piped in.
 
     Example: blueprint-llm explain --task-type lint "check this"
     """
     request = {name: value for name, value in asked.items() if value is not None}
     with open_client(config) as client:
-        decision = client.explain(messages=[{"role": "user", "content": " ".join(message) or "hello"}], **request)
-    print_json(decision.model_dump(mode="json")) if as_json else _print(decision)
+        decision = client.explain(messages=[{"role": "user", "content": text_of(message) or "hello"}], **request)
+    print_json(decision.model_dump(mode="json")) if as_json else print_decision(decision)
 
 
-def _print(decision: RouteDecision) -> None:
+def print_decision(decision: RouteDecision, *, err: bool = False) -> None:
+    """The targets as a table, and a remark on rule, size and cost."""
     rows = [(row.verdict, row.provider, row.model, row.reason) for row in decision.considered]
-    print_table(("VERDICT", "PROVIDER", "MODEL", "REASON"), rows)
+    print_table(("VERDICT", "PROVIDER", "MODEL", "REASON"), rows, err=err)
     worst = decision.estimate.get("worst_cost_usd")
     cost = "unknown" if worst is None else f"at most ${worst:.6f}"
     say(f"rule: {decision.rule}; about {decision.estimate.get('input_tokens')} input tokens; cost {cost}")

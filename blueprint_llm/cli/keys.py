@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json, print_table, say
+from blueprint_llm.cli.options import config_option, json_option, on_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from blueprint_llm.credentials import CredentialsManager, Finding, Secret
 
 _id_option = click.option("--id", "identity", metavar="ID", help="Which of several keys of the provider.")
@@ -25,19 +23,29 @@ _keyring_option = click.option("--keyring", is_flag=True, help="The system's key
 
 @click.group("keys", short_help="Store, show, remove and check API keys.")
 def command() -> None:
-    """Store, show, remove and check API keys; no command prints more of one than its last four characters."""
+    """Store, show, remove and check API keys; no command prints more of one than its last four characters.
+
+    Example: blueprint-llm keys set openai
+    """
 
 
-@command.command("set", epilog="Example: op read op://vault/openai/key | blueprint-llm keys set openai")
+@command.command("set")
 @click.argument("provider")
 @_id_option
 @_keyring_option
+@json_option
 @config_option
-def set_(provider: str, identity: str | None, config: str | None, *, keyring: bool) -> None:
-    """Store a key for PROVIDER: asked for without echo, or read from stdin."""
+def set_(provider: str, identity: str | None, config: str | None, *, keyring: bool, as_json: bool) -> None:
+    """Store a key for PROVIDER: asked for without echo, or read from stdin.
+
+    Example: op read op://vault/openai/key | blueprint-llm keys set openai
+    """
     manager = _manager(config)
     manager.set(provider, _read_key(provider), id=identity, keyring=keyring)
-    say(f"stored a key for {provider} in {'the keychain' if keyring else manager.sources.file.path}")
+    place = "the keychain" if keyring else str(manager.sources.file.path)
+    if as_json:
+        print_json({"provider": provider, "stored": place})
+    say(f"stored a key for {provider} in {place}")
     if keyring and not manager.sources.use_keychain:
         say("the keychain is not read yet: set credentials: {keyring: true} in the block blueprint")
 
@@ -45,7 +53,7 @@ def set_(provider: str, identity: str | None, config: str | None, *, keyring: bo
 def _read_key(provider: str) -> Secret:
     from blueprint_llm.credentials import Secret  # noqa: PLC0415 - --help does not need it
 
-    if sys.stdin.isatty():
+    if on_terminal():
         return Secret(click.prompt(f"API key for {provider}", hide_input=True, err=True).strip())
     return Secret(sys.stdin.read().strip())
 
@@ -54,7 +62,10 @@ def _read_key(provider: str) -> Secret:
 @json_option
 @config_option
 def list_(config: str | None, *, as_json: bool) -> None:
-    """Show every key that is there: its id, where it comes from, at most its last four characters."""
+    """Show every key that is there: its id, where it comes from, at most its last four characters.
+
+    Example: blueprint-llm keys list
+    """
     rows = [asdict(row) for row in _manager(config).list()]
     if as_json:
         print_json(rows)
@@ -68,11 +79,17 @@ def list_(config: str | None, *, as_json: bool) -> None:
 @click.argument("provider")
 @_id_option
 @_keyring_option
+@json_option
 @config_option
-def remove(provider: str, identity: str | None, config: str | None, *, keyring: bool) -> None:
-    """Delete the keys of PROVIDER, or the one of --id."""
+def remove(provider: str, identity: str | None, config: str | None, *, keyring: bool, as_json: bool) -> None:
+    """Delete the keys of PROVIDER, or the one of --id.
+
+    Example: blueprint-llm keys remove openai --id work
+    """
     if not _manager(config).remove(provider, id=identity, keyring=keyring):
         raise click.ClickException(f"there is no such key of {provider!r}: see blueprint-llm keys list")
+    if as_json:
+        print_json({"provider": provider, "removed": True})
     say(f"removed {provider}")
 
 
@@ -81,7 +98,10 @@ def remove(provider: str, identity: str | None, config: str | None, *, keyring: 
 @json_option
 @config_option
 def check(config: str | None, *, online: bool, as_json: bool) -> None:
-    """Check permissions, owners, folders, the keychain and every provider's key; exit code 1 if something is wrong."""
+    """Check permissions, owners, folders, the keychain and every provider's key; exit code 1 if something is wrong.
+
+    Example: blueprint-llm keys check --online
+    """
     manager = _manager(config)
     findings = [*manager.check(), *(_calls(manager) if online else ())]
     if as_json:
@@ -103,21 +123,7 @@ def _manager(config: str | None) -> CredentialsManager:
     return CredentialsManager(load_config(config))
 
 
-def _calls(manager: CredentialsManager) -> Iterator[Finding]:
-    from blueprint_llm.client import SyncLLMClient  # noqa: PLC0415 - the only command that calls anybody
+def _calls(manager: CredentialsManager) -> list[Finding]:
+    from blueprint_llm.cli.online import call_providers  # noqa: PLC0415 - --help does not need it
 
-    with SyncLLMClient(manager.config, credentials_manager=manager) as client:
-        for name in manager.config.providers or manager.config.model_groups:
-            yield _call(client, name)
-
-
-def _call(client: Any, name: str) -> Finding:
-    from blueprint_llm.credentials import Finding  # noqa: PLC0415 - see _read_key
-    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - likewise
-
-    request = {"messages": [{"role": "user", "content": "ping"}], "provider": name, "max_tokens": 1}
-    try:
-        client.chat({**request, "fallback": False, "cache": False})
-    except BlueprintError as error:
-        return Finding(subject=f"{name} (online)", ok=False, message=str(error))
-    return Finding(subject=f"{name} (online)", ok=True, message="answered")
+    return call_providers(manager.config, manager)

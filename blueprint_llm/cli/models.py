@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table
+from blueprint_llm.cli.options import (
+    complete_provider,
+    config_option,
+    json_option,
+    open_client,
+    print_json,
+    print_table,
+)
 
 
 @click.command("models")
-@click.option("-p", "--provider", help="Only this provider.")
+@click.option("-p", "--provider", help="Only this provider.", shell_complete=complete_provider)
 @json_option
 @config_option
 def command(*, provider: str | None, as_json: bool, config: str | None) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table, say
+from blueprint_llm.cli.options import (
+    config_option,
+    json_option,
+    open_client,
+    print_json,
+    print_table,
+    say,
+    unread_config_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +41,11 @@ class _GoalGroup(click.Group):
 def command() -> None:
     """Plan a goal, or check, compare and run plans.
 
+    \b
     Example: blueprint-llm plan "add a health check" -r "answers 200" --codebase .
 
     `blueprint-llm plan make --help` lists the options of a goal.
-    """
+    """  # noqa: D301 - click's mark of what is not to be wrapped
 
 
 @command.command("make", hidden=True)
@@ -46,9 +55,14 @@ def command() -> None:
 @click.option("--codebase", type=click.Path(path_type=Path), help="The project's folder.")
 @click.option("--previous", type=click.Path(path_type=Path, dir_okay=False), help="A plan file to revise.")
 @click.option("--format", "form", type=click.Choice(["table", "md", "json", "mermaid"]), default="table")
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @config_option
 def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> None:
-    """Make a plan for GOAL, save it and print it."""
+    """Make a plan for GOAL, save it and print it.
+
+    \b
+    Example: blueprint-llm plan "add a health check" -r "answers 200" -c "path: src/legacy is read-only"
+    """  # noqa: D301 - click's mark of what is not to be wrapped
     from blueprint_llm.planning import PlanStore, read_plan_file  # noqa: PLC0415 - --help does not need it
 
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
@@ -109,8 +123,12 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.argument("file", type=_file)
 @click.option("--codebase", type=click.Path(path_type=Path), help="Check paths against this folder.")
 @json_option
+@unread_config_option
 def lint_file(file: Path, codebase: Path | None, *, as_json: bool) -> None:
-    """Check a plan by rules; exit code 1 when something is wrong."""
+    """Check a plan by rules; exit code 1 when something is wrong.
+
+    Example: blueprint-llm plan lint plan.json --codebase .
+    """
     from blueprint_llm.planning import lint, plan_facts, read_plan_file  # noqa: PLC0415 - --help does not need it
 
     plan = read_plan_file(file)
@@ -127,8 +145,12 @@ def lint_file(file: Path, codebase: Path | None, *, as_json: bool) -> None:
 @click.argument("old", type=_file)
 @click.argument("new", type=_file)
 @json_option
+@unread_config_option
 def diff_files(old: Path, new: Path, *, as_json: bool) -> None:
-    """Say which steps were added, removed, changed and kept."""
+    """Say which steps were added, removed, changed and kept.
+
+    Example: blueprint-llm plan diff old.json new.json
+    """
     from blueprint_llm.planning import diff_plans, read_plan_file  # noqa: PLC0415 - --help does not need it
 
     before, after = read_plan_file(old), read_plan_file(new)
@@ -147,16 +169,25 @@ def diff_files(old: Path, new: Path, *, as_json: bool) -> None:
 @command.command("run")
 @click.argument("file", type=_file)
 @click.option("--approve", metavar="HASH", help="The plan's hash, at least 12 characters; asked for when missing.")
+@json_option
 @config_option
-def run_file(file: Path, approve: str | None, config: str | None) -> None:
-    """Carry out a plan; stops at the first acceptance that is not met and keeps the statuses in FILE."""
-    from blueprint_llm.planning import read_plan_file, run_walk  # noqa: PLC0415 - --help does not need it
+def run_file(file: Path, approve: str | None, config: str | None, *, as_json: bool) -> None:
+    """Carry out a plan; stops at the first acceptance that is not met and keeps the statuses in FILE.
+
+    Example: blueprint-llm plan run plan.json --approve 3f9c2d81a6b0
+    """
+    from blueprint_llm.cli.run import approver  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.planning import read_plan_file, run_walk  # noqa: PLC0415 - as above
 
     plan = read_plan_file(file)
     approved = _approved(plan, approve)
-    with open_client(config) as client:
+    with open_client(config, approver=approver()) as client:
         finished = _drive(run_walk(plan, approved), client, file)
-    print_table(("STEP", "STATUS", "TITLE"), [(step.id, step.status, step.title) for step in finished.steps])
+    rows = [(step.id, step.status, step.title) for step in finished.steps]
+    if as_json:
+        print_json([dict(zip(("id", "status", "title"), row, strict=True)) for row in rows])
+    else:
+        print_table(("STEP", "STATUS", "TITLE"), rows)
     raise SystemExit(0 if all(step.status == "done" for step in finished.steps) else 1)
 
 
@@ -170,7 +201,8 @@ def _approved(plan: Plan, given: str | None) -> str:
 
 
 def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
-    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.cli.run import Screen  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - as above
     from blueprint_llm.planning import Keep, write_plan  # noqa: PLC0415 - --help does not need it
 
     try:
@@ -182,7 +214,7 @@ def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
                 continue
             say(f"{step.step.id}: {step.step.title}")
             try:
-                result = client.run(messages=step.messages)
+                result = client.run(messages=step.messages, on_chunk=Screen())
             except BlueprintError as error:
                 step = walk.throw(error)
             else:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, say
+from blueprint_llm.cli.options import (
+    config_option,
+    json_option,
+    model_option,
+    open_client,
+    print_json,
+    provider_option,
+    say,
+)
 
 if TYPE_CHECKING:
     from blueprint_llm.tools import RunResult
+    from blueprint_llm.types import StreamChunk
+
+_CALL_CHARS = 200
 
 
 @click.command("run")
 @click.argument("task", required=False)
-@click.option("--model", help="A model group or LiteLLM model id.")
-@click.option("--provider", help="A key of `providers`.")
+@model_option
+@provider_option
 @click.option("--resume", "state_id", help="Go on with a run that waits for approval.")
 @json_option
 @config_option
@@ -32,34 +44,63 @@ def command(task: str | None, *, state_id: str | None, as_json: bool, config: st
     if not task and not state_id:
         raise click.UsageError("give a task, or --resume ID")
     chosen = {name: value for name, value in target.items() if value}
-    with open_client(config, approver=_approver()) as client:
+    watch = {} if as_json else {"on_chunk": Screen()}
+    with open_client(config, approver=approver()) as client:
         try:
             if state_id:
-                result = client.resume(state_id, {})
+                result = client.resume(state_id, {}, **watch)
             else:
-                result = client.run(messages=[{"role": "user", "content": task}], **chosen)
+                result = client.run(messages=[{"role": "user", "content": task}], **chosen, **watch)
         except ApprovalPending as pending:
             say(f"waiting for approval: blueprint-llm run --resume {pending.state_id}")
             raise SystemExit(1) from None
     _print(result, as_json=as_json)
 
 
-def _approver() -> Any:
+class Screen:
+    """Prints a run's chunks as they come: text on standard output, restarts and tool calls on standard error."""
+
+    _in_line = False
+
+    def __call__(self, chunk: StreamChunk) -> None:
+        """Print one chunk."""
+        from blueprint_llm.tools.show import one_line, visible  # noqa: PLC0415 - --help does not need it
+
+        if chunk.restart:
+            self._end_line()
+            say(f"-- the stream broke; {chunk.provider} starts the answer again ({chunk.error}) --", fg="yellow")
+        if chunk.delta:  # escaped: what a model says must not hide or repaint the question that follows it
+            click.echo(visible(chunk.delta), nl=False)
+            self._in_line = not chunk.delta.endswith("\n")
+        if chunk.is_done:
+            self._end_line()
+        for call in chunk.tool_calls:
+            say(f"-> {call.name} {one_line(json.dumps(call.arguments, ensure_ascii=False))}"[:_CALL_CHARS], dim=True)
+
+    def _end_line(self) -> None:
+        click.echo(nl=self._in_line)
+        self._in_line = False
+
+
+def approver() -> Any:
+    """Whoever sits at the terminal; in a pipe nobody does, and what asks is denied."""
     from blueprint_llm.tools import DenyAll  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.tools.terminal import TerminalApprover  # noqa: PLC0415 - as above
 
     if not sys.stdin.isatty():
         return DenyAll()
-    return TerminalApprover(
-        read=lambda prompt: input(click.style(prompt, bold=True)), write=say, colour=sys.stderr.isatty()
-    )
+    return TerminalApprover(read=_ask, write=say, colour=sys.stderr.isatty())
+
+
+def _ask(prompt: str) -> str:
+    say(prompt, nl=False, bold=True)  # by itself, `input` would write it into a piped standard output
+    return input()
 
 
 def _print(result: RunResult, *, as_json: bool) -> None:
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
-        click.echo(result.content)
         for found in result.tool_results:
             say(f"  {found.status:8} {found.name} (audit {found.audit_seq})")
     if result.stop != "done":

@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 
 @click.group("tools")
 def command() -> None:
-    """Look at tools and rules; nothing is run."""
+    """Look at tools and rules; nothing is run.
+
+    Example: blueprint-llm tools list
+    """
 
 
 @command.command("list")
 @json_option
 @config_option
 def list_tools(*, as_json: bool, config: str | None) -> None:
-    """Print the tools that a run offers."""
+    """Print the tools that a run offers.
+
+    Example: blueprint-llm tools list --json
+    """
     with _engine(config) as engine:
         engine.connect()
         found = [(item.name, engine.effect(item.name), item.description) for item in engine.tools()]

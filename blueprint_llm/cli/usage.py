@@ -2,49 +2,174 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import tempfile
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, open_client, print_json, print_table
+from blueprint_llm.cli.options import config_option, json_option, print_json, print_table, say, seconds
+from blueprint_llm.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blueprint_llm.config import Config
+    from blueprint_llm.stores import Store
     from blueprint_llm.types import UsageTotals
+    from blueprint_llm.usage import UsageTracker
+
+_TREND_DAYS = 14
+_MOST_ROWS = 200_000
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_HEAD = ("CALLS", "ERRORS", "TOKENS IN", "OUT", "COST USD", "P50 S", "P95 S", "CACHED")
+
+
+def _since(ctx: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
+    """A moment: so long ago, or a day or time in ISO's form, UTC unless it says otherwise."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\d+[smhd]", value):
+        return datetime.now(UTC) - timedelta(seconds=seconds(ctx, option, value))
+    try:
+        given = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter("write 7d, 12h, 2026-11-01 or 2026-11-01T09:00") from None
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 @click.group("usage", invoke_without_command=True)
-@click.option("--by", type=click.Choice(["provider", "model", "session", "project"]), default="provider")
+@click.option("--by", type=click.Choice(["provider", "model", "session", "project", "day"]), default="provider")
+@click.option("--since", callback=_since, metavar="WHEN", help="Only later than 7d ago, 2026-11-01, an ISO time.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with charts to FILE.")
 @json_option
 @config_option
 @click.pass_context
-def command(ctx: click.Context, *, by: str, as_json: bool, config: str | None) -> None:
-    """Show calls, tokens and cost since the last reset.
+def command(
+    ctx: click.Context, *, by: str, since: datetime | None, html: Path | None, as_json: bool, config: str | None
+) -> None:
+    """Show calls, tokens, cost and latency since the last reset; the sparkline is the cost of the last 14 days.
 
-    Example: blueprint-llm usage --by model
+    Example: blueprint-llm usage --by model --since 7d --html usage.html
     """
     ctx.obj = config
     if ctx.invoked_subcommand is not None:
         return
-    with open_client(config) as client:
-        stats = client.get_usage()
-    if as_json:
-        print_json(stats.model_dump(mode="json"))
-        return
-    groups: dict[str, UsageTotals] = getattr(stats, f"by_{by}")
-    rows = [_row(name, totals) for name, totals in sorted(groups.items())]
-    print_table((by.upper(), "CALLS", "ERRORS", "TOKENS IN", "OUT", "COST USD", "P50 S"), [*rows, _row("total", stats)])
+    loaded, store = _open(config)
+    with closing(store):
+        if html is not None:
+            _write_page(html, loaded, store, since)
+        if as_json:
+            _print_json(store, since)
+        elif html is None:
+            _print_table(store, by, since)
 
 
-def _row(name: str, totals: UsageTotals) -> tuple[object, ...]:
-    p50 = "-" if totals.latency_p50_s is None else f"{totals.latency_p50_s:.2f}"
+def _open(path: str | None) -> tuple[Config, Store]:
+    from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.stores import open_store  # noqa: PLC0415 - likewise
+
+    config = load_config(path)
+    return config, open_store(config.store)
+
+
+def _tracker(store: Store) -> UsageTracker:
+    from blueprint_llm.usage import UsageTracker  # noqa: PLC0415 - see _open
+
+    return UsageTracker(store)
+
+
+def _print_json(store: Store, since: datetime | None) -> None:
+    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - see _open
+
+    where, tracker = UsageFilter(since=since), _tracker(store)
+    days = {day: totals.model_dump(mode="json") for day, totals in tracker.by_day(where).items()}
+    print_json({**tracker.get_usage(where).model_dump(mode="json"), "by_day": days})
+
+
+def _print_table(store: Store, by: Any, since: datetime | None) -> None:
+    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - see _open
+
+    where, tracker = UsageFilter(since=since), _tracker(store)
+    stats, days = tracker.get_usage(where), tracker.by_day(where)
+    groups: dict[str, UsageTotals] = days if by == "day" else getattr(stats, f"by_{by}")
+    window = _last_days(_TREND_DAYS)
+    trends = {} if by == "day" else tracker.daily(by, UsageFilter(since=max(filter(None, (since, _midnight(window))))))
+    rows = [_row(name, totals, sparkline(trends.get(name, {}), window)) for name, totals in sorted(groups.items())]
+    print_table((by.upper(), *_HEAD, ""), [*rows, _row("total", stats, sparkline(days, window))])
+
+
+def _last_days(count: int) -> list[str]:
+    today = datetime.now(UTC)
+    return [f"{today - timedelta(days=ago):%Y-%m-%d}" for ago in reversed(range(count))]
+
+
+def _midnight(days: list[str]) -> datetime:
+    return datetime.fromisoformat(days[0]).replace(tzinfo=UTC)
+
+
+def sparkline(days: Mapping[str, UsageTotals], window: list[str]) -> str:
+    """The cost of each day in `window` as a block; of calls that cost nothing, their number. Empty: no call."""
+    known = [days.get(day) for day in window]
+    values = [each.cost_usd if each else 0.0 for each in known]
+    if not any(values):
+        values = [each.calls if each else 0 for each in known]
+    most = max(values)
+    return "".join(_BLOCKS[round(value / most * (len(_BLOCKS) - 1))] for value in values) if most else ""
+
+
+def _row(name: str, totals: UsageTotals, trend: str) -> tuple[object, ...]:
+    waits = ["-" if wait is None else f"{wait:.2f}" for wait in (totals.latency_p50_s, totals.latency_p95_s)]
     tokens = (totals.prompt_tokens, totals.completion_tokens)
-    return (name, totals.calls, totals.errors, *tokens, f"{totals.cost_usd:.6f}", p50)
+    return (name, totals.calls, totals.errors, *tokens, f"{totals.cost_usd:.6f}", *waits, totals.cache_hits, trend)
+
+
+def _write_page(path: Path, config: Config, store: Store, since: datetime | None) -> None:
+    from blueprint_llm.report import Figures, render  # noqa: PLC0415 - see _open
+    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
+
+    tracker = _tracker(store)
+    with Progress("drawing"):
+        rows = tracker.newest(UsageFilter(since=since), limit=_MOST_ROWS)
+        levels = tracker.standing(Ledger(config).lasting())
+        now = datetime.now(UTC).timestamp()
+        figures = Figures.of(rows, until=now, since=since.timestamp() if since else None)
+        note = f"Of more than {_MOST_ROWS:,} attempts, the newest." if len(rows) == _MOST_ROWS else ""
+        _write_whole(path, render(figures, levels, project=config.project, note=note))
+    say(f"wrote {path}")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Replace the file in one step, so that nobody ever sees half a page."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".usage-") as folder:
+            fresh = Path(folder, path.name)
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(path)
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from None
 
 
 @command.command("reset")
+@click.option("--budgets", is_flag=True, help="Also empty every budget and quota.")
+@json_option
+@config_option
 @click.pass_obj
-def reset(config: str | None) -> None:
-    """Start counting afresh; budgets and quotas stay as they are."""
-    with open_client(config) as client:
-        client.reset_usage()
-    click.echo("usage starts afresh; budgets and quotas are unchanged")
+def reset(outer: str | None, *, budgets: bool, as_json: bool, config: str | None) -> None:
+    """Start counting afresh; budgets and quotas stay as they are unless --budgets is given.
+
+    Example: blueprint-llm usage reset --budgets
+    """
+    _, store = _open(config or outer)
+    with closing(store):
+        _tracker(store).reset_usage()
+        if budgets:
+            _tracker(store).reset_limits()
+    if as_json:
+        print_json({"usage": "reset", "budgets": "reset" if budgets else "unchanged"})
+    else:
+        click.echo(f"usage starts afresh; budgets and quotas are {'empty' if budgets else 'unchanged'}")

@@ -136,7 +136,7 @@ def _deployment(group: str, params: dict[str, Any], info: dict[str, Any], report
     where = (*path, "litellm_params")
     return Deployment(
         group=group,
-        model=params["model"],
+        model=from_environment(params["model"]) or params["model"],
         params={key: value for key, value in params.items() if key != "model"},
         info=info,
         id=str(info["id"]) if info.get("id") is not None else _fingerprint(group, params),
@@ -146,11 +146,16 @@ def _deployment(group: str, params: dict[str, Any], info: dict[str, Any], report
     )
 
 
+def from_environment(value: Any) -> Any:
+    """`value`, or what the environment says where it is `os.environ/NAME`: None where that is not set."""
+    if isinstance(value, str) and value.startswith(_ENV):
+        return os.environ.get(value.removeprefix(_ENV))
+    return value
+
+
 def _number(params: Mapping[str, Any], key: str, kind: type, path: Path, report: Report) -> Any:
     """A limit as a number, also where it is written as text or names an environment variable."""
-    value = params.get(key)
-    if isinstance(value, str) and value.startswith(_ENV):
-        value = os.environ.get(value.removeprefix(_ENV))
+    value = from_environment(params.get(key))
     try:
         return None if value is None else kind(value)
     except (TypeError, ValueError, OverflowError):

@@ -19,15 +19,17 @@ from pydantic import ValidationError
 from blueprint_llm.config.deployments import model_groups
 from blueprint_llm.config.includes import join_includes
 from blueprint_llm.config.known_keys import PROXY_ONLY, TOP_LEVEL
-from blueprint_llm.config.masking import masked, masked_text, shown
+from blueprint_llm.config.masking import masked, masked_text, secrets_in, shown
 from blueprint_llm.config.model import Blueprint, Config
 from blueprint_llm.config.paths import folder
-from blueprint_llm.config.problems import Place, Rejected, Report, nearest
+from blueprint_llm.config.problems import Finding, Place, Rejected, Report, dotted, nearest
+from blueprint_llm.config.problems import Path as KeyPath
 from blueprint_llm.config.references import Names, check_block, doubt_deployments, doubt_router
 from blueprint_llm.config.router_settings import Settings
 from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
 from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
+from blueprint_llm.redaction import register, register_url
 
 FILE_NAME = "blueprint.yaml"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)  # what `init` writes is also what runs without any file
@@ -60,6 +62,13 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config | No
         lines = [str(finding) for finding in rejected.findings]
     del source  # it may hold keys, and tracebacks show locals
     raise ConfigError("\n".join(lines), problems=lines)
+
+
+def place_of(config: Config, path: KeyPath) -> str:
+    """Where a key stands: the file with line and column, and its path; of a mapping, its path."""
+    source = Path(config.source or "")
+    place = _read(Origin(path=source)).place(path) if source.is_file() else Place()
+    return str(Finding(place, dotted(path), ""))
 
 
 def _load(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Config:
@@ -108,7 +117,16 @@ def _config(tree: Tree, origin: Origin | None = None) -> Config:
     notices = report.settle(strict=block.get("strict") is True)
     config = Config(**dict(blueprint), **fields, **settings.sections)
     source = (origin.name or str(origin.path)) if origin else None
-    return config.model_copy(update={"notices": notices, "source": source, "digest": _digest(config)})
+    plain = config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True)
+    _register_secrets(plain, config.store.url)
+    return config.model_copy(update={"notices": notices, "source": source, "digest": _digest(plain)})
+
+
+def _register_secrets(plain: Mapping[str, Any], store_url: str) -> None:
+    """Let no log show what stands in the file itself, from here on."""
+    for secret in secrets_in(plain):
+        register(secret)
+    register_url(store_url)
 
 
 def _block(raw: Mapping[str, Any], origin: Origin | None, report: Report) -> dict[str, Any]:
@@ -164,7 +182,6 @@ def _note_unused(raw: Mapping[str, Any], settings: Settings, report: Report) -> 
             report.doubt((key,), f"unknown key {shown(key)}{text}", key=True)
 
 
-def _digest(config: Config) -> str:
-    values = masked(config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True))
-    text = json.dumps(values, sort_keys=True, default=lambda value: type(value).__name__)
+def _digest(plain: Mapping[str, Any]) -> str:
+    text = json.dumps(masked(plain), sort_keys=True, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

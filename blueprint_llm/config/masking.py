@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MASK = "***"
 
 _SECRET_KEY = re.compile(
-    r"^(?!.*cost)(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key|secret|passw"
-    r"|pwd|authorization|cookie|license|vertex_(?:ai_)?credentials|credential_values|database_url|connection_string"
-    r"|(?<!bos_)(?<!eos_)token$)|key$|environment_variables$)",
+    r"^(?!.*(?:cost|cache))(?:.*(?:(?:api|access|secret|private|master|salt|signing|encryption|ingestion)[-_ ]?key"
+    r"|secret|passw|pwd|authorization|cookie|license|_credentials$|credential_values|database_url|connection_string"
+    r"|[-_](?:key|auth)$|(?<!bos_)(?<!eos_)token$)|auth$|key$|environment_variables$)",
     re.IGNORECASE,
 )
 _NAMES_ONLY = re.compile(r"os\.environ/\S+|true|false|null|none", re.IGNORECASE)
@@ -39,6 +42,18 @@ def masked(value: Any, key: str = "") -> Any:
         inherited = key if is_secret_key(key) else None
         return {name: masked(item, inherited or str(name)) for name, item in value.items()}
     return [masked(item, key) for item in value] if isinstance(value, list | tuple) else value
+
+
+def secrets_in(value: Any, key: str = "") -> Iterator[str]:
+    """The texts under secret keys, each as it stands; what only names a variable is none."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from secrets_in(item, str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from secrets_in(item, key)
+    elif isinstance(value, str) and is_secret_key(key) and not _NAMES_ONLY.fullmatch(value):
+        yield value
 
 
 def masked_text(text: str) -> str:

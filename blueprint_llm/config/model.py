@@ -6,6 +6,7 @@ Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -41,8 +42,12 @@ def _many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Window = Annotated[str, AfterValidator(_window)]
-Scope = Annotated[str, AfterValidator(_scope)]
+Window = Annotated[str, AfterValidator(_window), Field(description="minute, hour, day, month, session or <n>s")]
+Scope = Annotated[
+    str,
+    AfterValidator(_scope),
+    Field(description="call, session, project, global, provider:NAME or model:NAME"),
+]
 Names = Annotated[list[str], BeforeValidator(_many)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -264,10 +269,16 @@ class Credentials(Section):
     keyring: bool = False
 
 
+def _store_url(value: str) -> str:
+    if value.partition(":")[0] not in {"sqlite", "memory", "redis", "rediss", "unix"}:
+        raise ValueError("must be sqlite, sqlite:PATH, memory or redis://host:port/0")
+    return value
+
+
 class StoreConfig(Section):
     """Where state lives. `reservation_ttl_s` counts from the last heartbeat; None: `deadline.total_s` + 10."""
 
-    url: str = "sqlite"
+    url: Annotated[str, AfterValidator(_store_url)] = "sqlite"
     reservation_ttl_s: Positive | None = None
     on_failure: Literal["error", "memory"] = "error"
 
@@ -372,3 +383,8 @@ class Config(Blueprint):
     notices: list[str] = Field(default_factory=list)
     source: str | None = None
     digest: str = ""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where relative paths start: at the file; None: there is none."""
+        return Path(self.source).parent if self.source and Path(self.source).is_file() else None

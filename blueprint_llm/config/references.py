@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from blueprint_llm.config.catalogue import doubt_about, is_model_id, known_ids
-from blueprint_llm.config.deployments import doubt_params
+from blueprint_llm.config.deployments import doubt_params, from_environment
 from blueprint_llm.config.masking import shown
 from blueprint_llm.config.model import ProviderConfig
 from blueprint_llm.config.problems import Path, Report, hint, nearest
@@ -165,7 +165,8 @@ def doubt_deployments(raw: Mapping[str, Any], names: Names, report: Report) -> N
         if not isinstance(params, Mapping):
             continue
         path = ("model_list", index, "litellm_params")
-        model, name = params.get("model"), params.get("litellm_credential_name")
+        written, name = params.get("model"), params.get("litellm_credential_name")
+        model = from_environment(written) or written
         if isinstance(model, str) and not params.get("custom_llm_provider"):
             _doubt_model(model, (*path, "model"), names, report)
         if isinstance(name, str) and name not in names.credentials:

@@ -5,6 +5,7 @@ LiteLLM's proxy sets `litellm_settings` on LiteLLM's module, where the Router lo
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.config.known_keys import LITELLM_IGNORED, LITELLM_USED, ROUTER_IGNORED, ROUTER_USED, STRATEGIES
@@ -138,10 +139,13 @@ class Settings:
         if value is None:
             return None
         try:
-            return _checked(kind(value))
+            number = _finite(kind(value))
         except (TypeError, ValueError, OverflowError):
             self._report.doubt(path, f"should be a number of at least 0, not {shown(value)}; ignored")
             return None
+        if number < 0:
+            self._report.doubt(path, f"should be a number of at least 0, not {shown(value)}")
+        return number
 
     def _wrong(self, path: Path, value: Any, words: str) -> None:
         self._report.problem(path, f"must be {words}, not {shown(value)}")
@@ -160,7 +164,7 @@ class Settings:
         return unused + [f"litellm_settings.{key}" for key in module if key not in LITELLM_USED]
 
 
-def _checked(number: float) -> float:
-    if not 0 <= number < float("inf"):
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
         raise ValueError
     return number

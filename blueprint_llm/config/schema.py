@@ -63,10 +63,11 @@ def _litellm() -> dict[str, Any]:
 
 
 def _router() -> dict[str, Any]:
-    return {
-        "num_retries": {"type": "integer", "minimum": 0},
-        "allowed_fails": {"type": "integer", "minimum": 0},
-        "cooldown_time": {"type": "number", "minimum": 0},
+    """What LiteLLM's Router takes: nothing is a value everywhere, and a switch is a number."""
+    known: dict[str, dict[str, Any]] = {
+        "num_retries": {"type": ["integer", "boolean"], "minimum": 0},
+        "allowed_fails": {"type": ["integer", "boolean"]},
+        "cooldown_time": {"type": ["number", "boolean"]},
         "routing_strategy": {"enum": list(STRATEGIES)},
         "fallbacks": _FALLBACKS,
         "context_window_fallbacks": _FALLBACKS,
@@ -74,3 +75,4 @@ def _router() -> dict[str, Any]:
         "default_fallbacks": _ONE_OR_MANY,
         "model_group_alias": {"type": "object"},
     }
+    return {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in known.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from blueprint_llm.config.masking import is_secret_key
 from blueprint_llm.credentials.secret import Secret
 from blueprint_llm.errors import CredentialsError
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SENSITIVE = re.compile(
-    r"(?i)api[-_]?key|secret|passw|credential|authorization|cookie|private[-_]?key|access[-_]?key"
-    r"|(?:^|[-_])(?:key|token)$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ def check_name(name: str) -> str:
 def protect(name: str, value: Any) -> Any:
     """`value` with every text under a telling name (`api_key`, `Authorization`, ...) made a Secret."""
     match value:
-        case str() if value and _SENSITIVE.search(name):
+        case str() if value and is_secret_key(name):
             return Secret(value)
         case Mapping():
             return {key: protect(str(key), item) for key, item in value.items()}

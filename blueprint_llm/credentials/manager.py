@@ -119,11 +119,7 @@ class CredentialsManager:
 
     def reference(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> str:
         """What stands for the key in the cache's keys; the same whichever of several keys is in use."""
-        try:
-            first = self._first(self._origin(provider, model, params))
-        except CredentialsError:
-            return "none"  # the call itself will say why
-        return first.reference if first else "none"
+        return self.account(provider, model=model, params=params)[0]
 
     def account(
         self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRules:
-    """Retries at one target; the first attempt counts."""
+    """Retries at one target; the first attempt counts. `insist`: also where another try is not known to help."""
 
     max_attempts: int = 3
     base_s: float = 0.5
     cap_s: float = 8.0
     jitter: bool = True
     max_retry_after_s: float = 20.0
+    insist: bool = False
 
 
 def backoff_s(rules: RetryRules, *, retry: int, draw: float) -> float:

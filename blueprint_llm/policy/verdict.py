@@ -16,7 +16,7 @@ class Progress:
     """Where a walk stands when an attempt has failed.
 
     Attributes:
-        attempts: Attempts made at this target, the failed one included.
+        attempts: Attempts made, the failed one included.
         left_s: Seconds that this target still has.
         draw: A random number in [0, 1).
         fallback_on: Categories that go on to the next target although their row says stop.
@@ -51,7 +51,7 @@ Decision = RetryHere | GoOn | Stop
 def decide(error: CallError, rules: RetryRules, progress: Progress) -> Decision:
     """What to do about `error`. A wait that does not fit the time left is no retry."""
     row = error.row
-    if row.retry_same and progress.attempts < rules.max_attempts:
+    if (row.retry_same or rules.insist) and progress.attempts < rules.max_attempts:
         wait_s = _wait_s(error, rules, progress)
         if wait_s is not None and wait_s < progress.left_s:
             return RetryHere(wait_s=wait_s)

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blueprint_llm.config.paths import make_folder
-from blueprint_llm.errors import ConfigError
 from blueprint_llm.stores.degraded import DegradedStore, warn
 from blueprint_llm.stores.sqlite import MemoryStore, SqliteStore
 
@@ -53,14 +52,11 @@ def open_store(config: StoreConfig, *, clock: Callable[[], float] = time.time, o
 
 def _opened(url: str, clock: Callable[[], float]) -> Store:
     kind, _, path = url.partition(":")
-    match kind:
-        case "sqlite":
-            return SqliteStore(path.removeprefix("//") or make_folder("state") / "ledger.sqlite", clock=clock)
-        case "memory":
-            return MemoryStore(clock=clock)
-        case "redis" | "rediss" | "unix":
-            from blueprint_llm.stores.redis_store import RedisStore  # noqa: PLC0415 - only who uses Redis loads it
+    if kind == "sqlite":
+        return SqliteStore(path.removeprefix("//") or make_folder("state") / "ledger.sqlite", clock=clock)
+    if kind == "memory":
+        return MemoryStore(clock=clock)
+    from blueprint_llm.stores.redis_store import RedisStore  # noqa: PLC0415 - only who uses Redis loads it
 
-            opened: Store = RedisStore(url)
-            return opened
-    raise ConfigError(f"store.url {kind!r} is unknown: use sqlite, sqlite:PATH, memory or redis://host:port/0")
+    opened: Store = RedisStore(url)
+    return opened

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from blueprint_llm.types import UsageFilter
 
 Kind = Literal["usd", "requests", "tokens"]
+Dimension = Literal["provider", "model", "session", "project"]
 ABANDONED = "abandoned"
 EXPIRED = "expired"
 
@@ -198,6 +199,14 @@ class ByDay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Daily:
+    """`ByDay` for every value of `by`. The result is `dict[str, dict[str, UsageTotals]]`."""
+
+    where: UsageFilter
+    by: Dimension
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """The newest rows of the current epoch, newest first. The result is a tuple of `AttemptRow`."""
 
@@ -289,6 +298,7 @@ Op = (
     | WriteRow
     | Aggregate
     | ByDay
+    | Daily
     | Rows
     | NewEpoch
     | ResetLimits

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from blueprint_llm.stores.ops import (
     ByDay,
     Charge,
     Crossed,
+    Daily,
     Heartbeat,
     Level,
     NewEpoch,
@@ -199,6 +200,8 @@ def _plan_report(op: Op) -> Plan:
             return _sums(op.where, totals.stats)
         case ByDay():
             return _sums(op.where, totals.by_day)
+        case Daily():
+            return _sums(op.where, partial(totals.daily, dimension=op.by))
         case Rows():
             return _newest(op)
         case NewEpoch():

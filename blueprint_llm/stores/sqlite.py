@@ -27,6 +27,7 @@ from blueprint_llm.stores.ops import (
     BreakerReport,
     BreakerStates,
     ByDay,
+    Daily,
     Heartbeat,
     NewEpoch,
     Op,
@@ -42,8 +43,8 @@ from blueprint_llm.stores.ops import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_READS = (Standing, BreakerStates, Aggregate, ByDay, Rows)
-_REPORTS = (Aggregate, ByDay, Rows)
+_READS = (Standing, BreakerStates, Aggregate, ByDay, Daily, Rows)
+_REPORTS = (Aggregate, ByDay, Daily, Rows)
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
 _BUSY_S = 10.0
@@ -223,6 +224,7 @@ _ACTS: dict[type, Callable[[sqlite3.Connection, Any, float], Any]] = {
     BreakerStates: lambda db, op, now: _breakers(db, op.targets, now),
     Aggregate: lambda db, op, _: totals.stats(ledger_sql.facts(db, op.where)),
     ByDay: lambda db, op, _: totals.by_day(ledger_sql.facts(db, op.where)),
+    Daily: lambda db, op, _: totals.daily(ledger_sql.facts(db, op.where), op.by),
     Rows: lambda db, op, _: ledger_sql.newest(db, op.where, op.limit),
     NewEpoch: lambda db, _, now: ledger_sql.new_epoch(db, now),
     ResetLimits: lambda db, *_: ledger_sql.reset_limits(db),

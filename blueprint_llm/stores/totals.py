@@ -23,6 +23,7 @@ FACTS = (
     *("call_id", "provider", "model", "session", "project", "prompt_tokens", "completion_tokens"),
     *("cost_nano", "latency_s", "category", "cache_hit", "saved_nano", "at"),
 )
+_DAY_S = 86400
 _DIMENSIONS = {"by_provider": 0, "by_model": 1, "by_session": 2, "by_project": 3}
 
 
@@ -35,8 +36,16 @@ def stats(rows: Sequence[Fact]) -> UsageStats:
 
 def by_day(rows: Sequence[Fact]) -> dict[str, UsageTotals]:
     """Totals by UTC day (`2026-01-31`), oldest first."""
-    days = _grouped(rows, lambda row: f"{datetime.fromtimestamp(row[-1], UTC):%Y-%m-%d}")
-    return {day: _Part.of(days[day]).totals() for day in sorted(days)}
+    days = _grouped(rows, lambda row: row[-1] // _DAY_S)
+    return {
+        f"{datetime.fromtimestamp(day * _DAY_S, UTC):%Y-%m-%d}": _Part.of(days[day]).totals() for day in sorted(days)
+    }
+
+
+def daily(rows: Sequence[Fact], dimension: str) -> dict[str, dict[str, UsageTotals]]:
+    """Totals by UTC day for each provider, model, session or project."""
+    groups = _grouped(rows, itemgetter(FACTS.index(dimension)))
+    return {name: by_day(group) for name, group in groups.items() if name is not None}
 
 
 def _grouped(rows: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:

@@ -55,6 +55,12 @@ class Call:
         """Whether no argument text has come."""
         return not self.document.text.length
 
+    @property
+    def is_echo(self) -> bool:
+        """Whether it is no more than another id, or the same id again, after a whole call."""
+        is_bare = self.name is None and "split_by_id" in self.warnings
+        return self.empty and (is_bare or "id_repeated" in self.warnings)
+
     def warn(self, code: str) -> None:
         """Note something that was put right, once."""
         if code not in self.warnings:
@@ -146,13 +152,15 @@ class Call:
     def _is_cumulative(self, piece: str) -> bool:
         """Whether the server sends all arguments so far in each delta, which the second of them shows."""
         so_far = self.document.text.value()
-        if '"' not in so_far or not piece.startswith(so_far):
+        if not piece.startswith(so_far):
             return False
         again = Document(self.document.schema)
         try:
             again.feed(piece)
         except JsonRejected:
             return False
+        if again.complete and '"' not in so_far:
+            return False  # as likely a doubled bracket
         self.document, self._cumulative = again, True
         self.warn("cumulative_resend")
         return True

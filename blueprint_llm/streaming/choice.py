@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.redaction import redact_value
 from blueprint_llm.streaming.chunks import Attributes, Entry, answers_otherwise, entries, fields, text_of, word
-from blueprint_llm.streaming.ending import Ending, leaks_call
+from blueprint_llm.streaming.ending import Ending, broke_off, leaks_call, says_cut
 from blueprint_llm.streaming.machine import JsonRejected
 from blueprint_llm.streaming.slots import Slots
 from blueprint_llm.streaming.text import Text, printable
@@ -43,6 +43,7 @@ class Choice:
     def __init__(self, number: int, rules: Rules) -> None:
         self.number, self.rules = number, rules
         self.finish_reason: str | None = None
+        self.broke_off = False
         self.verdicts: list[Verdict] = []
         self._slots = Slots(rules.declared)
         self._text = Text()
@@ -54,7 +55,7 @@ class Choice:
         """Take one chunk's part of this answer."""
         finish = part.get("finish_reason")
         if finish:
-            self.finish_reason = word(finish) or self.finish_reason
+            self._take_finish(finish, part)
         delta = part.get("delta")
         is_whole = delta is None
         said = fields(part.get("message") if is_whole else delta)
@@ -65,6 +66,14 @@ class Choice:
         if not (events or self._has_other):
             self._has_other = answers_otherwise(said)
         return events
+
+    def _take_finish(self, finish: Any, part: dict[str, Any] | Attributes) -> None:
+        """LiteLLM writes "stop" for every reason it does not know, and keeps the provider's word beside it."""
+        native = word(fields(part.get("provider_specific_fields")).get("native_finish_reason"))
+        self.finish_reason = word(finish) or self.finish_reason
+        self.broke_off = self.broke_off or broke_off(self.finish_reason) or broke_off(native)
+        if says_cut(native):
+            self.finish_reason = native
 
     def _take_text(self, content: str) -> list[Event]:
         self._deltas += 1
@@ -131,7 +140,7 @@ class Choice:
     def close(self, ending: Ending, usage: UsageInfo | None, answer_id: str) -> StreamVerdict:
         """The verdict on this answer."""
         text = self._whole_text()
-        self._slots.drop_copies()
+        self._slots.drop_echoes()
         for call in self._slots.calls:
             self._settle(call, ending)
         self._settle_text(text, ending)

@@ -82,6 +82,8 @@ def _entry(call: dict[str, Any] | Attributes, place: int | None) -> Entry:
     said = call if function is None else fields(function)
     index = call.get("index") if place is None else place
     call_id, name, arguments = call.get("id"), said.get("name"), said.get("arguments")
+    if isinstance(index, str) and index.isdecimal():
+        index = int(index)
     return Entry(
         index if isinstance(index, int) and not isinstance(index, bool) else None,
         word(call_id) if call_id else None,
@@ -92,18 +94,18 @@ def _entry(call: dict[str, Any] | Attributes, place: int | None) -> Entry:
 
 
 def _encoded(arguments: Any) -> str:
-    """Arguments that came as an object instead of a text."""
-    if not isinstance(arguments, dict):
-        return ""
+    """Arguments that came as a value instead of a text; whatever is not an object is rejected like its text."""
     try:
-        return json.dumps(arguments)
+        return "" if arguments is None else json.dumps(arguments)
     except (TypeError, ValueError, RecursionError):
         return "?"  # no JSON: rejected at its first character
 
 
 def answers_otherwise(delta: dict[str, Any] | Attributes) -> bool:
-    """Whether a delta carries a refusal or media instead of text."""
-    return bool(delta.get("refusal") or delta.get("audio") or delta.get("images"))
+    """Whether a delta carries a refusal or media instead of text; LiteLLM keeps a whole answer's refusal aside."""
+    aside = delta.get("provider_specific_fields")
+    refusal = delta.get("refusal") or (aside.get("refusal") if isinstance(aside, dict) else None)
+    return bool(refusal or delta.get("audio") or delta.get("images"))
 
 
 def usage_info(usage: Any) -> UsageInfo | None:

@@ -14,11 +14,28 @@ if TYPE_CHECKING:
 
     from blueprint_llm.streaming.verdict import EndedBy
 
-_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
-_FILTERED = frozenset({"content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content"})
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+_FILTERED = frozenset(
+    {
+        *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "refusal"),
+        *("guardrail_intervened", "sensitive", "spii", "language", "error_toxic", "escalation"),
+    }
+)
+# The answer was given up: by the server, or because what the model wrote was no call.
+_BROKEN = frozenset(
+    {
+        *("error", "error_limit", "abort", "aborted", "cancelled", "canceled", "user_cancel", "network_error"),
+        *("insufficient_system_resource", "malformed_function_call", "malformed_response", "unexpected_tool_call"),
+        *("too_many_tool_calls", "missing_thought_signature"),
+    }
+)
 _CALLED = frozenset({"tool_calls", "function_call", "tool_use"})
 
-_MARKS = ["<tool_call>", "[TOOL_CALLS]", "<function=", "<|tool_call_begin|>", "<|tool_calls_begin|>", "<|python_tag|>"]
+# Beginnings of a call in the formats that servers parse; a name or a closing mark may follow.
+_MARKS = (
+    *("<tool_call>", "[TOOL_CALLS]", "<function=", "<function_calls>", "<invoke name=", "<minimax:tool_call>"),
+    *("<|python_tag|>", "<|tool_call", "<｜tool▁call", "<｜DSML｜", "<|channel|>commentary to="),
+)
 _IS_CALL = re.compile(
     r"""\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"[^"]+"\s*,\s*"(?:arguments|parameters)"\s*:"""
 ).match
@@ -41,7 +58,7 @@ class Ending:
     @property
     def says_cut(self) -> bool:
         """Whether the output limit cut the answer."""
-        return self.used_up or (self.finish_reason or "").lower() in _CUT
+        return self.used_up or says_cut(self.finish_reason)
 
     @property
     def says_called(self) -> bool:
@@ -58,9 +75,24 @@ class Ending:
         return "truncated_length" if self.says_cut else None
 
 
+def says_cut(reason: str | None) -> bool:
+    """Whether a finish reason says that a limit cut the answer."""
+    return (reason or "").lower() in _CUT
+
+
+def broke_off(reason: str | None) -> bool:
+    """Whether a finish reason says that the answer was given up."""
+    return (reason or "").lower() in _BROKEN
+
+
+def is_lost(reason: str | None) -> bool:
+    """Whether LiteLLM writes "stop" though the answer was given up, or cut by a limit it does not know."""
+    return broke_off(reason) or (says_cut(reason) and reason not in {"length", "max_tokens"})
+
+
 def leaks_call(text: str, names: Iterable[str]) -> bool:
     """Whether a text looks like a tool call that the server's parser missed. Such calls are never parsed."""
     if any(map(text.__contains__, _MARKS)) or _IS_CALL(text):
         return True
     any_name = "|".join(map(re.escape, names))
-    return bool(any_name) and re.search(rf'\{{\s*"name"\s*:\s*"(?:{any_name})"', text) is not None
+    return bool(any_name) and re.search(rf'[{{,]\s*"(?:name|tool|tool_name)"\s*:\s*"(?:{any_name})"', text) is not None

@@ -51,11 +51,11 @@ class StreamingHandler:
         """
         events: list[Event] = []
         said = fields(chunk)
-        for choice in sequence(said.get("choices")):
+        for place, choice in enumerate(sequence(said.get("choices"))):
             part = fields(choice)
             index = part.get("index")
-            state = self._choices.get(index) if type(index) is int else None
-            events += (state or self._choice(count(index))).feed(part)
+            number = count(index) if type(index) is int else place  # alternatives never run into one another
+            events += (self._choices.get(number) or self._choice(number)).feed(part)
         if not self._answer_id:
             self._answer_id = word(said.get("id")) or ""
         usage = said.get("usage")
@@ -98,6 +98,8 @@ class StreamingHandler:
     def _ending(self, choice: Choice, usage: UsageInfo | None, ended_by: EndedBy | None) -> Ending:
         used = usage.completion_tokens if usage is not None and len(self._choices) == 1 else 0
         cap = self._rules.max_tokens
+        if choice.broke_off:
+            ended_by = "none"
         return Ending(
             ended_by=ended_by or ("terminal" if choice.finish_reason else "none"),
             finish_reason=choice.finish_reason,

@@ -67,11 +67,14 @@ ANY = Node()
 class SchemaIndex:
     """Nodes of one schema, made when a value first reaches their place. References to elsewhere stay undecided.
 
-    `lone_refs`: a `$ref` hides its neighbours, as up to draft 7.
+    Args:
+        schema: The schema.
+        lone_refs: A `$ref` hides its neighbours, as up to draft 7.
+        unread: Keywords that the schema's draft does not know.
     """
 
-    def __init__(self, schema: Any, *, lone_refs: bool = False) -> None:
-        self._root, self._lone_refs = schema, lone_refs
+    def __init__(self, schema: Any, *, lone_refs: bool = False, unread: frozenset[str] = frozenset()) -> None:
+        self._root, self._lone_refs, self._unread = schema, lone_refs, unread
         self._has_ids = has_inner_id(schema)
         self._spent = 0
         self.roots = self._nodes((schema,))
@@ -111,6 +114,8 @@ class SchemaIndex:
         self._spent += 1
         if not isinstance(schema, dict) or depth > _MAX_NESTING or self._spent > _MAX_BRANCHES:
             return [()]
+        if not self._unread.isdisjoint(schema):
+            schema = {word: value for word, value in schema.items() if word not in self._unread}
         groups = [[(schema,)], *self._groups(schema, depth + 1)]
         if self._lone_refs and "$ref" in schema:
             groups = groups[1:2]

@@ -21,6 +21,7 @@ from blueprint_llm.streaming.schema_machine import SchemaMachine
 _DRAFTS = {"2020-12": "Draft202012", "2019-09": "Draft201909", "draft-07": "Draft7", "draft-06": "Draft6"}
 _DRAFTS["draft-04"] = "Draft4"
 _DEFAULT_DRAFTS = ("Draft202012", "Draft7", "Draft4")  # the first that a schema without `$schema` is valid under
+_YOUNG = {"Draft202012": (), "Draft4": ("prefixItems", "const")}  # words that a draft does not know yet
 _PLAIN_VALUES = frozenset({"const", "enum", "default", "examples"})  # hold instances, not schemas
 _CODES = {"additionalProperties": "schema_unknown_property", "const": "schema_enum"}
 _EXPECTED_CHARS = 120
@@ -45,7 +46,11 @@ class CompiledSchema:
         self._schema = _without_remote(schema)
         self._draft = _draft_of(self._schema)
         _require_targets(self._schema)
-        self._index = SchemaIndex(self._schema, lone_refs=self._draft in {"Draft4", "Draft6", "Draft7"})
+        self._index = SchemaIndex(
+            self._schema,
+            lone_refs=self._draft in {"Draft4", "Draft6", "Draft7"},
+            unread=frozenset(_YOUNG.get(self._draft, ("prefixItems",))),
+        )
         self._validate: Validate | None = None
 
     def machine(self) -> SchemaMachine:
@@ -58,6 +63,8 @@ class CompiledSchema:
             self._validate = _validator(self._schema, self._draft)
         try:
             return self._validate(value)
+        except OverflowError:  # an integer that no float holds, under `multipleOf: 0.1`
+            return Mismatch(code="number_overflow", path="", expected="a smaller number")
         except BaseException as error:
             if not isinstance(error, RecursionError) and type(error).__name__ != "PanicException":
                 raise  # a panic is how the Rust part of jsonschema answers a RecursionError
@@ -182,8 +189,8 @@ def _python_validator(schema: Any, draft: str) -> Validate:
     def validate(value: Any) -> Mismatch | None:
         try:
             error = next(iter(validator.iter_errors(value)), None)
-        except (re.error, referencing.exceptions.Unresolvable):
-            return None  # what the validator cannot read forbids nothing
+        except (re.error, referencing.exceptions.Unresolvable, TypeError, AttributeError):
+            return None  # what the validator cannot read (a part of another draft behind a reference) forbids nothing
         return error and _mismatch(error.absolute_path, str(error.validator), error.validator_value)
 
     return validate

@@ -104,10 +104,8 @@ class SchemaMachine:
     def _blame_value(self, kind: str) -> bool:
         if any(kind in node.typed_kinds for node, _ in self._now):
             return self._fail("schema_enum", _values(self._now))
-        kinds = {
-            "integer" if each == "number" and node.integer else each for node, _ in self._now for each in node.kinds
-        }
-        return self._fail("schema_type", " or ".join(sorted(kinds)) or "no value")
+        wanted = frozenset[str]().union(*(node.wanted for node, _ in self._now))
+        return self._fail("schema_type", " or ".join(sorted(wanted)) or "no value")
 
     def _fail(self, code: str, expected: str) -> bool:
         self.code, self.expected = code, expected

@@ -30,11 +30,24 @@ class Slots:
         known = self._by_id.get(entry.id) if entry.id else None
         if known is None:
             known = self._by_id_or_place(entry)
+        elif self._is_twin(entry, known):
+            known = self._twin(entry)
         if entry.place is None:
             known.warn("index_inferred")
         else:
             self._by_index[entry.place] = known
         return known
+
+    def _is_twin(self, entry: Entry, known: Call) -> bool:
+        """Whether an id was given twice: a name at a place of its own, behind a whole call that has a place."""
+        has_own_place = entry.place is not None and entry.place not in self._by_index
+        return bool(entry.name and has_own_place and known.complete and known in self._by_index.values())
+
+    def _twin(self, entry: Entry) -> Call:
+        call = self._new(entry._replace(id=None))
+        call.warn("id_repeated")
+        self._by_id[entry.id or ""] = call
+        return call
 
     def _by_id_or_place(self, entry: Entry) -> Call:
         if entry.place is None:
@@ -90,12 +103,13 @@ class Slots:
                 return call
         return self._new(entry)
 
-    def drop_copies(self) -> None:
-        """Forget calls without index and id that repeat an earlier one."""
+    def drop_echoes(self) -> None:
+        """Forget what only looks like another call: a copy without id, or a new id that nothing came with."""
+        self.calls = [call for call in self.calls if not call.is_echo]
         seen: dict[tuple[str | None, str], Call] = {}
-        for call in [call for call in self.calls if call.complete]:
+        for call in sorted((call for call in self.calls if call.complete), key=lambda call: call.id is None):
             first = seen.setdefault((call.name, call.document.whole), call)
-            if first is not call and call.id is None and "index_inferred" in call.warnings:
+            if first is not call and call.id is None and (first.id or "index_inferred" in call.warnings):
                 first.warn("duplicate_resend")
                 self.calls.remove(call)
 

@@ -9,7 +9,7 @@ schema: `schema_type`, `schema_enum`, `schema_required`, `schema_unknown_propert
     `schema_unusable`, `unknown_tool`
 protocol: `concatenated_objects`, `ambiguous_calls`, `missing_name`, `missing_tool_call`, `empty_arguments`,
     `empty_answer`, `tool_call_in_content`, `bad_chunk`, `error_object`; warnings `split_by_id`, `index_inferred`,
-    `id_missing`, `id_changed`, `name_resent`, `name_joined`, `duplicate_resend`, `cumulative_resend`,
+    `id_missing`, `id_changed`, `id_repeated`, `name_resent`, `name_joined`, `duplicate_resend`, `cumulative_resend`,
     `arguments_object`
 finish: `truncated_length`, `content_filter`, `missing_finish`, `unclosed_json`
 """
@@ -32,24 +32,10 @@ LIMITS = frozenset({"too_deep", "too_large", "number_too_long", "runaway_whitesp
 NOT_RETRIABLE = frozenset({"content_filter", "schema_unusable"})
 _PROTOCOL = frozenset(
     {
-        "concatenated_objects",
-        "ambiguous_calls",
-        "missing_name",
-        "missing_tool_call",
-        "empty_arguments",
-        "empty_answer",
-        "tool_call_in_content",
-        "bad_chunk",
-        "error_object",
-        "split_by_id",
-        "index_inferred",
-        "id_missing",
-        "id_changed",
-        "name_resent",
-        "name_joined",
-        "duplicate_resend",
-        "cumulative_resend",
-        "arguments_object",
+        *("concatenated_objects", "ambiguous_calls", "missing_name", "missing_tool_call", "empty_arguments"),
+        *("empty_answer", "tool_call_in_content", "bad_chunk", "error_object", "split_by_id", "index_inferred"),
+        *("id_missing", "id_changed", "id_repeated", "name_resent", "name_joined", "duplicate_resend"),
+        *("cumulative_resend", "arguments_object"),
     }
 )
 _FINISH = frozenset({"truncated_length", "content_filter", "missing_finish", "unclosed_json"})

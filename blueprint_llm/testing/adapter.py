@@ -22,6 +22,7 @@ from blueprint_llm.testing.script import (
     ErrorObject,
     HtmlPage,
     Midway,
+    Recorded,
     Refuse,
     Reset,
     Script,
@@ -190,6 +191,8 @@ def _whole(step: Step, call: Call) -> Iterator[Part]:
             answer = step if isinstance(step, Answer) else step.answer
             yield Pause(answer.delay_s)
             yield completion(answer, _body(call))
+        case Recorded():
+            yield dict(step.whole)
         case Stall():
             yield Hang()
         case Cut() | Reset():
@@ -212,6 +215,8 @@ def _streamed(step: Step, call: Call) -> Iterator[Part]:
             answer = step if isinstance(step, Answer) else step.answer
             yield from _content(answer, call)
             yield from closing_chunks(answer, _body(call))
+        case Recorded():
+            yield from map(dict, step.chunks)
 
 
 def _content(answer: Answer, call: Call) -> Iterator[Part]:

@@ -89,6 +89,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a provider once sent, passed on as it is: `whole` to a plain request, `chunks` to one for a stream."""
+
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    chunks: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """An HTTP error in OpenAI's shape, unless `body` is given."""
 
@@ -183,7 +191,21 @@ class BrokenTool:
         return Answer("", tool_calls=(ToolUse(self.name, self.arguments),), finish_reason=self.finish_reason)
 
 
-Step = Answer | Status | Cut | Reset | Stall | BadLine | ErrorObject | Empty | HtmlPage | NotJson | Refuse | BrokenTool
+Step = (
+    Answer
+    | Recorded
+    | Status
+    | Cut
+    | Reset
+    | Stall
+    | BadLine
+    | ErrorObject
+    | Empty
+    | HtmlPage
+    | NotJson
+    | Refuse
+    | BrokenTool
+)
 KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in Step.__args__}
 
 

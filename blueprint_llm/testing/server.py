@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 HOST = "127.0.0.1"
+CHAT_PATHS = ("/chat/completions", "/messages")
 START_S = 10.0
 BATCH_BYTES = 16_384
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -139,7 +140,7 @@ class FaultServer:
             return self._note_early_close(number)
 
     def _reply(self, request: Request) -> Iterable[Part]:
-        if request.method != "POST" or not request.path.endswith("/chat/completions"):
+        if request.method != "POST" or not request.path.endswith(CHAT_PATHS):
             return reply(Status(404, f"no such path: {request.method} {request.path}"), {})
         name = f"{request.method} {request.path} for model {request.body.get('model')!r}"
         return reply(self._script.next(request, name) or UNEXPECTED, request.body)

@@ -24,6 +24,7 @@ from blueprint_llm.testing.script import (
     HtmlPage,
     Midway,
     NotJson,
+    Recorded,
     Refuse,
     Reset,
     Stall,
@@ -68,6 +69,10 @@ def reply(step: Step, body: Mapping[str, Any]) -> Iterator[Part]:
             yield Drop()
         case Status():
             yield from _status(step)
+        case Recorded() if streamed:
+            yield head(200, {"content-type": EVENTS}) + b"".join(map(_event, step.chunks)) + DONE + LAST_CHUNK
+        case Recorded():
+            yield whole(orjson.dumps(step.whole))
         case HtmlPage():
             page = f"<html><body><h1>{step.status} {_phrase(step.status)}</h1></body></html>"
             yield whole(page.encode(), status=step.status, kind=HTML)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from blueprint_llm.tools.paths import Located
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 64
@@ -19,7 +22,15 @@ _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class BadArgumentsError(ValueError):
-    """Arguments that no tool gets to see; the message names the field."""
+    """Arguments that no tool gets to see; the message names the field.
+
+    Attributes:
+        quote: What else there is to say to whoever may read the files `quoted`.
+    """
+
+    def __init__(self, message: str, *, quote: str = "", quoted: tuple[Located, ...] = ()) -> None:
+        super().__init__(message)
+        self.quote, self.quoted = quote, quoted
 
 
 def read_arguments(raw: object) -> dict[str, Any]:

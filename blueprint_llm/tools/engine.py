@@ -12,6 +12,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -123,7 +124,7 @@ class ToolEngine:
         )
         self._tools: dict[str, Registered] = {}
         self._closers: list[Callable[[], None]] = [self._spawner.close, self._root.close]
-        self._add_built_ins(FileTools(self.workspace, self._root, journal))
+        self._add_built_ins(FileTools(self.workspace, self._root, journal, self._judge.policy.shuts))
 
     def _add_built_ins(self, files: FileTools) -> None:
         commands = CommandTools(self.workspace, self.settings, self._spawner)
@@ -327,7 +328,8 @@ class ToolEngine:
         if len(batch) <= 1 or parallel <= 1:
             return [self.run(ready) for ready in batch]
         with ThreadPoolExecutor(max_workers=min(parallel, len(batch))) as pool:
-            return list(pool.map(self.run, batch))
+            waiting = [pool.submit(copy_context().run, self.run, ready) for ready in batch]
+            return [each.result() for each in waiting]
 
     async def run_all_async(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
         """The same without blocking the loop."""

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from blueprint_llm import otel
 from blueprint_llm.errors import ToolError
 from blueprint_llm.tools.registry import Ran, tool
 from blueprint_llm.tools.show import visible
@@ -81,13 +82,14 @@ class Executor:
         started = self._begin(call, judged, run)
         if isinstance(started, ToolResult):
             return started
-        try:
-            value = judged.registered.handler(**judged.keywords)
-            if inspect.isawaitable(value):
-                value = _wait_for(self._in_time(value))
-        except Exception as error:  # noqa: BLE001 - a tool's failure is a result for the model
-            return self._end(started, error)
-        return self._end(started, value)
+        with otel.tool_span(call, judged.registered.tool) as told:
+            try:
+                value = judged.registered.handler(**judged.keywords)
+                if inspect.isawaitable(value):
+                    value = _wait_for(self._in_time(value))
+            except Exception as error:  # noqa: BLE001 - a tool's failure is a result for the model
+                value = error
+            return told(self._end(started, value))
 
     async def run_async(self, call: ToolCall, judged: Judged, run: str = "") -> ToolResult:
         """The same without blocking the loop; sync handlers run in a thread."""
@@ -96,11 +98,12 @@ class Executor:
         started = await asyncio.to_thread(self._begin, call, judged, run)
         if isinstance(started, ToolResult):
             return started
-        try:
-            value = await self._in_time(judged.registered.handler(**judged.keywords))
-        except Exception as error:  # noqa: BLE001 - a tool's failure is a result for the model
-            return self._end(started, error)
-        return self._end(started, value)
+        with otel.tool_span(call, judged.registered.tool) as told:
+            try:
+                value = await self._in_time(judged.registered.handler(**judged.keywords))
+            except Exception as error:  # noqa: BLE001 - a tool's failure is a result for the model
+                value = error
+            return told(self._end(started, value))
 
     async def _in_time(self, pending: Any) -> Any:
         return await asyncio.wait_for(pending, self._timeout_s)

@@ -16,7 +16,7 @@ from blueprint_llm.tools.registry import Claims, tool
 from blueprint_llm.tools.staging import Staged, Stored, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from blueprint_llm.tools.confine import Root
 
@@ -33,10 +33,11 @@ class FileTools:
         workspace: Where paths are resolved.
         root: Through which files are opened.
         journal: Through which they are changed.
+        shuts: Whether a rule keeps a path from a tool, asked of what a walk comes upon.
     """
 
-    def __init__(self, workspace: Workspace, root: Root, journal: Journal) -> None:
-        self._workspace, self._root, self._journal = workspace, root, journal
+    def __init__(self, workspace: Workspace, root: Root, journal: Journal, shuts: Callable[[str, str], bool]) -> None:
+        self._workspace, self._root, self._journal, self._shuts = workspace, root, journal, shuts
 
     @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
     def read_file(self, path: str) -> str:
@@ -53,8 +54,9 @@ class FileTools:
         """List the files below a folder, one path a line; `pattern` is a glob on the path below that folder."""
         wanted = glob(pattern if "/" in pattern or "**" in pattern else f"**/{pattern}")
         found = []
-        for name, _ in self._walk(self._workspace.locate(path).path):
-            if wanted.match(name):
+        top = self._workspace.locate(path).path
+        for name in self._walk(top):
+            if wanted.match(name) and not self._shuts("list_files", _joined(top, name)):
                 found.append(name)
             if len(found) >= _MAX_ENTRIES:
                 return "\n".join([*found, f"... cut at {_MAX_ENTRIES} files: give a narrower pattern"])
@@ -105,28 +107,28 @@ class FileTools:
                 edit.moved_to = found(edit.moved_to).path if edit.moved_to else None
             staged = stage(edits, lambda path: load(self._root, path))
         except (PatchError, OSError) as error:
-            raise BadArgumentsError(f"patch: {error}") from None
+            hint = getattr(error, "hint", "")
+            raise BadArgumentsError(f"patch: {error}", quote=hint, quoted=tuple(places.values())) from None
         return Claims(places=tuple(places.values()), staged=tuple(staged))
 
     def _apply(self, staged: tuple[Staged, ...]) -> str:
         self._journal.apply(self._root, staged)
         return "\n".join(f"{_verb(item)} {item.path}" for item in staged) or "nothing to change"
 
-    def _walk(self, path: str) -> Iterator[tuple[str, int]]:
-        """Every plain file below a folder: its path below it, and a descriptor of its own folder."""
+    def _walk(self, path: str) -> Iterator[str]:
+        """Every plain file below a folder, by its path below it."""
         with self._root.folder(path) as top:
-            for folder, folders, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+            for folder, folders, files, _ in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                 folders[:] = sorted(name for name in folders if name not in _NOISE)
                 below = folder.removeprefix(".").lstrip("/")
-                yield from ((f"{below}/{name}".lstrip("/"), fd) for name in sorted(files))
+                yield from (f"{below}/{name}".lstrip("/") for name in sorted(files))
 
     def _texts(self, place: Located) -> Iterator[tuple[str, str]]:
         top = place.path
         is_file = Path(self._workspace.root, top).is_file()  # only picks a way: opening is confined
-        names = [""] if is_file else [name for name, _ in self._walk(top)]
-        for name in names:
-            path = "/".join(part for part in (top if top != "." else "", name) if part)
-            if secrecy(path):
+        for name in [""] if is_file else list(self._walk(top)):
+            path = _joined(top, name)
+            if secrecy(path) or self._shuts("search_files", path) or self._shuts("read_file", path):
                 continue
             try:
                 content, _ = self._root.read(path, _MAX_SEARCHED_BYTES)
@@ -134,6 +136,10 @@ class FileTools:
                 continue
             if b"\0" not in content[:8192] and len(content) <= _MAX_SEARCHED_BYTES:
                 yield path, content.decode("utf-8", "replace")
+
+
+def _joined(top: str, name: str) -> str:
+    return "/".join(part for part in (top if top != "." else "", name) if part)
 
 
 def _verb(item: Staged) -> str:

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 # A sed script that only selects, prints, quits and substitutes: no w, e, r, R, W and no flag that runs anything.
 _RE = r"/(?:[^/\\\n]|\\[^\n])*/"
 _ADDRESS = rf"(?:\d+(?:~\d+)?|\$|{_RE}I?)"
-_SED_COMMAND = (
-    rf"(?:{_ADDRESS}(?:\s*,\s*(?:{_ADDRESS}|[+~]\d+))?\s*!?\s*)?(?:[pdq=lnND]|s{_RE}(?:[^/\\\n]|\\[^\n])*/[gpiI\d]*)"
-)
+_TWICE = r"(?:(?:[^{0}\\\n]|\\[^\n])*{0}){{2}}"
+_SUBSTITUTE = "|".join(re.escape(char) + _TWICE.format(re.escape(char)) for char in "/|#,@!%:")
+_RANGE = rf"(?:{_ADDRESS}(?:\s*,\s*(?:{_ADDRESS}|[+~]\d+))?\s*!?\s*)?"
+_SED_COMMAND = rf"{_RANGE}(?:[pdq=lnND]|s(?:{_SUBSTITUTE})[gpiI\d]*)"
+_SED_BLOCK = rf"{_RANGE}\{{\s*{_SED_COMMAND}(?:\s*;\s*{_SED_COMMAND})*\s*;?\s*\}}"
 _NAMED = {
-    "SED": rf"\s*{_SED_COMMAND}(?:\s*;\s*{_SED_COMMAND})*\s*;?\s*",
-    # jq filters without variables, modules, further input or the environment.
-    "JQ": r"(?!.*\b(?:env|inputs?|input_filename|import|include|modulemeta|get_search_list)\b)[^$@]*",
+    "SED": rf"\s*(?:{_SED_COMMAND}|{_SED_BLOCK})(?:\s*;\s*(?:{_SED_COMMAND}|{_SED_BLOCK}))*\s*;?\s*",
+    # jq filters without modules, further input or the environment.
+    "JQ": r"(?!.*(?:\$(?:ENV|__)|\b(?:env|inputs?|input_filename|import|include|modulemeta|get_search_list)\b)).*",
+    # Formats of git that check no signature: that runs gpg, or whatever is configured in its place.
+    "PRETTY": r"(?!.*(?:%G|%\(signature)).*",
 }
-_CARGO_TAIL = word_set("--nocapture --ignored --include-ignored --exact --list --show-output -q")
+_CARGO_TAIL = word_set("--nocapture --ignored --include-ignored --exact --list --show-output -q -D -W -A -F")
 _LISTING = word_set("-l --list --contains --no-contains --merged --no-merged --points-at -n")
 _ONE_DASH = frozenset({"find", "go"})  # long flags have one dash, short ones cannot be bundled
 _WORD = r"[A-Za-z0-9_][\w.:+-]*"
@@ -62,7 +66,7 @@ def _flag_names(flag: str) -> tuple[str, ...]:
 def _parse_flags(text: str) -> dict[str, str]:
     flags: dict[str, str] = {}
     for entry in text.split():
-        match = re.fullmatch(r"(-(?:-no:)?[^:?]*)(?::(.+)|(\?))?", entry)
+        match = re.fullmatch(r"(-(?:-no:)?[^:?]*)(?::(.+)|(\?.*))?", entry)
         if match:
             flags |= dict.fromkeys(_flag_names(match[1]), match[2] or match[3] or "")
     return flags
@@ -109,6 +113,8 @@ def read_command(argv: Sequence[str], written: Sequence[str]) -> Reading | None:
         argv: The whole command.
         written: Its first words, as the user's rule spells them out.
     """
+    if argv[0] == "tar" and re.fullmatch(r"[tvzjJ]+f?", "".join(argv[1:2])):
+        argv = (argv[0], f"-{argv[1]}", *argv[2:])  # the old style
     spec, start, reading = _find_spec(argv, len(written))
     if spec is None:
         return None
@@ -161,9 +167,11 @@ def _read_flag(word: str, following: Sequence[str], spec: Spec, reading: Reading
         reading.doubts.append(f"{name} is not a known-safe flag of {spec.command}")
         return 0
     reading.seen.add(name)
-    if kind in {"", "?"}:
+    if not kind or kind[0] == "?":
         if attached and not kind:
             reading.doubts.append(f"{name} of {spec.command} takes no value")
+        if attached and kind[1:]:
+            _read_value(name, value, kind[1:], reading)
         return 0
     if not attached and not following:
         reading.doubts.append(f"{name} of {spec.command} lacks its value")
@@ -261,9 +269,23 @@ def _tests(reading: Reading, _spec: Spec, _written: int) -> None:
     reading.paths += [word.partition("::")[0] for word in words]
 
 
+def _formats(reading: Reading, spec: Spec, written: int) -> None:
+    """Files that the command rewrites, which takes a rule that names the subcommand too, or a flag to only check."""
+    if written <= 1 and not {"--check", "--diff"} & {*reading.seen, *reading.tail}:
+        reading.doubts.append(f"{spec.command} rewrites files")
+    reading.tail = [word for word in reading.tail if word != "--check"]
+    _script(reading, spec, written)
+
+
+def _message(reading: Reading, spec: Spec, written: int) -> None:
+    _none(reading, spec, written)
+    if not reading.seen & {"-m", "--message", "--dry-run"}:
+        reading.doubts.append(f"{spec.command} without a message starts an editor")
+
+
 def _script(reading: Reading, _spec: Spec, _written: int) -> None:
     words = _all(reading)
-    reading.doubts += [f"{word!r} goes to a script that is not known" for word in words if word.startswith("-")]
+    reading.doubts += [f"{word!r} goes to a script that is not known" for word in words if word[:1] in {"-", "@"}]
     reading.paths += words
 
 
@@ -310,6 +332,8 @@ _OPERANDS: dict[str, Callable[[Reading, Spec, int], None]] = {
     "targets": _targets,
     "tests": _tests,
     "sources": _tests,
+    "formats": _formats,
+    "message": _message,
     "script": _script,
     "scripts": _scripts,
     "cargo": _cargo,

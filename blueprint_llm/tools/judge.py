@@ -20,6 +20,8 @@ from blueprint_llm.tools.rules import Level, Mode, Policy, ToolDecision, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from blueprint_llm.tools.paths import Located
+
 _NOTHING = Claims()
 
 
@@ -78,7 +80,7 @@ class Judge:
             keywords = registered.check(plain)
             claims = self._claims(registered, keywords)
         except (BadArgumentsError, PathDeniedError) as error:
-            return Judged(registered=registered, decision=_deny(str(error)), arguments=plain)
+            return Judged(registered=registered, decision=_deny(self._told(error)), arguments=plain)
         except OSError as error:
             reason = f"{error.filename or ''}: {error.strerror}"
             return Judged(registered=registered, decision=_deny(reason), arguments=plain)
@@ -90,6 +92,17 @@ class Judge:
             keywords=keywords,
             claims=claims,
         )
+
+    def _told(self, error: BadArgumentsError | PathDeniedError) -> str:
+        """What is wrong; with a quote from the files only where reading them takes no question."""
+        if isinstance(error, BadArgumentsError) and error.quote and all(map(self._may_read, error.quoted)):
+            return f"{error} ({error.quote})"
+        return str(error)
+
+    def _may_read(self, place: Located) -> bool:
+        verdict = self.policy.weigh_path("read_file", place)
+        allowed = verdict.level is Level.ALLOW if verdict.decided else self.mode == "trust"
+        return allowed and place.links <= 1 and not any(map(secrecy, place.names))
 
     def _claims(self, registered: Registered, keywords: Mapping[str, Any]) -> Claims:
         if registered.claims:

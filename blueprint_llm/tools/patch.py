@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class PatchError(ValueError):
-    """A patch that cannot be applied; the message tells the model what to mend."""
+    """A patch that cannot be applied; the message tells the model what to mend, `hint` quotes the file."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass(slots=True, kw_only=True)

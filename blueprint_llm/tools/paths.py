@@ -54,7 +54,7 @@ _PATTERNS = re.compile(
 _SECRET_FOLDERS = word_set(".ssh .gnupg .aws .azure .kube .docker")
 _SECRETS = re.compile(
     r"\.env(?:[._-](?!example$|sample$|template$|dist$).*)?|\.envrc|\.netrc|\.npmrc|\.pypirc|\.pgpass|\.git-credentials"
-    r"|id_(?:rsa|ed25519|ecdsa|dsa)|credentials|.*\.(?:pem|key|p12|pfx|jks|kdbx)"
+    r"|id_(?:rsa|ed25519|ecdsa|dsa)|credentials(?:\..*)?|.*\.(?:pem|key|p12|pfx|jks|kdbx)"
 )
 
 
@@ -174,7 +174,11 @@ def protection(path: str) -> str | None:
 def secrecy(path: str) -> str | None:
     """Why reading `path` needs a person, or None."""
     parts = [unicodedata.normalize("NFKC", part).casefold() for part in path.split("/")]
-    if _SECRETS.fullmatch(parts[-1]) or any(part in _SECRET_FOLDERS for part in parts):
+    if (
+        _SECRETS.fullmatch(parts[-1])
+        or any(part in _SECRET_FOLDERS for part in parts)
+        or parts[-2:] == [".git", "config"]
+    ):
         return f"{path} may hold secrets"
     return None
 

@@ -6,12 +6,16 @@ also looks through wrappers, chains and substitutions. Rules are the user's: not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
+from blueprint_llm.config.problems import Report
+from blueprint_llm.config.tree import from_mapping
+from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.tools.flags import read_command
 from blueprint_llm.tools.paths import Located, PathDeniedError, Workspace, glob, secrecy
@@ -64,7 +68,7 @@ class Rule(BaseModel):
     Attributes:
         allow, ask, deny: Exactly one of them, naming the tools it is about (`*`: any).
         argv: The first words of the command; a list in place of a word means any of them, `*` any word.
-        paths: Patterns; every path of the call must match one (for deny: any).
+        paths: Patterns; every path of the call or command must match one (for ask and deny: any).
         flags: `safe` allows known-safe flags only, `any` leaves flags and operands unchecked.
         match, not_match: Commands or paths that the rule must and must not decide; checked when it loads.
     """
@@ -105,22 +109,21 @@ def load_rules(raw: Sequence[Any], workspace: Workspace) -> tuple[Rule, ...]:
     Raises:
         ConfigError: Listing every rule that is malformed or fails its own examples.
     """
-    rules, problems = [], []
+    rules: list[Rule] = []
+    problems: list[str] = []
     for number, item in enumerate(raw):
         try:
             rule = Rule.model_validate(item)
         except ValidationError as error:
-            problems += [f"tools.rules[{number}]: {_where(row['loc'])}{row['msg']}" for row in error.errors()]
+            report = Report(from_mapping({}))
+            report_errors(error, Rule, ("tools", "rules", number), report)
+            problems += map(str, report.problems)
             continue
         rules.append(rule.model_copy(update={"id": rule.id or f"rules[{number}]"}))
         problems += [f"tools.rules[{number}]: {text}" for text in _broken_examples(rules[-1], workspace)]
     if problems:
         raise ConfigError("; ".join(problems), problems=problems)
     return tuple(rules)
-
-
-def _where(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, loc)) + ": " if loc else ""
 
 
 def _broken_examples(rule: Rule, workspace: Workspace) -> Iterator[str]:
@@ -177,39 +180,64 @@ class Policy:
         found = [_verdict(rule) for rule in rules if rule.argv is None and _covers(rule, place)]
         return _strictest(found, f"no rule is about {tool} of {place.path}")
 
+    def shuts(self, tool: str, path: str) -> bool:
+        """Whether a rule keeps a file that a walk came upon from a tool."""
+        rules = self._by_tool.get(tool, []) + self._by_tool.get("*", [])
+        return any(rule.level and rule.paths is not None and self._is_among(rule, path) for rule in rules)
+
     def weigh_command(self, command: Command) -> Verdict:
         """What the rules say of a command."""
         program = program_name(command.argv[0])
         named = {program_name(part[0]) for part in command.parts}
         rules = self._any_program + [rule for name in named for rule in self._by_program.get(name, ())]
-        found = [_verdict(rule) for rule in rules if rule.level and _forbids(rule, command)]
+        found = [_verdict(rule) for rule in rules if rule.level and self._forbids(rule, command)]
         doubts: list[str] = []
         for rule in self._any_program + self._by_program.get(program, []):
             if not rule.level and (length := _prefix(rule, command.argv)) is not None:
-                troubles = list(command.doubts) if rule.flags == "any" else self._doubts(command, length)
+                troubles = self._doubts(rule, command, length)
                 doubts += troubles
                 found += [] if troubles else [_verdict(rule)]
         verdict = _strictest(found, f"no rule allows {program}")
         return verdict if verdict.decided or not doubts else _asking(doubts)
 
-    def _doubts(self, command: Command, length: int) -> list[str]:
+    def _forbids(self, rule: Rule, command: Command) -> bool:
+        named = rule.argv is None or any(_found_in(rule.argv, part) for part in command.parts)
+        return named and (rule.paths is None or any(self._is_among(rule, word) for word in _path_words(command)))
+
+    def _doubts(self, rule: Rule, command: Command, length: int) -> list[str]:
         argv = command.argv
-        if command.doubts:
+        if command.doubts or (rule.flags == "any" and rule.paths is None):
             return list(command.doubts)
         reading = read_command(argv, argv[:length])
         if reading is None:
             return [f"no table of safe flags for {argv[0]}: a rule with `flags: any` would allow it unchecked"]
         odd = [self._odd_path(path, colons=False) for path in reading.paths]
         odd += [self._odd_path(path, colons=True) for path in reading.revisions]
-        return reading.doubts + [text for text in odd if text]
+        unsafe = [] if rule.flags == "any" else reading.doubts + [text for text in odd if text]
+        places = [*reading.paths, *map(_place_in, reading.revisions)] or ["."]
+        return unsafe + [f"{path!r} is not among the rule's paths" for path in places if not self._is_among(rule, path)]
+
+    def _is_among(self, rule: Rule, path: str) -> bool:
+        try:
+            return rule.paths is None or _covers(rule, self._workspace.resolve(path))
+        except PathDeniedError:
+            return False
 
     def _odd_path(self, path: str, *, colons: bool) -> str | None:
         if ":" in path and not colons:
             return f"{path!r} holds a colon, which some programs read as a host"
         try:
-            return secrecy(self._workspace.resolve(path.rpartition(":")[2]).path)
+            return secrecy(self._workspace.resolve(_place_in(path)).path)
         except PathDeniedError as error:
             return str(error)
+
+
+def _place_in(word: str) -> str:
+    """The path in a revision (`HEAD:path`) or a pathspec of git: `:(top)path` starts at the root of its repository."""
+    magic = re.fullmatch(r":\((.*?)\)(.*)", word, re.DOTALL)
+    if magic is None:
+        return word.rpartition(":")[2]
+    return f"/{magic[2]}" if "top" in magic[1] else magic[2]
 
 
 def _verdict(rule: Rule) -> Verdict:
@@ -230,7 +258,8 @@ def _covers(rule: Rule, place: Located) -> bool:
     if rule.paths is None:
         return True
     patterns = [glob(pattern) for pattern in rule.paths]
-    names = place.names if rule.level else (place.path,)  # an allow rule is about where a path really leads
+    # An allow rule is about where a path really leads; any other also about its name, and a folder is what is in it.
+    names = [*place.names, *(f"{name}/" for name in place.names)] if rule.level else [place.path]
     return any(pattern.match(name) for pattern in patterns for name in names)
 
 
@@ -243,8 +272,10 @@ def _prefix(rule: Rule, argv: tuple[str, ...]) -> int | None:
     return len(words) if fits else None
 
 
-def _forbids(rule: Rule, command: Command) -> bool:
-    return rule.argv is None or any(_found_in(rule.argv, part) for part in command.parts)
+def _path_words(command: Command) -> Iterator[str]:
+    """Whatever may be a path in a command: its words, the values in them, and what follows a colon or a short flag."""
+    for word in dict.fromkeys(word for part in command.parts for word in part[1:]):
+        yield from filter(None, {word, word.partition("=")[2], _place_in(word), word[2:] if word[0] == "-" else ""})
 
 
 def _found_in(words: tuple[Words, ...], argv: tuple[str, ...]) -> bool:

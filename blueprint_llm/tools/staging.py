@@ -145,7 +145,7 @@ def _place(hunk: Hunk, lines: list[bytes], path: str, shift: int) -> int:
         return hunk.start + shift
     if len(found) == 1 or (found and hunk.anchors):
         return found[0]
-    raise PatchError(f"{path}: {_explain(found, lines, wanted)}")
+    raise PatchError(f"{path}: {_explain(found, wanted)}", hint="" if found else _near(lines, wanted))
 
 
 def _insertion(hunk: Hunk, lines: list[bytes], path: str, shift: int, floor: int) -> int:
@@ -174,16 +174,21 @@ def _times(found: list[int]) -> str:
     return f"at lines {', '.join(str(at + 1) for at in found[:5])}" if found else "nowhere"
 
 
-def _explain(found: list[int], lines: list[bytes], wanted: list[bytes]) -> str:
+def _explain(found: list[int], wanted: list[bytes]) -> str:
     if found:
         return f"the lines to replace occur {_times(found)}: add context until one place is left"
+    return f"the lines to replace are not in the file as given, beginning with {_first(wanted)!r}"
+
+
+def _first(wanted: list[bytes]) -> str:
+    return next((line for line in wanted if line.strip()), wanted[0]).decode("utf-8", "replace")
+
+
+def _near(lines: list[bytes], wanted: list[bytes]) -> str:
+    """The lines of the file that look like the first one wanted."""
     texts = [line.decode("utf-8", "replace") for line in lines]
-    first = next((line for line in wanted if line.strip()), wanted[0]).decode("utf-8", "replace")
-    near = difflib.get_close_matches(first, texts[:5000], n=3, cutoff=0.6)
-    hint = "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
-    return f"the lines to replace are not in the file as given, beginning with {first!r}" + (
-        f" ({hint})" if hint else ""
-    )
+    near = difflib.get_close_matches(_first(wanted), texts[:5000], n=3, cutoff=0.6)
+    return "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
 
 
 def preview(staged: Sequence[Staged]) -> str:

@@ -23,6 +23,7 @@ _SET_NO_NEW_PRIVS, _SET_SUBREAPER = 38, 36  # include/uapi/linux/prctl.h
 _RESTRICT_SELF = 446  # landlock_restrict_self, the same number on every architecture
 _MAX_REQUEST = 1 << 20
 _POLL_S = 0.02
+_GRACE_S = 0.1
 
 
 _libc = ctypes.CDLL(None)
@@ -114,6 +115,8 @@ def _watch(request: dict[str, Any], control: socket.socket, child: int, tasks: i
         status, cpu_s = _collect(child)
         if status is None:
             why = _ending(control in ready, deadline, limit, tasks)
+    if status is not None:
+        _let_end()
     orphans = max(0, _kill_family(child) - (status is None))
     return {"why": why, "status": status, "orphans": orphans, "cpu_s": cpu_s}
 
@@ -147,6 +150,13 @@ def _collect(child: int) -> tuple[int | None, float | None]:
             return None, None
         if pid == child:
             return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+
+def _let_end() -> None:
+    """Give what is about to end by itself, such as a sandbox's own processes, a moment to do so."""
+    until = time.monotonic() + _GRACE_S
+    while not _reaped_all() and time.monotonic() < until:
+        time.sleep(0.002)
 
 
 def _kill_family(child: int) -> int:

@@ -141,6 +141,12 @@ class Ledger:
     def _selected(self, selectors: tuple[str, ...]) -> tuple[Rule, ...]:
         return tuple(rule for name in selectors for rule in self._rules.get(name, ()))
 
+    def lasting(self) -> tuple[Charge, ...]:
+        """A charge of nothing under every limit that outlives a session: how all of them stand can be asked."""
+        payer = Payer(call_id="", provider="", model="", project=self._project)
+        rules = [rule for listed in self._rules.values() for rule in listed]
+        return tuple(rule.charge(payer, 0) for rule in rules if not {rule.scope, rule.window} & {"call", "session"})
+
     def reserve(self, id_: str, payer: Payer, estimate: Estimate, *, attempt: int = 1, trace: str = "") -> Reservation:
         """The reservation of one attempt. Nobody settling it in time, its row says it was billed its estimate."""
         row = AttemptRow(

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, cast
 
 from blueprint_llm.config.model import StoreConfig
 from blueprint_llm.stores import Store, open_store
-from blueprint_llm.stores.ops import Aggregate, AttemptRow, ByDay, NewEpoch, Rows, WriteRow
+from blueprint_llm.stores.ops import (
+    Aggregate,
+    AttemptRow,
+    ByDay,
+    Charge,
+    Daily,
+    Dimension,
+    Level,
+    NewEpoch,
+    ResetLimits,
+    Rows,
+    Standing,
+    WriteRow,
+)
 from blueprint_llm.types import UsageFilter, UsageStats
 
 if TYPE_CHECKING:
@@ -33,6 +46,15 @@ class UsageTracker:
         """Totals by UTC day, oldest first."""
         return cast("dict[str, UsageTotals]", self._store.execute(ByDay(where=where or _EVERYTHING)))
 
+    def daily(self, by: Dimension, where: UsageFilter | None = None) -> dict[str, dict[str, UsageTotals]]:
+        """Totals by UTC day, oldest first, for every provider, model, session or project."""
+        op = Daily(where=where or _EVERYTHING, by=by)
+        return cast("dict[str, dict[str, UsageTotals]]", self._store.execute(op))
+
+    def standing(self, charges: tuple[Charge, ...]) -> tuple[Level, ...]:
+        """How full the counters of `charges` are (those of `Ledger.lasting`, to see every limit)."""
+        return cast("tuple[Level, ...]", self._store.execute(Standing(charges=charges)) if charges else ())
+
     def newest(self, where: UsageFilter | None = None, *, limit: int = 100) -> tuple[AttemptRow, ...]:
         """The newest attempts, newest first."""
         return cast("tuple[AttemptRow, ...]", self._store.execute(Rows(where=where or _EVERYTHING, limit=limit)))
@@ -52,3 +74,7 @@ class UsageTracker:
     async def areset_usage(self) -> None:
         """Count afresh; no row is deleted, no budget or quota lowered."""
         await self._store.aexecute(NewEpoch())
+
+    def reset_limits(self) -> None:
+        """Empty every budget and quota but for what calls on their way hold."""
+        self._store.execute(ResetLimits())

@@ -34,14 +34,15 @@ def parts(groups: int, rules: int) -> Parts:
 
 
 def planned(made: Parts) -> None:
-    """Plan one request; without a rule that asks for a budget no step is asked of the driver."""
-    steps = plan(made, REQUEST)
+    """Plan one request; its steps ask for the time and a draw only."""
+    steps, answer = plan(made, REQUEST, streamed=False), None
     try:
-        next(steps)
+        while True:
+            steps.send(answer)
+            answer = 0.0
     except StopIteration as end:
-        if len(end.value.targets) == 10:
-            return
-    raise RuntimeError("planning asked for a step, or found other targets")
+        if len(end.value.targets) != 10:
+            raise RuntimeError("planning found other targets") from None
 
 
 def median_us(call: Any, *arguments: Any) -> float:

@@ -39,9 +39,31 @@ def facts(path):
             setattr(litellm, key, value)
 
 
+def plain(policy):
+    """A policy as a mapping, whether LiteLLM made an object of it or not."""
+    if isinstance(policy, dict):
+        return {key: plain(value) for key, value in policy.items()}
+    return policy.model_dump(exclude_none=True) if hasattr(policy, "model_dump") else policy
+
+
+def deployment(entry):
+    """What decides where a call goes, of one deployment."""
+    params = entry["litellm_params"]
+    return [entry["model_name"], params["model"], *(params.get(key) for key in ("rpm", "tpm", "weight", "order"))]
+
+
 def report(router):
     """The facts that a configuration of ours must give as well."""
     return {
+        "allowed_fails_policy": plain(router.allowed_fails_policy) or None,
+        "content_policy": router.content_policy_fallbacks or None,
+        "each": sorted((deployment(entry) for entry in router.model_list), key=repr),
+        "group_retry_policy": plain(router.model_group_retry_policy) or None,
+        "max_fallbacks": router.max_fallbacks,
+        "pre_call_checks": router.enable_pre_call_checks,
+        "retry_after": router.retry_after,
+        "retry_policy": plain(router.retry_policy) or None,
+        "stream_timeout": router.stream_timeout,
         "alias": router.model_group_alias or None,
         "allowed_fails": router.allowed_fails,
         "cooldown": router.cooldown_time,

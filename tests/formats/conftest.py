@@ -2,7 +2,6 @@
 
 import json
 import os
-import selectors
 import socket
 import subprocess
 import time
@@ -30,31 +29,30 @@ def aimock_program(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def aimock(aimock_program):
+def aimock(aimock_program, tmp_path_factory):
     """The root URL of a server that speaks five formats and gives the answers of `aimock.json`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    said = tmp_path_factory.mktemp("aimock") / "said.txt"
     command = ["node", aimock_program, "-h", "127.0.0.1", "-p", str(port), "-f", ANSWERS, "--validate-on-load"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    with said.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as server:
         try:
-            wait_for(server, "listening")
+            wait_until_open(port, server, said)
             yield f"http://127.0.0.1:{port}"
         finally:
-            server.terminate()
-            server.stdout.read()
+            server.kill()
 
 
-def wait_for(process, word, timeout_s=30):
-    """Read a process's output until `word` comes."""
-    seen = []
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.select(timeout_s) and (line := process.stdout.readline()):
-            seen.append(line)
-            if word in line.lower():
+def wait_until_open(port, server, said, patience_s=60):
+    """Wait until the server takes connections; what it said goes to a file, so that no full pipe can stop it."""
+    until = time.monotonic() + patience_s
+    while server.poll() is None and time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-    raise AssertionError(f"no {word!r} in what it said: {''.join(seen)}")
+        time.sleep(0.05)
+    raise AssertionError(f"aimock does not listen: {said.read_text()}")
 
 
 @pytest.fixture

@@ -5,14 +5,17 @@ and for whatever stands above it.
 """
 
 import asyncio
+import gc
 import json
 import uuid
 from dataclasses import dataclass, field
 
 import litellm
 import pytest
+from httpcore._sync.connection_pool import PoolByteStream
 
 from blueprint_llm import LLMClient, SyncLLMClient
+from blueprint_llm.adapters._litellm import Stream
 from blueprint_llm.errors import BlueprintError
 
 pytestmark = pytest.mark.formats
@@ -105,9 +108,21 @@ def ask_litellm(question):
     """`litellm.completion`."""
     try:
         answer = litellm.completion(**question.litellm_keywords)
-        return from_litellm(list(answer) if question.stream else [answer])
+        return from_litellm(read_to_the_end(answer) if question.stream else [answer])
     except Exception as error:  # noqa: BLE001 - LiteLLM's exceptions have no useful common class
         return Outcome(status=getattr(error, "status_code", None), failed=True)
+
+
+def read_to_the_end(stream):
+    """LiteLLM's chunks, and the response closed, which LiteLLM leaves to the garbage collector.
+
+    That may come while the same thread holds the lock of httpcore's pool, which closing takes: the thread then waits
+    for itself, for ever.
+    """
+    try:
+        return list(stream)
+    finally:
+        Stream(stream, None, litellm).close()
 
 
 async def ask_litellm_async(question):
@@ -209,6 +224,14 @@ def test_chat_and_usage(ask, provider, stream):
     assert (outcome.text, outcome.finish_reason, outcome.failed) == (HELLO, "stop", False)
     assert (outcome.chunks > 1) == stream
     assert provider in WITHOUT_USAGE or outcome.usage == (11, 7)
+
+
+@pytest.mark.parametrize("prompt", ["please say hello", "please break down", "you will be cut off"])
+def test_no_response_is_left_to_the_garbage_collector(ask, prompt, stream):
+    """When an answer has ended, well or not, its response is closed: see `read_to_the_end`."""
+    ask(prompt)
+
+    assert [each for each in gc.get_objects() if type(each) is PoolByteStream and not each._closed] == []
 
 
 def test_tools(ask, provider):

@@ -1,0 +1,173 @@
+"""`blueprint-llm chat` without a message: a conversation on the terminal.
+
+A line that begins with a slash is a command; each is a method whose docstring is its help. What is typed is kept in a
+file that only its owner can read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.cli.chat import ask, summary
+from blueprint_llm.cli.explain import print_decision
+from blueprint_llm.cli.options import model_names, provider_names, say
+from blueprint_llm.config.paths import make_folder
+from blueprint_llm.config.problems import hint
+from blueprint_llm.errors import BlueprintError
+from blueprint_llm.types import UsageFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from blueprint_llm.client import SyncLLMClient
+
+_FENCE = '"""'
+_KEPT = 1000
+_ANY = "the configuration's choice"
+
+
+class Conversation:
+    """Messages that go back and forth. `options` are those of `chat`; /model and /provider change them."""
+
+    def __init__(
+        self, client: SyncLLMClient, session: str, messages: list[dict[str, Any]], options: dict[str, Any]
+    ) -> None:
+        self._client, self._session = client, session
+        self._first, self._messages = list(messages), list(messages)
+        self._options = options
+        self._trace: Mapping[str, Any] | None = None
+        self._open = True
+        self._commands = {
+            "model": self._model,
+            "provider": self._provider,
+            "cost": self._cost,
+            "explain": self._explain,
+            "new": self._new,
+            "help": self._help,
+            "quit": self._quit,
+        }
+
+    def run(self) -> None:
+        """Answer until /quit or the end of the input; Ctrl-C stops an answer, not the conversation."""
+        say("/help lists the commands, /quit or Ctrl-D ends", dim=True)
+        with history(make_folder("state") / "chat_history"):
+            while self._open:
+                try:
+                    self._take(read_message(_read_line))
+                except EOFError:
+                    say("")
+                    return
+                except KeyboardInterrupt:
+                    say("\n-- stopped --", fg="yellow")
+                except BlueprintError as error:
+                    say(f"Error: {error}", fg="red")
+
+    def _take(self, text: str) -> None:
+        if text.startswith("/"):
+            name, _, argument = text[1:].partition(" ")
+            command = self._commands.get(name)
+            command(argument.strip()) if command else say(f"no command /{name}{hint(name, self._commands)}")
+        elif text.strip():
+            self._send(text)
+
+    def _send(self, text: str) -> None:
+        asked = [*self._messages, {"role": "user", "content": text}]
+        response = ask(self._client, asked, **self._options)
+        self._messages = [*asked, {"role": "assistant", "content": response.content}]
+        self._trace = response.trace
+
+    def _model(self, name: str) -> None:
+        """Show the models, or ask NAME from now on; `-` leaves it to the configuration."""
+        self._choose("model", name, model_names(self._client.config))
+
+    def _provider(self, name: str) -> None:
+        """Show the providers, or ask NAME first from now on; `-` leaves it to the configuration."""
+        known = provider_names(self._client.config)
+        if name in {"", "-", *known}:
+            self._choose("provider", name, known)
+        else:
+            say(f"no provider {name!r}{hint(name, known)}")
+
+    def _choose(self, what: str, name: str, known: list[str]) -> None:
+        if name:
+            self._options[what] = None if name == "-" else name
+        say(f"{what}: {self._options[what] or _ANY}" + ("" if name else f"; known: {', '.join(known)}"))
+
+    def _cost(self, _: str) -> None:
+        """Show what this conversation has cost."""
+        used = self._client.get_usage(UsageFilter(session=self._session))
+        unknown = f", {used.unpriced} of unknown cost" if used.unpriced else ""
+        tokens = f"{used.prompt_tokens} tokens in, {used.completion_tokens} out"
+        say(f"{used.calls} calls, {tokens}, ${used.cost_usd:.6f}{unknown}")
+
+    def _explain(self, text: str) -> None:
+        """Say why the last answer came from where it came from, or whom TEXT would go to."""
+        if text:
+            target = {name: self._options[name] for name in ("model", "provider") if self._options[name]}
+            asked = [*self._messages, {"role": "user", "content": text}]
+            print_decision(self._client.explain(messages=asked, **target), err=True)
+        else:
+            say(summary(self._trace) if self._trace else "nothing was asked yet")
+
+    def _new(self, _: str) -> None:
+        """Forget what was said, and begin anew."""
+        self._messages = list(self._first)
+        say("forgotten")
+
+    def _help(self, _: str) -> None:
+        """List the commands."""
+        for name, command in self._commands.items():
+            say(f"/{name:<9} {command.__doc__}")
+        say(f"A backslash at the end of a line, or {_FENCE} around several, makes one message of them.")
+
+    def _quit(self, _: str) -> None:
+        """End the conversation."""
+        self._open = False
+
+
+def read_message(read: Callable[[str], str]) -> str:
+    """One message: a line, lines that end in a backslash and the next, or all between two lots of three quotes."""
+    lines = [read("> ")]
+    if lines[0].startswith(_FENCE):
+        lines[0] = lines[0].removeprefix(_FENCE)
+        while not lines[-1].rstrip().endswith(_FENCE):
+            lines.append(read("... "))
+        return "\n".join(lines).rstrip().removesuffix(_FENCE).strip("\n")
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(read("... "))
+    return "\n".join(lines)
+
+
+def _read_line(prompt: str) -> str:
+    """A line of the terminal; where the answers go to a file, the prompt does not. Raises EOFError."""
+    if sys.stdout.isatty():
+        return input(prompt)
+    say(prompt, nl=False)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+@contextmanager
+def history(path: Path) -> Iterator[None]:
+    """Arrow keys through what was typed, also in earlier conversations; `path` is readable by its owner only."""
+    try:
+        import readline  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        yield
+        return
+    with suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(_KEPT)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            readline.write_history_file(path)

@@ -1,0 +1,140 @@
+"""What the page shows, computed from usage rows. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal, Self
+
+from blueprint_llm.stores import totals
+from blueprint_llm.stores.ops import ABANDONED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blueprint_llm.stores.ops import AttemptRow
+    from blueprint_llm.types import UsageStats
+
+Outcome = Literal["answered", "cached", "fallback", "left", "failed"]
+OUTCOMES: tuple[Outcome, ...] = ("answered", "cached", "fallback", "left", "failed")
+
+_DAY_S = 86400
+_FEWEST, _MOST = 14, 62  # columns of a chart; more days than that share columns
+
+_facts = attrgetter(*totals.FACTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: its attempts in order."""
+
+    attempts: tuple[AttemptRow, ...]
+
+    @property
+    def last(self) -> AttemptRow:
+        """The attempt that ended it."""
+        return self.attempts[-1]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended; `fallback`: answered, after another target had failed."""
+        last = self.last
+        if last.category is not None:
+            return "left" if last.category == ABANDONED else "failed"
+        targets = {(row.provider, row.model) for row in self.attempts}
+        return "cached" if last.cache_hit else "fallback" if len(targets) > 1 else "answered"
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The cost of all its attempts; None where one is unknown."""
+        costs = [row.cost_nano for row in self.attempts]
+        return None if None in costs else sum(filter(None, costs)) / 1e9
+
+    @property
+    def latency_s(self) -> float | None:
+        """The time its attempts took, waits between them left out."""
+        known = [row.latency_s for row in self.attempts if row.latency_s is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One day of the charts, or the few days that share a column."""
+
+    label: str
+    stats: UsageStats
+    outcomes: Mapping[Outcome, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Everything the page shows but the limits. `since` and `until` are Unix seconds."""
+
+    since: float
+    until: float
+    stats: UsageStats
+    columns: Sequence[Column]
+    calls: Sequence[Call]
+    outcomes: Mapping[Outcome, int]
+    categories: Mapping[str, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[AttemptRow], *, until: float, since: float | None = None) -> Self:
+        """The figures of `rows` up to the moment `until`; newest calls first."""
+        begin = min((row.at for row in rows), default=until) if since is None else since
+        calls = _calls(rows)
+        return cls(
+            since=begin,
+            until=until,
+            stats=_stats(rows),
+            columns=_columns(calls, begin, until),
+            calls=calls[::-1],
+            outcomes=_outcomes(calls),
+            categories=_categories(rows),
+        )
+
+
+def _stats(rows: Sequence[AttemptRow]) -> UsageStats:
+    return totals.stats([_facts(row) for row in rows])
+
+
+def _categories(rows: Sequence[AttemptRow]) -> dict[str, int]:
+    """What attempts failed of, the most frequent first; leaving early is no failure."""
+    return dict(Counter(row.category for row in rows if row.category and row.category != ABANDONED).most_common())
+
+
+def _outcomes(calls: Sequence[Call]) -> dict[Outcome, int]:
+    found = Counter(call.outcome for call in calls)
+    return {outcome: found[outcome] for outcome in OUTCOMES}
+
+
+def _calls(rows: Sequence[AttemptRow]) -> list[Call]:
+    """The rows by call, oldest call first."""
+    ordered = sorted(rows, key=lambda row: (row.call_id, row.at, row.attempt))
+    grouped = [Call(tuple(group)) for _, group in groupby(ordered, key=attrgetter("call_id"))]
+    return sorted(grouped, key=lambda call: call.attempts[0].at)
+
+
+def _columns(calls: Sequence[Call], since: float, until: float) -> list[Column]:
+    last = int(until // _DAY_S)
+    days = max(_FEWEST, last - int(since // _DAY_S) + 1)
+    width = -(-days // _MOST)
+    first = last + 1 - width * -(-days // width)
+    groups: dict[int, list[Call]] = {day: [] for day in range(first, last + 1, width)}
+    for call in calls:
+        day = int(call.attempts[0].at // _DAY_S)
+        groups[max(first, day - (day - first) % width)].append(call)
+    return [_column(day, width, group) for day, group in groups.items()]
+
+
+def _column(day: int, width: int, calls: Sequence[Call]) -> Column:
+    label = _date(day) if width == 1 else f"{_date(day)} – {_date(day + width - 1)}"
+    rows = [row for call in calls for row in call.attempts]
+    return Column(label=label, stats=_stats(rows), outcomes=_outcomes(calls))
+
+
+def _date(day: int) -> str:
+    return f"{datetime.fromtimestamp(day * _DAY_S, UTC):%-d %b}"

@@ -1,0 +1,79 @@
+"""Records for people: a plan as Markdown and Mermaid, and small HTML tables for notebooks, every cell escaped."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from blueprint_llm.types import Plan, RouteDecision, UsageStats, UsageTotals
+
+
+def markdown(plan: Plan) -> str:
+    """The plan as a Markdown document."""
+    lines = [f"# Plan {plan.id} (revision {plan.revision})", "", plan.overview, ""]
+    for step in plan.steps:
+        after = f" (after {', '.join(step.depends_on)})" if step.depends_on else ""
+        lines += [f"## {step.id}. {step.title}{after}", "", step.description, ""]
+        lines += [f"- [ ] {item}" for item in step.acceptance]
+        lines += [f"- {change.op} `{change.path}`" for change in step.files] + [""]
+    return "\n".join(lines)
+
+
+def mermaid(plan: Plan) -> str:
+    """The dependency graph as a Mermaid flowchart."""
+    nodes = [f'    {step.id}["{step.title.replace(chr(34), "#quot;")}"]' for step in plan.steps]
+    edges = [f"    {before} --> {step.id}" for step in plan.steps for before in step.depends_on]
+    return "\n".join(["flowchart TD", *nodes, *edges])
+
+
+def plan_table(plan: Plan) -> str:
+    """The steps of a plan."""
+    rows = [
+        (s.id, s.title, ", ".join(s.depends_on), ", ".join(s.covers), ", ".join(f.path for f in s.files), s.status)
+        for s in plan.steps
+    ]
+    caption = f"Plan {plan.id} (revision {plan.revision}): {plan.overview}"
+    return _table(caption, ("step", "title", "after", "covers", "files", "status"), rows)
+
+
+def usage_table(stats: UsageStats) -> str:
+    """The totals by model."""
+    head = ("model", "calls", "errors", "tokens in", "out", "cost", "p50 s", "p95 s", "cache hits", "saved")
+    return _table(
+        "Usage", head, [_usage(name, each) for name, each in (*sorted(stats.by_model.items()), ("total", stats))]
+    )
+
+
+def route_table(decision: RouteDecision) -> str:
+    """Whom a call would ask, and why not the others."""
+    worst = _usd(decision.estimate.get("worst_cost_usd"))
+    caption = f"Rule {decision.rule}, chain {decision.chain or '-'}, at most {worst}, cache {decision.cache}"
+    rows = [(row.verdict, row.provider, row.model, row.reason) for row in decision.considered]
+    return _table(caption, ("verdict", "provider", "model", "reason"), rows)
+
+
+def _usage(name: str, each: UsageTotals) -> tuple[Any, ...]:
+    tokens, latency = (each.prompt_tokens, each.completion_tokens), (each.latency_p50_s, each.latency_p95_s)
+    saved = (each.cache_hits, _usd(each.saved_usd))
+    return (name, each.calls, each.errors, *tokens, _usd(each.cost_usd), *latency, *saved)
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = ["".join(f"<th>{escape(name)}</th>" for name in head), *("".join(map(_cell, row)) for row in rows)]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<table><caption style="text-align:left">{escape(caption)}</caption>{body}</table>'
+
+
+def _cell(value: Any) -> str:
+    """A number is set right, None is a dash."""
+    side = "right" if isinstance(value, int | float) else "left"
+    text = f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return f'<td style="text-align:{side}">{escape(text)}</td>'
+
+
+def _usd(value: float | None) -> str:
+    """An amount; unknown is not zero."""
+    return "unknown" if value is None else f"${value:.6f}"

@@ -1,0 +1,107 @@
+"""`client.run` against a real server: what is handed out while it works, and what a failure leaves behind."""
+
+import time
+
+import pytest
+from asking import KINDS, asking
+from driving import MESSAGES, configuration
+
+from blueprint_llm.errors import ApprovalPending
+from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
+
+
+def add(left: int, right: int) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+def settings(url, tmp_path, rules=({"allow": "add"},)):
+    """A provider, and tools that may add."""
+    return configuration(url, tools={"workspace": str(tmp_path), "rules": list(rules)})
+
+
+CALL = Answer("Let me add.", tool_calls=(ToolUse("add", {"left": 2, "right": 3}),))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_hands_out_its_text_as_it_comes(kind, tmp_path, litellm_warm):
+    """`on_chunk` gets the text of every turn and the complete calls, in order; the result stays the same."""
+    heard = []
+    with FaultServer([CALL, Answer("It is 5.")]) as server, asking(kind, settings(server.url, tmp_path)) as client:
+        result = client.run(messages=MESSAGES, tools=[add], on_chunk=heard.append)
+
+    ends = [number for number, chunk in enumerate(heard) if chunk.is_done]
+    turns = [heard[: ends[0] + 1], heard[ends[0] + 1 :]]
+    assert ["".join(chunk.delta for chunk in turn) for turn in turns] == ["Let me add.", "It is 5."]
+    assert [call.name for chunk in heard for call in chunk.tool_calls] == ["add"]
+    assert len(turns[0]) > 2
+    assert (result.content, result.tool_results[0].content, result.stop) == ("It is 5.", "5", "done")
+    assert [request.body.get("stream") for request in server.requests] == [True, True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_listener_a_run_does_not_stream(kind, tmp_path, litellm_warm):
+    """Whole answers are asked for."""
+    with FaultServer([Answer("Done.")]) as server, asking(kind, settings(server.url, tmp_path)) as client:
+        result = client.run(messages=MESSAGES)
+
+    assert (result.content, server.requests[0].body.get("stream", False)) == ("Done.", False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_break_in_a_run_is_told_in_band(kind, tmp_path, litellm_warm):
+    """A stream that breaks starts again, and the run goes on as if it had not."""
+    heard = []
+    script = [Stall(2, answer=Answer("This will break here")), Answer("A whole answer")]
+    with FaultServer(script) as server, asking(kind, settings(server.url, tmp_path)) as client:
+        result = client.run(messages=MESSAGES, on_chunk=heard.append)
+
+    restart = next(number for number, chunk in enumerate(heard) if chunk.restart)
+    assert "".join(chunk.delta for chunk in heard[:restart]).startswith("This")
+    assert "".join(chunk.delta for chunk in heard[restart:]) == result.content == "A whole answer"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_waits_streams_on_when_it_is_resumed(kind, tmp_path, litellm_warm):
+    """`resume` takes the same listener."""
+    heard = []
+    script = [CALL, Answer("It is 5.")]
+    with FaultServer(script) as server, asking(kind, settings(server.url, tmp_path, rules=())) as client:
+        with pytest.raises(ApprovalPending) as waiting:
+            client.run(messages=MESSAGES, tools=[add])
+        result = client.resume(waiting.value.state_id, [True], on_chunk=heard.append)
+
+    assert "".join(chunk.delta for chunk in heard) == result.content == "It is 5."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_listener_that_fails_ends_the_run_and_its_upstream(kind, tmp_path, litellm_warm):
+    """Its exception reaches the caller, the connection is closed, and what was spent is in the ledger."""
+
+    def refuse(chunk):
+        raise RuntimeError(chunk.delta)
+
+    slow = Answer(" ".join(f"word{n}" for n in range(200)), pace_s=0.02)
+    with FaultServer([slow]) as server, asking(kind, settings(server.url, tmp_path)) as client:
+        with pytest.raises(RuntimeError, match="word0"):
+            client.run(messages=MESSAGES, on_chunk=refuse)
+        usage = client.client.get_usage()
+        deadline = time.monotonic() + 10
+        while server.requests[0].closed_early_at is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+        assert server.requests[0].closed_early_at is not None
+    assert usage.calls == 1
+
+
+def test_a_listener_may_be_a_coroutine_function(tmp_path, litellm_warm):
+    """The async client awaits it before it reads on."""
+    heard = []
+
+    async def listen(chunk):
+        heard.append(chunk.delta)
+
+    with FaultServer([Answer("All of it")]) as server, asking("async", settings(server.url, tmp_path)) as client:
+        client.run(messages=MESSAGES, on_chunk=listen)
+
+    assert "".join(heard) == "All of it"
