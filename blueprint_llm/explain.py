@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from blueprint_llm.usage import Payer, standing
 
 if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
+    from blueprint_llm.routing import Screen
     from blueprint_llm.stores.ops import Charge
     from blueprint_llm.types import ChatRequest
 
@@ -42,12 +43,17 @@ def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Gener
         planning=request.task_type == "planning",
     )
     choice = yield from _arranged(parts, choose(question), streamed=streamed)
-    checks = [] if request.as_written else [partial(_lacks_key, parts), partial(_lacks_ability, request)]
+    checks = [] if request.as_written else _checks(parts, request)
     if not parts.config.enable_pre_call_checks:
         return screen(choice, checks)
     checks.append(partial(_lacks_room, input_tokens(request)))
     route, wider = screen(choice, checks), choice.on_failure.get("context_length", ())
     return route if route.targets or not wider else screen(replace(choice, targets=wider), checks)
+
+
+def _checks(parts: Parts, request: ChatRequest) -> list[Screen]:
+    needs = frozenset(_needs(request))
+    return [partial(_lacks_key, parts), *([partial(_lacks_ability, needs)] if needs else [])]
 
 
 def _lacks_room(size: int, target: Target) -> str | None:
@@ -70,13 +76,20 @@ def _lacks_key(parts: Parts, target: Target) -> str | None:
     return parts.credentials.available(target.provider, model=target.model, params=target.params)
 
 
-def _lacks_ability(request: ChatRequest, target: Target) -> str | None:
+def _needs(request: ChatRequest) -> Iterator[str]:
+    """What not every model can."""
+    if request.tools:
+        yield "tools"
+    if _has_image(request):
+        yield "vision"
+
+
+def _lacks_ability(needs: frozenset[str], target: Target) -> str | None:
     """What the request needs and the model is known not to have."""
-    facts = models.info(target.model)
-    said = {**({} if facts is None else {"tools": facts.supports_tools, "vision": facts.supports_vision})}
-    if request.tools and target.info.get("supports_function_calling", said.get("tools")) is False:
+    facts = models.info(target.model) or models.ModelFacts()
+    if "tools" in needs and target.info.get("supports_function_calling", facts.supports_tools) is False:
         return "the model takes no tools"
-    if _has_image(request) and target.info.get("supports_vision", said.get("vision")) is False:
+    if "vision" in needs and target.info.get("supports_vision", facts.supports_vision) is False:
         return "the model sees no images"
     return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.credentials.document import protect
@@ -140,15 +141,14 @@ def by_routes(question: Question) -> Choice | None:
 
 def _holds(when: When, question: Question) -> bool:
     request = question.request
-    checks = (
-        when.task_type is None or request.task_type in when.task_type,
-        _within(when.input_tokens, question.input_tokens),
-        _within(when.context_window, question.input_tokens + (request.max_tokens or 0)),
-        _within(when.budget_used, _used(when.budget_used, question)),
-        when.planning is None or when.planning == question.planning,
-        all((request.metadata or {}).get(key) == value for key, value in (when.metadata or {}).items()),
+    return (
+        (when.task_type is None or request.task_type in when.task_type)
+        and (when.planning is None or when.planning == question.planning)
+        and _within(when.input_tokens, question.input_tokens)
+        and _within(when.context_window, question.input_tokens + (request.max_tokens or 0))
+        and _within(when.budget_used, _used(when.budget_used, question))
+        and all((request.metadata or {}).get(key) == value for key, value in (when.metadata or {}).items())
     )
-    return all(checks)
 
 
 def _used(bounds: Comparison | None, question: Question) -> float:
@@ -241,8 +241,10 @@ def screen(choice: Choice, checks: Sequence[Screen]) -> Route:
     targets: list[Target] = []
     considered: list[Considered] = []
     for target in choice.targets:
-        reason = next(filter(None, (check(target) for check in checks)), None)
-        considered.append(_considered(target, reason, is_first=not targets))
+        reason = None
+        for check in checks:
+            reason = reason or check(target)
+        considered.append(_considered(target.provider, target.model, reason, is_first=not targets))
         if reason is None:
             targets.append(target)
     return Route(
@@ -250,7 +252,8 @@ def screen(choice: Choice, checks: Sequence[Screen]) -> Route:
     )
 
 
-def _considered(target: Target, reason: str | None, *, is_first: bool) -> Considered:
+@lru_cache(maxsize=4096)
+def _considered(provider: str, model: str, reason: str | None, *, is_first: bool) -> Considered:
     verdict: Literal["chosen", "standby", "skipped"] = "skipped" if reason else "chosen" if is_first else "standby"
     why = reason or ("first of the chain that can serve it" if is_first else "next if the ones before it fail")
-    return Considered(provider=target.provider, model=target.model, verdict=verdict, reason=why)
+    return Considered(provider=provider, model=model, verdict=verdict, reason=why)

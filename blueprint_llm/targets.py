@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.credentials import providers
@@ -60,6 +61,7 @@ class Target:
         object.__setattr__(self, "key", key)
 
 
+@lru_cache(maxsize=4096)
 def litellm_provider(model: str) -> str:
     """LiteLLM's provider name of a model id."""
     return "embedded" if model.startswith("embedded:") else providers.litellm_provider(model, {})

@@ -121,6 +121,8 @@ def test_ctrl_c_closes_the_upstream(streamed):
         )
         try:
             server.wait_until(bool, timeout_s=30)
+            if streamed:
+                child.stdout.readline()  # LiteLLM has loaded what its first stream needs
             time.sleep(0.5)
             child.send_signal(signal.SIGINT)
             sent_at = time.monotonic()

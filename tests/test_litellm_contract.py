@@ -1,6 +1,7 @@
 """What this library relies on in LiteLLM: its exceptions, its streams, and that nothing of it is changed."""
 
 import asyncio
+import gc
 import inspect
 import json
 import subprocess
@@ -10,6 +11,7 @@ import httpx
 import openai
 import pytest
 from driving import KEY, MESSAGES, closing_clients
+from openai.types.chat import ChatCompletionChunk
 
 from blueprint_llm.adapters import Call, _litellm, exceptions
 from blueprint_llm.credentials import Credential, Secret
@@ -223,6 +225,25 @@ def test_trimming_loses_neither_usage_nor_end(litellm_warm, step, has_usage, end
             assert (usage.prompt_tokens, usage.completion_tokens) == (12, 9)
         if ended_by == "terminal":
             assert text_of(chunks) == step.text
+
+
+def test_chunks_that_came_at_once_are_let_go(litellm_warm):
+    """However many chunks lie ready, no generator waits to be closed with OpenAI's chunk in its frame."""
+
+    async def most_alive(call):
+        stream, most, number = await _litellm.aopen_stream(call), 0, 0
+        await asyncio.sleep(0.5)  # meanwhile the answer comes
+        while await stream.aread() is not END:
+            number += 1
+            if number % 50 == 0:
+                most = max(most, sum(type(each) is ChatCompletionChunk for each in gc.get_objects()))
+        await stream.aclose()
+        return most, number
+
+    with FaultServer(default=SHORT) as server:
+        most, number = asyncio.run(closing_clients(most_alive(call_to(server.url))))
+    assert number > 300
+    assert most <= 3
 
 
 def test_repetition_is_still_noticed(litellm_warm):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import threading
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
@@ -152,6 +153,26 @@ def _model_id(model: str) -> str:
     return model.replace("embedded:", "embedded/", 1) if model.startswith("embedded:") else model
 
 
+class _Once:
+    """One loop over a stream, however often it is begun anew.
+
+    LiteLLM begins one for every chunk. OpenAI's `AsyncStream` answers with a new generator each time, which waits for a
+    task of its own to be closed and holds its chunk until then: megabytes, where many chunks came at once.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Any:
+        return self._stream.__anext__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Stream:
     """An open LiteLLM stream for either driver.
 
@@ -164,6 +185,8 @@ class Stream:
     def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
         self._wrapper, self._call = wrapper, call
         self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
+        if inspect.isasyncgenfunction(getattr(type(self._source), "__aiter__", None)):
+            wrapper.completion_stream = _Once(self._source)
         self._keep_all = _has_listeners(litellm)
         self._last_usage: Any = None
         self._has_usage = False

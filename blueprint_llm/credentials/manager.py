@@ -113,7 +113,7 @@ class CredentialsManager:
         """Why `provider` cannot be called, or None; asks no program and no keychain."""
         origin = self._origin(provider, model, params)
         try:
-            return None if self._first(origin) else self._missing(origin)
+            return None if origin.has_key or self._first(origin) else self._missing(origin)
         except CredentialsError as error:
             return str(error)
 
@@ -135,8 +135,9 @@ class CredentialsManager:
 
     def is_slow(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> bool:
         """Whether `get` would now wait for a program or the keychain."""
+        origin = self._origin(provider, model, params)
         try:
-            first = self._first(self._origin(provider, model, params))
+            first = None if origin.has_key else self._first(origin)
         except CredentialsError:
             return False
         return first is not None and first.slow

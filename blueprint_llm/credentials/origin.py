@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.credentials.document import protect
 from blueprint_llm.credentials.providers import litellm_provider, names_of
+from blueprint_llm.credentials.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,11 @@ class Origin:
     names: tuple[str, ...]
     params: Mapping[str, Any]
     variables: tuple[str, ...]
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the configuration holds the key itself: then no source need be asked whether there is one."""
+        return isinstance(self.params.get("api_key"), Secret)
 
 
 def origin_of(config: Config, provider: str, model: str | None, params: Mapping[str, Any] | None) -> Origin:

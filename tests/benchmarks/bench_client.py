@@ -22,7 +22,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ["BLUEPRINT_HOME"] = tempfile.mkdtemp()
 
 HEAVY = ("litellm", "openai", "httpx", "keyring", "diskcache", "redis", "jsonschema")
-ROUNDS, CALLS, CHUNKS = 7, 25, 500
+ROUNDS, CALLS, CHUNKS = 7, 200, 500
+SCALE = {"ms": 1e3, "us": 1e6}
 STREAMS, PEERS = 200, 20
 YARDSTICK_US = 12.0  # json.loads of 2 KB on the machine that the absolute limits were measured on
 KEY = "sk-test-0123456789abcdef"
@@ -102,24 +103,28 @@ def server(step: str) -> Iterator[str]:
         child.communicate("")
 
 
-async def median_call(call: Any) -> float:
-    """The median time of one call."""
-    times = []
-    for _ in range(CALLS):
-        started = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+async def in_turns(calls: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each call, made in turns: whatever else the machine does hits all alike, so pairs can be compared.
 
-
-async def in_turns(calls: dict[str, Any], measure: Any) -> dict[str, float]:
-    """Measure each in turn, several rounds, so that the machine's drift hits all alike; the median of the rounds."""
+    The order changes with every round, so that none always follows the same one.
+    """
     seen: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            gc.collect()
-            seen[name].append(await measure(call))
-    return {name: statistics.median(values) for name, values in seen.items()}
+    gc.collect()
+    for number in range(rounds):
+        names = list(calls)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            started = time.perf_counter()
+            await calls[name]()
+            seen[name].append(time.perf_counter() - started)
+    return seen
+
+
+def pairs(name: str, ours: list[float], peer: tuple[str, list[float]], target: float, unit: str) -> dict[str, Any]:
+    """One line of the table from times in pairs: the ratio is the median of the pairs' ratios."""
+    what, theirs = peer
+    ratio = statistics.median(own / other for own, other in zip(ours, theirs, strict=True))
+    value = statistics.median(theirs) * SCALE[unit]
+    return row(name, ratio * value, what, value, target, unit)
 
 
 async def chat_rows(url: str) -> list[dict[str, Any]]:
@@ -139,20 +144,20 @@ async def chat_rows(url: str) -> list[dict[str, Any]]:
         }
         for call in calls.values():
             await call()
-        seen = await in_turns(calls, median_call)
+        seen = await in_turns(calls, CALLS)
         factor = yardstick_us() / YARDSTICK_US
         # From here on LiteLLM runs the Router's callbacks in every call, so these three are compared by themselves.
         router = litellm.Router(model_list=[{"model_name": "gpt-4o", "litellm_params": wire}])  # noqa: TID251 - the peer
         calls["router"] = lambda: router.acompletion(model="gpt-4o", messages=MESSAGES)
         await calls["router"]()
-        beside = await in_turns(calls, median_call)
-    added_ms = (seen["full"] - seen["litellm"]) * 1e3
-    bare, routed = seen["litellm"] * 1e3, beside["router"] * 1e3
+        beside = await in_turns(calls, CALLS)
+    added = statistics.median(own - other for own, other in zip(seen["full"], seen["litellm"], strict=True))
+    bare, routed = ("litellm.acompletion", seen["litellm"]), ("litellm.Router", beside["router"])
     return [
-        row("client.chat p50", seen["plain"] * 1e3, "litellm.acompletion", bare, 1.1, "ms"),
-        row("client.chat p50", beside["plain"] * 1e3, "litellm.Router", routed, 1.0, "ms"),
-        row("client.chat p50, 4 budgets on SQLite", beside["full"] * 1e3, "litellm.Router", routed, 1.0, "ms"),
-        row("added by 4 budgets on SQLite", added_ms, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
+        pairs("client.chat p50", seen["plain"], bare, 1.1, "ms"),
+        pairs("client.chat p50", beside["plain"], routed, 1.0, "ms"),
+        pairs("client.chat p50, 4 budgets on SQLite", beside["full"], routed, 1.0, "ms"),
+        row("added by 4 budgets on SQLite", added * 1e3, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
     ]
 
 
@@ -172,11 +177,6 @@ async def stream_rows(url: str) -> list[dict[str, Any]]:
         async for _ in stream:
             pass
 
-    async def once(call: Any) -> float:
-        started = time.perf_counter()
-        await call()
-        return (time.perf_counter() - started) / CHUNKS
-
     async with LLMClient({"blueprint": base}) as client:
 
         async def ours() -> None:
@@ -185,8 +185,9 @@ async def stream_rows(url: str) -> list[dict[str, Any]]:
 
         await bare()
         await ours()
-        seen = await in_turns({"bare": bare, "ours": ours}, once)
-    return [row("client.stream per chunk", seen["ours"] * 1e6, "iterating LiteLLM", seen["bare"] * 1e6, 1.05, "us")]
+        seen = await in_turns({"bare": bare, "ours": ours}, ROUNDS)
+    each = {name: [seconds / CHUNKS for seconds in times] for name, times in seen.items()}
+    return [pairs("client.stream per chunk", each["ours"], ("iterating LiteLLM", each["bare"]), 1.05, "us")]
 
 
 def held_kb() -> float:
