@@ -316,7 +316,7 @@ if sys.argv[2:]:
 with SyncLLMClient(config, adapters=adapters, on_event=events.append) as client:
     for n in range(3):
         print(client.chat(messages=[{"role": "user", "content": str(n)}]).content[:4])
-print([event.name for event in events])
+print([event.name for event in events if event.level == "warning"])
 """
 
 
