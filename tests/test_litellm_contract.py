@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+import time
 
 import httpx
 import openai
@@ -358,3 +359,59 @@ def test_first_use_by_many_threads_at_once(monkeypatch):
         done = subprocess.run([sys.executable, "-c", FIRST_USE, server.url], capture_output=True, text=True, check=True)
 
     assert json.loads(done.stdout.splitlines()[-1]) == [["Hello"] * 8, 1, False]
+
+
+def recorded(kinds, *, listening):
+    """How often LiteLLM made its record of calls in each way, with or without a callback of the program."""
+    import litellm  # noqa: PLC0415 - as everywhere here
+
+    made = []
+    kind = litellm.litellm_core_utils.litellm_logging.Logging
+    whole, blocking = kind._async_success_handler_body, kind.success_handler
+
+    async def note(self, *args, **keywords):
+        made.append("async")
+        return await whole(self, *args, **keywords)
+
+    def note_blocking(self, *args, **keywords):
+        made.append("sync")
+        return blocking(self, *args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kind, "_async_success_handler_body", note)
+        patched.setattr(kind, "success_handler", note_blocking)
+        patched.setattr(litellm, "success_callback", [print_nothing] if listening else [])
+        with FaultServer(default=Answer("Hi.")) as server:
+            for ask in kinds:
+                ask(server)
+    return sorted(made)
+
+
+def print_nothing(*_):
+    """A callback of the program."""
+
+
+def ask_blocking(server):
+    """Our blocking way, until LiteLLM's threads are done."""
+    _litellm.complete(
+        Call(provider="p", model="openai/gpt-4o", messages=MESSAGES, params={"api_base": server.url, "api_key": KEY})
+    )
+    time.sleep(0.5)
+
+
+def ask_awaiting(server):
+    """Our awaiting way, until LiteLLM's tasks are done."""
+
+    async def ask():
+        wire = {"api_base": server.url, "api_key": KEY}
+        await _litellm.acomplete(Call(provider="p", model="openai/gpt-4o", messages=MESSAGES, params=wire))
+        await asyncio.sleep(0.5)
+
+    asyncio.run(closing_clients(ask()))
+
+
+def test_no_record_is_made_that_nobody_reads(litellm_warm):
+    """Without a callback LiteLLM makes no record of our calls; with one it does, and the mark is gone after a call."""
+    assert recorded([ask_blocking, ask_awaiting], listening=False) == []
+    assert set(recorded([ask_blocking, ask_awaiting], listening=True)) == {"async", "sync"}
+    assert _litellm._switch().get() is False

@@ -13,7 +13,12 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import race
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +27,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ["BLUEPRINT_HOME"] = tempfile.mkdtemp()
 
 HEAVY = ("litellm", "openai", "httpx", "keyring", "diskcache", "redis", "jsonschema")
-ROUNDS, CALLS, CHUNKS = 7, 200, 500
+ROUNDS, CHUNKS = 7, 500
 SCALE = {"ms": 1e3, "us": 1e6}
 STREAMS, PEERS = 200, 20
 YARDSTICK_US = 12.0  # json.loads of 2 KB on the machine that the absolute limits were measured on
@@ -127,37 +132,44 @@ def pairs(name: str, ours: list[float], peer: tuple[str, list[float]], target: f
     return row(name, ratio * value, what, value, target, unit)
 
 
-async def chat_rows(url: str) -> list[dict[str, Any]]:
+CHATTING = """
+async def prepare():
+    from blueprint_llm import LLMClient
+    client = LLMClient({config!r})
+    return lambda: client.chat(messages={messages!r})
+"""
+BARE = """
+async def prepare():
+    return lambda: litellm.acompletion(messages={messages!r}, **{wire!r})
+"""
+ROUTED = """
+async def prepare():
+    router = litellm.Router(model_list=[{{"model_name": "gpt-4o", "litellm_params": {wire!r}}}])
+    return lambda: router.acompletion(model="gpt-4o", messages={messages!r})
+"""
+
+
+def chat_rows(url: str) -> list[dict[str, Any]]:
     """One whole answer."""
-    import litellm  # noqa: PLC0415 - after the import was measured
-
-    from blueprint_llm import LLMClient  # noqa: PLC0415 - likewise
-
     wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}
     budgets = [{"scope": scope, "limit_usd": 1e6} for scope in ("project", "session", "provider:cloud", "global")]
     base = {"version": 1, "providers": {"cloud": wire}, "chains": {"default": ["cloud"]}}
-    async with LLMClient({"blueprint": base}) as plain, LLMClient({"blueprint": {**base, "budgets": budgets}}) as full:
-        calls = {
-            "litellm": lambda: litellm.acompletion(messages=MESSAGES, **wire),
-            "plain": lambda: plain.chat(messages=MESSAGES),
-            "full": lambda: full.chat(messages=MESSAGES),
+    seen = race.race(
+        {
+            "litellm.acompletion": BARE.format(messages=MESSAGES, wire=wire),
+            "litellm.Router": ROUTED.format(messages=MESSAGES, wire=wire),
+            "plain": CHATTING.format(messages=MESSAGES, config={"blueprint": base}),
+            "full": CHATTING.format(messages=MESSAGES, config={"blueprint": {**base, "budgets": budgets}}),
         }
-        for call in calls.values():
-            await call()
-        seen = await in_turns(calls, CALLS)
-        factor = yardstick_us() / YARDSTICK_US
-        # From here on LiteLLM runs the Router's callbacks in every call, so these three are compared by themselves.
-        router = litellm.Router(model_list=[{"model_name": "gpt-4o", "litellm_params": wire}])  # noqa: TID251 - the peer
-        calls["router"] = lambda: router.acompletion(model="gpt-4o", messages=MESSAGES)
-        await calls["router"]()
-        beside = await in_turns(calls, CALLS)
-    added = statistics.median(own - other for own, other in zip(seen["full"], seen["litellm"], strict=True))
-    bare, routed = ("litellm.acompletion", seen["litellm"]), ("litellm.Router", beside["router"])
+    )
+    factor = yardstick_us() / YARDSTICK_US
+    pairs_of = zip(seen["full"], seen["litellm.acompletion"], strict=True)
+    added = statistics.median(own - other for own, other in pairs_of)
     return [
-        pairs("client.chat p50", seen["plain"], bare, 1.1, "ms"),
-        pairs("client.chat p50", beside["plain"], routed, 1.0, "ms"),
-        pairs("client.chat p50, 4 budgets on SQLite", beside["full"], routed, 1.0, "ms"),
-        row("added by 4 budgets on SQLite", added * 1e3, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
+        race.row("client.chat p50", seen, "plain", "litellm.acompletion", 1.1),
+        race.row("client.chat p50", seen, "plain", "litellm.Router", 1.0),
+        race.row("client.chat p50, 4 budgets on SQLite", seen, "full", "litellm.Router", 1.0),
+        row("added with 4 budgets on SQLite", added * 1e3, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
     ]
 
 
@@ -254,7 +266,7 @@ def rows() -> list[dict[str, Any]]:
         found += asyncio.run(memory_rows(url))
     with server(ANSWERING) as url:
         found += asyncio.run(stream_rows(url))
-        found += asyncio.run(chat_rows(url))  # last: its Router leaves callbacks in LiteLLM
+        found += chat_rows(url)
     return found
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-CONFIGURATION = """
-blueprint:
-  version: 1
-  budgets: [{scope: project, limit_usd: 1000000}, {scope: session, limit_usd: 1000000}]
-  quotas: [{scope: project, requests: 1000000000, window: day}]
-"""
+LIMITS = {
+    "blueprint": {
+        "version": 1,
+        "budgets": [{"scope": scope, "limit_usd": 1e6} for scope in ("project", "session")],
+        "quotas": [{"scope": "project", "requests": 10**9, "window": "day"}],
+    }
+}
 
 
 def beside(name: str) -> ModuleType:
@@ -34,37 +34,36 @@ def beside(name: str) -> ModuleType:
 BENCH = beside("bench_client")
 
 
-async def whole_rows(url: str) -> list[dict[str, Any]]:
+DROPPED_IN = """
+async def prepare():
+    import blueprint_llm
+    return lambda: blueprint_llm.acompletion(messages={messages!r}, **{wire!r})
+"""
+LIMITED = """
+async def prepare():
+    from blueprint_llm.compat import Completions
+    from blueprint_llm.parts import Parts
+    limited = Completions(Parts.build({config!r}))
+    return lambda: limited.acompletion(messages={messages!r}, **{wire!r})
+"""
+
+
+def whole_rows(url: str) -> list[dict[str, Any]]:
     """One whole answer, with nothing configured and under limits."""
-    import litellm  # noqa: PLC0415 - seconds: not where only the rows are listed
-
-    import blueprint_llm  # noqa: PLC0415 - likewise
-    from blueprint_llm.compat import Completions  # noqa: PLC0415 - likewise
-    from blueprint_llm.parts import Parts  # noqa: PLC0415 - likewise
-
-    file = Path(BENCH.os.environ["BLUEPRINT_HOME"]) / "limits.yaml"
-    file.write_text(CONFIGURATION)
-    limited = Completions(Parts.build(file))
-    wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": BENCH.KEY, "messages": BENCH.MESSAGES}
-    calls = {
-        "litellm": lambda: litellm.acompletion(**wire),
-        "ours": lambda: blueprint_llm.acompletion(**wire),
-        "limited": lambda: limited.acompletion(**wire),
-    }
-    for call in calls.values():
-        await call()
-    seen = await BENCH.in_turns(calls, BENCH.median_call)
-    # From here on LiteLLM runs the Router's callbacks in every call, so these are compared by themselves.
-    group = {"model_name": "gpt-4o", "litellm_params": {key: wire[key] for key in ("model", "api_base", "api_key")}}
-    router = litellm.Router(model_list=[group])  # noqa: TID251 - the peer
-    calls["router"] = lambda: router.acompletion(model="gpt-4o", messages=BENCH.MESSAGES)
-    await calls["router"]()
-    later = await BENCH.in_turns(calls, BENCH.median_call)
-    bare, routed = seen["litellm"] * 1e3, later["router"] * 1e3
+    asked = {"messages": BENCH.MESSAGES, "wire": {"model": "openai/gpt-4o", "api_base": url, "api_key": BENCH.KEY}}
+    seen = BENCH.race.race(
+        {
+            "litellm.acompletion": BENCH.BARE.format(**asked),
+            "litellm.Router": BENCH.ROUTED.format(**asked),
+            "ours": DROPPED_IN.format(**asked),
+            "limited": LIMITED.format(config=LIMITS, **asked),
+        }
+    )
     return [
-        BENCH.row("acompletion p50", seen["ours"] * 1e3, "litellm.acompletion", bare, 1.1, "ms"),
-        BENCH.row("acompletion p50", later["ours"] * 1e3, "litellm.Router", routed, 1.0, "ms"),
-        BENCH.row("acompletion p50, 3 limits on SQLite", later["limited"] * 1e3, "litellm.Router", routed, 1.0, "ms"),
+        BENCH.race.row("acompletion p50", seen, "ours", "litellm.acompletion", 1.1),
+        BENCH.race.row("acompletion p50", seen, "ours", "litellm.Router", 1.0),
+        BENCH.race.row("acompletion p50, 3 limits on SQLite", seen, "limited", "litellm.acompletion", 1.1),
+        BENCH.race.row("acompletion p50, 3 limits on SQLite", seen, "limited", "litellm.Router", 1.0),
     ]
 
 
@@ -83,23 +82,20 @@ async def stream_rows(url: str) -> list[dict[str, Any]]:
 
         return read
 
-    async def once(call: Any) -> float:
-        started = time.perf_counter()
-        await call()
-        return (time.perf_counter() - started) / BENCH.CHUNKS
-
     calls = {"bare": reading(litellm), "ours": reading(blueprint_llm)}
     for call in calls.values():
         await call()
-    seen = await BENCH.in_turns(calls, once)
-    bare = seen["bare"] * 1e6
-    return [BENCH.row("acompletion stream per chunk", seen["ours"] * 1e6, "litellm.acompletion", bare, 1.05, "us")]
+    seen = await BENCH.in_turns(calls, BENCH.ROUNDS)
+    each = {name: [seconds / BENCH.CHUNKS for seconds in times] for name, times in seen.items()}
+    return [
+        BENCH.pairs("acompletion stream per chunk", each["ours"], ("litellm.acompletion", each["bare"]), 1.05, "us")
+    ]
 
 
 def rows() -> list[dict[str, Any]]:
     """Every row of this part."""
     with BENCH.server(BENCH.ANSWERING) as url:
-        return [*asyncio.run(stream_rows(url)), *asyncio.run(whole_rows(url))]
+        return [*asyncio.run(stream_rows(url)), *whole_rows(url)]
 
 
 if __name__ == "__main__":
