@@ -36,7 +36,7 @@ def show(*, last: int, as_json: bool, config: str | None) -> None:
         for record in records:
             click.echo(json.dumps(record))
         return
-    print_table(["seq", "time", "event", "tool", "decision", "outcome", "arguments"], map(_row, records))
+    print_table(["SEQ", "TIME", "EVENT", "TOOL", "DECISION", "OUTCOME", "ARGUMENTS"], map(_row, records))
 
 
 @command.command("verify")
