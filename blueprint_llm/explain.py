@@ -19,7 +19,7 @@ from blueprint_llm.stores.ops import BreakerStates, Standing
 from blueprint_llm.strategies import arranged
 from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.trace import AttemptTrace, Trace
-from blueprint_llm.types import Considered, ModelInfo, RouteDecision
+from blueprint_llm.types import ModelInfo, RouteDecision
 from blueprint_llm.usage import Payer, standing
 
 if TYPE_CHECKING:

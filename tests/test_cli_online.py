@@ -154,3 +154,12 @@ def test_what_is_quick_leaves_no_trace(monkeypatch):
         assert terminal.finish() == 0
 
     assert terminal.raw == "done\r\n"
+
+
+def test_a_dumb_terminal_gets_no_moving_line(monkeypatch):
+    """Where the terminal knows no control sequences none is written, however long it takes."""
+    monkeypatch.setattr("terminal.PROGRAM", sys.executable)
+    with Terminal("-c", SLOW, "1.4", env={**os.environ, "TERM": "dumb"}) as terminal:
+        assert terminal.finish() == 0
+
+    assert terminal.raw == "done\r\n"

@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
         """Run; a failure that the library or the system explains, and Ctrl-C, need no traceback."""
         from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
 
-        if os.environ.get("NO_COLOR"):
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             ctx.color = False
         try:
             return super().invoke(ctx)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json, print_table
+from blueprint_llm.cli.options import config_option, counted, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from blueprint_llm.tools.audit import Audit
@@ -54,7 +54,7 @@ def verify(*, as_json: bool, config: str | None) -> None:
         print_json({"path": str(audit.path), **facts})
     else:
         verdict = "whole" if found.ok else f"BROKEN: {found.problem}"
-        click.echo(f"{audit.path}: {found.records} records, {verdict}")
+        click.echo(f"{audit.path}: {counted(found.records, 'record')}, {verdict}")
     if not found.ok:
         raise SystemExit(1)
 
