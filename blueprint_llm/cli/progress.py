@@ -1,4 +1,4 @@
-"""One line on standard error while something takes over a second; none in a pipe or on a dumb terminal, none is left."""
+"""One line on standard error while something takes over a second: none in a pipe or on a dumb terminal, none stays."""
 
 from __future__ import annotations
 
