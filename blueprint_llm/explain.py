@@ -19,7 +19,7 @@ from blueprint_llm.stores.ops import BreakerStates, Standing
 from blueprint_llm.strategies import arranged
 from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.trace import AttemptTrace, Trace
-from blueprint_llm.types import Considered, ModelInfo, RouteDecision
+from blueprint_llm.types import ModelInfo, RouteDecision
 from blueprint_llm.usage import Payer, standing
 
 if TYPE_CHECKING:
@@ -123,14 +123,14 @@ def explain(parts: Parts, request: ChatRequest) -> Generator[Step, Any, RouteDec
         route = yield from plan(parts, request)
     except BlueprintError as error:
         return RouteDecision(rule="none", estimate={"worst_cost_usd": None, "error": str(error)}, trace=trace.to_dict())
-    considered = yield from _with_breakers(route)
-    trace.set_route(route)
-    estimate, budgets = yield from _money(parts, request, route)
+    found = yield from _past_open_breakers(route)
+    trace.set_route(found)
+    estimate, budgets = yield from _money(parts, request, found)
     return RouteDecision(
-        targets=[_target(each) for each in route.targets],
-        rule=route.rule,
-        chain=route.chain,
-        considered=considered,
+        targets=[_target(each) for each in found.targets],
+        rule=found.rule,
+        chain=found.chain,
+        considered=found.considered,
         estimate=estimate,
         cache=(yield from peek(parts, request, route.targets)),
         budgets=budgets,
@@ -142,19 +142,22 @@ def _target(target: Target) -> dict[str, Any]:
     return {"provider": target.provider, "model": target.model, "deployment": target.deployment or None}
 
 
-def _with_breakers(route: Route) -> Generator[Step, Any, list[Considered]]:
-    """What was considered, with a word on targets that are left alone at the moment."""
+def _past_open_breakers(route: Route) -> Generator[Step, Any, Route]:
+    """The route as a call would walk it now: past targets that are left alone, unless all of them are."""
     keys = tuple(target.key for target in route.targets)
     states = (yield Store(op=BreakerStates(targets=keys))) if keys else {}
     left_alone = {
-        (target.provider, target.model): f"left alone for {states[target.key].retry_in_s:.1f} s after failures"
-        for target in route.targets
-        if target.key in states and states[target.key].state == "open"
+        key: f"left alone for {state.retry_in_s:.1f} s after failures"
+        for key, state in states.items()
+        if state.state == "open"
     }
-    return [
-        row.model_copy(update={"reason": left_alone.get((row.provider, row.model), row.reason)})
-        for row in route.considered
-    ]
+    choice = Choice(rule=route.rule, chain=route.chain, targets=route.targets, on_failure=route.on_failure)
+    found = screen(choice, [lambda target: left_alone.get(target.key)])
+    rows = iter(found.considered)
+    now = [(row, row if row.verdict == "skipped" else next(rows)) for row in route.considered]
+    if found.targets:
+        return replace(found, considered=[new for _, new in now])
+    return replace(route, considered=[old.model_copy(update={"reason": new.reason}) for old, new in now])
 
 
 def _money(parts: Parts, request: ChatRequest, route: Route) -> Steps:

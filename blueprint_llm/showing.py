@@ -16,7 +16,7 @@ def markdown(plan: Plan) -> str:
     lines = [f"# Plan {plan.id} (revision {plan.revision})", "", plan.overview, ""]
     for step in plan.steps:
         after = f" (after {', '.join(step.depends_on)})" if step.depends_on else ""
-        lines += [f"## {step.id}. {step.title}{after}", "", step.description, ""]
+        lines += [f"## {step.id}. {step.title}{after}", "", *([step.description, ""] if step.description else [])]
         lines += [f"- [ ] {item}" for item in step.acceptance]
         lines += [f"- {change.op} `{change.path}`" for change in step.files] + [""]
     return "\n".join(lines)

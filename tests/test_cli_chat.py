@@ -153,7 +153,7 @@ def test_a_conversation_on_a_terminal(tmp_path, bare_environment):
     dialogue = [
         ("/explain", "nothing was asked yet"),
         ("How are you?", "I am well."),
-        ("/cost", "1 calls, "),
+        ("/cost", "1 call, "),
         ('"""\nTwo\nlines\n"""', "starts the answer again"),
         ("", "Again and whole."),
         ("/explain", "failed p0 (openai/gpt-4o): stream_broken"),

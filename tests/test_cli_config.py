@@ -230,3 +230,15 @@ def test_commands_are_light(name, run):
 def test_help_has_an_example(command, run):
     """Each help text ends with an example."""
     assert f"Example: blueprint-llm {command.name}" in run(command, "--help").output
+
+
+def test_check_misses_the_redis_that_a_store_needs(run, monkeypatch):
+    """A store in Redis without its client is told with the place, before the first call fails of it."""
+    Path("blueprint.yaml").write_text("blueprint:\n  store: {url: 'redis://127.0.0.1:1/0'}\n")
+    installed = run(check)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    missing = run(check)
+
+    assert (installed.exit_code, missing.exit_code) == (0, 1)
+    told = "blueprint.yaml:2:16: blueprint.store.url: Redis is not installed: pip install 'blueprint-llm[redis]'\n"
+    assert missing.stdout == f"{told}1 problem\n"

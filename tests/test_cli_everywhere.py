@@ -113,7 +113,7 @@ def test_storing_and_removing_a_key_as_json(place, monkeypatch):
 
 # Arguments, exit code, and what stands on standard output.
 TRIED = [
-    ("audit show --config b.yaml", 0, "seq"),
+    ("audit show --config b.yaml", 0, "SEQ"),
     ("audit verify --config b.yaml", 0, "0 records, whole"),
     ("cache stats --config b.yaml", 0, "0 answers"),
     ("cache clear --config b.yaml", 0, "0 answers forgotten"),
@@ -168,6 +168,17 @@ def test_on_a_terminal_without_colour(place, words, code, answer):
     assert answer in terminal.text
     assert "Traceback" not in terminal.text
     assert not re.search(r"\x1b\[[0-9;]*m", terminal.raw)
+
+
+@pytest.mark.parametrize("words", ["usage", "audit show", "chat hi"])
+def test_a_state_folder_that_cannot_be_is_one_line(tmp_path, monkeypatch, words):
+    """What the system refuses is said with the path and without a traceback."""
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    monkeypatch.setenv("BLUEPRINT_HOME", str(in_the_way))
+    done = CliRunner().invoke(main, words.split(), catch_exceptions=False)
+
+    assert (done.exit_code, done.stderr) == (1, f"Error: {in_the_way / 'state'}: Not a directory\n")
 
 
 def test_every_command_was_tried():

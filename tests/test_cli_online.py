@@ -53,6 +53,17 @@ def test_one_that_fails_is_named(check):
     assert not document["ok"]
 
 
+def test_who_cannot_be_reached_gave_no_status(check):
+    """Where nothing listens no status is told: LiteLLM's 500 is nobody's answer."""
+    with FaultServer() as server:
+        gone = server.url
+    done = check(urls=[gone])
+
+    assert done.exit_code == 1
+    assert "onnection" in done.stdout
+    assert "HTTP 500" not in done.stdout
+
+
 def test_a_broken_file_is_not_asked_with(tmp_path):
     """Without a configuration there is nobody to ask: its problems are told."""
     path = tmp_path / "b.yaml"
@@ -140,6 +151,15 @@ def test_what_is_quick_leaves_no_trace(monkeypatch):
     """Within the first second a terminal shows nothing either."""
     monkeypatch.setattr("terminal.PROGRAM", sys.executable)
     with Terminal("-c", SLOW, "0.1") as terminal:
+        assert terminal.finish() == 0
+
+    assert terminal.raw == "done\r\n"
+
+
+def test_a_dumb_terminal_gets_no_moving_line(monkeypatch):
+    """Where the terminal knows no control sequences none is written, however long it takes."""
+    monkeypatch.setattr("terminal.PROGRAM", sys.executable)
+    with Terminal("-c", SLOW, "1.4", env={**os.environ, "TERM": "dumb"}) as terminal:
         assert terminal.finish() == 0
 
     assert terminal.raw == "done\r\n"

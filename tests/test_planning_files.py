@@ -94,6 +94,11 @@ def test_a_plan_prints_as_html_and_mermaid() -> None:
     assert "- [ ] it runs" in plan.to_markdown()
 
 
+def test_a_step_without_a_description_leaves_no_gap() -> None:
+    """In Markdown, what is not there takes no blank lines."""
+    assert "## S1. do S1\n\n- [ ] it runs" in make_plan({"id": "S1", "description": ""}).to_markdown()
+
+
 def run_all(plan: Plan, approved: str, *answers: Any) -> tuple[Plan, list[str], list[list[str]]]:
     """Run a plan on scripted answers: the plan at the end, what was performed, the statuses at each save."""
     walk, given, done, saved = run_walk(plan, approved), list(answers), [], []

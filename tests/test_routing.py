@@ -353,16 +353,31 @@ def test_explain_shows_budgets():
     }
 
 
-def test_explain_tells_of_an_open_breaker():
-    """A target that is left alone at the moment is said to be."""
+def test_explain_passes_over_an_open_breaker():
+    """A target that is left alone at the moment is skipped as in a call: the next one is chosen, and estimated."""
     config = {**CONFIG, "blueprint": {**OURS, "breaker": {"failures": 1, "open_s": 60}}}
     adapters, _ = adapters_of(Answer(), cheap=Status(500))
     with SyncLLMClient(config, adapters=adapters) as client:
         opened(client, "cheap")
 
-        considered = client.explain(messages=MESSAGES).considered
+        decision = client.explain(messages=MESSAGES)
 
-    assert "left alone for" in considered[0].reason
+    cheap, cloud = decision.considered[:2]
+    assert (cheap.verdict, "left alone for" in cheap.reason, cloud.verdict) == ("skipped", True, "chosen")
+    assert decision.targets[0]["provider"] == "cloud"
+
+
+def test_explain_keeps_the_first_of_a_chain_that_is_all_left_alone():
+    """Where every target is left alone the first is tried all the same, and so it stays chosen."""
+    config = {**CONFIG, "blueprint": {**OURS, "breaker": {"failures": 1, "open_s": 60}}}
+    adapters, _ = adapters_of(Answer(), cheap=Status(500))
+    with SyncLLMClient(config, adapters=adapters) as client:
+        opened(client, "cheap")
+
+        decision = client.explain(messages=MESSAGES, task_type="lint")
+
+    assert [(row.verdict, "left alone for" in row.reason) for row in decision.considered] == [("chosen", True)]
+    assert [target["provider"] for target in decision.targets] == ["cheap"]
 
 
 SKIPPED = [

@@ -189,6 +189,18 @@ def test_in_a_pipe_nobody_is_asked(repository, tmp_path):
     assert (repository / "doubling.py").read_text() == CODE
 
 
+def test_a_task_may_be_piped_in(repository, tmp_path):
+    """What is piped in comes before TASK, or is the task."""
+    with FaultServer(default=Answer("ok")) as server:
+        config = settings(tmp_path, server.url, repository)
+        for words in (["review it"], []):
+            command = blueprint("run", *words, "--config", config)
+            subprocess.run(command, cwd=repository, input=b"a diff\n", check=True, capture_output=True, timeout=60)
+        asked = [request.body["messages"][-1]["content"] for request in server.requests]
+
+    assert asked == ["a diff\n\nreview it", "a diff"]
+
+
 PLAN = {
     "id": "plan-1",
     "overview": "Mend the doubling.",

@@ -25,6 +25,8 @@ _LOST = frozenset(
         *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
     }
 )
+# What they raise when there is no connection at all: the status is LiteLLM's invention then.
+_UNREACHED = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
 DEEPEST = 4
 
 
@@ -115,7 +117,7 @@ def _headers(error: BaseException) -> Mapping[str, str]:
 
 def _text(failure: Failure) -> str:
     first = redaction.clean_exception_text(failure.message).strip().splitlines() or [""]
-    status = f"HTTP {failure.status}: " if failure.status else ""
+    status = f"HTTP {failure.status}: " if failure.status and _UNREACHED.isdisjoint(failure.causes) else ""
     return status + first[0][:LONGEST_TEXT]
 
 

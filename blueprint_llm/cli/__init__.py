@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 from typing import Any
@@ -44,15 +45,20 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; a failure the library explains, and Ctrl-C, need no traceback."""
+        """Run; a failure that the library or the system explains, and Ctrl-C, need no traceback."""
         from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
 
-        if os.environ.get("NO_COLOR"):
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             ctx.color = False
         try:
             return super().invoke(ctx)
         except BlueprintError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            if error.errno == errno.EPIPE:
+                raise  # click ends without a word when the reader of a pipe has left
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json, print_table
+from blueprint_llm.cli.options import config_option, counted, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from blueprint_llm.tools.audit import Audit
@@ -36,7 +36,7 @@ def show(*, last: int, as_json: bool, config: str | None) -> None:
         for record in records:
             click.echo(json.dumps(record))
         return
-    print_table(["seq", "time", "event", "tool", "decision", "outcome", "arguments"], map(_row, records))
+    print_table(["SEQ", "TIME", "EVENT", "TOOL", "DECISION", "OUTCOME", "ARGUMENTS"], map(_row, records))
 
 
 @command.command("verify")
@@ -54,7 +54,7 @@ def verify(*, as_json: bool, config: str | None) -> None:
         print_json({"path": str(audit.path), **facts})
     else:
         verdict = "whole" if found.ok else f"BROKEN: {found.problem}"
-        click.echo(f"{audit.path}: {found.records} records, {verdict}")
+        click.echo(f"{audit.path}: {counted(found.records, 'record')}, {verdict}")
     if not found.ok:
         raise SystemExit(1)
 

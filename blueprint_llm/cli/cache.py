@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json, seconds
+from blueprint_llm.cli.options import config_option, counted, json_option, print_json, seconds
 
 if TYPE_CHECKING:
     from blueprint_llm.cache import CacheManager
@@ -44,7 +44,7 @@ def stats(*, as_json: bool, config: str | None) -> None:
     if as_json:
         print_json({"entries": amount.entries, "bytes": amount.bytes})
     else:
-        click.echo(f"{amount.entries} answers, {amount.bytes / 1e6:.2f} MB")
+        click.echo(f"{counted(amount.entries, 'answer')}, {amount.bytes / 1e6:.2f} MB")
 
 
 @command.command("clear")
@@ -60,4 +60,4 @@ def clear(*, project: str | None, older_than_s: float, as_json: bool, config: st
     cache = _open(config)
     deleted = cache.clear(project, older_than_s=older_than_s)
     cache.close()
-    print_json({"forgotten": deleted}) if as_json else click.echo(f"{deleted} answers forgotten")
+    print_json({"forgotten": deleted}) if as_json else click.echo(f"{counted(deleted, 'answer')} forgotten")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json
+from blueprint_llm.cli.options import config_option, counted, json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,8 @@ def _verdict(path: str | None, *, online: bool) -> dict[str, Any]:
 
 
 def _found_in_use(config: Config) -> Iterator[str]:
-    """What a client or a run would find when it is made: limits in LiteLLM's words, price files, tool rules."""
+    """What a client or a run would find when it is made: limits in LiteLLM's words, prices, a store, tool rules."""
+    from blueprint_llm.config.load import place_of  # noqa: PLC0415 - as above
     from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - as above
     from blueprint_llm.pricing import Prices  # noqa: PLC0415 - likewise
     from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
@@ -58,6 +60,9 @@ def _found_in_use(config: Config) -> Iterator[str]:
             made()
         except ConfigError as error:
             yield from error.problems or [str(error)]
+    if config.store.url.startswith(("redis", "unix")) and find_spec("redis") is None:
+        place = place_of(config, ("blueprint", "store", "url"))
+        yield f"{place}: Redis is not installed: pip install 'blueprint-llm[redis]'"
     for number, rule in enumerate(config.tools.rules):
         yield from _wrong_rule(config, number, rule)
 
@@ -83,7 +88,7 @@ def _calls(config: Config) -> list[dict[str, Any]]:
 
 def _text(verdict: dict[str, Any]) -> str:
     if count := len(verdict["problems"]):
-        return "\n".join([*verdict["problems"], f"{count} problem{'' if count == 1 else 's'}"])
+        return "\n".join([*verdict["problems"], counted(count, "problem")])
     notices = [f"notice: {notice}" for notice in verdict["notices"]]
     calls = [f"{'ok' if call['ok'] else 'WRONG'}: {call['subject']}: {call['message']}" for call in verdict["online"]]
     return "\n".join([*notices, *calls, f"{'ok' if verdict['ok'] else 'WRONG'}: {verdict['source']}"])

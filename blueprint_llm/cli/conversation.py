@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.cli.chat import ask, summary
 from blueprint_llm.cli.explain import print_decision
-from blueprint_llm.cli.options import model_names, provider_names, say
+from blueprint_llm.cli.options import counted, model_names, provider_names, say
 from blueprint_llm.config.paths import make_folder
 from blueprint_llm.config.problems import hint
 from blueprint_llm.errors import BlueprintError
@@ -102,7 +102,7 @@ class Conversation:
         used = self._client.get_usage(UsageFilter(session=self._session))
         unknown = f", {used.unpriced} of unknown cost" if used.unpriced else ""
         tokens = f"{used.prompt_tokens} tokens in, {used.completion_tokens} out"
-        say(f"{used.calls} calls, {tokens}, ${used.cost_usd:.6f}{unknown}")
+        say(f"{counted(used.calls, 'call')}, {tokens}, ${used.cost_usd:.6f}{unknown}")
 
     def _explain(self, text: str) -> None:
         """Say why the last answer came from where it came from, or whom TEXT would go to."""

@@ -70,7 +70,7 @@ def list_(config: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        print_table(["provider", "id", "source", "ends in"], [list(row.values()) for row in rows])
+        print_table(["PROVIDER", "ID", "SOURCE", "ENDS IN"], [list(row.values()) for row in rows])
     else:
         say("no keys: run blueprint-llm keys set PROVIDER")
 

@@ -112,6 +112,11 @@ def say(text: str, **style: Any) -> None:
     click.secho(text, err=True, **style)
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: 1 call, 2 calls."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

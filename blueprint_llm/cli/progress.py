@@ -1,8 +1,9 @@
-"""One line on standard error while something takes over a second; none in a pipe, and none is left behind."""
+"""One line on standard error while something takes over a second: none in a pipe or on a dumb terminal, none stays."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ class Progress:
             self._thread.join()
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             self._thread.start()
         return self
 

@@ -16,6 +16,7 @@ from blueprint_llm.cli.options import (
     print_json,
     provider_option,
     say,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _CALL_CHARS = 200
 @json_option
 @config_option
 def command(task: str | None, *, state_id: str | None, as_json: bool, config: str | None, **target: Any) -> None:
-    """Work on TASK with tools, within the rules of the configuration.
+    """Work on TASK with tools, within the rules of the configuration. What is piped in is put before TASK.
 
     Example: blueprint-llm run "fix the failing test"
 
@@ -41,6 +42,7 @@ def command(task: str | None, *, state_id: str | None, as_json: bool, config: st
     """
     from blueprint_llm.errors import ApprovalPending  # noqa: PLC0415 - --help does not need it
 
+    task = None if state_id else text_of([task] if task else [])
     if not task and not state_id:
         raise click.UsageError("give a task, or --resume ID")
     chosen = {name: value for name, value in target.items() if value}

@@ -34,7 +34,7 @@ def list_tools(*, as_json: bool, config: str | None) -> None:
     if as_json:
         print_json([dict(zip(("name", "effect", "description"), row, strict=True)) for row in found])
     else:
-        print_table(["tool", "effect", "description"], found)
+        print_table(["TOOL", "EFFECT", "DESCRIPTION"], found)
 
 
 @command.command("check", context_settings={"ignore_unknown_options": True})
