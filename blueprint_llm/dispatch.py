@@ -11,7 +11,7 @@ from blueprint_llm.adapters import Call
 from blueprint_llm.cache import with_breakpoints
 from blueprint_llm.context import fits, message_tokens, policy_for, shape
 from blueprint_llm.credentials import Credential
-from blueprint_llm.errors import CredentialsError, InvalidRequestError
+from blueprint_llm.errors import InvalidRequestError, MissingKeyError
 from blueprint_llm.policy import UNCHANGED
 from blueprint_llm.redaction import redact
 from blueprint_llm.routing import CONNECTION
@@ -84,7 +84,7 @@ def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credentia
     """
     try:
         found = parts.credentials.get(target.provider, model=target.model, params=target.params)
-    except CredentialsError:
+    except MissingKeyError:
         if not request.as_written:
             raise
         return Credential(base_url=target.params.get("api_base"), provider=target.provider)

@@ -93,6 +93,10 @@ class Rule:
         return f"{subject} session:{payer.session or ''}" if alone else subject
 
 
+# Limits that a configuration may take from the environment.
+_READ = ("rpm", "tpm", "max_budget")
+
+
 def rules(config: Config) -> dict[str, list[Rule]]:
     """Every limit of `config` by selector."""
     found: defaultdict[str, list[Rule]] = defaultdict(list)
@@ -149,7 +153,8 @@ def _of_quota(quota: Quota) -> Iterator[Rule]:
 
 
 def _of_deployment(deployment: Deployment) -> Iterator[Rule]:
-    settings = {**deployment.info, **deployment.params}
+    read = {name: getattr(deployment, name) for name in _READ if deployment.params.get(name) is not None}
+    settings = {**deployment.info, **deployment.params, **read}
     yield from _of_settings(f"deployment:{deployment.id}", settings, f"model_list {deployment.group}")
 
 
