@@ -69,11 +69,20 @@ def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_t
         provider=target.provider,
         model=target.model,
         messages=messages,
-        params=params_for(parts, request, target, tools, output_tokens),
+        params=params_for(parts, request, target, tools, output_tokens) | _identity(request, target),
         credential=credential,
         timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s, request.deadline_s or 0)),
         as_written=request.as_written,
     )
+
+
+def _identity(request: ChatRequest, target: Target) -> dict[str, Any]:
+    """What LiteLLM's Router tells of a deployment: to the answer's hidden parameters and the program's callbacks."""
+    if not (request.as_written and target.deployment):
+        return {}
+    info = {**target.info, "id": target.deployment}
+    facts = {"model_group": target.group, "deployment": target.model, "model_info": info}
+    return {"model_info": info, "metadata": {**(request.params.get("metadata") or {}), **facts}}
 
 
 def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credential | None:

@@ -333,6 +333,25 @@ def test_a_rate_may_come_from_the_environment(server, monkeypatch):
     assert asked(server) == {"m": 1}
 
 
+def test_a_call_knows_its_deployment(server, monkeypatch):
+    """The answer and the program's callbacks are told the group and the deployment; `base_model` gives the price."""
+    heard, done = [], threading.Event()
+
+    def listen(kwargs, *_):
+        heard.append(kwargs["litellm_params"]["metadata"])
+        done.set()
+
+    monkeypatch.setattr(litellm, "success_callback", [listen])
+    own = {**entry("a", "m", server.url), "model_info": {"id": "d1", "base_model": "gpt-4o"}}
+    with Router([own]) as router:
+        hidden = router.completion("a", MESSAGES, metadata={"job": 7})._hidden_params
+
+    assert done.wait(10)
+    assert (hidden["model_id"], hidden["response_cost"] > 0) == ("d1", True)
+    assert (heard[0]["job"], heard[0]["model_group"], heard[0]["model_info"]["id"]) == (7, "a", "d1")
+    assert "metadata" not in server.requests[0].body
+
+
 def test_a_blocked_deployment_is_not_asked(server):
     """`model_info: {blocked: true}` takes a deployment out."""
     paused = {**entry("a", "paused", server.url), "model_info": {"blocked": True}}

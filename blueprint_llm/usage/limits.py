@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from blueprint_llm.config.deployments import from_environment
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.stores.ops import Charge, Kind
 
@@ -153,7 +154,7 @@ def _of_quota(quota: Quota) -> Iterator[Rule]:
 
 
 def _of_deployment(deployment: Deployment) -> Iterator[Rule]:
-    read = {name: getattr(deployment, name) for name in _READ if deployment.params.get(name) is not None}
+    read = {name: from_environment(deployment.params[name]) for name in _READ if name in deployment.params}
     settings = {**deployment.info, **deployment.params, **read}
     yield from _of_settings(f"deployment:{deployment.id}", settings, f"model_list {deployment.group}")
 
