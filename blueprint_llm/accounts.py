@@ -73,10 +73,9 @@ class Account:
 
     def cap(self, raised: int | None = None) -> Cap:
         """The output cap, `raised` where an answer was cut; `send` is to be added to the request."""
-        facts, asked = (
-            models.info(self.target.model),
-            raised or self.request.max_tokens or self.request.params.get("max_completion_tokens"),
-        )
+        facts, given = models.info(self.target.model), (self.request.params, self.target.params)
+        caps = (params.get(name) for params in given for name in ("max_completion_tokens", "max_tokens"))
+        asked = raised or self.request.max_tokens or next((cap for cap in caps if type(cap) is int and cap > 0), None)
         cap = self.parts.ledger.cap(self.payer, max_tokens=asked, facts=facts, card=self.card)
         return replace(cap, send=raised) if raised else cap
 

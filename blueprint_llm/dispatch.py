@@ -11,7 +11,7 @@ from blueprint_llm.adapters import Call
 from blueprint_llm.cache import with_breakpoints
 from blueprint_llm.context import fits, message_tokens, policy_for, shape
 from blueprint_llm.credentials import Credential
-from blueprint_llm.errors import CredentialsError, InvalidRequestError
+from blueprint_llm.errors import InvalidRequestError, MissingKeyError
 from blueprint_llm.policy import UNCHANGED
 from blueprint_llm.redaction import redact
 from blueprint_llm.routing import CONNECTION
@@ -69,11 +69,20 @@ def call_for(walk: Walk, target: Target, change: Change = UNCHANGED, *, output_t
         provider=target.provider,
         model=target.model,
         messages=messages,
-        params=params_for(parts, request, target, tools, output_tokens),
+        params=params_for(parts, request, target, tools, output_tokens) | _identity(request, target),
         credential=credential,
         timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s, request.deadline_s or 0)),
         as_written=request.as_written,
     )
+
+
+def _identity(request: ChatRequest, target: Target) -> dict[str, Any]:
+    """What LiteLLM's Router tells of a deployment: to the answer's hidden parameters and the program's callbacks."""
+    if not (request.as_written and target.deployment):
+        return {}
+    info = {**target.info, "id": target.deployment}
+    facts = {"model_group": target.group, "deployment": target.model, "model_info": info}
+    return {"model_info": info, "metadata": {**(request.params.get("metadata") or {}), **facts}}
 
 
 def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credential | None:
@@ -84,7 +93,7 @@ def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credentia
     """
     try:
         found = parts.credentials.get(target.provider, model=target.model, params=target.params)
-    except CredentialsError:
+    except MissingKeyError:
         if not request.as_written:
             raise
         return Credential(base_url=target.params.get("api_base"), provider=target.provider)

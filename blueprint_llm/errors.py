@@ -67,6 +67,10 @@ class CredentialsError(BlueprintError):
     """A key is missing, unsafe to read, or cannot be stored; the message says how to mend it."""
 
 
+class MissingKeyError(CredentialsError):
+    """No source has a key for a provider that needs one."""
+
+
 class BudgetExceededError(BlueprintError):
     """A USD budget leaves no target. Amounts in USD, `resets_at` in Unix seconds (None: never by itself)."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.config.deployments import seconds_of
 from blueprint_llm.credentials import providers
 from blueprint_llm.wildcards import Wildcards, filled
 
@@ -96,8 +97,8 @@ def _settings(provider: ProviderConfig | None) -> dict[str, Any]:
 
 def _timeouts(deployment: Deployment) -> dict[str, float]:
     """LiteLLM's timeouts of a deployment, in seconds."""
-    given = {f"{name}_s": deployment.params.get(name) for name in ("timeout", "stream_timeout")}
-    return {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value > 0}
+    given = {f"{name}_s": seconds_of(deployment.params.get(name)) for name in ("timeout", "stream_timeout")}
+    return {name: value for name, value in given.items() if value > 0}
 
 
 class TargetTable:
@@ -105,7 +106,7 @@ class TargetTable:
 
     def __init__(self, config: Config) -> None:
         self._groups = {
-            name: [_of_deployment(name, deployment) for deployment in deployments]
+            name: [_of_deployment(name, each) for each in deployments if each.info.get("blocked") is not True]
             for name, deployments in config.model_groups.items()
         }
         self._wildcards = Wildcards(self._groups)

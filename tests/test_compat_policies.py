@@ -3,6 +3,7 @@
 import asyncio
 import json
 import pickle  # noqa: TID251 - what process pools do to errors
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,44 @@ def test_the_calls_own_retries_win(kind, own, requests, configure):
         call(kind, server, **own)
 
     assert len(server.requests) == requests
+
+
+def test_litellms_own_retries_stay_off(kind, monkeypatch):
+    """With `litellm.num_retries` set each attempt is still one request, and its failure LiteLLM's own."""
+    monkeypatch.setattr(litellm, "num_retries", 3)
+    with FaultServer(default=Status(500)) as server, pytest.raises(litellm.InternalServerError):
+        call(kind, server, num_retries=1)
+
+    assert len(server.requests) == 2
+    assert not any("retry" in name for request in server.requests for name in request.body)
+
+
+def test_the_other_word_for_a_timeout_counts(kind):
+    """`request_timeout` of a call is its `timeout`."""
+    with FaultServer(default=Stall(0)) as server, pytest.raises(litellm.Timeout) as caught:
+        call(kind, server, request_timeout=0.3, num_retries=0)
+
+    assert type(caught.value) is litellm.Timeout
+
+
+def test_an_unsafe_credentials_file_is_told(kind, configure, tmp_path, monkeypatch):
+    """A file that others may read is one clear error before anything is sent; without a file LiteLLM speaks."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    path = tmp_path / "credentials.yaml"
+    configure(credentials={"file": str(path)})
+    monkeypatch.setenv("BLUEPRINT_CONFIG", str(tmp_path / "blueprint.yaml"))
+    path.write_text("{}")
+    path.chmod(0o644)
+
+    with FaultServer(default=HELLO) as server:
+        with pytest.raises(litellm.AuthenticationError, match=re.escape(str(path))) as caught:
+            call(kind, server, api_key=None)
+        path.unlink()
+        with pytest.raises(litellm.InternalServerError, match="OPENAI_API_KEY"):
+            call(kind, server, api_key=None, num_retries=0)
+
+    assert isinstance(caught.value, errors.CredentialsError)
+    assert not server.requests
 
 
 @pytest.mark.parametrize("timeout", [0.3, "0.3", httpx.Timeout(0.3)], ids=["number", "text", "httpx"])

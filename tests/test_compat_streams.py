@@ -42,6 +42,25 @@ def test_the_trace_of_a_stream(kind):
         begun.close()
 
 
+def test_a_mocked_stream_is_whole(kind):
+    """`mock_response` makes a stream that no provider ends, and that comes out as LiteLLM's does."""
+    asked = {"mock_response": "It is simple.", "num_retries": 0}
+
+    stream, chunks = read(kind, None, **asked)
+
+    assert text_of(chunks) == text_of(read(kind, None, through=litellm, **asked)[1]) == "It is simple."
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert stream._hidden_params["blueprint"]["attempts"][0]["category"] is None
+
+
+def test_a_stream_passes_for_litellms(kind):
+    """Code that tells streams from whole answers by LiteLLM's class takes ours for one."""
+    stream, _ = read(kind, None, mock_response="Hi.")
+
+    assert isinstance(stream, litellm.CustomStreamWrapper)
+    assert not isinstance(call(kind, None, mock_response="Hi."), litellm.CustomStreamWrapper)
+
+
 def test_text_flows_and_calls_are_held_back(kind):
     """Text comes at once; of a tool call that is still being written nothing comes."""
     seen = []

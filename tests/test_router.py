@@ -14,7 +14,7 @@ import litellm
 import openai
 import pytest
 from driving import closing_clients
-from litellm.types.router import Deployment, LiteLLM_Params
+from litellm.types.router import Deployment, LiteLLM_Params, RetryPolicy
 
 from blueprint_llm import BudgetExceededError, ConfigError, DeadlineExceededError, Router
 from blueprint_llm.testing import Answer, FaultServer, Status
@@ -302,6 +302,79 @@ def test_a_policy_may_insist_on_retries(server):
         routed(server, "e401", retry_policy={"AuthenticationErrorRetries": 2}).completion("a", MESSAGES)
 
     assert asked(server) == {"e401": 3}
+
+
+def test_a_groups_policy_may_be_litellms_object(server):
+    """`model_group_retry_policy` holds `RetryPolicy` objects where a Router is built in Python."""
+    policy = {"a": RetryPolicy(RateLimitErrorRetries=2)}
+    with routed(server, "e429", model_group_retry_policy=policy) as router, pytest.raises(litellm.RateLimitError):
+        router.completion("a", MESSAGES)
+
+    assert asked(server) == {"e429": 3}
+
+
+@pytest.mark.parametrize("written", ["0.1", "os.environ/SLOW_S"])
+def test_a_deployments_timeout_may_be_text(server, monkeypatch, written):
+    """A deployment's `timeout` counts as text and from the environment."""
+    monkeypatch.setenv("SLOW_S", "0.1")
+    slow = [entry("a", "slow", server.url, timeout=written)]
+    with Router(slow, num_retries=0) as router, pytest.raises(litellm.Timeout):
+        router.completion("a", MESSAGES)
+
+
+def test_a_rate_may_come_from_the_environment(server, monkeypatch):
+    """`rpm: os.environ/NAME` is a limit that holds."""
+    monkeypatch.setenv("CHAT_RPM", "1")
+    with Router([entry("a", "m", server.url, rpm="os.environ/CHAT_RPM")], num_retries=0) as router:
+        router.completion("a", MESSAGES)
+        with pytest.raises(litellm.RateLimitError):
+            router.completion("a", MESSAGES)
+
+    assert asked(server) == {"m": 1}
+
+
+def test_a_call_knows_its_deployment(server, monkeypatch):
+    """The answer and the program's callbacks are told the group and the deployment; `base_model` gives the price."""
+    heard, done = [], threading.Event()
+
+    def listen(kwargs, *_):
+        heard.append(kwargs["litellm_params"]["metadata"])
+        done.set()
+
+    monkeypatch.setattr(litellm, "success_callback", [listen])
+    own = {**entry("a", "m", server.url), "model_info": {"id": "d1", "base_model": "gpt-4o"}}
+    with Router([own]) as router:
+        hidden = router.completion("a", MESSAGES, metadata={"job": 7})._hidden_params
+
+    assert done.wait(10)
+    assert (hidden["model_id"], hidden["response_cost"] > 0) == ("d1", True)
+    assert (heard[0]["job"], heard[0]["model_group"], heard[0]["model_info"]["id"]) == (7, "a", "d1")
+    assert "metadata" not in server.requests[0].body
+
+
+def test_a_blocked_deployment_is_not_asked(server):
+    """`model_info: {blocked: true}` takes a deployment out."""
+    paused = {**entry("a", "paused", server.url), "model_info": {"blocked": True}}
+    with Router([paused, entry("a", "m", server.url)]) as router:
+        for _ in range(8):
+            router.completion("a", MESSAGES)
+
+    assert asked(server) == {"m": 8}
+
+
+def test_a_deployment_may_be_asked_for_by_its_model(server):
+    """LiteLLM's model id of a deployment stands for it where no group has that name."""
+    with routed(server, "one", "two") as router:
+        assert {text(router.completion("openai/two", MESSAGES)) for _ in range(4)} == {"two"}
+
+
+@pytest.mark.parametrize(("own", "sent"), [({}, 500), ({"max_tokens": 7}, 7)])
+def test_a_small_rate_of_tokens_lets_a_call_through(server, own, sent):
+    """Under `tpm` the cap that is sent leaves room for the prompt; a deployment's own cap is what is reserved."""
+    with Router([entry("a", "m", server.url, tpm=1000, **own)]) as router:
+        assert text(router.completion("a", MESSAGES)) == "m"
+
+    assert server.requests[0].body["max_tokens"] == sent
 
 
 def test_our_retry_block_wins(server):

@@ -179,10 +179,10 @@ def test_price_brings_limits():
     [
         pytest.param({}, ModelFacts(max_output_tokens=500), None, 500, None, id="no limit: as written"),
         pytest.param({"requests": 1}, None, None, 4096, None, id="requests alone: as written"),
-        pytest.param({"tokens": 9}, ModelFacts(max_output_tokens=500), None, 500, 500, id="model's most"),
-        pytest.param({"tokens": 9}, None, None, 4096, 4096, id="unknown model"),
+        pytest.param({"tokens": 20_000}, ModelFacts(max_output_tokens=500), None, 500, 500, id="model's most"),
+        pytest.param({"tokens": 20_000}, None, None, 4096, 4096, id="unknown model"),
         pytest.param(
-            {"tokens": 9},
+            {"tokens": 20_000},
             ModelFacts(max_output_tokens=9000, max_input_tokens=9000),
             None,
             4096,
@@ -190,9 +190,15 @@ def test_price_brings_limits():
             id="shared window",
         ),
         pytest.param(
-            {"tokens": 9}, ModelFacts(max_output_tokens=90, max_input_tokens=90), None, 90, 90, id="small shared window"
+            {"tokens": 20_000},
+            ModelFacts(max_output_tokens=90, max_input_tokens=90),
+            None,
+            90,
+            90,
+            id="small shared window",
         ),
-        pytest.param({"tokens": 9}, ModelFacts(max_output_tokens=500), 7, 7, None, id="caller's own"),
+        pytest.param({"tokens": 9}, None, None, 4, 4, id="half of a small limit: the prompt fits beside it"),
+        pytest.param({"tokens": 20_000}, ModelFacts(max_output_tokens=500), 7, 7, None, id="caller's own"),
     ],
 )
 def test_output_cap(limits, facts, max_tokens, bound, send):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
+# To its blocking functions `num_retries=0` is unset, and `litellm.num_retries` counts; a policy wins over both.
+SINGLE = {"num_retries": 0, "max_retries": 0, "retry_policy": {"BadRequestErrorRetries": 0}}
 _LOADING = threading.Lock()
 _QUIET = threading.Event()
 EVENTS = ("input", "success", "failure")
@@ -120,7 +122,7 @@ def _masked(answer: Any) -> Any:
 def _keywords(call: Call) -> dict[str, Any]:
     """LiteLLM's keywords. Never bind the result to a name: it holds the key."""
     wire = {"timeout": call.timeout_s, **call.params, "model": _model_id(call.model), "messages": call.messages}
-    wire |= {"num_retries": 0, "max_retries": 0} | ({} if call.as_written else {"caching": False})
+    wire |= SINGLE | ({} if call.as_written else {"caching": False})
     if wire.get("tools"):
         wire["_skip_mcp_handler"] = True  # else a base install of LiteLLM fails for want of the mcp package
     credential = call.credential
@@ -255,7 +257,8 @@ class Stream:
 
     def ended_by(self) -> EndedBy:
         """Whether the provider said that it was done."""
-        return end_of(self._wrapper)
+        is_made_up = self._call.params.get("mock_response") is not None  # then no connection could be lost
+        return "terminal" if is_made_up else end_of(self._wrapper)
 
     def close(self) -> None:
         """Close the connection; never raises."""

@@ -48,6 +48,8 @@ def sealed(keywords: dict[str, Any]) -> dict[str, Any]:
 def request_of(keywords: Mapping[str, Any]) -> ChatRequest:
     """The request of sealed `keywords`; what is wrong with it LiteLLM will say in its own words."""
     params = {name: value for name, value in keywords.items() if name not in {"model", "messages"}}
+    if params.get("timeout") is None and "request_timeout" in params:  # LiteLLM's other word for it
+        params["timeout"] = params.pop("request_timeout")
     cap = params.get("max_tokens")
     return ChatRequest.model_construct(
         messages=[Message(message) for message in keywords.get("messages") or ()],  # type: ignore[misc] # reads alike

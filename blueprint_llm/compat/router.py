@@ -325,10 +325,16 @@ def _standard(fallbacks: list[Any], group: str) -> list[Any]:
     return [{group: plain}] if plain else fallbacks
 
 
+def _model(entry: Entry) -> Any:
+    return entry["litellm_params"]["model"]
+
+
 def _group(parts: Parts, model: str) -> str:
     """`model`, or the first default fallback where it is in no group. Raises BadRequestError."""
     if parts.table.is_group(model):
         return model
+    if same := [each["model_info"]["id"] for each in entries_of(parts.config) if _model(each) == model]:
+        return str(same[0])
     if parts.config.default_fallbacks:
         return parts.config.default_fallbacks[0]
     known = ", ".join(parts.table.names) or "none"

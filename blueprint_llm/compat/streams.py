@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from blueprint_llm.adapters import _litellm
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
@@ -23,6 +25,11 @@ class _Opened:
 
     def __init__(self, turn: Turn) -> None:
         self._turn, self._first = turn, NOTHING
+
+    @property  # type: ignore[misc] # of `object` it can be set
+    def __class__(self) -> Any:
+        """What `isinstance` is told besides: LiteLLM's own, which code written for it looks for."""
+        return _litellm.module().CustomStreamWrapper
 
     @property
     def _hidden_params(self) -> dict[str, Any]:

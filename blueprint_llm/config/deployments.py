@@ -153,6 +153,14 @@ def from_environment(value: Any) -> Any:
     return value
 
 
+def seconds_of(value: Any) -> float:
+    """A time in seconds, also where it is text or names an environment variable; 0: it says none."""
+    try:
+        return float(from_environment(value) or 0)
+    except (TypeError, ValueError):
+        return 0.0
+
+
 def _number(params: Mapping[str, Any], key: str, kind: type, path: Path, report: Report) -> Any:
     """A limit as a number, also where it is written as text or names an environment variable."""
     value = from_environment(params.get(key))

@@ -23,7 +23,7 @@ from blueprint_llm.credentials.origin import Origin, origin_of, variable_of, wit
 from blueprint_llm.credentials.providers import TABLE, env_stem, names_of, needs_key
 from blueprint_llm.credentials.secret import Secret
 from blueprint_llm.credentials.sources import Candidate, Remembered, Sources
-from blueprint_llm.errors import CredentialsError
+from blueprint_llm.errors import CredentialsError, MissingKeyError
 from blueprint_llm.redaction import register_url
 
 MOST_ORIGINS = 1024
@@ -95,7 +95,7 @@ class CredentialsManager:
                 if secret := candidate.load():
                     return self._credential(origin, candidate, secret)
         if problem := self._missing(origin):
-            raise CredentialsError(problem)
+            raise MissingKeyError(problem)
         return self._keyless(origin)
 
     def keys_of(self, provider: str) -> builtins.list[Credential]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blueprint_llm.config.model import Breaker, Config
     from blueprint_llm.errors import CallError
     from blueprint_llm.policy.retry import RetryRules
@@ -39,8 +38,9 @@ _ROWS = (
 )
 
 
-def number_for(policy: Mapping[str, Any], error: CallError, suffix: str) -> int | None:
-    """What `policy` says of `error`: `RateLimitErrorRetries` and the like, else `DefaultRetries`; None: nothing."""
+def number_for(policy: Any, error: CallError, suffix: str) -> int | None:
+    """What `policy`, a mapping or LiteLLM's object, says of `error`: `RateLimitErrorRetries`, else `DefaultRetries`."""
+    policy = policy if isinstance(policy, Mapping) else vars(policy)
     rows = (row for row in _ROWS if error.category in row.categories or error.status in row.statuses)
     found = (policy.get(f"{row.name}{suffix}") for row in rows)
     number = next((each for each in found if each is not None), policy.get(f"Default{suffix}"))

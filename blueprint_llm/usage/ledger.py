@@ -97,8 +97,10 @@ class Ledger:
         window = facts.max_input_tokens if facts else None
         shared = most is not None and window is not None and most >= window
         bound = min(most, DEFAULT_OUTPUT_TOKENS) if most and shared else most or DEFAULT_OUTPUT_TOKENS
-        applies = any(rule.kind != "requests" for rule in self._limits(payer, card))
-        return Cap(bound=bound, send=bound if applies else None)
+        limits = [rule for rule in self._limits(payer, card) if rule.kind != "requests"]
+        tokens = [rule.limit // 2 for rule in limits if rule.kind == "tokens"]  # the prompt has to fit beside it
+        bound = max(1, min([bound, *tokens]))
+        return Cap(bound=bound, send=bound if limits else None)
 
     def estimate(
         self, card: PriceCard | None, *, input_tokens: int, output_tokens: int, answers: int = 1, seconds: float = 0.0

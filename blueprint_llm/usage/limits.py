@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from blueprint_llm.config.deployments import from_environment
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.stores.ops import Charge, Kind
 
@@ -93,6 +94,10 @@ class Rule:
         return f"{subject} session:{payer.session or ''}" if alone else subject
 
 
+# Limits that a configuration may take from the environment.
+_READ = ("rpm", "tpm", "max_budget")
+
+
 def rules(config: Config) -> dict[str, list[Rule]]:
     """Every limit of `config` by selector."""
     found: defaultdict[str, list[Rule]] = defaultdict(list)
@@ -149,7 +154,8 @@ def _of_quota(quota: Quota) -> Iterator[Rule]:
 
 
 def _of_deployment(deployment: Deployment) -> Iterator[Rule]:
-    settings = {**deployment.info, **deployment.params}
+    read = {name: from_environment(deployment.params[name]) for name in _READ if name in deployment.params}
+    settings = {**deployment.info, **deployment.params, **read}
     yield from _of_settings(f"deployment:{deployment.id}", settings, f"model_list {deployment.group}")
 
 
