@@ -15,6 +15,8 @@ _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]").search
 _STRIDE = 32
 _RUN_OF_BLANKS = re.compile(rf"[ \t\n\r]{{{MAX_BLANKS // _STRIDE}}}").search
 _TOO_MANY_SPACES = " " * (MAX_BLANKS + 1)
+_ALL_DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"0" * 9 + b"e")
+_LONG_RUN = b"0" * (MAX_NUMBER_CHARS // 2)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
 
@@ -26,7 +28,7 @@ def parse_whole(text: str, *, any_root: bool = False) -> Any:
     """The value of a sound document. Raises Declined."""
     try:
         raw = text.encode()
-        value = _DECODER.decode(text)
+        value = (_DECODER if _may_have_odd_numbers(raw) else _QUICK_DECODER).decode(text)
         is_flat = _is_flat(value)
         if "\\" in text and not (is_flat and _is_ascii(value)) and _MAY_BE_HALF(text):
             _require_pairs(value)
@@ -80,6 +82,12 @@ def _is_deep(value: Any) -> bool:
     return bool(level)
 
 
+def _may_have_odd_numbers(raw: bytes) -> bool:
+    """Whether a number may overflow or be too long: it then has an exponent, or half its characters are one run."""
+    alike = raw.translate(_ALL_DIGITS_ALIKE)
+    return b"0e" in alike or _LONG_RUN in alike
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -104,4 +112,5 @@ def _constant(_name: str) -> Any:
     raise Declined
 
 
+_QUICK_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant)
