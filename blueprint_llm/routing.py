@@ -201,7 +201,8 @@ def choose(question: Question) -> Choice:
     choice = next(filter(None, (rule(question) for rule in RULES)), None)
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
-    choice = replace(choice, targets=_connected(choice.targets, question))
+    if any(map(question.request.params.get, CONNECTION)):
+        choice = replace(choice, targets=_connected(choice.targets, question))
     return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
 
 

@@ -37,6 +37,8 @@ Strategy = Callable[[Sequence["Target"], float, Known], list["Target"]]
 
 def shuffled(members: Sequence[Target], draw: float, _: Known | None = None) -> list[Target]:
     """By weight: the first of `weight`, `rpm` and `tpm` that any of them has, else all alike."""
+    if not any(target.weight or target.rpm or target.tpm for target in members):
+        return _by_chance(members, draw)
     pool, result = list(members), []
     while pool:
         picked = _pick(pool, draw)
