@@ -24,7 +24,7 @@ SCOPES = (
 DAYS, PROJECTS, ROWS = 30, 20, 1_000_000
 RACER = """
 import sys
-from benchmarks import bench_ledger as bench
+import bench_ledger as bench
 store = bench.SqliteStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -73,7 +73,7 @@ def slowest_of_four(path):
     """The longest pair among four processes at one file, in seconds: both operations and all waiting."""
     command = [sys.executable, "-c", RACER, str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    racers = [subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) for _ in range(4)]
+    racers = [subprocess.Popen(command, cwd=Path(__file__).parent, **pipes) for _ in range(4)]
     for racer in racers:  # no import of one disturbs another's race
         racer.stdout.readline()
     for racer in racers:
