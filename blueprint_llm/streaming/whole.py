@@ -16,6 +16,7 @@ _STRIDE = 32
 _RUN_OF_BLANKS = re.compile(rf"[ \t\n\r]{{{MAX_BLANKS // _STRIDE}}}").search
 _TOO_MANY_SPACES = " " * (MAX_BLANKS + 1)
 _ALL_DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"0" * 9 + b"e")
+_BEGINNING, _FEW = 256, 16
 _LONG_RUN = b"0" * (MAX_NUMBER_CHARS // 2)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
@@ -83,7 +84,12 @@ def _is_deep(value: Any) -> bool:
 
 
 def _may_have_odd_numbers(raw: bytes) -> bool:
-    """Whether a number may overflow or be too long: it then has an exponent, or half its characters are one run."""
+    """Whether a number may overflow or be too long: it then has an exponent, or half its characters are one run.
+
+    To look takes longer than to check few numbers one by one: long texts have few quotes at their beginning.
+    """
+    if raw.count(b'"', 0, _BEGINNING) < _FEW:
+        return True
     alike = raw.translate(_ALL_DIGITS_ALIKE)
     return b"0e" in alike or _LONG_RUN in alike
 

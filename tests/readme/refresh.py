@@ -61,7 +61,7 @@ PROOF = (
         "what a call costs, worked out",
         "{faster:.0f} times as fast",
     ),
-    ("client", "import, with both clients", "import litellm", "the import", "{faster:.0f} times as fast"),
+    ("client", "import, both clients", "import litellm", "the import", "{faster:.0f} times as fast"),
 )
 
 
