@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 from typing import Any
 
@@ -16,8 +15,7 @@ from blueprint_llm.errors import BlueprintError
 from blueprint_llm.testing import Answer, FaultServer, Request, Status
 
 KINDS = ["project_map", "file", "snippet", "diff", "tool_result", "memory", "user"]
-# The pure half runs 10,000 packs every time; over HTTP that takes three minutes: all of them by this variable.
-PACKS = int(os.environ.get("BLUEPRINT_LOOPBACK_PACKS", "3000"))
+PACKS = 10_000
 PROVIDERS = {
     "open_ok": True,
     "open_down": True,
