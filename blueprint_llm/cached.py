@@ -14,7 +14,7 @@ from blueprint_llm.answers import as_openai
 from blueprint_llm.cache import Entry, Facts, storable
 from blueprint_llm.cache.manager import Wait
 from blueprint_llm.cache.ops import Get, Lease, Release
-from blueprint_llm.credentials.document import protect
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.dispatch import params_for
 from blueprint_llm.errors import StoreError
 from blueprint_llm.redaction import redact

@@ -179,7 +179,8 @@ class LLMClient(_Core):
 
     async def chat(self, request: Any = None, /, **keywords: Any) -> ChatResponse:
         """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        walk = self._walk(build_request(request, keywords), stream=False)
+        request = build_request(request, keywords)
+        walk = self._walk(request, stream=False)
         response: ChatResponse = await self._driver().run(walk.run())
         return response
 
@@ -240,7 +241,8 @@ class SyncLLMClient(_Core):
 
     def chat(self, request: Any = None, /, **keywords: Any) -> ChatResponse:
         """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        walk = self._walk(build_request(request, keywords), stream=False)
+        request = build_request(request, keywords)
+        walk = self._walk(request, stream=False)
         response: ChatResponse = self._sync_driver().run(walk.run())
         return response
 

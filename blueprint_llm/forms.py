@@ -7,12 +7,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from blueprint_llm.config.secrets import seal
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.types import ChatRequest, PlanningContext
 
+_FIELDS = ChatRequest.__pydantic_fields__.keys()
 
-def build_request(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
-    """A request from a mapping, a `ChatRequest` or keywords; keywords win. Raises InvalidRequestError."""
+
+def build_request(given: Any, keywords: dict[str, Any]) -> ChatRequest:
+    """A request from a mapping, a `ChatRequest` or keywords, which win and are sealed. Raises InvalidRequestError."""
+    seal(keywords, but=_FIELDS)
     if isinstance(given, ChatRequest) and not keywords:
         return given
     if isinstance(given, ChatRequest):
@@ -20,12 +24,13 @@ def build_request(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
     elif given is not None and not isinstance(given, Mapping):
         keywords = {"messages": given, **keywords}
         given = None
-    request: ChatRequest = validated(ChatRequest, {**(given or {}), **keywords})
+    request: ChatRequest = validated(ChatRequest, {**seal(dict(given or {}), but=_FIELDS), **keywords})
     return request
 
 
-def build_prompt(given: Any, keywords: Mapping[str, Any]) -> ChatRequest:
+def build_prompt(given: Any, keywords: dict[str, Any]) -> ChatRequest:
     """A request of one user message from a prompt, or from a mapping with `prompt`. Raises InvalidRequestError."""
+    seal(keywords, but=_FIELDS)
     values = {**given, **keywords} if isinstance(given, Mapping) else {"prompt": given, **keywords}
     prompt = values.pop("prompt", None)
     if not isinstance(prompt, str) or not prompt:

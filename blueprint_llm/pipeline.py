@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models, otel, routing
 from blueprint_llm.accounts import LimitReached
 from blueprint_llm.cached import through_cache
-from blueprint_llm.credentials.document import protect
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.dispatch import input_window, own_timeout_s
 from blueprint_llm.errors import (
     BlueprintError,

@@ -134,9 +134,14 @@ register = _REGISTRY.register
 redact = _REGISTRY.redact
 
 
+def carries_more(url: str) -> bool:
+    """Whether an address may hold a secret besides the host."""
+    return "@" in url or "?" in url
+
+
 def register_url(url: str) -> None:
     """Hide what an address may carry besides the host: a password, and the values of its query."""
-    if "@" in url or "?" in url:
+    if carries_more(url):
         with suppress(ValueError):  # no address: whoever uses it will say so
             parts = urlsplit(url)
             login = parts.username if parts.password is None else parts.password  # a token may stand alone

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from blueprint_llm.credentials.document import protect
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.errors import ConfigError, InvalidRequestError
 from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.types import Considered

@@ -157,14 +157,19 @@ def test_help_loads_neither_pydantic_nor_structlog():
 def test_check_online_makes_one_cheap_call_per_provider(keys, tmp_path, litellm_warm):
     """Each provider is sent one token's worth with its own key; who refuses it says so, without the key."""
     echo = Status(401, f"Incorrect API key provided: {KEYS['plain32']}", headers={"x-echo": KEYS["plain32"]})
-    with FaultServer(default=Answer("pong")) as good, FaultServer(default=echo) as bad:
-        servers = {"cloud": good, "other": bad, "off": bad}
+    with (
+        FaultServer(default=Answer("pong")) as good,
+        FaultServer(default=echo) as bad,
+        FaultServer(default=Status(503, "overloaded")) as busy,
+    ):
+        servers = {"cloud": good, "other": bad, "off": bad, "busy": busy}
         targets = {name: {"model": "openai/gpt-4o", "api_base": server.url} for name, server in servers.items()}
         targets["off"]["api_base"] = f"http://127.0.0.1:{closed_port()}/v1"
         block = {"providers": targets, "chains": {"default": [*targets]}, "cache": {"enabled": True}}
         (tmp_path / "b.yaml").write_text(yaml.safe_dump({"blueprint": block}))
         keys("set", "cloud", given=KEY)
         keys("set", "other", given=KEYS["plain32"])
+        keys("set", "busy", given=KEY)
 
         result = keys("check", "--online")
 
@@ -175,6 +180,7 @@ def test_check_online_makes_one_cheap_call_per_provider(keys, tmp_path, litellm_
     assert [request.headers["authorization"] for request in good.requests] == [f"Bearer {KEY}"]
     assert [request.headers["authorization"] for request in bad.requests] == [f"Bearer {KEYS['plain32']}"]
     assert {request.body["max_tokens"] for request in (*good.requests, *bad.requests)} == {1}
+    assert len(busy.requests) == 1
 
 
 def closed_port():

@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path, PurePosixPath
 
 import pytest
+from canary import Sinks
 
 from blueprint_llm.config import Config, load_config
 from blueprint_llm.config.load import TEMPLATE
@@ -281,14 +282,19 @@ def full_of_secrets(secret):
 
 @pytest.mark.parametrize("secret", [SECRET, ODD_SECRET])
 def test_a_configuration_shows_no_secret(secret):
-    """Neither the text of a Config and its parts nor its notices hold a key; the values themselves do."""
-    config = load_config(full_of_secrets(secret))
+    """Neither the text of a Config and its parts nor its notices hold a key, nor what they hold; it opens on demand."""
+    raw, sinks = full_of_secrets(secret), Sinks()
+    config = load_config(raw)
+    del raw["credential_list"][0]["credential_values"]["x"]  # its name tells nothing: masked in texts, held as written
 
     shown = [repr(config), str(config), str(config.providers), repr(config.model_groups), *config.notices]
+    sinks.take(load_config(raw))
 
     assert secret not in "".join(shown)
-    assert config.model_groups["a"][0].params["api_key"] == secret
-    assert config.providers["p"].api_key == secret
+    assert sinks.hits(secret) == []
+    assert config.model_groups["a"][0].params["api_key"].reveal() == secret
+    assert config.providers["p"].api_key.reveal() == secret
+    assert config.store.url.reveal() == f"redis://user:{secret}@127.0.0.1/0"
 
 
 @pytest.mark.parametrize("secret", [SECRET, ODD_SECRET])

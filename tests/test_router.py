@@ -342,6 +342,7 @@ def test_a_call_knows_its_deployment(server, monkeypatch):
         done.set()
 
     monkeypatch.setattr(litellm, "success_callback", [listen])
+    monkeypatch.setattr(litellm.utils, "callback_list", [])  # else LiteLLM calls no function where "cache" came first
     own = {**entry("a", "m", server.url), "model_info": {"id": "d1", "base_model": "gpt-4o"}}
     with Router([own]) as router:
         hidden = router.completion("a", MESSAGES, metadata={"job": 7})._hidden_params

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
 from blueprint_llm.adapters.exceptions import call_error
-from blueprint_llm.credentials import Secret
+from blueprint_llm.secret import Secret
 from blueprint_llm.steps import END
 from blueprint_llm.streaming.ending import is_lost
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.adapters._litellm import _keywords, _masked, module
+from blueprint_llm.adapters._litellm import _keywords, _masked, _revealed, module
 from blueprint_llm.adapters.exceptions import call_error
 
 if TYPE_CHECKING:
@@ -49,9 +49,15 @@ def _passed(call: Call) -> dict[str, Any]:
     return {name: value for name, value in _keywords(call).items() if name not in left_out}
 
 
+def opened(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `model_list` with its keys as LiteLLM's Router shows them."""
+    shown: dict[str, Any] = _revealed(entry)
+    return shown
+
+
 def deployment(entry: Mapping[str, Any]) -> Any:
     """LiteLLM's `Deployment` of an entry of `model_list`."""
-    return module().types.router.Deployment(**entry)
+    return module().types.router.Deployment(**opened(entry))
 
 
 def router_globals() -> dict[str, Any]:

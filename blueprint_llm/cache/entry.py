@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from blueprint_llm.config.paths import make_folder
+from blueprint_llm.secret import Secret, revealed
 from blueprint_llm.types import PartialToolCall, ToolCall, UsageInfo
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ class Seal:
             return cls()
 
     @classmethod
-    def of_server(cls, url: str) -> Seal:
+    def of_server(cls, url: str | Secret) -> Seal:
         """The seal of all machines that use a server: its password, where it has one."""
-        return cls((urlsplit(url).password or "").encode())
+        return cls((urlsplit(revealed(url)).password or "").encode())
 
     def close(self, key: str, text: bytes) -> bytes:
         """`text` with its MAC in front."""

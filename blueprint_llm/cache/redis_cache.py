@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from blueprint_llm.cache.ops import KEEP_S, Amount, Beat, Clear, Drop, Get, Lease, Measure, Op, Put, Release, Standing
 from blueprint_llm.errors import ConfigError, StoreError
+from blueprint_llm.secret import Secret, revealed
 
 _TIMEOUT_S = 2.0
 _BATCH = 500
@@ -27,7 +28,7 @@ Plan = Generator[tuple[Any, ...], Any, Any]
 class RedisCache:
     """A store at `redis://host:port/n`."""
 
-    def __init__(self, url: str, *, prefix: str = "{blueprint}:cache") -> None:
+    def __init__(self, url: str | Secret, *, prefix: str = "{blueprint}:cache") -> None:
         self._url, self._prefix = url, prefix
         self._client: Any = None
         self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
@@ -36,7 +37,7 @@ class RedisCache:
         """Run `op`. Raises StoreError when the server cannot be used."""
         with self._explained():
             if self._client is None:
-                self._client = _redis().Redis.from_url(self._url, **_settings())
+                self._client = _redis().Redis.from_url(revealed(self._url), **_settings())
             plan, reply = self._plan(op), None
             while True:
                 try:
@@ -50,7 +51,7 @@ class RedisCache:
         with self._explained():
             loop = asyncio.get_running_loop()  # a connection belongs to the loop that made it
             if loop not in self._aclients:
-                self._aclients[loop] = _redis().asyncio.Redis.from_url(self._url, **_settings())
+                self._aclients[loop] = _redis().asyncio.Redis.from_url(revealed(self._url), **_settings())
             plan, reply = self._plan(op), None
             while True:
                 try:
@@ -77,7 +78,7 @@ class RedisCache:
         try:
             yield
         except (_redis().exceptions.RedisError, OSError) as error:
-            where = urlsplit(self._url)
+            where = urlsplit(revealed(self._url))
             text = f"the response cache at {where.hostname}:{where.port or 6379} cannot be used"
             raise StoreError(f"{text} ({type(error).__name__}): start the server or mend store.url") from None
 

@@ -31,14 +31,14 @@ class CacheStore(Protocol):
 
 def is_shared(cache: Cache, store: StoreConfig) -> bool:
     """Whether other machines use the same cache."""
-    return cache.directory is None and store.url.partition(":")[0] in {"redis", "rediss", "unix"}
+    return cache.directory is None and store.is_shared
 
 
 def open_store(cache: Cache, store: StoreConfig) -> CacheStore:
     """The store that the configuration means: `cache.directory`, else beside the ledger. Nothing is touched yet."""
     if not cache.enabled:
         return NoCache()
-    if cache.directory is None and store.url.partition(":")[0] == "memory":
+    if cache.directory is None and store.kind == "memory":
         return MemoryCache(size_limit_bytes=cache.size_limit_bytes)
     if is_shared(cache, store):
         from blueprint_llm.cache.redis_cache import RedisCache  # noqa: PLC0415 - only who uses Redis loads it

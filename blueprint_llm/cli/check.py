@@ -60,7 +60,7 @@ def _found_in_use(config: Config) -> Iterator[str]:
             made()
         except ConfigError as error:
             yield from error.problems or [str(error)]
-    if config.store.url.startswith(("redis", "unix")) and find_spec("redis") is None:
+    if config.store.is_shared and find_spec("redis") is None:
         place = place_of(config, ("blueprint", "store", "url"))
         yield f"{place}: Redis is not installed: pip install 'blueprint-llm[redis]'"
     for number, rule in enumerate(config.tools.rules):

@@ -26,7 +26,7 @@ def call_providers(config: Config, credentials: CredentialsManager | None = None
 
 
 def _call(client: SyncLLMClient, name: str) -> Finding:
-    request = {"messages": [{"role": "user", "content": "ping"}], "provider": name, "max_tokens": 1}
+    request = {"messages": [{"role": "user", "content": "ping"}], "provider": name, "max_tokens": 1, "num_retries": 0}
     try:
         client.chat({**request, "fallback": False, "cache": False})
     except BlueprintError as error:

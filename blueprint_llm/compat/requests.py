@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.credentials.document import protect
+from blueprint_llm.config.secrets import seal
 from blueprint_llm.types import ChatRequest
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ def requests_of(keywords: dict[str, Any]) -> list[ChatRequest]:
 
 
 def sealed(keywords: dict[str, Any]) -> dict[str, Any]:
-    """Make Secrets of the keys in `keywords`, in place: a frame that raises must not show them."""
-    for name in keywords.keys() - {"messages"}:
-        keywords[name] = protect(name, keywords[name])
-    return keywords
+    """`keywords` with Secrets for the keys in it, the same mapping; messages are what the caller says."""
+    return seal(keywords, but={"messages"})
 
 
 def request_of(keywords: Mapping[str, Any]) -> ChatRequest:

@@ -30,6 +30,7 @@ from blueprint_llm.compat.requests import request_of, sealed
 from blueprint_llm.compat.signatures import signature_of
 from blueprint_llm.config import load_config
 from blueprint_llm.config.known_keys import ROUTER_IGNORED, ROUTER_USED
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.drivers import AsyncDriver, SyncDriver
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.events import Event, emit
@@ -87,8 +88,9 @@ class Router:
         if unknown := arguments.keys() - KNOWN:
             raise TypeError(f"Router() got an unexpected keyword argument {min(unknown)!r}")
         self._changing = threading.Lock()
-        self._blueprint = dict(blueprint or {})
-        self._settings = {name: value for name, value in arguments.items() if value not in (None, [], {}, "")}
+        self._blueprint = protect("", blueprint or {})
+        given = {name: value for name, value in arguments.items() if value not in (None, [], {}, "")}
+        self._settings = protect("", given)
         self._defaults = dict(self._settings.pop("default_litellm_params", None) or {})
         config = self._configured(entry_of(each) for each in model_list or ())
         self._state = _State(Parts.build(config), entries_of(config))
@@ -146,7 +148,7 @@ class Router:
         """The parts and the request of one call. Raises BadRequestError for a model that is in no group."""
         parts = _with_own(self._state.parts, model, keywords)
         given = {name: value for name, value in keywords.items() if name not in DROPPED}
-        request = request_of({**sealed(dict(self._defaults)), **given, **more, "model": _group(parts, model)})
+        request = request_of({**self._defaults, **given, **more, "model": _group(parts, model)})
         return parts, request.model_copy(update={"fallback": not keywords.get("disable_fallbacks")})
 
     # The model list
@@ -154,20 +156,24 @@ class Router:
     @property
     def model_list(self) -> list[Entry]:
         """Every deployment, with its id."""
-        return list(self._state.entries)
+        return self._shown(self._state.entries)
 
     def get_model_list(self, model_name: str | None = None, team_id: str | None = None) -> list[Entry]:  # noqa: ARG002 - LiteLLM's; teams are its proxy's
         """The deployments of a group, an alias or a wildcard; without a name all, those of shown aliases first."""
         table, state = self._state.parts.table, self._state
         if model_name is not None:
             found = () if self.has_model_id(model_name) else table.of_group(model_name)
-            return [entry_of_target(model_name, target) for target in found]
+            return self._shown(entry_of_target(model_name, target) for target in found)
         aliases = [
             entry_of_target(alias, target)
             for alias, group in shown_aliases(state.config)
             for target in table.of_group(group)
         ]
-        return [*aliases, *state.entries]
+        return self._shown([*aliases, *state.entries])
+
+    @staticmethod
+    def _shown(entries: Iterable[Entry]) -> list[Entry]:
+        return [boundary.opened(entry) for entry in entries]
 
     def get_model_names(self, team_id: str | None = None) -> list[str]:  # noqa: ARG002 - as above
         """The name of every deployment, those of shown aliases first."""
@@ -189,7 +195,7 @@ class Router:
 
     def get_model_info(self, id: str) -> Entry | None:  # noqa: A002 - LiteLLM's name
         """The deployment with this id as an entry; None: there is none."""
-        return with_id(self._state.entries, id)
+        return with_id(self.model_list, id)
 
     def get_deployment_by_model_group_name(self, model_group_name: str) -> Any:
         """The first deployment of a group as LiteLLM's `Deployment`; None: there is none."""
@@ -200,13 +206,13 @@ class Router:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
         parts, request = self._asked(model, {}, messages=messages or [])
         route = SyncDriver(parts.store).run(plan(parts, request))
-        return entry_of_target(model, route.targets[0])
+        return boundary.opened(entry_of_target(model, route.targets[0]))
 
     async def async_get_available_deployment(self, model: str, messages: Any = None, **_: Any) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
         parts, request = self._asked(model, {}, messages=messages or [])
         route = await AsyncDriver(parts.store).run(plan(parts, request))
-        return entry_of_target(model, route.targets[0])
+        return boundary.opened(entry_of_target(model, route.targets[0]))
 
     # Changes
 
@@ -228,7 +234,7 @@ class Router:
         """Add a deployment, or replace the one with its id; None: it was there already. Raises ConfigError."""
         given = entry_of(deployment)
         with self._changing:
-            if with_id(self._state.entries, id_of(given)) == given:
+            if with_id(self._state.entries, id_of(given)) == protect("", given):
                 return None
             self._swap([*without(self._state.entries, id_of(given)), given])
         return deployment
@@ -239,12 +245,12 @@ class Router:
             found = with_id(self._state.entries, id)
             if found is not None:
                 self._swap(without(self._state.entries, id))
-        return found
+        return None if found is None else boundary.opened(found)
 
     def update_settings(self, **settings: Any) -> None:
         """Change settings of the Router for calls begun later. Raises ConfigError; then nothing has changed."""
         with self._changing:
-            before, self._settings = self._settings, {**self._settings, **settings}
+            before, self._settings = self._settings, {**self._settings, **protect("", settings)}
             try:
                 self._swap(self._state.entries)
             except BaseException:
@@ -262,10 +268,10 @@ class Router:
     def __getattr__(self, name: str) -> Any:
         """A setting of the Router, as LiteLLM names it."""
         if name == "default_litellm_params":
-            return self._defaults
+            return boundary.opened(self._defaults)
         if name in ROUTER_USED:
             config: Any = self._state.config
-            return getattr(config, name, config.router_settings.get(name))
+            return boundary.opened({name: getattr(config, name, config.router_settings.get(name))})[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:

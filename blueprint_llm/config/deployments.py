@@ -15,6 +15,7 @@ from blueprint_llm.config.known_keys import ENTRY, INFO, PARAMS
 from blueprint_llm.config.masking import masked, shown
 from blueprint_llm.config.model import Deployment
 from blueprint_llm.config.problems import hint, nearest
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
     from blueprint_llm.config.problems import Path, Report
@@ -104,7 +105,7 @@ def _checked_params(entry: Mapping[str, Any], params: dict[str, Any], path: Path
             params[key] = entry[key]
     where = (*path, "litellm_params")
     for key in _TEXTS:
-        if params.get(key) is not None and not isinstance(params[key], str):
+        if params.get(key) is not None and not isinstance(params[key], str | Secret):
             report.problem((*where, key), f"must be text, not {shown(params[key], key)}: put quotes around it")
     _doubt_keys(params, PARAMS, where, report)
     return params

@@ -9,6 +9,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.secret import Secret
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,6 +36,8 @@ _SHOWN_CHARS = 60
 
 def masked(value: Any, key: str = "") -> Any:
     """A copy of `value` in which every secret is `***`; numbers and flags are never secrets."""
+    if isinstance(value, Secret):
+        return MASK
     if isinstance(value, str):
         if is_secret_key(key):
             return value if _NAMES_ONLY.fullmatch(value) else MASK
@@ -77,7 +81,7 @@ def shown(value: Any, key: str = "") -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    if is_secret_key(key):
+    if is_secret_key(key) or isinstance(value, Secret):
         return MASK
     text = masked_text(value if isinstance(value, str) else repr(value))
     cut = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."

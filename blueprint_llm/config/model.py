@@ -9,15 +9,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from blueprint_llm.config.masking import masked
+from blueprint_llm.config.secrets import Keyed, SecretText
+from blueprint_llm.secret import Secret, revealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Section(BaseModel):
+class Section(Keyed):
     """A frozen part of the configuration; unknown keys are mistakes, secrets never show."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -71,7 +73,7 @@ class ProviderConfig(Section):
     tasks: Names = Field(default_factory=list)
     credentials: str | None = None
     api_base: str | None = None
-    api_key: str | None = Field(default=None, repr=False)
+    api_key: SecretText | None = Field(default=None, repr=False)
     timeout_s: Positive | None = None
 
 
@@ -236,7 +238,7 @@ class McpServer(Section):
     """An MCP server over stdio; `env` is all it gets besides `tools.env.pass`."""
 
     command: list[str] = Field(min_length=1)
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, SecretText] = Field(default_factory=dict)
     timeout_s: Positive = 30
 
 
@@ -269,8 +271,8 @@ class Credentials(Section):
     keyring: bool = False
 
 
-def _store_url(value: str) -> str:
-    if value.partition(":")[0] not in {"sqlite", "memory", "redis", "rediss", "unix"}:
+def _store_url(value: str | Secret) -> str | Secret:
+    if revealed(value).partition(":")[0] not in {"sqlite", "memory", "redis", "rediss", "unix"}:
         raise ValueError("must be sqlite, sqlite:PATH, memory or redis://host:port/0")
     return value
 
@@ -278,9 +280,19 @@ def _store_url(value: str) -> str:
 class StoreConfig(Section):
     """Where state lives. `reservation_ttl_s` counts from the last heartbeat; None: `deadline.total_s` + 10."""
 
-    url: Annotated[str, AfterValidator(_store_url)] = "sqlite"
+    url: Annotated[SecretText, AfterValidator(_store_url)] = "sqlite"
     reservation_ttl_s: Positive | None = None
     on_failure: Literal["error", "memory"] = "error"
+
+    @property
+    def kind(self) -> str:
+        """What the address begins with."""
+        return revealed(self.url).partition(":")[0]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may use it too."""
+        return self.kind in {"redis", "rediss", "unix"}
 
 
 class Logging(Section):

@@ -4,6 +4,6 @@ from blueprint_llm.credentials.credential import Credential, Finding, KeyInfo
 from blueprint_llm.credentials.keychain import Keychain
 from blueprint_llm.credentials.manager import CredentialsManager
 from blueprint_llm.credentials.providers import is_loopback
-from blueprint_llm.credentials.secret import Secret
+from blueprint_llm.secret import Secret
 
 __all__ = ["Credential", "CredentialsManager", "Finding", "KeyInfo", "Keychain", "Secret", "is_loopback"]

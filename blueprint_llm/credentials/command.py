@@ -11,7 +11,7 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from blueprint_llm.credentials.secret import Secret
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

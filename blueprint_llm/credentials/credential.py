@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blueprint_llm.credentials.secret import Secret
+    from blueprint_llm.secret import Secret
 
 Source = Literal["explicit", "config", "env", "keychain", "command", "file", "none"]
 

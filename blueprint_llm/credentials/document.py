@@ -7,17 +7,17 @@ raising, so that no traceback keeps a frame with a key in it; no sentence repeat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from blueprint_llm.config.masking import is_secret_key
-from blueprint_llm.credentials.secret import Secret
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.errors import CredentialsError
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -77,19 +77,6 @@ def check_name(name: str) -> str:
             "a provider's name has letters, digits, '.', '_' and '-' only, at most 64: mend the name"
         )
     return name
-
-
-def protect(name: str, value: Any) -> Any:
-    """`value` with every text under a telling name (`api_key`, `Authorization`, ...) made a Secret."""
-    match value:
-        case str() if value and is_secret_key(name):
-            return Secret(value)
-        case Mapping():
-            return {key: protect(str(key), item) for key, item in value.items()}
-        case list():
-            return [protect(name, item) for item in value]
-        case _:
-            return value
 
 
 def parse(path: Path, raw: bytes) -> tuple[dict[str, Entry], str | None]:

@@ -13,8 +13,8 @@ import orjson
 
 from blueprint_llm.credentials import private_file
 from blueprint_llm.credentials.document import Entry, parse
-from blueprint_llm.credentials.secret import Secret
 from blueprint_llm.errors import CredentialsError
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.credentials.secret import Secret
 from blueprint_llm.errors import CredentialsError
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,16 +15,17 @@ from typing import Any
 
 from blueprint_llm.config.model import Config
 from blueprint_llm.config.paths import folder
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.credentials.credential import Credential, Finding, KeyInfo
-from blueprint_llm.credentials.document import Entry, check_name, protect
+from blueprint_llm.credentials.document import Entry, check_name
 from blueprint_llm.credentials.file import CredentialsFile, drop, put
 from blueprint_llm.credentials.keychain import Keychain
 from blueprint_llm.credentials.origin import Origin, origin_of, variable_of, with_listed
 from blueprint_llm.credentials.providers import TABLE, env_stem, names_of, needs_key
-from blueprint_llm.credentials.secret import Secret
 from blueprint_llm.credentials.sources import Candidate, Remembered, Sources
 from blueprint_llm.errors import CredentialsError, MissingKeyError
 from blueprint_llm.redaction import register_url
+from blueprint_llm.secret import Secret
 
 MOST_ORIGINS = 1024
 BENCH_S: Mapping[str, float] = {"refused": 300.0, "rate_limited": 60.0}

@@ -9,16 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.credentials.document import protect
+from blueprint_llm.config.secrets import ENVIRON, protect
 from blueprint_llm.credentials.providers import litellm_provider, names_of
-from blueprint_llm.credentials.secret import Secret
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blueprint_llm.config.model import Config, ProviderConfig
 
-ENVIRON = "os.environ/"
 _LISTED = "litellm_credential_name"
 
 
@@ -56,7 +55,7 @@ def origin_of(config: Config, provider: str, model: str | None, params: Mapping[
     if entry and litellm != litellm_provider(home, found):  # another provider's model in this one's place
         names = (litellm,)
     variables = () if is_pinned else names_of(litellm).keys
-    return Origin(provider=provider, litellm=litellm, names=names, params=_protected(found), variables=variables)
+    return Origin(provider=provider, litellm=litellm, names=names, params=protect("", found), variables=variables)
 
 
 def _is_configured(config: Config, provider: str) -> bool:
@@ -91,10 +90,6 @@ def _names(
     if entry and entry.credentials:
         return (entry.credentials,), True
     return tuple(dict.fromkeys((provider, litellm))), False
-
-
-def _protected(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if variable_of(value) else protect(name, value) for name, value in params.items()}
 
 
 def variable_of(value: Any) -> str | None:

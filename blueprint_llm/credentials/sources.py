@@ -13,8 +13,8 @@ from blueprint_llm.credentials import command
 from blueprint_llm.credentials.document import Entry, FileKey, FromCommand, FromEnvironment, FromKeychain
 from blueprint_llm.credentials.origin import Origin, variable_of
 from blueprint_llm.credentials.providers import env_stem
-from blueprint_llm.credentials.secret import Secret
 from blueprint_llm.errors import CredentialsError
+from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blueprint_llm.config.paths import make_folder
+from blueprint_llm.secret import revealed
 from blueprint_llm.stores.degraded import DegradedStore, warn
 from blueprint_llm.stores.sqlite import MemoryStore, SqliteStore
 
@@ -46,17 +47,17 @@ def open_store(config: StoreConfig, *, clock: Callable[[], float] = time.time, o
         clock: Unix seconds, for SQLite and memory; Redis has its server's.
         on_event: Told when `on_failure: memory` takes effect, and when it ends.
     """
-    store = _opened(config.url, clock)
+    store = _opened(config, clock)
     return DegradedStore(store, clock=clock, on_event=on_event) if config.on_failure == "memory" else store
 
 
-def _opened(url: str, clock: Callable[[], float]) -> Store:
-    kind, _, path = url.partition(":")
-    if kind == "sqlite":
+def _opened(config: StoreConfig, clock: Callable[[], float]) -> Store:
+    if config.kind == "sqlite":
+        path = revealed(config.url).removeprefix("sqlite").removeprefix(":")
         return SqliteStore(path.removeprefix("//") or make_folder("state") / "ledger.sqlite", clock=clock)
-    if kind == "memory":
+    if config.kind == "memory":
         return MemoryStore(clock=clock)
     from blueprint_llm.stores.redis_store import RedisStore  # noqa: PLC0415 - only who uses Redis loads it
 
-    opened: Store = RedisStore(url)
+    opened: Store = RedisStore(config.url)
     return opened

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from blueprint_llm.errors import ConfigError, StoreError
+from blueprint_llm.secret import Secret, revealed
 from blueprint_llm.stores import breaker, totals
 from blueprint_llm.stores.ledger_sql import refusing
 from blueprint_llm.stores.ops import (
@@ -68,7 +69,9 @@ _facts = attrgetter(*totals.FACTS)
 class RedisStore:
     """A store at `redis://host:port/n`; `clock` replaces the server's time in tests."""
 
-    def __init__(self, url: str, *, prefix: str = "{blueprint}", clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, url: str | Secret, *, prefix: str = "{blueprint}", clock: Callable[[], float] | None = None
+    ) -> None:
         self._url, self._prefix, self._clock = url, prefix, clock
         self._client: Any = None
         self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
@@ -77,7 +80,7 @@ class RedisStore:
         """Run `op`; raises StoreError when the server cannot be used."""
         with self._explained():
             if self._client is None:
-                self._client = _redis().Redis.from_url(self._url, **_settings())
+                self._client = _redis().Redis.from_url(revealed(self._url), **_settings())
             return self._run(_plan(op))
 
     async def aexecute(self, op: Op) -> Any:
@@ -85,7 +88,7 @@ class RedisStore:
         with self._explained():
             loop = asyncio.get_running_loop()  # a connection belongs to the loop that made it
             if loop not in self._aclients:
-                self._aclients[loop] = _redis().asyncio.Redis.from_url(self._url, **_settings())
+                self._aclients[loop] = _redis().asyncio.Redis.from_url(revealed(self._url), **_settings())
             return await self._arun(_plan(op), self._aclients[loop])
 
     def close(self) -> None:
@@ -141,7 +144,7 @@ class RedisStore:
         try:
             yield
         except (_redis().exceptions.RedisError, OSError) as error:
-            where = urlsplit(self._url)
+            where = urlsplit(revealed(self._url))
             raise StoreError(
                 f"the store at {where.hostname}:{where.port or 6379} cannot be used ({type(error).__name__}): start "
                 "the Redis server, mend blueprint.store.url, or set blueprint.store.on_failure: memory"

@@ -21,6 +21,7 @@ from blueprint_llm.config.model import Tools
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import ConfigError, ToolError
 from blueprint_llm.redaction import redact
+from blueprint_llm.secret import revealed
 from blueprint_llm.tools import sandbox
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, ask, ask_async, request_for
 from blueprint_llm.tools.audit import Audit
@@ -202,7 +203,8 @@ class ToolEngine:
         from blueprint_llm.tools.mcp import McpConnection  # noqa: PLC0415 - only where servers are configured
 
         for name, config in self.settings.mcp_servers.items() if not self._connected else ():
-            connection = McpConnection(name, config, {**self._environment(), **config.env}, self.workspace.root)
+            own = {variable: revealed(value) for variable, value in config.env.items()}
+            connection = McpConnection(name, config, {**self._environment(), **own}, self.workspace.root)
             for registered in connection.open():
                 self.register_tool(registered)
             self._closers.append(connection.close)

@@ -92,3 +92,8 @@ class Secret:
         raise TypeError("a Secret cannot be pickled: hand on the provider's name and load the key there")
 
     __reduce__ = __getstate__ = __reduce_ex__  # type: ignore[assignment] # every road to a copy of the state
+
+
+def revealed(value: str | Secret) -> str:
+    """The text itself, for the one place that sends it."""
+    return value.reveal() if isinstance(value, Secret) else value
