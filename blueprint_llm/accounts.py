@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.context import message_tokens
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
+from blueprint_llm.pricing.litellm_keys import prices_in
 from blueprint_llm.steps import Step, Store
 from blueprint_llm.stores.ops import ABANDONED, Batch, BreakerProbe, BreakerReport, Release
 from blueprint_llm.targets import litellm_provider
@@ -68,7 +69,8 @@ class Account:
             litellm_provider=litellm_provider(target.model),
         )
         tier = request.params.get("service_tier")
-        self.card = parts.price(target, frozenset({tier}) if isinstance(tier, str) else frozenset())
+        tags = frozenset({tier}) if isinstance(tier, str) else frozenset[str]()
+        self.card = parts.price(target, tags, own=prices_in(request.params))
         self.reservation: Reservation | None = None
 
     def cap(self, raised: int | None = None) -> Cap:

@@ -47,8 +47,16 @@ def answer_of(attempt: Attempt, verdict: StreamVerdict, usage: UsageInfo, trace:
 
 def _raw(attempt: Attempt, response: ChatResponse) -> Callable[[], Any]:
     if attempt.raw is not None:
+        _tell_cost(attempt.raw, response.usage)
         return lambda: attempt.raw
     return lambda: _rebuilt(response)
+
+
+def _tell_cost(raw: Any, usage: UsageInfo | None) -> None:
+    """What was paid, where LiteLLM's users look for it; a cost that LiteLLM has counted itself stays."""
+    hidden = getattr(raw, "_hidden_params", None)
+    if isinstance(hidden, dict) and hidden.get("response_cost") is None and usage is not None:
+        hidden["response_cost"] = usage.estimated_cost
 
 
 def _rebuilt(response: ChatResponse) -> Any:

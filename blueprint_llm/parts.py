@@ -189,12 +189,13 @@ class Parts:
         stream_s = (target.stream_timeout_s or config.stream_timeout) if streamed else None
         return stream_s or own or config.timeout or float("inf")
 
-    def price(self, target: Target, tags: frozenset[str] = frozenset()) -> PriceCard | None:
-        """The price of a target today."""
+    def price(
+        self, target: Target, tags: frozenset[str] = frozenset(), *, own: Mapping[str, Any] | None = None
+    ) -> PriceCard | None:
+        """The price of a target today; `own` prices are those of the call itself."""
         today = date.fromordinal(EPOCH_DAY + int(self.clock() // 86400))
-        return self.prices.price(
-            target.provider, target.model, at=today, params=target.params, info=target.info, tags=tags
-        )
+        params = {**target.params, **own} if own else target.params
+        return self.prices.price(target.provider, target.model, at=today, params=params, info=target.info, tags=tags)
 
     def retry_for(self, target: Target, error: CallError) -> RetryRules:
         """How often to try `target` again after `error`."""

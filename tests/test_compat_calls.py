@@ -9,7 +9,7 @@ from compat_cases import CASES, STATUSES, TABLE
 from driving import KEY
 
 import blueprint_llm
-from blueprint_llm.testing import FaultServer, Status
+from blueprint_llm.testing import Answer, FaultServer, Status
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
 pytestmark = [
@@ -81,6 +81,27 @@ def test_a_status_is_litellms_exception(status, stream, kind):
         assert getattr(ours, name, None) == getattr(theirs, name, None), name
     assert str(ours) == str(theirs)
     assert ours.response.status_code == theirs.response.status_code if hasattr(theirs, "response") else True
+
+
+TIMING = {"_response_ms", "litellm_overhead_time_ms", "callback_duration_ms"}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("priced", [{}, {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}])
+def test_the_facts_beside_an_answer_are_litellms(kind, priced):
+    """Hidden parameters hold what LiteLLM's do, the cost among them, though LiteLLM did not count it."""
+    wire = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "hi"}], "api_key": KEY, **priced}
+    with FaultServer(default=Answer("Hello.")) as server:
+        theirs, ours = (
+            call(kind, None, through=library, api_base=server.url, **wire)._hidden_params
+            for library in (litellm, blueprint_llm)
+        )
+
+    assert ours.keys() - {"blueprint"} == theirs.keys()
+    assert ours["response_cost"] == pytest.approx(theirs["response_cost"])
+    assert theirs["response_cost"] > 0
+    different = {name for name in theirs if ours[name] != theirs[name]}
+    assert different <= {"litellm_call_id", "response_cost", "headers", "additional_headers", *TIMING}
 
 
 def test_there_are_enough_calls():

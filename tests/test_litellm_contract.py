@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from types import ModuleType, SimpleNamespace
 
 import httpx
 import openai
@@ -15,6 +16,7 @@ from driving import KEY, MESSAGES, closing_clients
 from openai.types.chat import ChatCompletionChunk
 
 from blueprint_llm.adapters import Call, _litellm, exceptions
+from blueprint_llm.adapters.unheard import internal_switch, marked, uncounted
 from blueprint_llm.credentials import Credential, Secret
 from blueprint_llm.errors import CATEGORIES, CallError, Failure
 from blueprint_llm.policy import classify
@@ -414,4 +416,31 @@ def test_no_record_is_made_that_nobody_reads(litellm_warm):
     """Without a callback LiteLLM makes no record of our calls; with one it does, and the mark is gone after a call."""
     assert recorded([ask_blocking, ask_awaiting], listening=False) == []
     assert set(recorded([ask_blocking, ask_awaiting], listening=True)) == {"async", "sync"}
-    assert _litellm._switch().get() is False
+    assert internal_switch(litellm_warm).get() is False
+
+
+@pytest.mark.parametrize(("listening", "counts"), [(False, False), (True, True)])
+def test_no_cost_is_counted_that_nobody_reads(litellm_warm, listening, counts):
+    """Without a callback LiteLLM counts no cost of our calls: the ledger's is the one that is told."""
+    counted, count = [], litellm_warm.response_cost_calculator
+
+    def note(*args, **keywords):
+        counted.append(keywords["model"])
+        return count(*args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(litellm_warm, "response_cost_calculator", note)
+        recorded([ask_blocking, ask_awaiting], listening=listening)
+
+    assert bool(counted) is counts
+
+
+def test_a_litellm_that_makes_its_log_in_another_way_makes_it_itself(litellm_warm):
+    """Where what we rely on is not there, a call goes on as before."""
+    other = ModuleType("litellm")
+    other.utils = SimpleNamespace(function_setup=lambda keywords: None)
+
+    assert uncounted(other, "completion", {"model": "m"}) == {"model": "m"}
+    assert internal_switch(other) is None
+    with marked(other):
+        assert internal_switch(litellm_warm).get() is False

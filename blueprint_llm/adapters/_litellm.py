@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Self
 from blueprint_llm import redaction
 from blueprint_llm.adapters.embedded_provider import custom_provider
 from blueprint_llm.adapters.exceptions import call_error
+from blueprint_llm.adapters.unheard import has_listeners, is_unheard, marked, uncounted
 from blueprint_llm.secret import Secret
 from blueprint_llm.steps import END
 from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from contextvars import ContextVar
 
     from blueprint_llm.adapters.contract import Call, EndedBy
 
@@ -35,8 +35,6 @@ NO_KEY = "none"
 SINGLE = {"num_retries": 0, "max_retries": 0, "retry_policy": {"BadRequestErrorRetries": 0}}
 _LOADING = threading.Lock()
 _QUIET = threading.Event()
-EVENTS = ("input", "success", "failure")
-CALLBACKS = ("callbacks", *(f"{event}_callback" for event in EVENTS), *(f"_async_{event}_callback" for event in EVENTS))
 
 
 def module() -> Any:
@@ -69,8 +67,10 @@ def complete(call: Call) -> Any:
     """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
     litellm = module()
     try:
-        with _unheard(litellm, call):
+        if not is_unheard(litellm, call):
             return _masked(litellm.completion(**_keywords(call)))
+        with marked(litellm):
+            return _masked(litellm.completion(**uncounted(litellm, "completion", _keywords(call))))
     except Exception as error:  # noqa: BLE001 - the provider boundary: anything may come out of LiteLLM
         failure = call_error(error, call)
     raise failure
@@ -80,8 +80,10 @@ async def acomplete(call: Call) -> Any:
     """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
     litellm = module()
     try:
-        with _unheard(litellm, call):
+        if not is_unheard(litellm, call):
             return _masked(await litellm.acompletion(**_keywords(call)))
+        with marked(litellm):
+            return _masked(await litellm.acompletion(**uncounted(litellm, "acompletion", _keywords(call))))
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
     raise failure
@@ -193,7 +195,7 @@ class Stream:
         self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
         if inspect.isasyncgenfunction(getattr(type(self._source), "__aiter__", None)):
             wrapper.completion_stream = _Once(self._source)
-        self._keep_all = _has_listeners(litellm)
+        self._keep_all = has_listeners(litellm)
         self._last_usage: Any = None
         self._has_usage = False
         self._seen = 0
@@ -286,40 +288,6 @@ def end_of(wrapper: Any) -> EndedBy:
     marks = ("received_finish_reason", "intermittent_finish_reason")
     said = next(filter(None, (getattr(wrapper, mark, None) for mark in marks)), None)
     return "none" if is_lost(said) else "terminal" if said else "invented"
-
-
-def _has_listeners(litellm: Any) -> bool:
-    """Whether the program wants whole answers from LiteLLM. A call to Gemini registers "cache" without a cache."""
-    listeners = [each for name in CALLBACKS for each in getattr(litellm, name, None) or ()]
-    return litellm.cache is not None or any(each != "cache" for each in listeners)
-
-
-@contextlib.contextmanager
-def _unheard(litellm: Any, call: Call) -> Iterator[None]:
-    """Make a call whose log nobody reads one of LiteLLM's internal ones: it then makes no record of it.
-
-    That record (a second count of the cost, a payload for callbacks) is 8 % of what a call through LiteLLM costs.
-    """
-    switch = _switch()
-    if switch is None or _has_listeners(litellm) or litellm.max_budget or call.params.keys() & set(CALLBACKS):
-        yield
-        return
-    token = switch.set(True)
-    try:
-        yield
-    finally:
-        switch.reset(token)
-
-
-@functools.cache
-def _switch() -> ContextVar[bool] | None:
-    """What LiteLLM marks its internal calls with; None: this LiteLLM has no such mark."""
-    try:
-        from litellm._internal_context import is_internal_call  # noqa: PLC0415 - LiteLLM is loaded by now
-    except ImportError:
-        return None
-    mark: ContextVar[bool] = is_internal_call
-    return mark
 
 
 def _usage_of(chunk: Any) -> Any:

@@ -44,6 +44,11 @@ def priced(found: Mapping[str, Any]) -> bool:
     return any(found.get(name) is not None for name in (*_NAMES.values(), *_PER_SECOND, "tiered_pricing"))
 
 
+def prices_in(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call's own keywords say about its price, which LiteLLM lets win over the deployment's."""
+    return {name: params[name] for name in params if "_cost" in name or name == "tiered_pricing"}
+
+
 def _parts(found: Mapping[str, Any], above: str, suffix: str) -> dict[str, int]:
     values = {part: _value(found, f"{name}{above}", suffix) for part, name in _NAMES.items()}
     return {part: atto(value) for part, value in values.items() if value is not None}
