@@ -188,7 +188,7 @@ class Stream:
     set, only what its end and repetition checks read is kept: the first chunk, the last two, and those with usage.
     """
 
-    _KEPT = 8
+    _KEPT = 3
 
     def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
         self._wrapper, self._call = wrapper, call

@@ -5,7 +5,7 @@ Some servers cut an emoji in two between deltas and send each half as `\ud83d`: 
 
 from __future__ import annotations
 
-_BATCH = 256
+_BATCH = 32  # of short pieces each takes ten times the room of its text
 _HIGH = ("\ud800", "\udbff")
 
 
@@ -54,7 +54,8 @@ class Text:
 
     def tail(self, chars: int) -> str:
         """The last characters, at least `chars` where there are so many."""
-        return ("".join(self._chunks[-1:]) + "".join(self._pieces))[-chars:]
+        last = -1 - chars // _BATCH  # no piece is empty
+        return ("".join(self._chunks[last:]) + "".join(self._pieces))[-chars:]
 
 
 def printable(text: str) -> str:
