@@ -12,6 +12,7 @@ from blueprint_llm.config.load import TEMPLATE
 from blueprint_llm.config.paths import folder, make_folder
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.redaction import redact
+from blueprint_llm.secret import Secret
 
 MINIMAL = "blueprint:\n  providers: {{{name}: {{model: openai/gpt-4o}}}}\n  chains: {{default: [{name}]}}\n"
 SECRET = "sk-canary-0123456789"
@@ -295,6 +296,29 @@ def test_a_configuration_shows_no_secret(secret):
     assert config.model_groups["a"][0].params["api_key"].reveal() == secret
     assert config.providers["p"].api_key.reveal() == secret
     assert config.store.url.reveal() == f"redis://user:{secret}@127.0.0.1/0"
+
+
+def test_a_name_that_the_user_chose_tells_nothing():
+    """Chains, groups, aliases and metadata may be called like a key: what stands under them is none."""
+    fallback = {"model": "my-auth", "api_key": SECRET}
+    config = load_config(
+        {
+            "model_list": [{"model_name": "my-auth", "litellm_params": {"model": "openai/x"}}],
+            "router_settings": {
+                "fallbacks": [{"my-auth": ["my-auth", fallback]}],
+                "model_group_alias": {"key": "my-auth"},
+            },
+            "blueprint": {
+                "chains": {"turnkey": ["my-auth"]},
+                "routes": [{"when": {"metadata": {"team_key": "red"}}, "chain": ["turnkey"]}],
+            },
+        }
+    )
+
+    assert config.chains == {"turnkey": ["my-auth"]}
+    assert config.routes[0].when.metadata == {"team_key": "red"}
+    assert config.model_group_alias == {"key": "my-auth"}
+    assert config.fallbacks == [{"my-auth": ["my-auth", {"model": "my-auth", "api_key": Secret(SECRET)}]}]
 
 
 @pytest.mark.parametrize("secret", [SECRET, ODD_SECRET])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from blueprint_llm.config.masking import masked
-from blueprint_llm.config.secrets import Keyed, SecretText
+from blueprint_llm.config.secrets import Keyed, SecretText, protect
 from blueprint_llm.secret import Secret, revealed
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class ProviderConfig(Section):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), allow_inf_nan=False)
+    held = frozenset({"api_key"})
 
     model: str = Field(min_length=1)
     role: Literal["local", "cloud", "fallback", "opus"] | None = None
@@ -237,6 +238,8 @@ class Loop(Section):
 class McpServer(Section):
     """An MCP server over stdio; `env` is all it gets besides `tools.env.pass`."""
 
+    held = frozenset({"env"})
+
     command: list[str] = Field(min_length=1)
     env: dict[str, SecretText] = Field(default_factory=dict)
     timeout_s: Positive = 30
@@ -341,6 +344,8 @@ class Deployment(Section):
         max_budget: USD per `budget_duration` (`1d`, `30s`, ...).
     """
 
+    held = frozenset({"params", "info"})
+
     group: str
     model: str
     params: dict[str, Any] = Field(default_factory=dict, repr=False)
@@ -352,6 +357,13 @@ class Deployment(Section):
     order: int | None = None
     max_budget: float | None = None
     budget_duration: str | None = None
+
+
+FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+
+
+def _fallbacks_protected(entries: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
+    return [{group: [protect("", each) for each in targets] for group, targets in entry.items()} for entry in entries]
 
 
 class Config(Blueprint):
@@ -366,6 +378,8 @@ class Config(Blueprint):
         source: The file it came from; None for a mapping.
         digest: sha256 over everything above, secrets replaced: the `policy_hash` of traces.
     """
+
+    held = frozenset({"router_settings", "litellm_settings", "credential_list"})
 
     model_groups: dict[str, list[Deployment]] = Field(default_factory=dict)
     fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
@@ -395,6 +409,11 @@ class Config(Blueprint):
     notices: list[str] = Field(default_factory=list)
     source: str | None = None
     digest: str = ""
+
+    def protected(self) -> Self:
+        """As of every record; a fallback may bring a key along, too."""
+        changed = {name: _fallbacks_protected(getattr(self, name)) for name in FALLBACKS}
+        return super(Config, self.model_copy(update=changed)).protected()
 
     @property
     def folder(self) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, GetPydanticSchema, WithJsonSchema
 from pydantic_core import PydanticKnownError, core_schema
@@ -39,8 +39,6 @@ def protect(name: str, value: Any) -> Any:
             return {key: protect(str(key), item) for key, item in value.items()}
         case list():
             return [protect(name, item) for item in value]
-        case Keyed():
-            return value.protected()
         case _:
             return value
 
@@ -53,9 +51,28 @@ def seal(keywords: dict[str, Any], *, but: Collection[str] = ()) -> dict[str, An
 
 
 class Keyed(BaseModel):
-    """A record that may hold keys, in itself or in records within."""
+    """A record that may hold keys: in its fields `held`, in what it holds beside its fields, and in records within.
+
+    Elsewhere stand names of the user's own choice (a chain may be called `turnkey`), which tell nothing.
+    """
+
+    held: ClassVar[frozenset[str]] = frozenset()
 
     def protected(self) -> Self:
         """The record with its keys made Secrets; the very same where it holds none."""
-        changed = {name: new for name, value in self if (new := protect(name, value)) != value}
+        keyed = self.held | (self.__pydantic_extra__ or {}).keys()
+        made = ((name, value, protect(name, value) if name in keyed else _within(value)) for name, value in self)
+        changed = {name: new for name, value, new in made if new != value}
         return self.model_copy(update=changed) if changed else self
+
+
+def _within(value: Any) -> Any:
+    match value:
+        case Keyed():
+            return value.protected()
+        case dict():
+            return {name: _within(item) for name, item in value.items()}
+        case list():
+            return [_within(item) for item in value]
+        case _:
+            return value
