@@ -300,25 +300,26 @@ def test_a_configuration_shows_no_secret(secret):
 
 def test_a_name_that_the_user_chose_tells_nothing():
     """Chains, groups, aliases and metadata may be called like a key: what stands under them is none."""
-    fallback = {"model": "my-auth", "api_key": SECRET}
+    fallback = {"model": "house-auth", "api_key": SECRET}
     config = load_config(
         {
-            "model_list": [{"model_name": "my-auth", "litellm_params": {"model": "openai/x"}}],
+            "model_list": [{"model_name": "house-auth", "litellm_params": {"model": "openai/x"}}],
             "router_settings": {
-                "fallbacks": [{"my-auth": ["my-auth", fallback]}],
-                "model_group_alias": {"key": "my-auth"},
+                "fallbacks": [{"house-auth": ["house-auth", fallback]}],
+                "model_group_alias": {"key": "house-auth"},
             },
             "blueprint": {
-                "chains": {"turnkey": ["my-auth"]},
+                "chains": {"turnkey": ["house-auth"]},
                 "routes": [{"when": {"metadata": {"team_key": "red"}}, "chain": ["turnkey"]}],
             },
         }
     )
 
-    assert config.chains == {"turnkey": ["my-auth"]}
+    assert config.chains == {"turnkey": ["house-auth"]}
+    assert redact("asked house-auth") == "asked house-auth"
     assert config.routes[0].when.metadata == {"team_key": "red"}
-    assert config.model_group_alias == {"key": "my-auth"}
-    assert config.fallbacks == [{"my-auth": ["my-auth", {"model": "my-auth", "api_key": Secret(SECRET)}]}]
+    assert config.model_group_alias == {"key": "house-auth"}
+    assert config.fallbacks == [{"house-auth": ["house-auth", {"model": "house-auth", "api_key": Secret(SECRET)}]}]
 
 
 @pytest.mark.parametrize("secret", [SECRET, ODD_SECRET])

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from blueprint_llm.config.deployments import model_groups
 from blueprint_llm.config.includes import join_includes
 from blueprint_llm.config.known_keys import PROXY_ONLY, TOP_LEVEL
-from blueprint_llm.config.masking import masked, masked_text, secrets_in, shown
-from blueprint_llm.config.model import Blueprint, Config, StoreConfig
+from blueprint_llm.config.masking import masked, masked_text, shown
+from blueprint_llm.config.model import Blueprint, Config
 from blueprint_llm.config.paths import folder
 from blueprint_llm.config.problems import Finding, Place, Rejected, Report, dotted, nearest
 from blueprint_llm.config.problems import Path as KeyPath
@@ -29,8 +29,8 @@ from blueprint_llm.config.router_settings import Settings
 from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
 from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.redaction import carries_more, register, register_url
-from blueprint_llm.secret import Secret, revealed
+from blueprint_llm.redaction import register_url
+from blueprint_llm.secret import revealed
 
 FILE_NAME = "blueprint.yaml"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)  # what `init` writes is also what runs without any file
@@ -119,22 +119,8 @@ def _config(tree: Tree, origin: Origin | None = None) -> Config:
     config = Config(**dict(blueprint), **fields, **settings.sections)
     source = (origin.name or str(origin.path)) if origin else None
     plain = config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True)
-    _register_secrets(plain, revealed(config.store.url))
-    facts = {"notices": notices, "source": source, "digest": _digest(plain), "store": _protected(config.store)}
-    return config.model_copy(update=facts).protected()
-
-
-def _register_secrets(plain: Mapping[str, Any], store_url: str) -> None:
-    """Let no log show what stands in the file itself, from here on."""
-    for secret in secrets_in(plain):
-        register(secret)
-    register_url(store_url)
-
-
-def _protected(store: StoreConfig) -> StoreConfig:
-    """A password in the store's address is kept as a key is."""
-    url = revealed(store.url)
-    return store.model_copy(update={"url": Secret(url)}) if carries_more(url) else store
+    register_url(revealed(config.store.url))
+    return config.model_copy(update={"notices": notices, "source": source, "digest": _digest(plain)}).protected()
 
 
 def _block(raw: Mapping[str, Any], origin: Origin | None, report: Report) -> dict[str, Any]:

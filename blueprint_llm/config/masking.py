@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blueprint_llm.secret import Secret
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MASK = "***"
 
@@ -46,18 +43,6 @@ def masked(value: Any, key: str = "") -> Any:
         inherited = key if is_secret_key(key) else None
         return {name: masked(item, inherited or str(name)) for name, item in value.items()}
     return [masked(item, key) for item in value] if isinstance(value, list | tuple) else value
-
-
-def secrets_in(value: Any, key: str = "") -> Iterator[str]:
-    """The texts under secret keys, each as it stands; what only names a variable is none."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from secrets_in(item, str(name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from secrets_in(item, key)
-    elif isinstance(value, str) and is_secret_key(key) and not _NAMES_ONLY.fullmatch(value):
-        yield value
 
 
 def masked_text(text: str) -> str:

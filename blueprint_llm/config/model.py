@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from blueprint_llm.config.masking import masked
 from blueprint_llm.config.secrets import Keyed, SecretText, protect
+from blueprint_llm.redaction import carries_more
 from blueprint_llm.secret import Secret, revealed
 
 if TYPE_CHECKING:
@@ -286,6 +287,11 @@ class StoreConfig(Section):
     url: Annotated[SecretText, AfterValidator(_store_url)] = "sqlite"
     reservation_ttl_s: Positive | None = None
     on_failure: Literal["error", "memory"] = "error"
+
+    def protected(self) -> Self:
+        """As of every record: a password in the address makes a key of it."""
+        url = revealed(self.url)
+        return self.model_copy(update={"url": Secret(url)}) if carries_more(url) else self
 
     @property
     def kind(self) -> str:
