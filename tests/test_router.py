@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import litellm
 import openai
 import pytest
+from canary import KEYS, Sinks
 from driving import closing_clients
 from litellm.types.router import Deployment, LiteLLM_Params, RetryPolicy
 
@@ -351,6 +352,28 @@ def test_a_call_knows_its_deployment(server, monkeypatch):
     assert (hidden["model_id"], hidden["response_cost"] > 0) == ("d1", True)
     assert (heard[0]["job"], heard[0]["model_group"], heard[0]["model_info"]["id"]) == (7, "a", "d1")
     assert "metadata" not in server.requests[0].body
+
+
+def test_a_router_holds_no_key_as_text(server):
+    """Its list shows keys as LiteLLM's does; nothing that it holds has one, before a call or after it."""
+    key, sinks = KEYS["plain32"], Sinks()
+    wire = {"model": "openai/m", "api_base": server.url, "api_key": key}
+    settings = {
+        "default_litellm_params": {"extra_headers": {"X-Api-Key": key}},
+        "blueprint": {"providers": {"p": wire}},
+    }
+    with Router([{"model_name": "a", "litellm_params": wire, "model_info": {"id": "d"}}], **settings) as router:
+        sinks.take(router)
+        router.completion("a", MESSAGES)
+        sinks.take(router)
+        shown = [router.model_list[0], router.get_model_list("a")[0], router.get_model_info("d")]
+        again = router.upsert_deployment({**shown[0]})
+
+    assert sinks.hits(key) == []
+    assert [each["litellm_params"]["api_key"] for each in shown] == [key] * 3
+    assert router.default_litellm_params == {"extra_headers": {"X-Api-Key": key}}
+    assert again is None  # it is the one that is there
+    assert server.requests[0].headers["x-api-key"] == key
 
 
 def test_a_blocked_deployment_is_not_asked(server):
