@@ -376,6 +376,23 @@ def test_a_router_holds_no_key_as_text(server):
     assert server.requests[0].headers["x-api-key"] == key
 
 
+def test_names_of_a_router_may_sound_like_keys(server):
+    """Groups, aliases, chains and metadata called like a key mean what they did."""
+    block = {
+        "chains": {"turnkey": ["house-auth"]},
+        "routes": [{"when": {"metadata": {"team_key": "red-team"}}, "chain": "turnkey"}],
+    }
+    settings = {"fallbacks": [{"house-key": ["house-auth"]}], "model_group_alias": {"front-key": "house-auth"}}
+    with Router([entry("house-auth", "m", server.url)], **settings, blueprint=block) as router:
+        router.update_settings(fallbacks=[{"front-key": ["house-auth"]}])
+        router.completion("front-key", MESSAGES)
+
+        assert router.fallbacks == [{"front-key": ["house-auth"]}]
+        assert router._state.config.chains == {"turnkey": ["house-auth"]}
+        assert router._state.config.routes[0].when.metadata == {"team_key": "red-team"}
+    assert asked(server) == {"m": 1}
+
+
 def test_a_blocked_deployment_is_not_asked(server):
     """`model_info: {blocked: true}` takes a deployment out."""
     paused = {**entry("a", "paused", server.url), "model_info": {"blocked": True}}

@@ -30,7 +30,7 @@ from blueprint_llm.compat.requests import request_of, sealed
 from blueprint_llm.compat.signatures import signature_of
 from blueprint_llm.config import load_config
 from blueprint_llm.config.known_keys import ROUTER_IGNORED, ROUTER_USED
-from blueprint_llm.config.secrets import protect
+from blueprint_llm.config.secrets import protect, protect_settings
 from blueprint_llm.drivers import AsyncDriver, SyncDriver
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.events import Event, emit
@@ -88,9 +88,9 @@ class Router:
         if unknown := arguments.keys() - KNOWN:
             raise TypeError(f"Router() got an unexpected keyword argument {min(unknown)!r}")
         self._changing = threading.Lock()
-        self._blueprint = protect("", blueprint or {})
+        self._blueprint = protect_settings(blueprint or {})
         given = {name: value for name, value in arguments.items() if value not in (None, [], {}, "")}
-        self._settings = protect("", given)
+        self._settings = protect_settings(given)
         self._defaults = dict(self._settings.pop("default_litellm_params", None) or {})
         config = self._configured(entry_of(each) for each in model_list or ())
         self._state = _State(Parts.build(config), entries_of(config))
@@ -250,7 +250,7 @@ class Router:
     def update_settings(self, **settings: Any) -> None:
         """Change settings of the Router for calls begun later. Raises ConfigError; then nothing has changed."""
         with self._changing:
-            before, self._settings = self._settings, {**self._settings, **protect("", settings)}
+            before, self._settings = self._settings, {**self._settings, **protect_settings(settings)}
             try:
                 self._swap(self._state.entries)
             except BaseException:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from blueprint_llm.config.masking import masked
-from blueprint_llm.config.secrets import Keyed, SecretText, protect
+from blueprint_llm.config.secrets import FALLBACKS, Keyed, SecretText, protect_named, protect_settings
 from blueprint_llm.redaction import carries_more
 from blueprint_llm.secret import Secret, revealed
 
@@ -365,13 +365,6 @@ class Deployment(Section):
     budget_duration: str | None = None
 
 
-FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
-
-
-def _fallbacks_protected(entries: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
-    return [{group: [protect("", each) for each in targets] for group, targets in entry.items()} for entry in entries]
-
-
 class Config(Blueprint):
     """A loaded configuration: our block, and LiteLLM's `model_list` and `router_settings` in LiteLLM's shapes.
 
@@ -385,7 +378,7 @@ class Config(Blueprint):
         digest: sha256 over everything above, secrets replaced: the `policy_hash` of traces.
     """
 
-    held = frozenset({"router_settings", "litellm_settings", "credential_list"})
+    held = frozenset({"credential_list"})
 
     model_groups: dict[str, list[Deployment]] = Field(default_factory=dict)
     fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
@@ -417,9 +410,10 @@ class Config(Blueprint):
     digest: str = ""
 
     def protected(self) -> Self:
-        """As of every record; a fallback may bring a key along, too."""
-        changed = {name: _fallbacks_protected(getattr(self, name)) for name in FALLBACKS}
-        return super(Config, self.model_copy(update=changed)).protected()
+        """As of every record; LiteLLM's settings and fallbacks may bring keys along, too."""
+        settings = {name: protect_settings(getattr(self, name)) for name in ("router_settings", "litellm_settings")}
+        fallbacks = {name: protect_named(getattr(self, name)) for name in FALLBACKS}
+        return super(Config, self.model_copy(update={**settings, **fallbacks})).protected()
 
     @property
     def folder(self) -> Path | None:

@@ -12,6 +12,9 @@ from blueprint_llm.config.masking import is_secret_key
 from blueprint_llm.secret import Secret
 
 ENVIRON = "os.environ/"
+FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+NAMED = {*FALLBACKS, "model_group_alias", "model_group_retry_policy", "provider_budget_config", "providers", "chains"}
+OPEN = {"routes"}  # compared with what callers say
 
 
 def _text(value: Any) -> str | Secret:
@@ -41,6 +44,24 @@ def protect(name: str, value: Any) -> Any:
             return [protect(name, item) for item in value]
         case _:
             return value
+
+
+def protect_named(value: Any) -> Any:
+    """As `protect`, below names of the user's own choice (groups, aliases, providers), which tell nothing."""
+    match value:
+        case Mapping():
+            return {name: protect("", item) for name, item in value.items()}
+        case list():
+            return [protect_named(item) for item in value]
+        case _:
+            return value
+
+
+def protect_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """LiteLLM's settings or our block with their keys made Secrets."""
+    closed = {key: item for key, item in settings.items() if key not in OPEN}
+    made = {key: protect_named(item) if key in NAMED else protect(key, item) for key, item in closed.items()}
+    return {**settings, **made}
 
 
 def seal(keywords: dict[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
