@@ -48,7 +48,7 @@ def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Gener
         return screen(choice, checks)
     checks.append(partial(_lacks_room, input_tokens(request)))
     route, wider = screen(choice, checks), choice.on_failure.get("context_length", ())
-    return route if route.targets or not wider else screen(replace(choice, targets=wider), checks)
+    return route if route.targets or not wider else screen(choice._replace(targets=wider), checks)
 
 
 def _checks(parts: Parts, request: ChatRequest) -> list[Screen]:
@@ -67,7 +67,7 @@ def _arranged(parts: Parts, choice: Choice, *, streamed: bool) -> Generator[Step
     known = parts.known((yield Now()), streamed=streamed)
     arrange = partial(arranged, draw=(yield Draw()), strategy=parts.strategy, known=known)
     special = {name: arrange(targets) for name, targets in choice.on_failure.items()}
-    return replace(choice, targets=arrange(choice.targets), on_failure=special)
+    return choice._replace(targets=arrange(choice.targets), on_failure=special)
 
 
 def _lacks_key(parts: Parts, target: Target) -> str | None:

@@ -45,14 +45,13 @@ class Question(NamedTuple):
     planning: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """What a rule answers: targets in order, and LiteLLM's fallbacks for special failures."""
 
     rule: str
-    chain: str | None = None
     targets: list[Target]
-    on_failure: Mapping[str, list[Target]] = field(default_factory=dict)
+    chain: str | None = None
+    on_failure: Mapping[str, list[Target]] = {}
 
 
 def by_provider(question: Question) -> Choice | None:
@@ -202,8 +201,8 @@ def choose(question: Question) -> Choice:
     if choice is None:  # pragma: no cover - by_default always answers
         raise ConfigError("no routing rule answered")
     if any(map(question.request.params.get, CONNECTION)):
-        choice = replace(choice, targets=_connected(choice.targets, question))
-    return choice if question.request.fallback else replace(choice, targets=_first_only(choice), on_failure={})
+        choice = choice._replace(targets=_connected(choice.targets, question))
+    return choice if question.request.fallback else choice._replace(targets=_first_only(choice), on_failure={})
 
 
 def _connected(targets: list[Target], question: Question) -> list[Target]:

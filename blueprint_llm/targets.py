@@ -111,6 +111,7 @@ class TargetTable:
         }
         self._wildcards = Wildcards(self._groups)
         self._met: dict[tuple[str, ...], Target] = {}
+        self._connected: dict[tuple[str, ...], tuple[Target, Target]] = {}
         self._ids = {each.id: name for name, found in config.model_groups.items() for each in found}
         self._aliases = {alias: _alias_target(value) for alias, value in config.model_group_alias.items()}
         self._own = {name: _own_params(provider) for name, provider in config.providers.items()}
@@ -172,17 +173,21 @@ class TargetTable:
         return [found or self._met_at((model,), Target(provider=litellm_provider(model), model=model, known=False))]
 
     def connected(self, target: Target, own: Mapping[str, Any]) -> Target:
-        """`target` at the address and with the key of a call."""
+        """`target` at the address and with the key of a call; the same object for the same."""
         named = own["api_key"].name() if "api_key" in own else ""
         place = (target.key, str(own.get("api_base")), named)
-        return self._met_at(place, replace(target, params={**target.params, **own}))
+        base, known = self._connected.get(place, (None, target))
+        if base is not target and base != target:
+            _make_room(self._connected)
+            known = replace(target, params={**target.params, **own})
+            self._connected[place] = target, known
+        return known
 
     def _met_at(self, place: tuple[str, ...], target: Target) -> Target:
         """The equal target that came before: prices and keys are remembered for the very object."""
         known = self._met.get(place)
         if known != target:
-            if len(self._met) >= MOST_MET:
-                self._met.clear()
+            _make_room(self._met)
             known = self._met[place] = target
         return known
 
@@ -199,6 +204,11 @@ class TargetTable:
                 changed = {key: value for key, value in changes.items() if key != "model"}
                 found.setdefault(target.key, replace(target, changes=changed) if changed else target)
         return list(found.values())
+
+
+def _make_room(remembered: dict[Any, Any]) -> None:
+    if len(remembered) >= MOST_MET:
+        remembered.clear()
 
 
 def _alias_target(value: Any) -> str:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import stat
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -174,7 +173,7 @@ def test_reset_lowers_no_budget_unless_told(usage, ledger, tmp_path):
     """`reset` counts afresh and leaves the budgets; `--budgets` empties them too."""
     (charge,) = Ledger(load_config(tmp_path / "b.yaml")).lasting()
     store = SqliteStore(ledger)
-    store.execute(Reserve(id="x", charges=(replace(charge, amount=5),), ttl_s=0.0, row=row(9, id="x")))
+    store.execute(Reserve(id="x", charges=(charge._replace(amount=5),), ttl_s=0.0, row=row(9, id="x")))
 
     def used():
         return [level.used for level in store.execute(Standing(charges=(charge,)))]

@@ -220,11 +220,12 @@ def test_an_unsafe_credentials_file_is_told(kind, configure, tmp_path, monkeypat
 def test_the_calls_own_timeout_wins(kind, timeout, configure):
     """A call's own `timeout` ends it long before the configured deadline, with LiteLLM's exception."""
     configure(deadline={"total_s": 60, "first_token_s": 30})
-    with FaultServer(default=Stall(0)) as server, pytest.raises(litellm.Timeout) as caught:
-        call(kind, server, timeout=timeout, num_retries=0)
+    with FaultServer(default=Stall(0)) as server:
+        with pytest.raises(litellm.Timeout) as caught:
+            call(kind, server, timeout=timeout, num_retries=0)
+        assert server.wait_until(lambda requests: requests[0].closed_early_at)
 
     assert type(caught.value) is litellm.Timeout
-    assert server.wait_until(lambda requests: requests[0].closed_early_at)
 
 
 def test_a_longer_own_timeout_wins(kind, configure):

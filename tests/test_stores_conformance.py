@@ -1,5 +1,4 @@
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -189,8 +188,8 @@ class Conformance:
         store.execute(reserve("a", day, ttl_s=5))
         clock.now += 6
 
-        assert not store.execute(reserve("b", replace(day, amount=50))).ok
-        assert store.execute(reserve("c", replace(day, amount=40))).ok
+        assert not store.execute(reserve("b", day._replace(amount=50))).ok
+        assert store.execute(reserve("c", day._replace(amount=40))).ok
         assert used(store, day) == [(100, 60)]
 
     def test_late_settle_corrects_an_expired_reservation(self, store, clock):
@@ -198,9 +197,9 @@ class Conformance:
         hour = charge(60, window="86400s")
         store.execute(reserve("a", hour, ttl_s=5, cost_nano=60))
         clock.now += 6
-        store.execute(reserve("b", replace(hour, amount=0)))
+        store.execute(reserve("b", hour._replace(amount=0)))
 
-        assert store.execute(settle("a", replace(hour, amount=25), cost_nano=25)).was == "expired"
+        assert store.execute(settle("a", hour._replace(amount=25), cost_nano=25)).was == "expired"
 
         assert used(store, hour) == [(25, 25)]
         rows = store.execute(Rows(where=ALL))
@@ -297,7 +296,7 @@ class Conformance:
 
         def spend(id_, amount):
             store.execute(reserve(id_, watched))
-            return [item.threshold for item in store.execute(settle(id_, replace(watched, amount=amount))).crossed]
+            return [item.threshold for item in store.execute(settle(id_, watched._replace(amount=amount))).crossed]
 
         assert [spend("a", 49), spend("b", 1), spend("c", 1), spend("d", 40), spend("e", 9)] == [[], [50], [], [80], []]
         clock.now += 20
@@ -308,8 +307,8 @@ class Conformance:
         watched = charge(90, warn_at=(50,))
 
         assert store.execute(reserve("a", watched)).crossed == ()
-        assert store.execute(settle("a", replace(watched, amount=5))).crossed == ()
-        assert store.execute(reserve("b", replace(watched, amount=1))).crossed == ()
+        assert store.execute(settle("a", watched._replace(amount=5))).crossed == ()
+        assert store.execute(reserve("b", watched._replace(amount=1))).crossed == ()
 
     def test_expiry_over_a_threshold_warns_the_next_call(self, store, clock):
         """What an expired reservation spent is reported by the next reserve, once, with the level."""
@@ -317,10 +316,10 @@ class Conformance:
         store.execute(reserve("a", watched, ttl_s=1))
         clock.now += 2
 
-        (crossed,) = store.execute(reserve("b", replace(watched, amount=1))).crossed
+        (crossed,) = store.execute(reserve("b", watched._replace(amount=1))).crossed
 
         assert (crossed.threshold, crossed.level.spent, crossed.level.charge.limit) == (50, 60, 100)
-        assert store.execute(reserve("c", replace(watched, amount=1))).crossed == ()
+        assert store.execute(reserve("c", watched._replace(amount=1))).crossed == ()
 
     def test_large_amounts_are_exact(self, store):
         """Nano-USD are counted to the last digit in the millions of dollars."""

@@ -318,14 +318,14 @@ def test_denials_are_errors_with_their_facts():
 
     assert isinstance(error, BudgetExceededError)
     assert (error.scope, error.limit_usd, error.used_usd, error.resets_at) == ("project", 0.00001, 0.000005, 172800)
-    quota = denial(replace(level, charge=replace(level.charge, kind="requests", limit=3), used=3))
+    quota = denial(replace(level, charge=level.charge._replace(kind="requests", limit=3), used=3))
     assert isinstance(quota, QuotaExceededError)
     assert (quota.kind, quota.limit, quota.used) == ("requests", 3, 3)
     assert standing(level) == {
         "scope": "project", "kind": "usd", "window": "day", "limit": 0.00001, "used": 0.000005, "share": 0.5,
         "resets_at": 172800,
     }  # fmt: skip
-    assert replace(level, charge=replace(level.charge, limit=0)).share == 1.0
+    assert replace(level, charge=level.charge._replace(limit=0)).share == 1.0
     store.close()
 
 

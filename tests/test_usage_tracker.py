@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -49,8 +48,8 @@ def test_limits_can_be_seen_and_emptied(store):
     ]
     ledger, tracker = Ledger(Config(project="acme", budgets=budgets)), UsageTracker(store)
     charges = ledger.lasting()
-    store.execute(Reserve(id="1", charges=(replace(charges[0], amount=4),), ttl_s=60, row=row(1)))
-    store.execute(Settle(charges=(replace(charges[0], amount=3),), row=row(1)))
+    store.execute(Reserve(id="1", charges=(charges[0]._replace(amount=4),), ttl_s=60, row=row(1)))
+    store.execute(Settle(charges=(charges[0]._replace(amount=3),), row=row(1)))
 
     assert [(level.charge.subject, level.used) for level in tracker.standing(charges)] == [("project:acme", 3)]
     tracker.reset_limits()

@@ -33,6 +33,9 @@ COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 NO_KEY = "none"
 # To its blocking functions `num_retries=0` is unset, and `litellm.num_retries` counts; a policy wins over both.
 SINGLE = {"num_retries": 0, "max_retries": 0, "retry_policy": {"BadRequestErrorRetries": 0}}
+# Where LiteLLM keeps a provider's headers; the second place goes into every chunk of a stream.
+_HIDDEN = ("_hidden_params", "_base_hidden_params")
+_HEADERS = ("additional_headers", "headers")
 _LOADING = threading.Lock()
 _QUIET = threading.Event()
 
@@ -111,13 +114,13 @@ async def aopen_stream(call: Call) -> Stream:
 
 def _masked(answer: Any) -> Any:
     """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
-    for place in ("_hidden_params", "_base_hidden_params"):  # the latter goes into every chunk of a stream
-        hidden = getattr(answer, place, None) or {}
-        for name in ("additional_headers", "headers"):
-            if hidden.get(name):
-                hidden[name] = redaction.redact_headers(hidden[name])
-    if headers := getattr(answer, "_response_headers", None):
-        answer._response_headers = redaction.redact_headers(headers)  # noqa: SLF001 - LiteLLM has no public name for it
+    hidden = [getattr(answer, place, None) or {} for place in _HIDDEN]
+    found = [(held, name) for held in hidden for name in _HEADERS if held.get(name)]
+    headers = getattr(answer, "_response_headers", None) or {}
+    if not redaction.are_clean(headers, *(held[name] for held, name in found)):
+        for held, name in found:
+            held[name] = redaction.redact_value(held[name])
+        answer._response_headers = redaction.redact_value(headers)  # noqa: SLF001 - LiteLLM has no public name for it
     return answer
 
 

@@ -30,6 +30,10 @@ class Message:
         return self._written if dump is None else dump(exclude_none=True)
 
 
+# Copied for each request: that takes a third of the time that making one takes, and checks as little.
+_BLANK = ChatRequest.model_construct(messages=[], as_written=True)
+
+
 def requests_of(keywords: dict[str, Any]) -> list[ChatRequest]:
     """The request, and one for each of its `fallbacks` (a model id, or keywords that differ). Seals `keywords`."""
     sealed(keywords)
@@ -49,13 +53,14 @@ def request_of(keywords: Mapping[str, Any]) -> ChatRequest:
     if params.get("timeout") is None and "request_timeout" in params:  # LiteLLM's other word for it
         params["timeout"] = params.pop("request_timeout")
     cap = params.get("max_tokens")
-    return ChatRequest.model_construct(
-        messages=[Message(message) for message in keywords.get("messages") or ()],  # type: ignore[misc] # reads alike
-        model=_model(keywords),
-        max_tokens=cap if type(cap) is int and cap > 0 else None,
-        cache=False if _avoids_cache(params) else None,
-        as_written=True,
-        params=params,
+    return _BLANK.model_copy(
+        update={
+            "messages": [Message(message) for message in keywords.get("messages") or ()],
+            "model": _model(keywords),
+            "max_tokens": cap if type(cap) is int and cap > 0 else None,
+            "cache": False if _avoids_cache(params) else None,
+            "params": params,
+        }
     )
 
 

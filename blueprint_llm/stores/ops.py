@@ -18,8 +18,7 @@ ABANDONED = "abandoned"
 EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
+class Charge(NamedTuple):
     """One limit that a call must fit under, and what the call takes from it.
 
     Attributes:

@@ -48,6 +48,10 @@ _REPORTS = (Aggregate, ByDay, Daily, Rows)
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
 _BUSY_S = 10.0
+# A commit writes whole pages, and a checkpoint as many of them as it waits for: small and few, the longest wait of
+# four processes is 26-28 ms; with SQLite's own 4 KiB and 1,000 it is 40-48. The page size is for a new file only.
+_FILE = "PRAGMA page_size = 2048; PRAGMA journal_mode = WAL"
+_CHECKPOINT = "PRAGMA wal_autocheckpoint = 500"
 
 
 class SqliteStore:
@@ -137,7 +141,7 @@ class SqliteStore:
             self._make_files()
             self._db, self._pid = self._open(), os.getpid()
             fcntl.flock(self._queue, fcntl.LOCK_EX)
-            self._db.executescript(f"PRAGMA journal_mode = WAL; {ledger_sql.SCHEMA}")
+            self._db.executescript(f"{_FILE}; {ledger_sql.SCHEMA}")
             fcntl.flock(self._queue, fcntl.LOCK_UN)
         return self._db
 
@@ -149,6 +153,7 @@ class SqliteStore:
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db.execute(_CHECKPOINT)
         db.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; FULL costs 14-40 times as much
         return db
 

@@ -5,7 +5,7 @@ The ledger decides and remembers nothing: the store does the counting, in one tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -189,7 +189,7 @@ class Ledger:
             usage_source=outcome.usage_source,
             maybe_billed=outcome.maybe_billed,
         )
-        return Settle(charges=tuple(replace(item, amount=taken[item.kind]) for item in reservation.op.charges), row=row)
+        return Settle(charges=tuple(item._replace(amount=taken[item.kind]) for item in reservation.op.charges), row=row)
 
     def _cost(self, card: PriceCard | None, outcome: Outcome) -> int | None:
         if outcome.tokens is None:
