@@ -1,6 +1,7 @@
 import asyncio
 import fcntl
 import os
+import sqlite3
 import threading
 import warnings
 
@@ -10,7 +11,7 @@ import redis_server
 from blueprint_llm.config import load_config
 from blueprint_llm.config.model import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
-from blueprint_llm.stores import DegradedStore, MemoryStore, SqliteStore, open_store
+from blueprint_llm.stores import DegradedStore, MemoryStore, SqliteStore, checkpoints, open_store
 from blueprint_llm.stores import redis_store as redis_module
 from blueprint_llm.stores.ops import (
     AttemptRow,
@@ -43,6 +44,59 @@ def reserve(id_="1"):
 def spent(store):
     """What the counter holds."""
     return store.execute(Standing(charges=(charge(),)))[0].spent
+
+
+def write_rows(store, numbers):
+    """One transaction for each number."""
+    for n in numbers:
+        store.execute(WriteRow(row=AttemptRow(id=f"{n}", call_id=f"{n}")))
+
+
+def test_the_log_is_emptied_beside_the_calls(tmp_path, monkeypatch):
+    """What many calls wrote goes into the file on a thread of its own, and closing the store waits for it."""
+    path, makers = tmp_path / "ledger.sqlite", []
+    make = checkpoints.Checkpoints._make
+    monkeypatch.setattr(
+        checkpoints.Checkpoints, "_make", lambda self: (makers.append(threading.current_thread()), make(self))
+    )
+    store = SqliteStore(path)
+    write_rows(store, range(checkpoints.EVERY - 1))
+    before = path.stat().st_size
+    assert not makers
+
+    write_rows(store, [checkpoints.EVERY])
+    store._checkpoints._thread.join(20)
+
+    assert [thread.name for thread in makers] == ["blueprint-checkpoint"]
+    assert path.stat().st_size > before
+    write_rows(store, range(1000, 1000 + checkpoints.EVERY))
+    store.close()
+    assert not any(thread.is_alive() for thread in makers)
+    assert len(store.execute(Rows(where=UsageFilter(), limit=999))) == 2 * checkpoints.EVERY
+    store.close()
+
+
+def test_a_checkpoint_that_cannot_be_made_is_made_later(tmp_path, monkeypatch):
+    """Neither a thread that cannot start nor a file that fails disturbs a call."""
+    path = tmp_path / "ledger.sqlite"
+    store = SqliteStore(path)
+    write_rows(store, [0])
+    before = path.stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no new threads")))
+        write_rows(store, range(1, checkpoints.EVERY))
+    broken, store._checkpoints._db = store._checkpoints._db, sqlite3.connect(":memory:", check_same_thread=False)
+    store._checkpoints._db.close()
+    write_rows(store, range(1000, 1000 + checkpoints.EVERY))
+    store._checkpoints._thread.join(20)
+    assert path.stat().st_size == before
+
+    store._checkpoints._db = broken
+    write_rows(store, range(2000, 2000 + checkpoints.EVERY))
+    store._checkpoints._thread.join(20)
+
+    assert path.stat().st_size > before
+    store.close()
 
 
 def test_files_are_the_users_own(tmp_path):

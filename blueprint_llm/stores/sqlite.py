@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.errors import StoreError
 from blueprint_llm.stores import breaker, ledger_sql, totals
+from blueprint_llm.stores.checkpoints import Checkpoints
 from blueprint_llm.stores.ops import (
     Aggregate,
     Batch,
@@ -48,10 +49,10 @@ _REPORTS = (Aggregate, ByDay, Daily, Rows)
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
 _BUSY_S = 10.0
-# A commit writes whole pages, and a checkpoint as many of them as it waits for: small and few, the longest wait of
-# four processes is 26-28 ms; with SQLite's own 4 KiB and 1,000 it is 40-48. The page size is for a new file only.
+# SQLite's own checkpoints (see `checkpoints`) come only where ours do not: at 16 MB.
+_CHECKPOINT = "PRAGMA wal_autocheckpoint = 8000"
+# A commit writes whole pages: small ones are cheaper. For a new file only.
 _FILE = "PRAGMA page_size = 2048; PRAGMA journal_mode = WAL"
-_CHECKPOINT = "PRAGMA wal_autocheckpoint = 500"
 
 
 class SqliteStore:
@@ -65,6 +66,7 @@ class SqliteStore:
         self._queue = -1
         self._pid = 0
         self._forgot = self._expired = 0.0
+        self._checkpoints: Checkpoints | None = None
 
     def execute(self, op: Op) -> Any:
         """Run `op` in one transaction; raises StoreError when the file cannot be used."""
@@ -89,9 +91,11 @@ class SqliteStore:
         with self._lock:
             if self._db is not None and self._pid == os.getpid():
                 self._db.close()
+                if self._checkpoints is not None:
+                    self._checkpoints.close()
             if self._queue >= 0:
                 os.close(self._queue)
-            self._db, self._queue = None, -1
+            self._db, self._queue, self._checkpoints = None, -1, None
 
     async def aclose(self) -> None:
         """Close the file."""
@@ -123,6 +127,8 @@ class SqliteStore:
                 db.execute("ROLLBACK")
             if self._queue >= 0:
                 fcntl.flock(self._queue, fcntl.LOCK_UN)
+        if self._checkpoints:
+            self._checkpoints.count()
         return result
 
     def _report(self, op: Op) -> Any:
@@ -143,6 +149,7 @@ class SqliteStore:
             fcntl.flock(self._queue, fcntl.LOCK_EX)
             self._db.executescript(f"{_FILE}; {ledger_sql.SCHEMA}")
             fcntl.flock(self._queue, fcntl.LOCK_UN)
+            self._checkpoints = Checkpoints(self._open())
         return self._db
 
     def _make_files(self) -> None:

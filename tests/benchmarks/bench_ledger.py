@@ -90,7 +90,7 @@ def fill(store):
     made = (_filled(n, begun + n * step) for n in range(ROWS))
     db.execute("PRAGMA synchronous = OFF")
     db.execute("BEGIN")
-    db.executemany(f"INSERT INTO usage VALUES ({', '.join('?' * (len(ledger_sql.COLUMNS) + 1))})", made)  # noqa: S608 - fixed
+    db.executemany(f"INSERT INTO attempt VALUES ({', '.join('?' * (len(ledger_sql.COLUMNS) + 2))})", made)  # noqa: S608 - fixed
     db.execute("COMMIT")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # rows that came in over a month lie in the file, not in its log
 
@@ -103,7 +103,7 @@ def _filled(n, at):
         project=project, prompt_tokens=100, completion_tokens=50, cost_nano=1000, latency_s=n % 700 / 100,
         at=at,
     )  # fmt: skip
-    return (*row, 0)
+    return (int(at * 1e6), *row, 0)
 
 
 def one_day(store):
