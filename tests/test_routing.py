@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from driving import CALLERS, KEY, MESSAGES
 
 from blueprint_llm import LLMClient, SyncLLMClient, load_config
 from blueprint_llm.errors import BudgetExceededError, CallError, ChainExhaustedError, NoTargetError
+from blueprint_llm.secret import Secret
 from blueprint_llm.targets import TargetTable, litellm_provider
 from blueprint_llm.testing import Answer, ScriptedAdapter, Status
 
@@ -16,6 +18,7 @@ LONG = [{"role": "user", "content": "word " * 4000}]
 TOOLS = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
 GONE = Status(404)
+OTHER_KEY = "sk-other-0123456789abcdef"
 
 
 def deployment(group, model, **params):
@@ -575,3 +578,24 @@ def test_full_window_goes_to_wider_ones_only():
         client.chat(messages=MESSAGES)
 
     assert [call.provider for call in adapter.calls] == ["a", "c", "d"]
+
+
+def test_a_target_at_a_calls_own_address_is_the_same_object_again():
+    """What is remembered for a target is found again with the same key and address, and only with those."""
+    targets = table(deployment("g", "openai/gpt-4o"), deployment("g", "openai/gpt-4o-mini"))
+    first, second = targets.of_group("g")
+
+    def at(target, key, base="https://one.example"):
+        return targets.connected(target, {"api_base": base, "api_key": Secret(key)})
+
+    found = at(first, KEY)
+
+    assert at(first, KEY) is found
+    assert found.params["api_base"] == "https://one.example"
+    assert found.params["api_key"] == Secret(KEY)
+    assert at(first, OTHER_KEY).params["api_key"] == Secret(OTHER_KEY)
+    assert at(first, KEY, "https://two.example").params["api_base"] == "https://two.example"
+    assert at(second, KEY).model == "openai/gpt-4o-mini"
+    changed = replace(first, changes={"temperature": 0.5})
+    assert at(changed, KEY).changes == {"temperature": 0.5}
+    assert at(first, KEY).changes == {}
