@@ -1,8 +1,10 @@
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
 import threading
+import time
 import warnings
 
 import pytest
@@ -73,6 +75,27 @@ def test_the_log_is_emptied_beside_the_calls(tmp_path, monkeypatch):
     store.close()
     assert not any(thread.is_alive() for thread in makers)
     assert len(store.execute(Rows(where=UsageFilter(), limit=999))) == 2 * checkpoints.EVERY
+    store.close()
+
+
+def test_a_fork_waits_for_a_checkpoint(tmp_path, monkeypatch):
+    """A child never begins with locks that a thread of its parent held; both can go on."""
+    begun, done = threading.Event(), threading.Event()
+    monkeypatch.setattr(checkpoints.Checkpoints, "_make", lambda _: (begun.set(), time.sleep(0.3), done.set()))
+    store = SqliteStore(tmp_path / "ledger.sqlite")
+    write_rows(store, range(checkpoints.EVERY))
+    assert begun.wait(20)
+
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            write_rows(store, [1000])
+            os._exit(0)
+        os._exit(1)
+
+    assert done.is_set()
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(store.execute(Rows(where=UsageFilter(), limit=999))) == checkpoints.EVERY + 1
     store.close()
 
 
