@@ -424,6 +424,24 @@ class Conformance:
         newest = store.execute(Rows(where=UsageFilter(project="a"), limit=1040))
         assert [item.id for item in newest] == [f"{n:04}" for n in range(2098, 18, -2)]
 
+    def test_a_row_counts_at_its_reservation_whenever_it_is_written(self, store, clock):
+        """Neither a slow call nor a clock that was set back moves a row out of the time that is asked for."""
+        store.execute(reserve("slow"))
+        clock.now = JAN_31 + 5
+        store.execute(WriteRow(row=row("quick")))
+        store.execute(settle("slow"))
+        clock.now = JAN_31 - 5
+        store.execute(WriteRow(row=row("set back")))
+
+        def ids(**where):
+            moments = {name: datetime.fromtimestamp(JAN_31 + seconds, UTC) for name, seconds in where.items()}
+            return {item.id for item in store.execute(Rows(where=UsageFilter(**moments)))}
+
+        assert ids(since=-5) == {"slow", "quick", "set back"}
+        assert ids(since=0) == {"slow", "quick"}
+        assert ids(since=1) == {"quick"}
+        assert ids(since=-5, until=0) == {"set back"}
+
     def test_sums_by_day(self, store, clock):
         """Days are UTC days, oldest first."""
         store.execute(WriteRow(row=row("1")))
