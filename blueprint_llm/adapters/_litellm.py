@@ -16,6 +16,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm import redaction
+from blueprint_llm.adapters import plain
 from blueprint_llm.adapters.embedded_provider import custom_provider
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.unheard import has_listeners, is_unheard, marked, uncounted
@@ -24,7 +25,7 @@ from blueprint_llm.steps import END
 from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
 
     from blueprint_llm.adapters.contract import Call, EndedBy
 
@@ -86,10 +87,18 @@ async def acomplete(call: Call) -> Any:
         if not is_unheard(litellm, call):
             return _masked(await litellm.acompletion(**_keywords(call)))
         with marked(litellm):
-            return _masked(await litellm.acompletion(**uncounted(litellm, "acompletion", _keywords(call))))
+            return _masked(await _unheard(litellm, uncounted(litellm, "acompletion", _keywords(call))))
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
     raise failure
+
+
+def _unheard(litellm: Any, keywords: Mapping[str, Any]) -> Awaitable[Any]:
+    """The call on its way: past the thread where nothing needs it."""
+    if plain.is_plain(litellm, keywords):
+        return plain.acompletion(litellm, keywords)
+    answer: Awaitable[Any] = litellm.acompletion(**keywords)
+    return answer
 
 
 def open_stream(call: Call) -> Stream:
