@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm import models
+from blueprint_llm import models, tags
 from blueprint_llm.accounts import NANO, Account, answers_of
 from blueprint_llm.adapters import embedded
 from blueprint_llm.cached import peek
@@ -42,8 +42,12 @@ def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Gener
         budget_used=(yield from _budget_used(parts, request)),
         planning=request.task_type == "planning",
     )
-    choice = yield from _arranged(parts, choose(question), streamed=streamed)
+    choice, left_out = _tagged(parts, request, choose(question))
+    choice = yield from _arranged(parts, choice, streamed=streamed)
     checks = [] if request.as_written else _checks(parts, request)
+    if left_out:
+        choice = choice._replace(targets=[*choice.targets, *left_out])
+        checks.insert(0, partial(_lacks_tag, {target.key for target in left_out}))
     if not parts.config.enable_pre_call_checks:
         return screen(choice, checks)
     checks.append(partial(_lacks_room, input_tokens(request)))
@@ -54,6 +58,22 @@ def plan(parts: Parts, request: ChatRequest, *, streamed: bool = False) -> Gener
 def _checks(parts: Parts, request: ChatRequest) -> list[Screen]:
     needs = frozenset(_needs(request))
     return [partial(_lacks_key, parts), *([partial(_lacks_ability, needs)] if needs else [])]
+
+
+def _tagged(parts: Parts, request: ChatRequest, choice: Choice) -> tuple[Choice, list[Target]]:
+    """The choice without the deployments that the request's tags leave out, and those of its targets."""
+    if not parts.table.has_tags:
+        return choice, []
+    metadata = request.metadata or request.params.get("metadata")
+    given = metadata if isinstance(metadata, Mapping) else {}
+    divided = partial(tags.split, config=parts.config, metadata=given, named=request.model)
+    special = {name: divided(targets)[0] for name, targets in choice.on_failure.items()}
+    kept, left_out = divided(choice.targets)
+    return choice._replace(targets=kept, on_failure=special), left_out
+
+
+def _lacks_tag(left_out: set[str], target: Target) -> str | None:
+    return "the request's tags leave it out" if target.key in left_out else None
 
 
 def _lacks_room(size: int, target: Target) -> str | None:

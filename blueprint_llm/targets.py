@@ -102,7 +102,11 @@ def _timeouts(deployment: Deployment) -> dict[str, float]:
 
 
 class TargetTable:
-    """Every name a chain may use, with its targets; built once for a configuration."""
+    """Every name a chain may use, with its targets; built once for a configuration.
+
+    Attributes:
+        has_tags: Whether the tags of a request decide anywhere (see `tags`).
+    """
 
     def __init__(self, config: Config) -> None:
         self._groups = {
@@ -110,6 +114,8 @@ class TargetTable:
             for name, deployments in config.model_groups.items()
         }
         self._wildcards = Wildcards(self._groups)
+        own = (target.info.get("enable_tag_filtering") for targets in self._groups.values() for target in targets)
+        self.has_tags = config.enable_tag_filtering or True in own
         self._met: dict[tuple[str, ...], Target] = {}
         self._connected: dict[tuple[str, ...], tuple[Target, Target]] = {}
         self._ids = {each.id: name for name, found in config.model_groups.items() for each in found}

@@ -33,6 +33,7 @@ def facts(config):
         "group_retry_policy": config.model_group_retry_policy or None,
         "max_fallbacks": config.max_fallbacks,
         "pre_call_checks": config.enable_pre_call_checks,
+        "tags": [config.enable_tag_filtering, config.tag_filtering_match_any, config.tag_routing_prefix],
         "retry_after": config.retry_after,
         "retry_policy": config.retry_policy or None,
         "stream_timeout": config.stream_timeout,

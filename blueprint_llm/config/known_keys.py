@@ -33,12 +33,13 @@ ROUTER_USED = _words(
     """num_retries max_fallbacks timeout stream_timeout default_litellm_params default_max_parallel_requests
     default_fallbacks fallbacks context_window_fallbacks content_policy_fallbacks model_group_alias retry_after
     retry_policy model_group_retry_policy allowed_fails allowed_fails_policy cooldown_time disable_cooldowns
-    routing_strategy routing_strategy_args provider_budget_config enable_pre_call_checks"""
+    routing_strategy routing_strategy_args provider_budget_config enable_pre_call_checks
+    enable_tag_filtering tag_filtering_match_any tag_routing_prefix"""
 )
 ROUTER_IGNORED = _words(
     """assistants_config search_tools guardrail_list redis_url redis_host redis_port redis_password redis_db
     cache_responses cache_kwargs caching_groups client_ttl polling_interval default_priority set_verbose debug_level
-    enable_tag_filtering tag_filtering_match_any tag_routing_prefix plugins optional_pre_call_checks routing_groups
+    plugins optional_pre_call_checks routing_groups
     alerting_config router_general_settings deployment_affinity_ttl_seconds model_group_affinity_config
     ignore_invalid_deployments enable_health_check_routing health_check_staleness_threshold
     health_check_ignore_transient_errors background_health_check_model_groups enable_weighted_failover

@@ -402,6 +402,9 @@ class Config(Blueprint):
     stream_timeout: float | None = None
     drop_params: bool = False
     enable_pre_call_checks: bool = False
+    enable_tag_filtering: bool = False
+    tag_filtering_match_any: bool = True
+    tag_routing_prefix: str = ""
     router_settings: dict[str, Any] = Field(default_factory=dict)
     litellm_settings: dict[str, Any] = Field(default_factory=dict)
     credential_list: list[dict[str, Any]] = Field(default_factory=list, repr=False)

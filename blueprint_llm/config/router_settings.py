@@ -28,7 +28,13 @@ _MAPPINGS = (
 _LISTS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 _COUNTS = ("num_retries", "allowed_fails", "max_fallbacks")
 _SECONDS = ("cooldown_time", "timeout", "stream_timeout", "retry_after")
-_FLAGS = ("drop_params", "disable_cooldowns", "enable_pre_call_checks")
+_FLAGS = (
+    "drop_params",
+    "disable_cooldowns",
+    "enable_pre_call_checks",
+    "enable_tag_filtering",
+    "tag_filtering_match_any",
+)
 
 
 class Settings:
@@ -64,6 +70,7 @@ class Settings:
         found |= {key: self._number(key, int) for key in _COUNTS}
         found |= {key: self._number(key, float) for key in _SECONDS}
         found |= {key: self._typed(key, bool, "true or false") for key in _FLAGS}
+        found["tag_routing_prefix"] = self._typed("tag_routing_prefix", str, "a text")
         found |= {"default_fallbacks": self._names(), "routing_strategy": self._strategy()}
         if found["timeout"] is None:
             found["timeout"] = self._number("request_timeout", float)

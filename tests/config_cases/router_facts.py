@@ -61,6 +61,7 @@ def report(router):
         "group_retry_policy": plain(router.model_group_retry_policy) or None,
         "max_fallbacks": router.max_fallbacks,
         "pre_call_checks": router.enable_pre_call_checks,
+        "tags": [router.enable_tag_filtering, router.tag_filtering_match_any, router.tag_routing_prefix],
         "retry_after": router.retry_after,
         "retry_policy": plain(router.retry_policy) or None,
         "stream_timeout": router.stream_timeout,

@@ -16,6 +16,17 @@ def case(*deployments, calls=({"model": "a"},), many=1, **arguments):
     return {"deployments": list(deployments), "arguments": {"num_retries": 0, **arguments}, "calls": [*calls] * many}
 
 
+def tagged(*tags):
+    """A call with these tags."""
+    return {"model": "a", "metadata": {"tags": [*tags]}}
+
+
+def tiers(*groups, **more):
+    """A group with a deployment for each list of tags, named by them."""
+    return [deployment("a", f"ok-{'-'.join(tags) or 'none'}", tags=list(tags), **more) for tags in groups]
+
+
+TIERS = tiers(["free"], ["paid"], ["default"])
 A, B, C = deployment("a", "ok-a"), deployment("b", "ok-b"), deployment("c", "ok-c")
 CALL_B = {"model": "b"}
 
@@ -105,6 +116,61 @@ CASES = {
         calls=[{"model": "a", "messages": LONG}],
         enable_pre_call_checks=True,
         context_window_fallbacks=[{"a": ["b"]}],
+    ),
+    "tags": case(*TIERS, calls=[tagged("paid"), tagged("free")], many=3, enable_tag_filtering=True),
+    "no tags, unknown tags": case(
+        *TIERS, calls=[{"model": "a"}, tagged("odd"), tagged("paid", "odd")], many=3, enable_tag_filtering=True
+    ),
+    "tags without filtering": case(*tiers(["free"]), calls=[tagged("paid")]),
+    "tags with a mark": case(
+        *tiers(["eu", "fast"], ["eu"]),
+        calls=[tagged("&eu", "fast"), tagged("!fast")],
+        many=3,
+        enable_tag_filtering=True,
+    ),
+    "every tag": case(
+        *tiers(["eu", "fast"], ["eu"]),
+        calls=[tagged("eu", "fast")],
+        many=3,
+        enable_tag_filtering=True,
+        tag_filtering_match_any=False,
+    ),
+    "tags of a group": case(
+        {**deployment("a", "ok-a", tags=["x"]), "model_info": {"id": "x", "enable_tag_filtering": True}},
+        *tiers(["y"]),
+        calls=[tagged("y"), tagged("x")],
+        many=3,
+    ),
+    "a group without tags": case(
+        {**deployment("a", "ok-a", tags=["x"]), "model_info": {"id": "x", "enable_tag_filtering": False}},
+        calls=[tagged("&y")],
+        enable_tag_filtering=True,
+    ),
+    "tags of a fallback for long requests": case(
+        deployment("a", "context", tags=["paid"]),
+        deployment("b", "ok-b", tags=["free"]),
+        deployment("b", "ok-b-paid", tags=["paid"]),
+        calls=[tagged("paid")] * 8,
+        enable_tag_filtering=True,
+        context_window_fallbacks=[{"a": ["b"]}],
+    ),
+    "tags with a prefix": case(
+        *TIERS, calls=[tagged("tier:free"), tagged("!tier:free")], enable_tag_filtering=True, tag_routing_prefix="tier:"
+    ),
+    "a tagged deployment that fails": case(
+        deployment("a", "e503-paid", tags=["paid"]),
+        *tiers(["free"]),
+        deployment("b", "ok-b", tags=["paid"]),
+        deployment("b", "ok-b-free", tags=["free"]),
+        calls=[tagged("paid")] * 2,
+        enable_tag_filtering=True,
+        fallbacks=[{"a": ["b"]}],
+    ),
+    "a deployment by its id, whatever the tags": case(
+        *TIERS,
+        deployment("a", "ok-own", id="own", tags=["paid"]),
+        calls=[{**tagged("free"), "model": "own"}],
+        enable_tag_filtering=True,
     ),
     "retries of the call": case(bad(503), calls=[{"model": "a", "num_retries": 1}]),
     "no retry of a refusal": case(bad(401), num_retries=2),
