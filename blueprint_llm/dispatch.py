@@ -80,9 +80,13 @@ def _identity(request: ChatRequest, target: Target) -> dict[str, Any]:
     """What LiteLLM's Router tells of a deployment: to the answer's hidden parameters and the program's callbacks."""
     if not (request.as_written and target.deployment):
         return {}
+    facts = _facts(target)
+    return {"model_info": facts["model_info"], "metadata": {**(request.params.get("metadata") or {}), **facts}}
+
+
+def _facts(target: Target) -> dict[str, Any]:
     info = {**target.info, "id": target.deployment}
-    facts = {"model_group": target.group, "deployment": target.model, "model_info": info}
-    return {"model_info": info, "metadata": {**(request.params.get("metadata") or {}), **facts}}
+    return {"model_group": target.group, "deployment": target.model, "model_info": info}
 
 
 def _credential(parts: Parts, request: ChatRequest, target: Target) -> Credential | None:
@@ -174,12 +178,17 @@ def params_for(
 
 
 def passed_call(parts: Parts, request: ChatRequest, target: Target) -> Call:
-    """A call of another of LiteLLM's functions to `target`: its key, its settings and the caller's keywords."""
+    """A call of another of LiteLLM's functions to `target`: its key, its settings and the caller's keywords.
+
+    LiteLLM puts the deployment's id into the id of a response, so that a later call finds back to it. There, `metadata`
+    is the provider's own.
+    """
+    facts = {**(request.params.get("litellm_metadata") or {}), **_facts(target)}
     return Call(
         provider=target.provider,
         model=target.model,
         messages=[],
-        params=params_for(parts, request, target, [], None),
+        params=params_for(parts, request, target, [], None) | {"litellm_metadata": facts},
         credential=_credential(parts, request, target),
         timeout_s=own_timeout_s(request) or parts.timeout_s(target, streamed=False),
         as_written=True,

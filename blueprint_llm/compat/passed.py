@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import partial, partialmethod
+from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters import router as boundary
 from blueprint_llm.compat.failures import both, litellm_failure
+from blueprint_llm.compat.requests import sealed
 from blueprint_llm.dispatch import passed_call
+from blueprint_llm.drivers import AsyncDriver, SyncDriver
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
 from blueprint_llm.explain import plan
 from blueprint_llm.steps import Act
@@ -17,6 +19,50 @@ if TYPE_CHECKING:
     from blueprint_llm.parts import Parts
     from blueprint_llm.pipeline import Steps
     from blueprint_llm.types import ChatRequest
+
+
+# What may be given by position behind the model; the other functions take an `input`, and speech a `voice`.
+_POSITIONAL = {"text_completion": ("prompt",), "image_generation": ("prompt",), "image_edit": ("image", "prompt")}
+
+
+class OtherFunctions:
+    """LiteLLM's other functions as methods of its Router."""
+
+    def _asked(self, model: str, keywords: dict[str, Any], **more: Any) -> tuple[Parts, ChatRequest]:
+        """The parts and the request of one call."""
+        raise NotImplementedError
+
+    def _pass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
+        """Call LiteLLM's `function` at a deployment of `model`."""
+        parts, request = self._asked(model, sealed(keywords), **_behind(function, args))
+        return SyncDriver(parts.store).run(passed(parts, function, request))
+
+    async def _apass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
+        """Call LiteLLM's `function` at a deployment of `model`."""
+        parts, request = self._asked(model, sealed(keywords), **_behind(function, args))
+        return await AsyncDriver(parts.store).run(passed(parts, function, request))
+
+    text_completion = partialmethod(_pass, "text_completion")
+    atext_completion = partialmethod(_apass, "text_completion")
+    embedding = partialmethod(_pass, "embedding")
+    aembedding = partialmethod(_apass, "embedding")
+    image_generation = partialmethod(_pass, "image_generation")
+    aimage_generation = partialmethod(_apass, "image_generation")
+    aimage_edit = partialmethod(_apass, "image_edit")
+    amoderation = partialmethod(_apass, "moderation")
+    arerank = partialmethod(_apass, "rerank")
+    responses = partialmethod(_pass, "responses")
+    aresponses = partialmethod(_apass, "responses")
+    aspeech = partialmethod(_apass, "speech")
+
+    async def atranscription(self, file: Any, model: str, **keywords: Any) -> Any:
+        """Call LiteLLM's `atranscription` at a deployment of `model`."""
+        return await self._apass("transcription", model, file=file, **keywords)
+
+
+def _behind(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What was given by position behind the model."""
+    return dict(zip(_POSITIONAL.get(function, ("input", "voice")), args, strict=False))
 
 
 def passed(parts: Parts, function: str, request: ChatRequest) -> Steps:

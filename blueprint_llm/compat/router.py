@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from functools import partialmethod
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import router as boundary
+from blueprint_llm.compat.batches import Batches
 from blueprint_llm.compat.calls import Completions
 from blueprint_llm.compat.failures import both
 from blueprint_llm.compat.model_list import (
@@ -25,7 +25,7 @@ from blueprint_llm.compat.model_list import (
     with_id,
     without,
 )
-from blueprint_llm.compat.passed import passed
+from blueprint_llm.compat.passed import OtherFunctions
 from blueprint_llm.compat.requests import request_of, sealed
 from blueprint_llm.compat.signatures import signature_of
 from blueprint_llm.config import load_config
@@ -64,7 +64,7 @@ class _State:
         return self.parts.config
 
 
-class Router:
+class Router(Batches, OtherFunctions):
     """Route calls over the deployments of `model_list`.
 
     Args:
@@ -121,23 +121,6 @@ class Router:
         """A `ModelResponse`, or with `stream=True` an async iterator of chunks. Raises LiteLLM's exceptions."""
         parts, request = self._asked(model, sealed(keywords), messages=messages)
         return await Completions(parts, first_error=True).aanswer(request)
-
-    def _pass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
-        """Call LiteLLM's `function` at a deployment of `model`."""
-        parts, request = self._asked(model, sealed(keywords), **_second(function, args))
-        return SyncDriver(parts.store).run(passed(parts, function, request))
-
-    async def _apass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
-        """Call LiteLLM's `function` at a deployment of `model`."""
-        parts, request = self._asked(model, sealed(keywords), **_second(function, args))
-        return await AsyncDriver(parts.store).run(passed(parts, function, request))
-
-    text_completion = partialmethod(_pass, "text_completion")
-    atext_completion = partialmethod(_apass, "text_completion")
-    embedding = partialmethod(_pass, "embedding")
-    aembedding = partialmethod(_apass, "embedding")
-    image_generation = partialmethod(_pass, "image_generation")
-    aimage_generation = partialmethod(_apass, "image_generation")
 
     @property
     def chat(self) -> Any:
@@ -213,6 +196,11 @@ class Router:
         parts, request = self._asked(model, {}, messages=messages or [])
         route = await AsyncDriver(parts.store).run(plan(parts, request))
         return boundary.opened(entry_of_target(model, route.targets[0]))
+
+    @property
+    def model_names(self) -> set[str]:
+        """The groups."""
+        return set(self._state.config.model_groups)
 
     # Changes
 
@@ -308,11 +296,6 @@ class Router:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _second(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
-    """LiteLLM's second parameter, which may be given by position."""
-    return dict(zip(["input" if function == "embedding" else "prompt"], args, strict=False))
 
 
 def _with_own(parts: Parts, model: str, keywords: dict[str, Any]) -> Parts:

@@ -1,0 +1,81 @@
+"""LiteLLM's Router's calls of several at once: many models, many requests, or whoever answers first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable, Sequence
+
+
+class Batches:
+    """What a Router does with several calls; each is one of its `acompletion`."""
+
+    async def acompletion(self, model: str, messages: list[Any], **keywords: Any) -> Any:
+        """One call."""
+        raise NotImplementedError
+
+    async def abatch_completion(self, models: list[str], messages: list[Any], **keywords: Any) -> list[Any]:
+        """One request, or each of a list of requests, to every model, all at once.
+
+        Returns:
+            For one request an answer for each model; for a list of them such a list for each. What failed is there
+            as its exception.
+        """
+        if any(isinstance(each, list) for each in messages):
+            asked = [self.abatch_completion(models, each, **keywords) for each in messages]
+            return list(await asyncio.gather(*asked))
+        return await _all(self.acompletion(model, messages, **keywords) for model in models)
+
+    async def abatch_completion_one_model_multiple_requests(
+        self, model: str, messages: list[list[Any]], **keywords: Any
+    ) -> list[Any]:
+        """Every request of a list to one model, all at once; what failed is there as its exception."""
+        return await _all(self.acompletion(model, each, **keywords) for each in messages)
+
+    async def abatch_completion_fastest_response(self, model: str, messages: list[Any], **keywords: Any) -> Any:
+        """The first answer of several models, whose names stand in `model` with commas; the other calls are ended.
+
+        Raises:
+            Exception: All have failed: what the first model's call raised.
+        """
+        names = [name.strip() for name in model.split(",")]
+        calls = [asyncio.ensure_future(self.acompletion(name, messages, **keywords)) for name in names]
+        answer = None
+        try:
+            answer = await _first(calls)
+        finally:
+            await _end(calls, answer)
+        answer._hidden_params["fastest_response_batch_completion"] = True  # noqa: SLF001 - where LiteLLM says it
+        return answer
+
+
+async def _all(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """What each call gave, or its exception."""
+    return list(await asyncio.gather(*(_outcome(call) for call in calls)))
+
+
+async def _outcome(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except Exception as error:  # noqa: BLE001 - it is the answer
+        return error
+
+
+async def _first(calls: Sequence[asyncio.Future[Any]]) -> Any:
+    """The first answer. Raises what the first of `calls` raised when all have failed."""
+    for done in asyncio.as_completed(calls):
+        answer = await _outcome(done)
+        if not isinstance(answer, Exception):
+            return answer
+    return await calls[0]
+
+
+async def _end(calls: Sequence[asyncio.Future[Any]], answer: Any) -> None:
+    """End the calls that are on their way and the streams besides `answer`, and wait until they have settled."""
+    for call in calls:
+        call.cancel()
+    for other in await asyncio.gather(*calls, return_exceptions=True):
+        if other is not answer and hasattr(other, "aclose"):
+            await other.aclose()
