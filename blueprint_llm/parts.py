@@ -27,7 +27,8 @@ from blueprint_llm.usage import Hits, Ledger
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from blueprint_llm.config.model import Breaker, Config
+    from blueprint_llm.config.blocks import Breaker
+    from blueprint_llm.config.model import Config
     from blueprint_llm.errors import CallError
     from blueprint_llm.events import OnEvent
     from blueprint_llm.pricing import PriceCard

@@ -17,7 +17,8 @@ from blueprint_llm.targets import Target, litellm_provider
 from blueprint_llm.types import Considered
 
 if TYPE_CHECKING:
-    from blueprint_llm.config.model import Comparison, Config, When
+    from blueprint_llm.config.blocks import Comparison, When
+    from blueprint_llm.config.model import Config
     from blueprint_llm.targets import TargetTable
     from blueprint_llm.types import ChatRequest
 

@@ -14,7 +14,8 @@ from blueprint_llm.wildcards import Wildcards, filled
 if TYPE_CHECKING:
     import re
 
-    from blueprint_llm.config.model import Config, Deployment, ProviderConfig
+    from blueprint_llm.config.blocks import ProviderConfig
+    from blueprint_llm.config.model import Config, Deployment
 
 MOST_MET = 1024
 

@@ -8,7 +8,7 @@ from blueprint_llm.cache import MemoryCache, NoCache, open_store
 from blueprint_llm.cache.disk import DiskCache
 from blueprint_llm.cache.ops import Beat, Clear, Drop, Get, Lease, Measure, Put, Release
 from blueprint_llm.cache.redis_cache import RedisCache
-from blueprint_llm.config.model import Cache, StoreConfig
+from blueprint_llm.config.blocks import Cache, StoreConfig
 from blueprint_llm.errors import StoreError
 
 

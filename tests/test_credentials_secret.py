@@ -22,7 +22,7 @@ PACKAGE = Path(blueprint_llm.__file__).parent
 MAY_REVEAL = {
     *("adapters/_litellm.py", "adapters/router.py"),  # to LiteLLM, and what its Router shows of its own list
     *("credentials/file.py", "credentials/keychain.py"),  # a user's own command to store it
-    *("secret.py", "config/load.py", "config/model.py", "stores/__init__.py"),  # an address, to see what kind it is
+    *("secret.py", "config/load.py", "config/blocks.py", "stores/__init__.py"),  # an address, to see what kind it is
     *("stores/redis_store.py", "cache/redis_cache.py", "cache/entry.py"),  # to Redis; its password seals the cache
     "tools/engine.py",  # to the MCP server whose environment it is
 }

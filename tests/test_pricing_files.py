@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from blueprint_llm import pricing
-from blueprint_llm.config.model import Pricing
+from blueprint_llm.config.blocks import Pricing
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.pricing import Prices, files, shipped
 
@@ -231,7 +231,7 @@ def test_prices_and_usage_need_no_litellm():
 import sys
 from datetime import date
 from blueprint_llm import models, pricing, stores, usage
-from blueprint_llm.config.model import Pricing
+from blueprint_llm.config.blocks import Pricing
 assert pricing.Prices.load(Pricing()).price("x", "openai/gpt-4o", at=date(2026, 1, 1))
 usage.UsageTracker(stores.MemoryStore()).get_usage()
 heavy = {"litellm", "openai", "httpx", "redis", "keyring", "diskcache", "jsonschema"}

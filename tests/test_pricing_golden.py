@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blueprint_llm.config.model import Pricing
+from blueprint_llm.config.blocks import Pricing
 from blueprint_llm.pricing import PriceCard, Prices, Tokens, cost, worst_cost
 from blueprint_llm.pricing.card import Rates, Sheet, atto
 

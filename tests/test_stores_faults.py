@@ -11,7 +11,7 @@ import pytest
 import redis_server
 
 from blueprint_llm.config import load_config
-from blueprint_llm.config.model import StoreConfig
+from blueprint_llm.config.blocks import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.stores import DegradedStore, MemoryStore, SqliteStore, checkpoints, open_store
 from blueprint_llm.stores import redis_store as redis_module

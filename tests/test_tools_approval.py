@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ApprovalPending, BudgetExceededError, ToolDeniedError, ToolError
 from blueprint_llm.tools import (
     ApprovalDecision,
@@ -487,7 +487,7 @@ def test_rt033_what_a_killed_resume_began_is_unknown_and_not_repeated(engine, tm
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine, ApprovalDecision, resume_loop
 from blueprint_llm.tools.execution import Executor
 end = Executor._end

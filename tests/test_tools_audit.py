@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from blueprint_llm.cli.audit import command
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine
 from blueprint_llm.tools.audit import Audit
 
@@ -183,7 +183,7 @@ def test_the_intent_is_on_disk_before_the_tool_runs(tmp_path):
 FULL = """
 import resource, signal, sys
 from blueprint_llm.cli.audit import command
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 settings = Tools.model_validate({"rules": [{"allow": "*"}]})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ToolError
 from blueprint_llm.tools import ApprovalDecision, ToolEngine
 

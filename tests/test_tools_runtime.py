@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from blueprint_llm.config.model import Sandbox, Tools
+from blueprint_llm.config.tool_blocks import Sandbox, Tools
 from blueprint_llm.errors import ToolError
 from blueprint_llm.redaction import register
 from blueprint_llm.tools import Ready, ToolEngine, sandbox, tool

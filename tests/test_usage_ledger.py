@@ -4,7 +4,8 @@ from datetime import date
 import pytest
 
 from blueprint_llm import models
-from blueprint_llm.config.model import Budget, Config, Deployment, Pricing, ProviderConfig, Quota, StoreConfig
+from blueprint_llm.config.blocks import Budget, Pricing, ProviderConfig, Quota, StoreConfig
+from blueprint_llm.config.model import Config, Deployment
 from blueprint_llm.errors import BudgetExceededError, ConfigError, QuotaExceededError
 from blueprint_llm.models import ModelFacts
 from blueprint_llm.pricing import PriceCard, Prices, Tokens

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from blueprint_llm.config.model import Budget, Config
+from blueprint_llm.config.blocks import Budget
+from blueprint_llm.config.model import Config
 from blueprint_llm.stores import MemoryStore, SqliteStore
 from blueprint_llm.stores.ops import AttemptRow, Reserve, Settle
 from blueprint_llm.types import UsageFilter

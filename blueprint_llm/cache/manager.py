@@ -23,7 +23,8 @@ from blueprint_llm.stores.degraded import warn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blueprint_llm.config.model import Cache, Config
+    from blueprint_llm.config.blocks import Cache
+    from blueprint_llm.config.model import Config
     from blueprint_llm.events import OnEvent
 
 PAUSE_S = 5.0

@@ -10,7 +10,7 @@ from blueprint_llm.config.paths import folder
 
 if TYPE_CHECKING:
     from blueprint_llm.cache.ops import Op
-    from blueprint_llm.config.model import Cache, StoreConfig
+    from blueprint_llm.config.blocks import Cache, StoreConfig
 
 
 class CacheStore(Protocol):

@@ -16,7 +16,8 @@ from blueprint_llm.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blueprint_llm.config.model import Config, ProviderConfig
+    from blueprint_llm.config.blocks import ProviderConfig
+    from blueprint_llm.config.model import Config
 
 _LISTED = "litellm_credential_name"
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from blueprint_llm.config.model import Breaker, Config
+    from blueprint_llm.config.blocks import Breaker
+    from blueprint_llm.config.model import Config
     from blueprint_llm.errors import CallError
     from blueprint_llm.policy.retry import RetryRules
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
 
-    from blueprint_llm.config.model import Pricing
+    from blueprint_llm.config.blocks import Pricing
     from blueprint_llm.pricing.files import Entry, Level, PriceList
 
 __all__ = ["PriceCard", "Prices", "Tokens", "cost", "shipped", "worst_cost"]

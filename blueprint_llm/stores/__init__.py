@@ -16,7 +16,7 @@ from blueprint_llm.stores.sqlite import MemoryStore, SqliteStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blueprint_llm.config.model import StoreConfig
+    from blueprint_llm.config.blocks import StoreConfig
     from blueprint_llm.events import OnEvent
     from blueprint_llm.stores.ops import Op
 

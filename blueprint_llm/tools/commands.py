@@ -19,7 +19,7 @@ from blueprint_llm.tools.tokens import Command, from_argv, from_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blueprint_llm.config.model import Tools
+    from blueprint_llm.config.tool_blocks import Tools
     from blueprint_llm.tools.paths import Workspace
 
 # Names that load code into programs or carry secrets: never passed on, whatever the configuration lists.

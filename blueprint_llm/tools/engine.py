@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from blueprint_llm.config.model import Tools
 from blueprint_llm.config.paths import folder
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ConfigError, ToolError
 from blueprint_llm.redaction import redact
 from blueprint_llm.secret import revealed

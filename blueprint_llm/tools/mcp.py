@@ -22,7 +22,7 @@ from blueprint_llm.types import Tool
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from blueprint_llm.config.model import McpServer
+    from blueprint_llm.config.tool_blocks import McpServer
 
 _TRAITS = Traits(effect="network", outside=True)
 

@@ -21,7 +21,7 @@ from blueprint_llm.tools import landlock
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blueprint_llm.config.model import Sandbox
+    from blueprint_llm.config.tool_blocks import Sandbox
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/run/current-system", "/snap")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm", "/dev/fd")  # noqa: S108 - a device of the system

@@ -19,7 +19,8 @@ from blueprint_llm.stores.ops import Charge, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from blueprint_llm.config.model import Budget, Config, Deployment, Quota
+    from blueprint_llm.config.blocks import Budget, Quota
+    from blueprint_llm.config.model import Config, Deployment
 
 NANO = 10**9
 _MINUTE = "minute"

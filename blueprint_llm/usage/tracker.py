@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from blueprint_llm.config.model import StoreConfig
+from blueprint_llm.config.blocks import StoreConfig
 from blueprint_llm.stores import Store, open_store
 from blueprint_llm.stores.ops import (
     Aggregate,

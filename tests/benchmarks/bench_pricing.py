@@ -7,7 +7,8 @@ import time
 from datetime import date
 
 from blueprint_llm import models
-from blueprint_llm.config.model import Budget, Config, Pricing, Quota
+from blueprint_llm.config.blocks import Budget, Pricing, Quota
+from blueprint_llm.config.model import Config
 from blueprint_llm.pricing import Prices, Tokens, cost, worst_cost
 from blueprint_llm.usage import Ledger, Outcome, Payer, upper_bound
 

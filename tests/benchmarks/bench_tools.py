@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
 from blueprint_llm.tools.confine import Root
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from blueprint_llm.config.model import Tools
+from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine
 
 BOMB = "b() { b & b & sleep 3; }; b"
