@@ -262,7 +262,7 @@ def test_a_forced_call_is_valid(model, tools, choice, names):
 
 def test_a_call_streams_its_arguments(model):
     """The name comes first, then argument text in several pieces that join to valid JSON."""
-    body = {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 100}
+    body = {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 100, "temperature": 0}
 
     chunks = list(model.stream(body))
 
@@ -274,7 +274,7 @@ def test_a_call_streams_its_arguments(model):
 
 def test_a_cut_call_is_seen_to_be_cut(model):
     """Too few tokens leave truncated JSON and the finish reason "length"."""
-    answer = ask(model, tools=[WEATHER], tool_choice="required", max_tokens=18)
+    answer = ask(model, tools=[WEATHER], tool_choice="required", max_tokens=18, temperature=0)
 
     arguments = answer["message"]["tool_calls"][0]["function"]["arguments"]
     with pytest.raises(json.JSONDecodeError):
