@@ -183,12 +183,14 @@ def passed_call(parts: Parts, request: ChatRequest, target: Target) -> Call:
     LiteLLM puts the deployment's id into the id of a response, so that a later call finds back to it. There, `metadata`
     is the provider's own.
     """
-    facts = {**(request.params.get("litellm_metadata") or {}), **_facts(target)}
+    given = request.params
+    facts = {**(given.get("litellm_metadata") or {}), **_facts(target)}
+    streamed = {"stream": given["stream"]} if given.get("stream") else {}
     return Call(
         provider=target.provider,
         model=target.model,
         messages=[],
-        params=params_for(parts, request, target, [], None) | {"litellm_metadata": facts},
+        params=params_for(parts, request, target, [], None) | streamed | {"litellm_metadata": facts},
         credential=_credential(parts, request, target),
         timeout_s=own_timeout_s(request) or parts.timeout_s(target, streamed=False),
         as_written=True,

@@ -64,7 +64,7 @@ def _tagged(parts: Parts, request: ChatRequest, choice: Choice) -> tuple[Choice,
     """The choice without the deployments that the request's tags leave out, and those of its targets."""
     if not parts.table.has_tags:
         return choice, []
-    metadata = request.metadata or request.params.get("metadata")
+    metadata = request.metadata or request.params.get("litellm_metadata") or request.params.get("metadata")
     given = metadata if isinstance(metadata, Mapping) else {}
     divided = partial(tags.split, config=parts.config, metadata=given, named=request.model)
     special = {name: divided(targets)[0] for name, targets in choice.on_failure.items()}

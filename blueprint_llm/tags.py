@@ -1,8 +1,9 @@
 """LiteLLM's tags: which deployments of a group a request may go to. Pure functions.
 
-A request says tags in its metadata (`{"tags": ["paid"]}`), a deployment in its parameters (`tags: [paid]`). A plain
-tag asks for a deployment that has it, `!tag` for one that has it not, `&tag` must be there whatever else is asked. A
-request without tags, or with tags that the group has never heard of, goes to the deployments tagged `default`.
+A request says tags in its metadata (`{"tags": ["paid"]}`; a fallback may bring its own), a deployment in its parameters
+(`tags: [paid]`). A plain tag asks for a deployment that has it, `!tag` for one that has it not, `&tag` must be there
+whatever else is asked. A request without tags, or with tags that the group has never heard of, goes to the deployments
+tagged `default`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def split(
     for members in runs.values():
         chosen = members
         if _is_on(members, config) and named not in {member.deployment for member in members}:
-            chosen = admitted(members, asked(config, metadata))
+            chosen = admitted(members, asked(config, members[0].changes.get("metadata") or metadata))
         kept += chosen
         left_out += [member for member in members if member not in chosen]
     return kept, left_out

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from types import FunctionType, ModuleType
@@ -13,6 +14,8 @@ import pytest
 from driving import KEY, MESSAGES, closing_clients
 
 from blueprint_llm.adapters import Call, _litellm, plain
+from blueprint_llm.adapters.unheard import CALLBACKS
+from blueprint_llm.credentials import Credential, Secret
 from blueprint_llm.errors import CallError
 from blueprint_llm.testing import Answer, FaultServer, HtmlPage, NotJson, Refuse, Reset, Status, ToolUse
 
@@ -28,6 +31,8 @@ def litellm(litellm_warm, monkeypatch):
     imported = threading.Event()
     imported.set()
     monkeypatch.setattr(plain, "_IMPORTED", imported)
+    for name in CALLBACKS:  # a Router of LiteLLM's in an earlier test leaves some behind
+        monkeypatch.setattr(litellm_warm, name, [])
     return litellm_warm
 
 
@@ -59,6 +64,7 @@ def ask(url, **params):
 def ask_litellm(litellm, url, **params):
     """LiteLLM's answer to the same call."""
     wire = {"model": "openai/gpt-4o", "messages": MESSAGES, "api_base": url, "api_key": KEY, "max_retries": 0}
+    wire |= {"num_retries": 0, "timeout": asked(url).timeout_s}
     return asyncio.run(closing_clients(litellm.acompletion(**wire, **params)))
 
 
@@ -114,6 +120,12 @@ FAILURES = [
 ]
 
 
+FACTS = (
+    *("message", "status_code", "llm_provider", "model", "code", "type", "param", "litellm_debug_info"),
+    *("max_retries", "num_retries", "timeout"),
+)
+
+
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
 def test_a_plain_failure_is_litellms(litellm, own_way, failure):
     """Each HTTP status, and each broken connection, is the same exception with the same facts."""
@@ -126,7 +138,7 @@ def test_a_plain_failure_is_litellms(litellm, own_way, failure):
 
     error = ours.value.litellm_error
     assert type(error) is type(theirs.value)
-    for fact in ("message", "status_code", "llm_provider", "model", "code", "type", "param", "max_retries", "timeout"):
+    for fact in FACTS:
         assert getattr(error, fact, None) == getattr(theirs.value, fact, None), fact
 
 
@@ -162,6 +174,26 @@ def test_a_plain_call_can_be_cancelled(litellm):
         server.wait_until(lambda requests: requests[0].closed_early_at)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_call_that_is_given_up_shows_no_key(litellm, monkeypatch, is_first):
+    """No frame of ours in the traceback of a call that was cancelled holds the key."""
+    if is_first:
+        monkeypatch.setattr(plain, "_IMPORTED", threading.Event())
+
+    async def run(url):
+        call = Call(provider="p", model="openai/gpt-4o", messages=MESSAGES, credential=own, params={"api_base": url})
+        await asyncio.wait_for(_litellm.acomplete(call), 0.5)
+
+    own = Credential(provider="p", api_key=Secret(KEY))
+    with FaultServer(default=Answer("Hi.", delay_s=20)) as server, pytest.raises(TimeoutError) as late:
+        asyncio.run(closing_clients(run(server.url)))
+
+    frames = [frame for frame, _ in traceback.walk_tb(late.value.__cause__.__traceback__)]
+    ours = [frame for frame in frames if "blueprint_llm" in frame.f_code.co_filename]
+    assert any(frame.f_code.co_filename == plain.__file__ for frame in ours)
+    assert not [frame for frame in ours if KEY in repr(frame.f_locals)]
+
+
 def test_the_first_call_imports_in_a_thread(litellm, own_way, monkeypatch):
     """What LiteLLM imports for its first call holds up no event loop; a call that fails counts as none."""
     monkeypatch.setattr(plain, "_IMPORTED", threading.Event())
@@ -195,6 +227,7 @@ def test_openai_is_plain(litellm, model):
         {"prompt_id": "greeting"},
         {"custom_llm_provider": "azure"},
         {"stream": True},
+        {"response_format": {"type": "json_object", "enforce_validation": True}},
         {"anything": "new"},
     ],
     ids=str,
@@ -216,6 +249,14 @@ def test_a_setting_of_the_program_is_heeded(litellm, monkeypatch, name):
 def test_debugging_is_heeded(litellm, monkeypatch):
     """Who debugs LiteLLM sees all that it logs."""
     monkeypatch.setattr(litellm.utils, "is_debugging_on", lambda: True)
+
+    assert not plainly(litellm)
+
+
+def test_a_tracer_of_litellms_own_is_heeded(litellm, monkeypatch):
+    """Who has Datadog trace LiteLLM gets a span for each `acompletion`."""
+    monkeypatch.setattr(plain, "_has_the_parts", plain._has_the_parts.__wrapped__)
+    monkeypatch.setattr(litellm.litellm_core_utils.dd_tracing, "should_use_dd_tracer", True)
 
     assert not plainly(litellm)
 

@@ -57,6 +57,8 @@ class _Anything(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, asked, self.headers["Authorization"]))
         status = 503 if asked["model"] == "no" else 200
         answer = b"AUDIO" if "speech" in self.path else json.dumps(SAID if status == 200 else {}).encode()
+        if asked.get("stream"):
+            answer = b"data: " + json.dumps({"type": "response.completed", "response": SAID}).encode() + b"\n\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
@@ -102,9 +104,18 @@ def run(work):
     return asyncio.run(closing_clients(work))
 
 
+def models_at(url):
+    """A group of OpenAI's, one that ranks and one with a voice of its own."""
+    speaks = entry("speaks", "openai/m", url, voice="echo")
+    return [{**entry("a", "openai/m", url), "model_info": {"id": "one"}}, entry("ranks", "cohere/m", url), speaks]
+
+
 OTHERS = {
     "aspeech": ((), {"model": "a", "input": "hi", "voice": "alloy"}),
     "aspeech by position": (("a", "hi", "alloy"), {}),
+    "aspeech with the deployment's voice": (("speaks", "hi"), {}),
+    "aimage_generation": ((), {"model": "a", "prompt": "a cat"}),
+    "aimage_generation by position": (("a cat", "a"), {}),
     "atranscription": ((), {"model": "a", "file": ("a.wav", b"RIFF sound")}),
     "atranscription by position": ((("a.wav", b"RIFF sound"), "a"), {"language": "en"}),
     "amoderation": ((), {"model": "a", "input": "bad words"}),
@@ -120,7 +131,7 @@ def test_other_functions_ask_and_answer_like_litellms(name):
     args, keywords = OTHERS[name]
     seen = []
     with serving() as (server, url):
-        models = [{**entry("a", "openai/m", url), "model_info": {"id": "one"}}, entry("ranks", "cohere/m", url)]
+        models = models_at(url)
         for kind in (Peer, Router):
             router = kind(model_list=models, num_retries=0)
             answer = run(getattr(router, name.partition(" ")[0])(*args, **keywords))
@@ -153,6 +164,20 @@ def test_responses_block_too_and_go_on_to_a_fallback():
 
     assert answer.output[0]["content"][0]["text"] == "hi"
     assert (models[0], models[-1]) == ("no", "m")
+
+
+def test_other_functions_stream():
+    """`stream=True` reaches LiteLLM, and its iterator comes back."""
+
+    async def read(router):
+        return [chunk async for chunk in await router.aresponses(model="a", input="hi", stream=True)]
+
+    with serving() as (server, url):
+        chunks = run(read(Router(models_at(url))))
+        [(_, asked, _)] = server.asked
+
+    assert asked["stream"] is True
+    assert [chunk.type for chunk in chunks] == ["response.completed"]
 
 
 # Several at once
@@ -229,7 +254,8 @@ def test_the_fastest_stream_wins_and_the_others_are_closed():
     """A stream counts as an answer once its first chunk is there."""
 
     async def ask(router):
-        stream = await router.abatch_completion_fastest_response("slow, x", MESSAGES, stream=True)
+        stream = await router.abatch_completion_fastest_response("slow, x", MESSAGES, True)
+        assert stream._hidden_params["fastest_response_batch_completion"] is True
         return [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
 
     with FaultServer(answer) as server:
@@ -260,6 +286,50 @@ def test_a_stream_that_opens_too_late_is_closed():
 
     assert {won.name, *closed} == {"x", "y"}
     assert len(closed) == 1
+
+
+class Slow(Router):
+    """A Router whose calls take a while to end when they are cancelled, and whose streams say when they are closed."""
+
+    def __init__(self):
+        super().__init__([])
+        self.ended = []
+
+    async def acompletion(self, model, messages, **_):
+        """Nothing for half a minute, but quick is there at once."""
+        if model == "quick":
+            return self
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(0.2 if model == "x" else 0.5)
+            self.ended.append(model)
+
+    async def aclose(self):
+        """Note it."""
+        self.ended.append("closed")
+
+
+@pytest.mark.parametrize(
+    ("function", "model", "ended"),
+    [
+        ("abatch_completion", ["x", "y"], ["x", "y"]),
+        ("abatch_completion_fastest_response", "x,y", ["x", "y"]),
+        ("abatch_completion_fastest_response", "x,quick", ["closed", "x"]),
+    ],
+)
+def test_a_batch_that_is_given_up_ends_all_its_calls(function, model, ended):
+    """Whoever gives it up waits until each call has settled, and no stream stays open."""
+
+    async def run_and_leave(router):
+        task = asyncio.create_task(getattr(router, function)(model, MESSAGES))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return sorted(router.ended)
+
+    assert run(run_and_leave(Slow())) == ended
 
 
 def test_when_all_fail_the_first_models_exception_is_raised():

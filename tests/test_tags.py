@@ -138,6 +138,17 @@ def test_tags_that_nobody_has_are_one_clear_error():
         assert str(error).count("the request's tags leave it out") == 2
 
 
+def test_a_deployment_is_picked_by_the_tags_of_the_request():
+    """`get_available_deployment` heeds them where LiteLLM takes them."""
+    entries = [entry(0, {"tags": ["free"], "opens": False}), entry(1, {"tags": ["paid"], "opens": False})]
+    asked = {"request_kwargs": {"metadata": {"tags": ["paid"]}}}
+    with Router(entries, enable_tag_filtering=True) as router:
+        picked = [router.get_available_deployment("a", **asked) for _ in range(8)]
+        picked += [asyncio.run(router.async_get_available_deployment("a", **asked)) for _ in range(8)]
+
+    assert {each["model_info"]["id"] for each in picked} == {"1"}
+
+
 def test_tags_never_reach_a_provider():
     """Tags and patterns of a deployment are the Router's business."""
     with FaultServer(default=Answer("Hi.")) as server:

@@ -34,26 +34,39 @@ class Batches:
         """Every request of a list to one model, all at once; what failed is there as its exception."""
         return await _all(self.acompletion(model, each, **keywords) for each in messages)
 
-    async def abatch_completion_fastest_response(self, model: str, messages: list[Any], **keywords: Any) -> Any:
+    async def abatch_completion_fastest_response(
+        self,
+        model: str,
+        messages: list[Any],
+        stream: bool = False,  # noqa: FBT001, FBT002 - LiteLLM's
+        **keywords: Any,
+    ) -> Any:
         """The first answer of several models, whose names stand in `model` with commas; the other calls are ended.
 
         Raises:
             Exception: All have failed: what the first model's call raised.
         """
         names = [name.strip() for name in model.split(",")]
-        calls = [asyncio.ensure_future(self.acompletion(name, messages, **keywords)) for name in names]
-        answer = None
+        asked = (self.acompletion(name, messages, **{**keywords, "stream": stream}) for name in names)
+        calls = [asyncio.create_task(call) for call in asked]
         try:
             answer = await _first(calls)
-        finally:
             await _end(calls, answer)
+        except BaseException:
+            await _end(calls, None)
+            raise
         answer._hidden_params["fastest_response_batch_completion"] = True  # noqa: SLF001 - where LiteLLM says it
         return answer
 
 
 async def _all(calls: Iterable[Awaitable[Any]]) -> list[Any]:
-    """What each call gave, or its exception."""
-    return list(await asyncio.gather(*(_outcome(call) for call in calls)))
+    """What each call gave, or its exception; who is cancelled waits until they have settled."""
+    tasks = [asyncio.create_task(_outcome(call)) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        await _end(tasks, None)
+        raise
 
 
 async def _outcome(call: Awaitable[Any]) -> Any:
@@ -63,7 +76,7 @@ async def _outcome(call: Awaitable[Any]) -> Any:
         return error
 
 
-async def _first(calls: Sequence[asyncio.Future[Any]]) -> Any:
+async def _first(calls: Sequence[asyncio.Task[Any]]) -> Any:
     """The first answer. Raises what the first of `calls` raised when all have failed."""
     for done in asyncio.as_completed(calls):
         answer = await _outcome(done)
@@ -72,10 +85,16 @@ async def _first(calls: Sequence[asyncio.Future[Any]]) -> Any:
     return await calls[0]
 
 
-async def _end(calls: Sequence[asyncio.Future[Any]], answer: Any) -> None:
-    """End the calls that are on their way and the streams besides `answer`, and wait until they have settled."""
+async def _end(calls: Sequence[asyncio.Task[Any]], answer: Any) -> None:
+    """End the calls that are on their way and the streams besides `answer`, and wait until they have settled.
+
+    A call is cancelled once only: the second time would hit it while it settles.
+    """
     for call in calls:
-        call.cancel()
-    for other in await asyncio.gather(*calls, return_exceptions=True):
+        if not call.cancelling():
+            call.cancel()
+    await asyncio.wait(calls)
+    for call in calls:
+        other: Any = None if call.cancelled() or call.exception() else call.result()
         if other is not answer and hasattr(other, "aclose"):
             await other.aclose()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from blueprint_llm.types import ChatRequest
 
 
-# What may be given by position behind the model; the other functions take an `input`, and speech a `voice`.
-_POSITIONAL = {"text_completion": ("prompt",), "image_generation": ("prompt",), "image_edit": ("image", "prompt")}
+# What may be given by position behind the model; the other functions take an `input`.
+_POSITIONAL = {"text_completion": ("prompt",), "image_edit": ("image", "prompt")}
 
 
 class OtherFunctions:
@@ -46,14 +46,26 @@ class OtherFunctions:
     atext_completion = partialmethod(_apass, "text_completion")
     embedding = partialmethod(_pass, "embedding")
     aembedding = partialmethod(_apass, "embedding")
-    image_generation = partialmethod(_pass, "image_generation")
-    aimage_generation = partialmethod(_apass, "image_generation")
     aimage_edit = partialmethod(_apass, "image_edit")
     amoderation = partialmethod(_apass, "moderation")
     arerank = partialmethod(_apass, "rerank")
     responses = partialmethod(_pass, "responses")
     aresponses = partialmethod(_apass, "responses")
-    aspeech = partialmethod(_apass, "speech")
+
+    # LiteLLM's Router has an order of its own for these.
+
+    def image_generation(self, prompt: str, model: str, **keywords: Any) -> Any:
+        """Call LiteLLM's `image_generation` at a deployment of `model`."""
+        return self._pass("image_generation", model, prompt=prompt, **keywords)
+
+    async def aimage_generation(self, prompt: str, model: str, **keywords: Any) -> Any:
+        """Call LiteLLM's `aimage_generation` at a deployment of `model`."""
+        return await self._apass("image_generation", model, prompt=prompt, **keywords)
+
+    async def aspeech(self, model: str, input: str, voice: str | None = None, **keywords: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """Call LiteLLM's `aspeech` at a deployment of `model`, whose own voice speaks where none is given."""
+        own = {} if voice is None else {"voice": voice}
+        return await self._apass("speech", model, input=input, **own, **keywords)
 
     async def atranscription(self, file: Any, model: str, **keywords: Any) -> Any:
         """Call LiteLLM's `atranscription` at a deployment of `model`."""
@@ -62,7 +74,7 @@ class OtherFunctions:
 
 def _behind(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
     """What was given by position behind the model."""
-    return dict(zip(_POSITIONAL.get(function, ("input", "voice")), args, strict=False))
+    return dict(zip(_POSITIONAL.get(function, ("input",)), args, strict=False))
 
 
 def passed(parts: Parts, function: str, request: ChatRequest) -> Steps:

@@ -185,15 +185,19 @@ class Router(Batches, OtherFunctions):
         found = self.get_model_list(model_group_name)
         return boundary.deployment(found[0]) if found else None
 
-    def get_available_deployment(self, model: str, messages: Any = None, **_: Any) -> Entry:
+    def get_available_deployment(
+        self, model: str, messages: Any = None, *, request_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
-        parts, request = self._asked(model, {}, messages=messages or [])
+        parts, request = self._asked(model, sealed(request_kwargs or {}), messages=messages or [])
         route = SyncDriver(parts.store).run(plan(parts, request))
         return boundary.opened(entry_of_target(model, route.targets[0]))
 
-    async def async_get_available_deployment(self, model: str, messages: Any = None, **_: Any) -> Entry:
+    async def async_get_available_deployment(
+        self, model: str, messages: Any = None, *, request_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
-        parts, request = self._asked(model, {}, messages=messages or [])
+        parts, request = self._asked(model, sealed(request_kwargs or {}), messages=messages or [])
         route = await AsyncDriver(parts.store).run(plan(parts, request))
         return boundary.opened(entry_of_target(model, route.targets[0]))
 

@@ -25,6 +25,7 @@ class _Opened:
 
     def __init__(self, turn: Turn) -> None:
         self._turn, self._first = turn, NOTHING
+        self._shown: dict[str, Any] = {}
 
     @property  # type: ignore[misc] # of `object` it can be set
     def __class__(self) -> Any:
@@ -33,8 +34,9 @@ class _Opened:
 
     @property
     def _hidden_params(self) -> dict[str, Any]:
-        """LiteLLM's, and at the end of the stream `blueprint`: the trace."""
-        return self._turn.hidden_params
+        """LiteLLM's, what somebody has added, and at the end of the stream `blueprint`: the trace."""
+        self._shown.update(self._turn.hidden_params)
+        return self._shown
 
     def _taken(self) -> Any:
         first, self._first = self._first, NOTHING

@@ -26,6 +26,7 @@ def tiers(*groups, **more):
     return [deployment("a", f"ok-{'-'.join(tags) or 'none'}", tags=list(tags), **more) for tags in groups]
 
 
+OWN_TAGS = {"litellm_metadata": {"tags": ["paid"]}}
 TIERS = tiers(["free"], ["paid"], ["default"])
 A, B, C = deployment("a", "ok-a"), deployment("b", "ok-b"), deployment("c", "ok-c")
 CALL_B = {"model": "b"}
@@ -140,6 +141,21 @@ CASES = {
         *tiers(["y"]),
         calls=[tagged("y"), tagged("x")],
         many=3,
+    ),
+    "a fallback with tags of its own": case(
+        deployment("a", "e503-a", tags=["paid"]),
+        deployment("b", "ok-b", tags=["free"]),
+        deployment("b", "ok-b-paid", tags=["paid"]),
+        calls=[tagged("paid")] * 8,
+        enable_tag_filtering=True,
+        fallbacks=[{"a": [{"model": "b", "metadata": {"tags": ["free"]}}]}],
+        disable_cooldowns=True,
+    ),
+    "tags of LiteLLM's own metadata": case(
+        *TIERS,
+        calls=[{"model": "a", **OWN_TAGS}, {**tagged("free"), **OWN_TAGS}],
+        many=3,
+        enable_tag_filtering=True,
     ),
     "a group without tags": case(
         {**deployment("a", "ok-a", tags=["x"]), "model_info": {"id": "x", "enable_tag_filtering": False}},
