@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
+from blueprint_llm.targets import by_group
+
 if TYPE_CHECKING:
     from blueprint_llm.targets import Target
 
@@ -120,11 +122,8 @@ def arranged(targets: Iterable[Target], draw: float, strategy: Strategy, known: 
 
     Groups keep their places; a group with one deployment costs nothing.
     """
-    runs: dict[tuple[str, str | None], list[Target]] = {}
-    for target in targets:
-        runs.setdefault((target.provider, target.group), []).append(target)
     result: list[Target] = []
-    for members in runs.values():
+    for members in by_group(targets):
         result += members if len(members) == 1 else _by_order(members, draw, strategy, known)
     return result
 

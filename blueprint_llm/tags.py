@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blueprint_llm.targets import by_group
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -42,12 +44,9 @@ def split(
     targets: Iterable[Target], config: Config, metadata: Mapping[str, Any], *, named: str | None = None
 ) -> tuple[list[Target], list[Target]]:
     """The targets that a request may go to, and those that its tags leave out; `named`, one's own id, is let in."""
-    runs: dict[tuple[str, str | None], list[Target]] = {}
-    for target in targets:
-        runs.setdefault((target.provider, target.group), []).append(target)
     kept: list[Target] = []
     left_out: list[Target] = []
-    for members in runs.values():
+    for members in by_group(targets):
         chosen = members
         if _is_on(members, config) and named not in {member.deployment for member in members}:
             chosen = admitted(members, asked(config, members[0].changes.get("metadata") or metadata))

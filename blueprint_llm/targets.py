@@ -213,6 +213,14 @@ class TargetTable:
         return list(found.values())
 
 
+def by_group(targets: Iterable[Target]) -> list[list[Target]]:
+    """The targets of each provider and group together; groups keep their places."""
+    found: dict[tuple[str, str | None], list[Target]] = {}
+    for target in targets:
+        found.setdefault((target.provider, target.group), []).append(target)
+    return list(found.values())
+
+
 def _make_room(remembered: dict[Any, Any]) -> None:
     if len(remembered) >= MOST_MET:
         remembered.clear()

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import litellm
 import openai
@@ -16,6 +15,7 @@ import pytest
 from canary import KEYS, Sinks
 from driving import closing_clients
 from litellm.types.router import Deployment, LiteLLM_Params, RetryPolicy
+from serving import serving
 
 from blueprint_llm import BudgetExceededError, ConfigError, DeadlineExceededError, Router
 from blueprint_llm.testing import Answer, FaultServer, Status
@@ -584,24 +584,9 @@ class _Other(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def other_server():
-    """A server of embeddings and text completions."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Other)
-    server.asked = []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server, f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_embeddings_go_to_a_deployment():
     """`embedding` and `aembedding` reach LiteLLM with the deployment's key, on to the fallback where it fails."""
-    with other_server() as (server, url):
+    with serving(_Other) as (server, url):
         models = [entry("a", "e503", url), entry("b", "vectors", url)]
         router = Router(models, fallbacks=[{"a": ["b"]}])
         found = router.embedding("b", ["hello"])
@@ -620,7 +605,7 @@ def test_text_completions_go_to_a_deployment():
         async with openai.AsyncOpenAI(api_key=KEY, base_url=url) as client:  # LiteLLM leaves its own open
             return await router.atext_completion("a", "hello", client=client)
 
-    with other_server() as (server, url):
+    with serving(_Other) as (server, url):
         router = Router([{**entry("a", "x", url), "litellm_params": {**_TEXT, "api_base": url}}])
         found = router.text_completion(model="a", prompt="hello")
         later = asyncio.run(ask(router, url))
@@ -634,7 +619,7 @@ _TEXT = {"model": "text-completion-openai/words", "api_key": KEY}
 
 def test_a_failing_embedding_raises_the_first_exception():
     """When every deployment fails, LiteLLM's exception of the first comes out; a bad request stops there."""
-    with other_server() as (server, url):
+    with serving(_Other) as (server, url):
         router = Router([entry("a", "e401", url), entry("b", "e400", url)], fallbacks=[{"a": ["b"]}])
         with pytest.raises(litellm.AuthenticationError):
             router.embedding("a", ["hello"])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
 
-class Batches:
+class Batches(ABC):
     """What a Router does with several calls; each is one of its `acompletion`."""
 
+    @abstractmethod
     async def acompletion(self, model: str, messages: list[Any], **keywords: Any) -> Any:
         """One call."""
-        raise NotImplementedError
 
     async def abatch_completion(self, models: list[str], messages: list[Any], **keywords: Any) -> list[Any]:
         """One request, or each of a list of requests, to every model, all at once.
@@ -23,10 +24,10 @@ class Batches:
             For one request an answer for each model; for a list of them such a list for each. What failed is there
             as its exception.
         """
-        if any(isinstance(each, list) for each in messages):
-            asked = [self.abatch_completion(models, each, **keywords) for each in messages]
-            return list(await asyncio.gather(*asked))
-        return await _all(self.acompletion(model, messages, **keywords) for model in models)
+        is_list = any(isinstance(each, list) for each in messages)
+        requests, width = messages if is_list else [messages], len(models)
+        answers = await _all(self.acompletion(model, each, **keywords) for each in requests for model in models)
+        return [answers[n * width : (n + 1) * width] for n in range(len(requests))] if is_list else answers
 
     async def abatch_completion_one_model_multiple_requests(
         self, model: str, messages: list[list[Any]], **keywords: Any

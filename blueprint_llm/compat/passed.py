@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 _POSITIONAL = {"text_completion": ("prompt",), "image_edit": ("image", "prompt")}
 
 
-class OtherFunctions:
+class OtherFunctions(ABC):
     """LiteLLM's other functions as methods of its Router."""
 
+    @abstractmethod
     def _asked(self, model: str, keywords: dict[str, Any], **more: Any) -> tuple[Parts, ChatRequest]:
         """The parts and the request of one call."""
-        raise NotImplementedError
 
     def _pass(self, function: str, model: str, *args: Any, **keywords: Any) -> Any:
         """Call LiteLLM's `function` at a deployment of `model`."""
