@@ -1,6 +1,7 @@
 """Tags: the same deployments as LiteLLM's own filter, for any tags, and what a caller is told."""
 
 import asyncio
+import copy
 from types import SimpleNamespace
 
 import litellm
@@ -141,12 +142,15 @@ def test_tags_that_nobody_has_are_one_clear_error():
 def test_a_deployment_is_picked_by_the_tags_of_the_request():
     """`get_available_deployment` heeds them where LiteLLM takes them."""
     entries = [entry(0, {"tags": ["free"], "opens": False}), entry(1, {"tags": ["paid"], "opens": False})]
-    asked = {"request_kwargs": {"metadata": {"tags": ["paid"]}}}
+    asked = {"request_kwargs": {"metadata": {"tags": ["paid"]}, "api_key": KEY, "fallbacks": ["b"]}}
+    before = copy.deepcopy(asked)
     with Router(entries, enable_tag_filtering=True) as router:
         picked = [router.get_available_deployment("a", **asked) for _ in range(8)]
         picked += [asyncio.run(router.async_get_available_deployment("a", **asked)) for _ in range(8)]
 
     assert {each["model_info"]["id"] for each in picked} == {"1"}
+    assert asked == before
+    assert type(asked["request_kwargs"]["api_key"]) is str
 
 
 def test_tags_never_reach_a_provider():

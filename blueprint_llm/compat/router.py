@@ -189,7 +189,7 @@ class Router(Batches, OtherFunctions):
         self, model: str, messages: Any = None, *, request_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
-        parts, request = self._asked(model, sealed(request_kwargs or {}), messages=messages or [])
+        parts, request = self._asked(model, sealed({**(request_kwargs or {})}), messages=messages or [])
         route = SyncDriver(parts.store).run(plan(parts, request))
         return boundary.opened(entry_of_target(model, route.targets[0]))
 
@@ -197,7 +197,7 @@ class Router(Batches, OtherFunctions):
         self, model: str, messages: Any = None, *, request_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> Entry:
         """The deployment that a call to `model` would ask first. Raises BadRequestError for an unknown model."""
-        parts, request = self._asked(model, sealed(request_kwargs or {}), messages=messages or [])
+        parts, request = self._asked(model, sealed({**(request_kwargs or {})}), messages=messages or [])
         route = await AsyncDriver(parts.store).run(plan(parts, request))
         return boundary.opened(entry_of_target(model, route.targets[0]))
 
