@@ -14,7 +14,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 HOME = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HOME / "pyproject.toml")
-EXTRAS = "local,redis,rich,fast,otel"
+EXTRAS = "local,redis,rich,fast,otel,mcp"
 KERNEL_ENFORCED = (
     "tests/test_cache_stores.py",
     "tests/test_credentials_manager.py",

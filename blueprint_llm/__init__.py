@@ -165,7 +165,7 @@ def _of_litellm(name: str) -> Any:
 
 
 def _litellm() -> Any:
-    return importlib.import_module(f"{__name__}.adapters._litellm").module()
+    return importlib.import_module(f"{__name__}.adapters.litellm").module()
 
 
 class _Facade(ModuleType):

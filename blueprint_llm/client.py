@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from blueprint_llm.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.explain import explain, list_models
+from blueprint_llm.engine.parsing import build_prompt, build_request, planning_context, validated
+from blueprint_llm.engine.parts import Parts
+from blueprint_llm.engine.pipeline import Steps, Walk
+from blueprint_llm.engine.steps import Offload
 from blueprint_llm.errors import InvalidRequestError
-from blueprint_llm.explain import explain, list_models
-from blueprint_llm.forms import build_prompt, build_request, planning_context, validated
-from blueprint_llm.parts import Parts
-from blueprint_llm.pipeline import Steps, Walk
-from blueprint_llm.steps import Offload
 from blueprint_llm.streams import Stream, SyncStream
 from blueprint_llm.types import ChatRequest, RouteDecision, UsageFilter
 from blueprint_llm.usage import UsageTracker
@@ -119,7 +119,7 @@ class _Core:
 
     def _planning_walk(self, given: Any, keywords: Mapping[str, Any]) -> Steps:
         context = planning_context(given, keywords)
-        from blueprint_llm.on_top import lowered  # noqa: PLC0415 - most clients never plan
+        from blueprint_llm.engine.on_top import lowered  # noqa: PLC0415 - most clients never plan
         from blueprint_llm.planning.setup import planning_walk  # noqa: PLC0415 - likewise
 
         return lowered(planning_walk(self._parts, context), self._chats(stream=False), None)
@@ -143,7 +143,7 @@ class _Core:
             self._engine.close()
 
     def _run_walk(self, given: Any, keywords: dict[str, Any], *, stream: bool) -> Steps:
-        from blueprint_llm.on_top import lowered  # noqa: PLC0415 - see _engine
+        from blueprint_llm.engine.on_top import lowered  # noqa: PLC0415 - see _engine
         from blueprint_llm.tools import run_loop  # noqa: PLC0415 - see _engine
 
         offered = keywords.pop("tools", None)
@@ -160,7 +160,7 @@ class _Core:
         return known.tool if known else self._engine.register_tool(tool)
 
     def _resume_walk(self, state_id: str, decisions: Any, *, stream: bool) -> Steps:
-        from blueprint_llm.on_top import lowered  # noqa: PLC0415 - see _engine
+        from blueprint_llm.engine.on_top import lowered  # noqa: PLC0415 - see _engine
         from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
 
         yield Offload(function=self._engine.connect)

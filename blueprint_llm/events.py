@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +32,11 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+
+
+def warn(event: Event) -> None:
+    """Say an event as a Python warning, where nobody listens for events."""
+    warnings.warn(f"{event.name}: {event.facts}", RuntimeWarning, stacklevel=2)
 
 
 class _Stderr:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from blueprint_llm.targets import by_group
+from blueprint_llm.routing.targets import by_group
 
 if TYPE_CHECKING:
-    from blueprint_llm.targets import Target
+    from blueprint_llm.routing.targets import Target
 
 METRICS = ("weight", "rpm", "tpm")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from blueprint_llm.drivers import AsyncDriver, Outcome, SyncDriver
+from blueprint_llm.engine.drivers import AsyncDriver, Outcome, SyncDriver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
-    from blueprint_llm.pipeline import Walk
+    from blueprint_llm.engine.pipeline import Walk
     from blueprint_llm.types import ChatResponse, StreamChunk
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blueprint_llm.targets import by_group
+from blueprint_llm.routing.targets import by_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from blueprint_llm.config import Config
-    from blueprint_llm.targets import Target
+    from blueprint_llm.routing.targets import Target
 
 DEFAULT = "default"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blueprint_llm.routing import Route
+    from blueprint_llm.routing.rules import Route
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from blueprint_llm import showing
+from blueprint_llm import notebook as showing
 from blueprint_llm.errors import BlueprintError
 
 Role = Literal["system", "user", "assistant", "tool"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blueprint_llm.adapters import weights
-from blueprint_llm.adapters.weights import Weights
+from blueprint_llm.adapters.local import weights
+from blueprint_llm.adapters.local.weights import Weights
 
 CACHE = Path(os.environ.get("BLUEPRINT_TEST_WEIGHTS") or Path.home() / ".cache" / "blueprint-tests")
 CONTENT = b"GGUF" + bytes(range(256)) * 4000

@@ -13,9 +13,9 @@ from pathlib import Path
 import openai
 
 from blueprint_llm import UsageFilter, UsageTracker
-from blueprint_llm.stores import SqliteStore
-from blueprint_llm.stores.redis_store import RedisStore
 from blueprint_llm.testing import Answer, FaultServer
+from blueprint_llm.usage.stores import SqliteStore
+from blueprint_llm.usage.stores.redis_store import RedisStore
 
 MASTER_KEY = "sk-cnryPm4sT3rKeyQw2ZxV9bT4mKp8Lr"
 UPSTREAM_KEY = "sk-cnryUp5tReAmKeyN3yHd6GfJs1Zx0V"

@@ -2,8 +2,8 @@
 
 import time
 
-from blueprint_llm.stores.ops import AttemptRow, WriteRow
-from blueprint_llm.stores.sqlite import SqliteStore
+from blueprint_llm.usage.stores.ops import AttemptRow, WriteRow
+from blueprint_llm.usage.stores.sqlite import SqliteStore
 
 DAY_S = 86400
 

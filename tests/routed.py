@@ -8,8 +8,8 @@ import pytest
 
 from blueprint_llm.proxy import Hooks
 from blueprint_llm.proxy.refusal import Refusal
-from blueprint_llm.stores.ops import Rows
 from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores.ops import Rows
 
 KEY = "sk-test-0123456789abcdef"
 LISTS = [

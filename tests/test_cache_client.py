@@ -13,8 +13,8 @@ from blueprint_llm.cache import CacheManager
 from blueprint_llm.cache.ops import Lease
 from blueprint_llm.config import load_config
 from blueprint_llm.credentials import Secret
+from blueprint_llm.engine.steps import END
 from blueprint_llm.errors import CallError
-from blueprint_llm.steps import END
 from blueprint_llm.testing import (
     Answer,
     BrokenTool,

@@ -30,7 +30,7 @@ HANGING = Answer("never said", delay_s=60)
 CALLER = """
 import asyncio, json, os, sys, urllib.request
 from blueprint_llm import LLMClient
-from blueprint_llm.steps import END
+from blueprint_llm.engine.steps import END
 config, messages, count, streamed, plain = map(json.loads, sys.argv[1:])
 class Plain:
     ready = True
@@ -59,7 +59,7 @@ async def ask(client):
 async def main():
     async with LLMClient(config, adapters={"p0": Plain()} if plain else None) as client:
         if not plain:
-            from blueprint_llm.adapters._litellm import module
+            from blueprint_llm.adapters.litellm import module
             module()
         print("ready", flush=True)
         sys.stdin.readline()

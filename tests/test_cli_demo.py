@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from fixtures_embedded import install_weights, smollm2_weights
 
-from blueprint_llm.adapters import embedded, weights
+from blueprint_llm.adapters.local import embedded, weights
 from blueprint_llm.cli import main, scenes
 from blueprint_llm.cli.scenes import SCENES, NotProvenError, Stage
 from blueprint_llm.testing import Answer, FaultServer

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from fixtures_embedded import CONTENT, install_weights, smollm2_weights, tiny
 
-from blueprint_llm.adapters import weights
+from blueprint_llm.adapters.local import weights
 from blueprint_llm.cli import local, main
 
 
@@ -112,7 +112,7 @@ def test_weights_that_are_here_need_no_question(weights_file):
 ASK = (
     "import sys\n"
     "from blueprint_llm.cli.local import ensure_weights\n"
-    "from blueprint_llm.adapters.weights import WeightsError\n"
+    "from blueprint_llm.adapters.local.weights import WeightsError\n"
     "try: print(ensure_weights('smollm2', interactive=sys.argv[1] == 'yes'))\n"
     "except WeightsError as error: print('ERROR', error)\n"
 )

@@ -13,10 +13,10 @@ from report_rows import row, write_ledger
 from blueprint_llm import load_config
 from blueprint_llm.cli import main
 from blueprint_llm.cli.usage import sparkline
-from blueprint_llm.stores.ops import Reserve, Standing
-from blueprint_llm.stores.sqlite import SqliteStore
 from blueprint_llm.types import UsageTotals
 from blueprint_llm.usage import Ledger
+from blueprint_llm.usage.stores.ops import Reserve, Standing
+from blueprint_llm.usage.stores.sqlite import SqliteStore
 
 ROWS = [
     (20, row(1, usd=4)),

@@ -20,7 +20,7 @@ from driving import KEY, closing_clients
 import blueprint_llm
 from blueprint_llm import SyncLLMClient, errors
 from blueprint_llm.compat import Completions, functions
-from blueprint_llm.parts import Parts
+from blueprint_llm.engine.parts import Parts
 from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Stall, Status, ToolUse
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.

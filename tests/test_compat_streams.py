@@ -13,7 +13,7 @@ from litellm.exceptions import MidStreamFallbackError
 import blueprint_llm
 from blueprint_llm import SyncLLMClient, errors
 from blueprint_llm.compat import Completions
-from blueprint_llm.parts import Parts
+from blueprint_llm.engine.parts import Parts
 from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Recorded, Reset, Stall, Status, ToolUse
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.

@@ -14,7 +14,7 @@ from canary import KEYS, Sinks, find_canary, redaction_off, watched
 from echoing_server import echoing_server
 
 from blueprint_llm import completion
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.client import LLMClient, SyncLLMClient
 from blueprint_llm.config import load_config
 from blueprint_llm.config.tool_blocks import Tools

@@ -10,10 +10,10 @@ import pytest
 from driving import CALLERS, MESSAGES
 
 from blueprint_llm import LLMClient, SyncLLMClient
-from blueprint_llm.drivers import AsyncDriver, Outcome, SyncDriver
-from blueprint_llm.on_top import lowered
+from blueprint_llm.engine.drivers import AsyncDriver, Outcome, SyncDriver
+from blueprint_llm.engine.on_top import lowered
+from blueprint_llm.engine.steps import END, Abandoned, Close, Draw, Emit, Now, Offload, Open, Read, Sleep, Store
 from blueprint_llm.planning.steps import Chat
-from blueprint_llm.steps import END, Abandoned, Close, Draw, Emit, Now, Offload, Open, Read, Sleep, Store
 from blueprint_llm.testing import Answer, ScriptedAdapter, Stall, numbered_text
 
 NEVER = float("inf")

@@ -14,9 +14,10 @@ import psutil
 import pytest
 from fixtures_embedded import install_weights, smollm2_weights
 
-from blueprint_llm.adapters import embedded, embedded_tools
-from blueprint_llm.adapters.embedded import BadRequest, ContextOverflow, EmbeddedError, EmbeddedModel
-from blueprint_llm.adapters.weights import WeightsError
+from blueprint_llm.adapters.local import embedded
+from blueprint_llm.adapters.local import tools as embedded_tools
+from blueprint_llm.adapters.local.embedded import BadRequest, ContextOverflow, EmbeddedError, EmbeddedModel
+from blueprint_llm.adapters.local.weights import WeightsError
 
 HELLO = [{"role": "user", "content": "Say hello to the cat."}]
 LONG = [{"role": "user", "content": " ".join(map(str, range(900)))}]

@@ -15,7 +15,7 @@ from driving import KEY, closing_clients
 from fixtures_embedded import install_weights, smollm2_weights
 
 from blueprint_llm import LLMClient, Plan, SyncLLMClient
-from blueprint_llm.adapters import embedded
+from blueprint_llm.adapters.local import embedded
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.testing import Answer, Cut, FaultServer
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import pytest
 import redis_server
 
-from blueprint_llm.stores import SqliteStore
-from blueprint_llm.stores.ops import Aggregate, Charge, Standing
-from blueprint_llm.stores.redis_store import RedisStore
 from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores import SqliteStore
+from blueprint_llm.usage.stores.ops import Aggregate, Charge, Standing
+from blueprint_llm.usage.stores.redis_store import RedisStore
 
 CALLS = 50
 COST = 1_000_000
@@ -25,11 +25,11 @@ TTL_S = 0.5
 
 OPEN = """
 import os, sys
-from blueprint_llm.stores import SqliteStore
-from blueprint_llm.stores.ops import AttemptRow, Charge, Reserve, Settle, Standing
+from blueprint_llm.usage.stores import SqliteStore
+from blueprint_llm.usage.stores.ops import AttemptRow, Charge, Reserve, Settle, Standing
 def opened(where):
     if where.startswith("redis"):
-        from blueprint_llm.stores.redis_store import RedisStore
+        from blueprint_llm.usage.stores.redis_store import RedisStore
         return RedisStore(where)
     return SqliteStore(where)
 def charge(amount, limit, kind):

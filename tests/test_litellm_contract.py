@@ -15,12 +15,13 @@ import pytest
 from driving import KEY, MESSAGES, closing_clients
 from openai.types.chat import ChatCompletionChunk
 
-from blueprint_llm.adapters import Call, _litellm, exceptions
+from blueprint_llm.adapters import Call, exceptions
+from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.unheard import internal_switch, marked, uncounted
 from blueprint_llm.credentials import Credential, Secret
+from blueprint_llm.engine.steps import END
 from blueprint_llm.errors import CATEGORIES, CallError, Failure
 from blueprint_llm.policy import classify
-from blueprint_llm.steps import END
 from blueprint_llm.testing import Answer, Cut, Empty, FaultServer, ToolUse, numbered_text
 
 NAMED = {name for row in CATEGORIES.values() for name in row.classes}

@@ -13,7 +13,8 @@ from unittest.mock import AsyncMock
 import pytest
 from driving import KEY, MESSAGES, closing_clients
 
-from blueprint_llm.adapters import Call, _litellm, plain
+from blueprint_llm.adapters import Call, plain
+from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.unheard import CALLBACKS
 from blueprint_llm.credentials import Credential, Secret
 from blueprint_llm.errors import CallError

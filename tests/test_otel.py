@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from blueprint_llm import LLMClient, Router, SyncLLMClient, ToolCall
+from blueprint_llm.engine.otel import CAPTURE
 from blueprint_llm.errors import BlueprintError, BudgetExceededError, ToolCallInvalidError
-from blueprint_llm.otel import CAPTURE
 from blueprint_llm.testing import Answer, BrokenTool, FaultServer, ScriptedAdapter, Status, ToolUse
 
 SAID = "a question nobody may see"

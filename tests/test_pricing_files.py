@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 import yaml
 
-from blueprint_llm import pricing
 from blueprint_llm.config.blocks import Pricing
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.pricing import Prices, files, shipped
+from blueprint_llm.usage import pricing
+from blueprint_llm.usage.pricing import Prices, files, shipped
 
 DAY = date(2026, 6, 15)
 
@@ -230,7 +230,9 @@ def test_prices_and_usage_need_no_litellm():
     program = """
 import sys
 from datetime import date
-from blueprint_llm import models, pricing, stores, usage
+from blueprint_llm import models, usage
+from blueprint_llm.usage import pricing
+from blueprint_llm.usage import stores
 from blueprint_llm.config.blocks import Pricing
 assert pricing.Prices.load(Pricing()).price("x", "openai/gpt-4o", at=date(2026, 1, 1))
 usage.UsageTracker(stores.MemoryStore()).get_usage()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blueprint_llm.config.blocks import Pricing
-from blueprint_llm.pricing import PriceCard, Prices, Tokens, cost, worst_cost
-from blueprint_llm.pricing.card import Rates, Sheet, atto
+from blueprint_llm.usage.pricing import PriceCard, Prices, Tokens, cost, worst_cost
+from blueprint_llm.usage.pricing.card import Rates, Sheet, atto
 
 DAY = date(2026, 6, 15)
 CONTRACT = """

@@ -12,7 +12,7 @@ from blueprint_llm.report import Figures, render
 from blueprint_llm.report.charts import scale
 from blueprint_llm.report.markup import Html, join, tag
 from blueprint_llm.report.wording import count, counted, percent, seconds, spent, usd
-from blueprint_llm.stores.ops import Charge, Level
+from blueprint_llm.usage.stores.ops import Charge, Level
 
 NOON = 20_000 * DAY_S + DAY_S // 2  # 2024-10-04
 

@@ -10,8 +10,8 @@ from driving import CALLERS, KEY, MESSAGES
 
 from blueprint_llm import LLMClient, SyncLLMClient, load_config
 from blueprint_llm.errors import BudgetExceededError, CallError, ChainExhaustedError, NoTargetError
+from blueprint_llm.routing.targets import TargetTable, litellm_provider
 from blueprint_llm.secret import Secret
-from blueprint_llm.targets import TargetTable, litellm_provider
 from blueprint_llm.testing import Answer, ScriptedAdapter, Status
 
 LONG = [{"role": "user", "content": "word " * 4000}]

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 import pytest
 import redis_server
 
-from blueprint_llm.stores import MemoryStore, SqliteStore
-from blueprint_llm.stores.ops import (
+from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores import MemoryStore, SqliteStore
+from blueprint_llm.usage.stores.ops import (
     Aggregate,
     AttemptRow,
     Batch,
@@ -25,8 +26,7 @@ from blueprint_llm.stores.ops import (
     Standing,
     WriteRow,
 )
-from blueprint_llm.stores.redis_store import RedisStore
-from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores.redis_store import RedisStore
 
 JAN_31 = datetime(2028, 1, 31, 23, 59, 50, tzinfo=UTC).timestamp()
 ALL = UsageFilter()

@@ -13,9 +13,10 @@ import redis_server
 from blueprint_llm.config import load_config
 from blueprint_llm.config.blocks import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
-from blueprint_llm.stores import DegradedStore, MemoryStore, SqliteStore, checkpoints, open_store
-from blueprint_llm.stores import redis_store as redis_module
-from blueprint_llm.stores.ops import (
+from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores import DegradedStore, MemoryStore, SqliteStore, checkpoints, open_store
+from blueprint_llm.usage.stores import redis_store as redis_module
+from blueprint_llm.usage.stores.ops import (
     AttemptRow,
     BreakerReport,
     BreakerStates,
@@ -27,8 +28,7 @@ from blueprint_llm.stores.ops import (
     Standing,
     WriteRow,
 )
-from blueprint_llm.stores.redis_store import RedisStore
-from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores.redis_store import RedisStore
 
 ROW = AttemptRow(id="1", call_id="1")
 

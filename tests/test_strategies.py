@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from blueprint_llm.config import load_config
+from blueprint_llm.routing.targets import Target, TargetTable
 from blueprint_llm.strategies import STRATEGIES, arranged, of_name, shuffled
-from blueprint_llm.targets import Target, TargetTable
 from blueprint_llm.traffic import KEPT, LATE_S, Traffic
 
 

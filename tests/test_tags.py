@@ -13,7 +13,7 @@ from litellm.router_strategy.tag_based_routing import get_deployments_for_tag
 
 from blueprint_llm import Router, SyncLLMClient, load_config, tags
 from blueprint_llm.errors import NoTargetError
-from blueprint_llm.targets import TargetTable
+from blueprint_llm.routing.targets import TargetTable
 from blueprint_llm.testing import Answer, FaultServer
 
 NAMES = ("free", "paid", "eu", "default")

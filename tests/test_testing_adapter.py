@@ -6,9 +6,9 @@ import time
 import pytest
 
 from blueprint_llm.adapters import Call
-from blueprint_llm.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.steps import END, Close, Open, Read
 from blueprint_llm.errors import CallError
-from blueprint_llm.steps import END, Close, Open, Read
 from blueprint_llm.testing import (
     Answer,
     BadLine,

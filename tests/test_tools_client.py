@@ -8,7 +8,7 @@ from driving import MESSAGES, configuration
 from fixtures_embedded import install_weights, smollm2_weights
 
 from blueprint_llm import SyncLLMClient
-from blueprint_llm.adapters import embedded
+from blueprint_llm.adapters.local import embedded
 from blueprint_llm.errors import ApprovalPending
 from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
 

@@ -1,10 +1,10 @@
 import threading
 
 from blueprint_llm.errors import StoreError
-from blueprint_llm.stores import MemoryStore
-from blueprint_llm.stores.ops import Aggregate, AttemptRow, Batch
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage import Hits, UsageTracker
+from blueprint_llm.usage.stores import MemoryStore
+from blueprint_llm.usage.stores.ops import Aggregate, AttemptRow, Batch
 
 
 class Watched(MemoryStore):

@@ -8,11 +8,11 @@ from blueprint_llm.config.blocks import Budget, Pricing, ProviderConfig, Quota, 
 from blueprint_llm.config.model import Config, Deployment
 from blueprint_llm.errors import BudgetExceededError, ConfigError, QuotaExceededError
 from blueprint_llm.models import ModelFacts
-from blueprint_llm.pricing import PriceCard, Prices, Tokens
-from blueprint_llm.stores import MemoryStore
-from blueprint_llm.stores.ops import Aggregate, Rows
 from blueprint_llm.types import UsageFilter, UsageInfo
 from blueprint_llm.usage import Estimate, Ledger, Outcome, Payer, denial, standing, tokens_of
+from blueprint_llm.usage.pricing import PriceCard, Prices, Tokens
+from blueprint_llm.usage.stores import MemoryStore
+from blueprint_llm.usage.stores.ops import Aggregate, Rows
 
 GPT = Prices().price("cloud", "openai/gpt-4o", at=date(2026, 1, 1))  # 2.5 / 10 USD per Mtok
 PAYER = Payer(

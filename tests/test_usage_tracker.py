@@ -5,10 +5,10 @@ import pytest
 
 from blueprint_llm.config.blocks import Budget
 from blueprint_llm.config.model import Config
-from blueprint_llm.stores import MemoryStore, SqliteStore
-from blueprint_llm.stores.ops import AttemptRow, Reserve, Settle
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage import Ledger, UsageTracker
+from blueprint_llm.usage.stores import MemoryStore, SqliteStore
+from blueprint_llm.usage.stores.ops import AttemptRow, Reserve, Settle
 
 
 def row(n, **facts):
@@ -74,7 +74,7 @@ def test_usage_survives_restarts_and_processes(tmp_path):
     """What another process wrote is there, in the user's own ledger when no store is named."""
     program = """
 from blueprint_llm.usage import UsageTracker
-from blueprint_llm.stores.ops import AttemptRow
+from blueprint_llm.usage.stores.ops import AttemptRow
 import sys
 UsageTracker().record(AttemptRow(id=sys.argv[1], call_id=sys.argv[1], provider="p"))
 """

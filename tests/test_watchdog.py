@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from blueprint_llm.watchdog import IDLE_S, TICK_S, Watch, Watchdog
+from blueprint_llm.engine.watchdog import IDLE_S, TICK_S, Watch, Watchdog
 
 LATE_S = 5.0  # how much later than its deadline a read may end on a machine that has much else to do
 SOON_S = 0.1

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from fixtures_embedded import CONTENT, smollm2_weights, tiny
 
-from blueprint_llm.adapters import weights
-from blueprint_llm.adapters.weights import SMOLLM2, WeightsError
+from blueprint_llm.adapters.local import weights
+from blueprint_llm.adapters.local.weights import SMOLLM2, WeightsError
 
 
 @pytest.fixture

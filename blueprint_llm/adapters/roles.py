@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blueprint_llm.config.model import Config
     from blueprint_llm.credentials import CredentialsManager
 
-BOUNDARY = "blueprint_llm.adapters._litellm"
+BOUNDARY = "blueprint_llm.adapters.litellm"
 
 
 class LiteLLMAdapter:
@@ -69,7 +69,7 @@ class LiteLLMAdapter:
 
 
 def _boundary() -> Any:
-    from blueprint_llm.adapters import _litellm  # noqa: PLC0415 - LiteLLM loads on the first call, not on import
+    from blueprint_llm.adapters import litellm as _litellm  # noqa: PLC0415 - LiteLLM loads on the first call, not on import
 
     return _litellm
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.adapters._litellm import _keywords, _masked, _revealed, module
 from blueprint_llm.adapters.exceptions import call_error
+from blueprint_llm.adapters.litellm import _keywords, _masked, _revealed, module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,8 +17,7 @@ from blueprint_llm.cache.memory import NoCache
 from blueprint_llm.cache.ops import Amount, Beat, Clear, Get, Measure, Op, Put
 from blueprint_llm.cache.stores import CacheStore, is_shared, open_store
 from blueprint_llm.errors import StoreError
-from blueprint_llm.events import Event
-from blueprint_llm.stores.degraded import warn
+from blueprint_llm.events import Event, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable

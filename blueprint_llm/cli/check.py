@@ -52,8 +52,8 @@ def _found_in_use(config: Config) -> Iterator[str]:
     """What a client or a run would find when it is made: limits in LiteLLM's words, prices, a store, tool rules."""
     from blueprint_llm.config.load import place_of  # noqa: PLC0415 - as above
     from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - as above
-    from blueprint_llm.pricing import Prices  # noqa: PLC0415 - likewise
     from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage.pricing import Prices  # noqa: PLC0415 - likewise
 
     for made in (lambda: Ledger(config), lambda: Prices.load(config.pricing, folder=config.folder)):
         try:

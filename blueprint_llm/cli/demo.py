@@ -27,7 +27,7 @@ def command(*, yes: bool) -> None:
     It needs no key and no account, asks a provider on this machine only, and keeps nothing of what it did. The exit
     code is 0 only if every scene did what it says.
     """
-    from blueprint_llm.adapters import _litellm  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.adapters import litellm as _litellm  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.cli.scenes import SCENES, NotProvenError, Stage  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.testing import FaultServer  # noqa: PLC0415 - likewise
 
@@ -46,7 +46,7 @@ def command(*, yes: bool) -> None:
 
 def _fetch(*, ask: bool) -> Path:
     """The model's weights, fetched once into the user's own home."""
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.adapters.local import weights  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.cli.local import ensure_weights, pull_weights  # noqa: PLC0415 - likewise
 
     found = weights.find(weights.SMOLLM2)
@@ -56,7 +56,7 @@ def _fetch(*, ask: bool) -> Path:
 @contextmanager
 def _own_home(file: Path) -> Iterator[Path]:
     """A home that goes away with the demo: the user's ledger, cache and audit are not touched."""
-    from blueprint_llm.adapters import embedded, weights  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.adapters.local import embedded, weights  # noqa: PLC0415 - --help does not need it
 
     before = os.environ.get("BLUEPRINT_HOME")
     with tempfile.TemporaryDirectory(prefix="blueprint-demo-") as folder:

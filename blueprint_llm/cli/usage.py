@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blueprint_llm.config import Config
-    from blueprint_llm.stores import Store
     from blueprint_llm.types import UsageTotals
     from blueprint_llm.usage import UsageTracker
+    from blueprint_llm.usage.stores import Store
 
 _TREND_DAYS = 14
 _MOST_ROWS = 200_000
@@ -70,7 +70,7 @@ def command(
 
 def _open(path: str | None) -> tuple[Config, Store]:
     from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
-    from blueprint_llm.stores import open_store  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage.stores import open_store  # noqa: PLC0415 - likewise
 
     config = load_config(path)
     return config, open_store(config.store)

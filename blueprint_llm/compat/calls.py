@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm.compat.failures import litellm_failure
 from blueprint_llm.compat.requests import request_of, sealed
 from blueprint_llm.compat.streams import AsyncCompletionStream, CompletionStream, opened
-from blueprint_llm.drivers import AsyncDriver, Outcome, SyncDriver
+from blueprint_llm.engine.drivers import AsyncDriver, Outcome, SyncDriver
+from blueprint_llm.engine.pipeline import Steps, Walk
 from blueprint_llm.errors import BlueprintError
-from blueprint_llm.pipeline import Steps, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blueprint_llm.parts import Parts
+    from blueprint_llm.engine.parts import Parts
+    from blueprint_llm.engine.voice import Voice
     from blueprint_llm.types import ChatRequest
-    from blueprint_llm.voice import Voice
 
 
 class Completions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.errors import (
     BlueprintError,
     BudgetExceededError,
@@ -15,7 +15,7 @@ from blueprint_llm.errors import (
     NoTargetError,
     QuotaExceededError,
 )
-from blueprint_llm.targets import litellm_provider
+from blueprint_llm.routing.targets import litellm_provider
 
 # The class of LiteLLM's that an error of ours also is, by category.
 CLASSES = {

@@ -10,7 +10,7 @@ from typing import Any
 from blueprint_llm.compat.calls import Completions
 from blueprint_llm.compat.requests import requests_of
 from blueprint_llm.compat.signatures import ACOMPLETION, COMPLETION, signature_of
-from blueprint_llm.parts import Parts
+from blueprint_llm.engine.parts import Parts
 
 _BUILDING = threading.Lock()
 

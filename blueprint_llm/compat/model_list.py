@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from blueprint_llm.config.model import Config, Deployment
-    from blueprint_llm.targets import Target
+    from blueprint_llm.routing.targets import Target
 
 Entry = dict[str, Any]
 

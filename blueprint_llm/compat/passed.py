@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm.adapters import router as boundary
 from blueprint_llm.compat.failures import both, litellm_failure
 from blueprint_llm.compat.requests import sealed
-from blueprint_llm.dispatch import passed_call
-from blueprint_llm.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.dispatch import passed_call
+from blueprint_llm.engine.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.explain import plan
+from blueprint_llm.engine.steps import Act
 from blueprint_llm.errors import BlueprintError, CallError, NoTargetError
-from blueprint_llm.explain import plan
-from blueprint_llm.steps import Act
 
 if TYPE_CHECKING:
     from blueprint_llm.adapters import Call
-    from blueprint_llm.parts import Parts
-    from blueprint_llm.pipeline import Steps
+    from blueprint_llm.engine.parts import Parts
+    from blueprint_llm.engine.pipeline import Steps
     from blueprint_llm.types import ChatRequest
 
 

@@ -31,11 +31,11 @@ from blueprint_llm.compat.signatures import signature_of
 from blueprint_llm.config import load_config
 from blueprint_llm.config.known_keys import ROUTER_IGNORED, ROUTER_USED
 from blueprint_llm.config.secrets import protect, protect_settings
-from blueprint_llm.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.drivers import AsyncDriver, SyncDriver
+from blueprint_llm.engine.explain import plan
+from blueprint_llm.engine.parts import Parts
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.events import Event, emit
-from blueprint_llm.explain import plan
-from blueprint_llm.parts import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import litellm as _litellm
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

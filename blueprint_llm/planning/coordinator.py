@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from blueprint_llm.context import EVERYTHING, ContextPolicy, apply, estimate, message_tokens
+from blueprint_llm.engine.steps import Offload
 from blueprint_llm.errors import BlueprintError, CallError, PlanError
 from blueprint_llm.planning.brief import ASKED, Brief, PlanLimits, output_tokens, read_brief
 from blueprint_llm.planning.codebase import read_codebase
@@ -27,7 +28,6 @@ from blueprint_llm.planning.revision import diff_plans
 from blueprint_llm.planning.schema import plan_schema, read_plan, request_params
 from blueprint_llm.planning.steps import Chat
 from blueprint_llm.planning.summaries import SummaryCache, summarise
-from blueprint_llm.steps import Offload
 from blueprint_llm.types import ChatRequest, ChatResponse, ContextPart, Plan, PlanningContext
 
 Mode = Literal["schema", "tool", "text"]

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm import models
 from blueprint_llm.config.paths import folder
 from blueprint_llm.context import policy_for
-from blueprint_llm.dispatch import input_window
+from blueprint_llm.engine.dispatch import input_window
+from blueprint_llm.engine.steps import Store
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
 from blueprint_llm.planning.costs import ModelChoice
 from blueprint_llm.planning.summaries import SummaryCache
-from blueprint_llm.pricing import Tokens, cost
 from blueprint_llm.redaction import redact
-from blueprint_llm.steps import Store
-from blueprint_llm.stores.ops import Standing
 from blueprint_llm.usage import Payer
+from blueprint_llm.usage.pricing import Tokens, cost
+from blueprint_llm.usage.stores.ops import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from blueprint_llm.parts import Parts
-    from blueprint_llm.stores.ops import Level
-    from blueprint_llm.targets import Target
+    from blueprint_llm.engine.parts import Parts
+    from blueprint_llm.routing.targets import Target
     from blueprint_llm.types import Plan, PlanningContext
+    from blueprint_llm.usage.stores.ops import Level
 
 NANO = 10**9
 

@@ -1,4 +1,4 @@
-"""What a planning walk asks of whoever drives it, next to `blueprint_llm.steps.Offload`."""
+"""What a planning walk asks of whoever drives it, next to `blueprint_llm.engine.steps.Offload`."""
 
 from __future__ import annotations
 

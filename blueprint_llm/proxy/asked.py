@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from litellm.types.utils import all_litellm_params
 
-from blueprint_llm.forms import build_request, validated
-from blueprint_llm.targets import Target
+from blueprint_llm.engine.parsing import build_request, validated
+from blueprint_llm.routing.targets import Target
 from blueprint_llm.types import ChatMessage
 
 if TYPE_CHECKING:
-    from blueprint_llm.parts import Parts
+    from blueprint_llm.engine.parts import Parts
     from blueprint_llm.types import ChatRequest
 
 # LiteLLM's own keywords, and what the chosen deployment adds to a call: not the request's.

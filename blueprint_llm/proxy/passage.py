@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.credentials import CredentialsManager
-from blueprint_llm.drivers import AsyncDriver, Outcome
+from blueprint_llm.engine.drivers import AsyncDriver, Outcome
+from blueprint_llm.engine.pipeline import Walk
+from blueprint_llm.engine.steps import Now, Open, Read, Step
 from blueprint_llm.errors import BlueprintError
-from blueprint_llm.pipeline import Walk
-from blueprint_llm.steps import Now, Open, Read, Step
 from blueprint_llm.types import ChatResponse
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from blueprint_llm.parts import Parts
-    from blueprint_llm.targets import Target
+    from blueprint_llm.engine.parts import Parts
+    from blueprint_llm.routing.targets import Target
     from blueprint_llm.types import ChatRequest
 
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from blueprint_llm.adapters import _litellm, exceptions
+from blueprint_llm.adapters import exceptions
+from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.config import load_config
+from blueprint_llm.engine.parts import Parts
 from blueprint_llm.errors import BlueprintError, CallError
-from blueprint_llm.parts import Parts
 from blueprint_llm.policy import RetryRules
 from blueprint_llm.proxy.asked import group_of, request_of, target_of
 from blueprint_llm.proxy.passage import DeploymentWalk, NoKeys, Passage

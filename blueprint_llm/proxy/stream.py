@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.adapters import _litellm
+from blueprint_llm.adapters import litellm as _litellm
+from blueprint_llm.engine.steps import END, Open
 from blueprint_llm.errors import CallError
-from blueprint_llm.steps import END, Open
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

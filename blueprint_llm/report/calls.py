@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blueprint_llm.report.figures import Call
-    from blueprint_llm.stores.ops import AttemptRow
+    from blueprint_llm.usage.stores.ops import AttemptRow
 
 _SHOWN = 30
 _HEAD = ("#", "Provider", "Model", "Result", "Took", "First token", "Tokens in", "out", "Cost")

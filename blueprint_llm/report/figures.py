@@ -9,14 +9,14 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Self
 
-from blueprint_llm.stores import totals
-from blueprint_llm.stores.ops import ABANDONED
+from blueprint_llm.usage.stores import totals
+from blueprint_llm.usage.stores.ops import ABANDONED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blueprint_llm.stores.ops import AttemptRow
     from blueprint_llm.types import UsageStats
+    from blueprint_llm.usage.stores.ops import AttemptRow
 
 Outcome = Literal["answered", "cached", "fallback", "left", "failed"]
 OUTCOMES: tuple[Outcome, ...] = ("answered", "cached", "fallback", "left", "failed")

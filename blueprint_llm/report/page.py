@@ -16,8 +16,8 @@ from blueprint_llm.usage import standing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blueprint_llm.stores.ops import Level
     from blueprint_llm.types import UsageTotals
+    from blueprint_llm.usage.stores.ops import Level
 
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing on the page may load anything

@@ -12,9 +12,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.engine.steps import END
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
-from blueprint_llm.steps import END
 from blueprint_llm.testing.script import (
     Answer,
     BrokenTool,

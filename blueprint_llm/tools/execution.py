@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from blueprint_llm import otel
+from blueprint_llm.engine import otel
 from blueprint_llm.errors import ToolError
 from blueprint_llm.tools.registry import Ran, tool
 from blueprint_llm.tools.show import visible

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.errors import StoreError
-from blueprint_llm.stores.ops import AttemptRow, Batch, WriteRow
+from blueprint_llm.usage.stores.ops import AttemptRow, Batch, WriteRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable

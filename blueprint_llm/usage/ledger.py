@@ -10,15 +10,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
-from blueprint_llm.pricing import Tokens, cost, worst_cost
-from blueprint_llm.stores.ops import EXPIRED, AttemptRow, Charge, Heartbeat, Kind, Level, Reserve, Settle
 from blueprint_llm.usage.limits import NANO, Payer, Rule, per_minute, rules
+from blueprint_llm.usage.pricing import Tokens, cost, worst_cost
+from blueprint_llm.usage.stores.ops import EXPIRED, AttemptRow, Charge, Heartbeat, Kind, Level, Reserve, Settle
 
 if TYPE_CHECKING:
     from blueprint_llm.config.model import Config
     from blueprint_llm.models import ModelFacts
-    from blueprint_llm.pricing import PriceCard
     from blueprint_llm.types import UsageInfo
+    from blueprint_llm.usage.pricing import PriceCard
 
 DEFAULT_OUTPUT_TOKENS = 4096
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.config.deployments import from_environment
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.stores.ops import Charge, Kind
+from blueprint_llm.usage.stores.ops import Charge, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

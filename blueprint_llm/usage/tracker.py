@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from blueprint_llm.config.blocks import StoreConfig
-from blueprint_llm.stores import Store, open_store
-from blueprint_llm.stores.ops import (
+from blueprint_llm.types import UsageFilter, UsageStats
+from blueprint_llm.usage.stores import Store, open_store
+from blueprint_llm.usage.stores.ops import (
     Aggregate,
     AttemptRow,
     ByDay,
@@ -20,7 +21,6 @@ from blueprint_llm.stores.ops import (
     Standing,
     WriteRow,
 )
-from blueprint_llm.types import UsageFilter, UsageStats
 
 if TYPE_CHECKING:
     from blueprint_llm.types import UsageTotals

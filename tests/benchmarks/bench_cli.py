@@ -37,8 +37,8 @@ def timed(command, env, cwd):
 
 def fill(path):
     """A ledger of ten thousand attempts over two weeks."""
-    from blueprint_llm.stores.ops import AttemptRow, Batch, WriteRow  # noqa: PLC0415 - not what is measured
-    from blueprint_llm.stores.sqlite import SqliteStore  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage.stores.ops import AttemptRow, Batch, WriteRow  # noqa: PLC0415 - not what is measured
+    from blueprint_llm.usage.stores.sqlite import SqliteStore  # noqa: PLC0415 - likewise
 
     now = time.time()
     clock = [now]

@@ -42,7 +42,7 @@ async def prepare():
 LIMITED = """
 async def prepare():
     from blueprint_llm.compat import Completions
-    from blueprint_llm.parts import Parts
+    from blueprint_llm.engine.parts import Parts
     limited = Completions(Parts.build({config!r}))
     return lambda: limited.acompletion(messages={messages!r}, **{wire!r})
 """

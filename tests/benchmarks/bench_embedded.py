@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fixtures_embedded import smollm2_weights
 
-from blueprint_llm.adapters.embedded import EmbeddedModel
+from blueprint_llm.adapters.local.embedded import EmbeddedModel
 
 HELLO = [{"role": "user", "content": "Tell a story about a cat."}]
 # Measured with one thread on an idle machine; a row never fails.

@@ -10,9 +10,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from blueprint_llm.stores import MemoryStore, SqliteStore, ledger_sql
-from blueprint_llm.stores.ops import Aggregate, AttemptRow, Charge, Reserve, Settle, Standing
 from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores import MemoryStore, SqliteStore, ledger_sql
+from blueprint_llm.usage.stores.ops import Aggregate, AttemptRow, Charge, Reserve, Settle, Standing
 
 NOMINAL_S = 12e-6
 SCOPES = (

@@ -9,8 +9,8 @@ from datetime import date
 from blueprint_llm import models
 from blueprint_llm.config.blocks import Budget, Pricing, Quota
 from blueprint_llm.config.model import Config
-from blueprint_llm.pricing import Prices, Tokens, cost, worst_cost
 from blueprint_llm.usage import Ledger, Outcome, Payer, upper_bound
+from blueprint_llm.usage.pricing import Prices, Tokens, cost, worst_cost
 
 NOMINAL_S = 12e-6
 DAY = date(2026, 6, 15)

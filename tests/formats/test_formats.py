@@ -15,7 +15,7 @@ import pytest
 from httpcore._sync.connection_pool import PoolByteStream
 
 from blueprint_llm import LLMClient, SyncLLMClient
-from blueprint_llm.adapters._litellm import Stream
+from blueprint_llm.adapters.litellm import Stream
 from blueprint_llm.errors import BlueprintError
 
 pytestmark = pytest.mark.formats

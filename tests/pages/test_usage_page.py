@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from report_rows import row, write_ledger
 
 from blueprint_llm.cli import main
-from blueprint_llm.stores.ops import Charge, Reserve
-from blueprint_llm.stores.sqlite import SqliteStore
+from blueprint_llm.usage.stores.ops import Charge, Reserve
+from blueprint_llm.usage.stores.sqlite import SqliteStore
 
 HOSTILE = '"><script>document.title="taken"</script><img src=http://127.0.0.1:9/x>'
 BUDGET = {"scope": "project", "limit_usd": 8, "window": "month", "warn_at": [0.5], "on_exceed": "block"}

@@ -22,9 +22,9 @@ from blueprint_llm.errors import (
 )
 from blueprint_llm.proxy import Hooks, plugin
 from blueprint_llm.proxy.refusal import Refusal
-from blueprint_llm.stores.ops import Rows
 from blueprint_llm.testing import Answer, BrokenTool, Status
 from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores.ops import Rows
 
 
 async def test_answer_is_paid_for(world, serve):

@@ -1,0 +1,1 @@
+"""One request from top to bottom: route, cache, reserve, send, validate, settle, and what to do about a failure."""

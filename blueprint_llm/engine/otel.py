@@ -1,0 +1,225 @@
+"""Calls and tool runs as OpenTelemetry's spans and metrics, named by its conventions for generative AI.
+
+Nothing is done until the program itself has loaded `opentelemetry`: nobody can listen before. A call's spans are made
+at its end, out of its trace, so an open stream holds nothing. Texts stay out unless
+`OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.redaction import redact
+from blueprint_llm.routing.targets import litellm_provider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from blueprint_llm.trace import Trace
+    from blueprint_llm.types import ChatRequest, ChatResponse, Tool, ToolCall, ToolResult, UsageInfo
+
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+# Where the convention's name of a provider is not LiteLLM's.
+PROVIDERS = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "cohere_chat": "cohere",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+_NANO = 10**9
+_NONE: Mapping[str, Any] = {}
+_NUMBERS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
+
+
+def listened() -> bool:
+    """Whether anybody may listen: the program has loaded OpenTelemetry's interface."""
+    return "opentelemetry.trace" in sys.modules or "opentelemetry.metrics" in sys.modules
+
+
+@cache
+def _tracer() -> Any:
+    from opentelemetry import trace  # noqa: PLC0415 - an extra, and nobody listens before it is loaded
+
+    return trace.get_tracer("blueprint_llm")
+
+
+@cache
+def _histogram(name: str, unit: str, description: str, least: float) -> Any:
+    """One with the buckets that the convention advises: fourteen, from `least` on."""
+    from opentelemetry import metrics  # noqa: PLC0415 - see _tracer
+
+    base = 4 if least == 1 else 2
+    return metrics.get_meter("blueprint_llm").create_histogram(
+        name, unit, description, explicit_bucket_boundaries_advisory=[least * base**n for n in range(14)]
+    )
+
+
+def record_call(
+    request: ChatRequest, told: Trace, *, duration_s: float, response: ChatResponse | None, error: str | None
+) -> None:
+    """One span for a call that has just ended, one below it for each attempt, and the metrics."""
+    end = time.time_ns()
+    first = told.attempts[0].model if told.attempts else request.model or (response.model if response else "")
+    who = _who(response.model if response else first, first)
+    span = _start(f"chat {first}".strip(), end - int(duration_s * _NANO), kind="CLIENT", facts=who)
+    if span.is_recording():
+        span.set_attributes(_present({**_asked(request), **_answered(response), **_own(told, response)}))
+        span.set_attributes(_texts(request, response))
+        _fail(span, error)
+        _add_attempts(span, told, end - int(duration_s * _NANO))
+    span.end(end)
+    _measure(who, duration_s, None if response is None or told.cache["hit"] else response.usage, error)
+
+
+def _start(name: str, at: int, *, kind: str = "INTERNAL", parent: Any = None, facts: Mapping[str, Any] = _NONE) -> Any:
+    """A span that began at `at`; what a sampler may decide on is there from the start."""
+    from opentelemetry import trace  # noqa: PLC0415 - see _tracer
+
+    context = None if parent is None else trace.set_span_in_context(parent)
+    return _tracer().start_span(name, context=context, kind=trace.SpanKind[kind], attributes=facts, start_time=at)
+
+
+def _who(model: str, asked: str) -> dict[str, Any]:
+    provider = litellm_provider(model)
+    known = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
+    return {**known, "gen_ai.request.model": asked} if asked else known
+
+
+def _asked(request: ChatRequest) -> dict[str, Any]:
+    own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": request.max_tokens}
+    given = {**request.params, **_present(own)}  # the drop-in functions keep everything in `params`
+    stop, choices = request.stop or given.get("stop"), given.get("n")
+    return {
+        "gen_ai.conversation.id": request.session,
+        "gen_ai.request.stop_sequences": [stop] if isinstance(stop, str) else stop,
+        "gen_ai.request.choice.count": None if choices == 1 else choices,
+        **{f"gen_ai.request.{name}": given.get(name) for name in _NUMBERS},
+        "gen_ai.request.max_tokens": given.get("max_tokens") or given.get("max_completion_tokens"),
+    }
+
+
+def _answered(response: ChatResponse | None) -> dict[str, Any]:
+    if response is None:
+        return {}
+    usage = response.usage
+    return {
+        "gen_ai.response.model": response.model,
+        "gen_ai.response.finish_reasons": [response.finish_reason] if response.finish_reason else None,
+        "gen_ai.usage.input_tokens": usage and usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage and usage.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": (usage and usage.cached_tokens) or None,
+        "blueprint.cost_usd": usage and usage.estimated_cost,
+    }
+
+
+def _own(told: Trace, response: ChatResponse | None) -> dict[str, Any]:
+    return {
+        "blueprint.trace_id": told.id,
+        "blueprint.rule": told.route.get("rule"),
+        "blueprint.provider": response.provider if response else None,
+        "blueprint.cache_hit": told.cache["hit"],
+        "blueprint.attempts": len(told.attempts),
+    }
+
+
+def _texts(request: ChatRequest, response: ChatResponse | None) -> dict[str, str]:
+    """Messages and answer, where the environment asks for them."""
+    if not _captures():
+        return {}
+    said = {"gen_ai.input.messages": [_parts(message.to_dict()) for message in request.messages]}
+    if response is not None:
+        calls = [
+            {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
+            for call in response.tool_calls
+        ]
+        answer = _parts({"role": "assistant", "content": response.content, "tool_calls": calls})
+        said["gen_ai.output.messages"] = [{**answer, "finish_reason": response.finish_reason}]
+    return {name: redact(json.dumps(messages, default=str)) for name, messages in said.items()}
+
+
+def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of OpenAI's in the convention's shape."""
+    role, content = message["role"], message.get("content")
+    if role == "tool":
+        return {
+            "role": role,
+            "parts": [{"type": "tool_call_response", "id": message.get("tool_call_id"), "response": content}],
+        }
+    text = [{"type": "text", "content": content}] if content else []
+    calls = [
+        {"type": "tool_call", "id": call.get("id"), **call.get("function", {})}
+        for call in message.get("tool_calls") or ()
+    ]
+    return {"role": role, "parts": [*text, *calls]}
+
+
+def _captures() -> bool:
+    return os.environ.get(CAPTURE, "").lower() in {"true", "1", "span_only", "span_and_event"}
+
+
+def _add_attempts(parent: Any, told: Trace, begin: int) -> None:
+    for row in told.attempts:
+        at = begin + int(row.at_s * _NANO)
+        span = _start(f"attempt {row.provider}", at, parent=parent)
+        facts = {"model": row.model, "n": row.n, "status": row.status, "waited_s": row.waited_s, "ttft_s": row.ttft_s}
+        span.set_attributes(_present({f"blueprint.{name}": value for name, value in facts.items()}))
+        _fail(span, row.category)
+        span.end(at + int((row.duration_s or 0) * _NANO))
+
+
+def _measure(who: dict[str, Any], duration_s: float, usage: UsageInfo | None, error: str | None) -> None:
+    took = _histogram("gen_ai.client.operation.duration", "s", "GenAI operation duration.", 0.01)
+    took.record(duration_s, _present({**who, "error.type": error}))
+    if usage is not None:
+        used = _histogram("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", 1)
+        used.record(usage.prompt_tokens, {**who, "gen_ai.token.type": "input"})
+        used.record(usage.completion_tokens, {**who, "gen_ai.token.type": "output"})
+
+
+@contextmanager
+def tool_span(call: ToolCall, tool: Tool) -> Iterator[Callable[[ToolResult], ToolResult]]:
+    """A span around a tool's run, current while it lasts; what it yields takes the result and returns it."""
+    if not listened():
+        yield lambda result: result
+        return
+    facts = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": call.name,
+        "gen_ai.tool.call.id": call.id,
+        "gen_ai.tool.description": tool.description or None,
+        "gen_ai.tool.type": "function",
+    }
+    with _tracer().start_as_current_span(f"execute_tool {call.name}", attributes=_present(facts)) as span:
+        yield lambda result: _finish(span, call, result)
+
+
+def _finish(span: Any, call: ToolCall, result: ToolResult) -> ToolResult:
+    _fail(span, None if result.status == "ok" else result.status)
+    if _captures():
+        span.set_attribute("gen_ai.tool.call.arguments", redact(json.dumps(call.arguments, default=str)))
+        span.set_attribute("gen_ai.tool.call.result", redact(result.content))
+    return result
+
+
+def _fail(span: Any, error: str | None) -> None:
+    from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - see _tracer
+
+    if error is not None:
+        span.set_attribute("error.type", error)
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def _present(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}

@@ -1,0 +1,236 @@
+"""The ledger's transactions in SQL: reserve, settle, expire, read.
+
+A counter row is one subject, kind and window: `used` is spent plus reserved, `spent` what was settled or expired.
+A hold remembers which counters a reservation took from, so that settling corrects the window it was made in. It
+outlives its expiry by a day, so that a late settle corrects too.
+
+Rows of attempts lie in the order of time, `n`: the microsecond of the reservation, or the one after the last row's.
+So a row made since a moment has no smaller `n`, and no call pays for an index (two of them, on time and id, cost it
+25 us). Only what comes twice, or late, looks for a row by its id; it is then among the newest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from blueprint_llm.usage.stores.ops import AttemptRow, Charge, Crossed, Level, Reserve, Reserved, Settle, Settled
+from blueprint_llm.usage.stores.totals import FACTS
+from blueprint_llm.usage.stores.windows import bounds, timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from sqlite3 import Connection
+
+    from blueprint_llm.types import UsageFilter
+
+COLUMNS = AttemptRow._fields
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS counter(
+    name TEXT, start INTEGER, ends INTEGER, used INTEGER NOT NULL, spent INTEGER NOT NULL, warned INTEGER NOT NULL,
+    PRIMARY KEY (name, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hold(
+    id TEXT PRIMARY KEY, expires REAL, open INTEGER, at REAL, taken BLOB, attempt BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempt(n INTEGER PRIMARY KEY, {", ".join(COLUMNS)}, epoch INTEGER);
+CREATE TABLE IF NOT EXISTS breaker(target TEXT PRIMARY KEY, record BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epoch(n INTEGER PRIMARY KEY, since REAL);
+"""
+DAY_S = 86400
+_MICRO = 1_000_000
+
+_TAKEN = Reserved()
+_READ = "SELECT used, spent, warned FROM counter WHERE name = ? AND start = ?"
+_TAKE = """INSERT INTO counter(name, start, used, ends, spent, warned) VALUES (?, ?, ?, ?, 0, 0)
+    ON CONFLICT DO UPDATE SET used = used + excluded.used, ends = excluded.ends"""
+_CORRECT = "UPDATE counter SET used = used + ?, spent = spent + ? WHERE name = ? AND start = ?"
+_EPOCH = "(SELECT coalesce(max(n), 0) FROM epoch)"
+_FIND = "SELECT n FROM attempt WHERE id = ? ORDER BY n DESC LIMIT 1"
+_NEXT = "max(?, (SELECT coalesce(max(n) + 1, 0) FROM attempt))"
+_WRITE = f"INSERT INTO attempt VALUES ({_NEXT}, {', '.join('?' * len(COLUMNS))}, {_EPOCH})"  # noqa: S608 - constants
+
+
+def reserve(db: Connection, op: Reserve, now: float) -> Reserved:
+    """Take all charges or none. Expired reservations count in full either way: no limit waits for their expiry."""
+    if db.execute("SELECT 1 FROM hold WHERE id = ?", (op.id,)).fetchone():
+        return _TAKEN  # a repeated request: taken already
+    counters = _counters(db, op.charges, now)
+    crossed = _crossed(db, op.charges, counters)
+    over = [charge for charge in op.charges if counters[charge.counter].used + charge.amount > charge.limit]
+    if denied := refusing(over):
+        return Reserved(denied=counters[denied.counter].level(denied), crossed=crossed)
+    taken = _take(db, op.charges, counters, now)
+    hold = (op.id, now + op.ttl_s, now, orjson.dumps(taken), orjson.dumps(op.row[:]))
+    db.execute("INSERT INTO hold VALUES (?, ?, 1, ?, ?, ?)", hold)
+    if not (over or crossed):
+        return _TAKEN
+    return Reserved(exceeded=tuple(counters[charge.counter].level(charge) for charge in over), crossed=crossed)
+
+
+def refusing(over: Sequence[Charge]) -> Charge | None:
+    """The first limit that blocks, else the first that degrades."""
+    ranked = sorted(over, key=lambda charge: ("block", "degrade", "warn").index(charge.on_exceed))
+    return ranked[0] if ranked and ranked[0].on_exceed != "warn" else None
+
+
+def settle(db: Connection, op: Settle, now: float) -> Settled:
+    """Put the true amounts in place of the reserved ones, in the windows they were reserved in."""
+    held = db.execute("SELECT open, at, taken FROM hold WHERE id = ?", (op.row.id,)).fetchone()
+    db.execute("DELETE FROM hold WHERE id = ?", (op.row.id,))
+    if held is None and db.execute(_FIND, (op.row.id,)).fetchone():
+        return Settled(was="settled")
+    is_open, at, taken = held or (True, now, _unheld(db, op.charges, now))
+    _correct(db, orjson.loads(taken), {charge.counter: charge.amount for charge in op.charges}, was_open=is_open)
+    if not is_open:
+        _take_back(db, op.row.id)
+    write(db, op.row, at)
+    watched = [charge for charge in op.charges if charge.warn_at]
+    crossed = _crossed(db, watched, _counters(db, watched, now)) if watched else ()
+    return Settled(was=("open" if is_open else "expired") if held else "unknown", crossed=crossed)
+
+
+def release(db: Connection, hold: str) -> None:
+    """Give back what a reservation took, and forget it."""
+    held = db.execute("DELETE FROM hold WHERE id = ? RETURNING open, taken", (hold,)).fetchone()
+    if held:
+        _correct(db, orjson.loads(held[1]), {}, was_open=held[0])
+    if held and not held[0]:
+        _take_back(db, hold)
+
+
+def _unheld(db: Connection, charges: Sequence[Charge], now: float) -> bytes:
+    """A reservation of nothing, for a settle whose reservation this store never saw."""
+    return orjson.dumps(_take(db, [charge._replace(amount=0) for charge in charges], _counters(db, charges, now), now))
+
+
+def _correct(db: Connection, taken: list[list[Any]], true: dict[str, int], *, was_open: bool) -> None:
+    """Exchange what was `taken` for the `true` amounts; an expired hold's is among the spent already."""
+    changes = [(name, start, true.get(name, 0) - amount, amount) for name, start, amount in taken]
+    db.executemany(
+        _CORRECT, [(delta, delta + (amount if was_open else 0), name, start) for name, start, delta, amount in changes]
+    )
+
+
+def expire(db: Connection, now: float) -> None:
+    """Charge every reservation whose time is over its estimate, and write its row."""
+    due = db.execute("SELECT id, at, taken, attempt FROM hold WHERE open AND expires <= ?", (now,)).fetchall()
+    for hold, at, taken, attempt in due:
+        db.executemany(_CORRECT, [(0, amount, name, start) for name, start, amount in orjson.loads(taken)])
+        db.execute("UPDATE hold SET open = 0 WHERE id = ?", (hold,))
+        write(db, AttemptRow(*orjson.loads(attempt)), at)
+
+
+def heartbeat(db: Connection, hold: str, until: float) -> bool:
+    """Keep an open reservation until then; whether there was one."""
+    return db.execute("UPDATE hold SET expires = ? WHERE id = ? AND open", (until, hold)).rowcount == 1
+
+
+def standing(db: Connection, charges: Sequence[Charge], now: float) -> tuple[Level, ...]:
+    """How full each charge's counter is."""
+    counters = _counters(db, charges, now)
+    return tuple(counters[charge.counter].level(charge) for charge in charges)
+
+
+def write(db: Connection, row: AttemptRow, at: float) -> None:
+    """Write a usage row into the current epoch."""
+    db.execute(_WRITE, (int(at * _MICRO), *row[:-1], at))
+
+
+def _take_back(db: Connection, hold: str) -> None:
+    """Delete the row that an expiry wrote."""
+    db.execute(f"DELETE FROM attempt WHERE n = ({_FIND})", (hold,))  # noqa: S608 - a constant
+
+
+def new_epoch(db: Connection, now: float) -> None:
+    """Begin a new epoch."""
+    db.execute(f"INSERT INTO epoch VALUES ({_EPOCH} + 1, ?)", (now,))  # noqa: S608 - a constant
+
+
+def reset_limits(db: Connection) -> None:
+    """Set every counter to what open reservations hold."""
+    db.execute("UPDATE counter SET used = 0, spent = 0, warned = 0")
+    db.execute("DELETE FROM hold WHERE NOT open")
+    for (taken,) in db.execute("SELECT taken FROM hold").fetchall():
+        db.executemany(_CORRECT, [(amount, 0, name, start) for name, start, amount in orjson.loads(taken)])
+
+
+def forget(db: Connection, now: float) -> None:
+    """Drop counters of windows, and expired holds, that ended over a day ago."""
+    db.execute("DELETE FROM counter WHERE ends < ?", (now - DAY_S,))
+    db.execute("DELETE FROM hold WHERE NOT open AND expires < ?", (now - DAY_S,))
+
+
+def facts(db: Connection, where: UsageFilter) -> list[tuple[Any, ...]]:
+    """The columns that sums need, of the current epoch's rows that `where` keeps."""
+    clause, values = _clause(where)
+    return db.execute(f"SELECT {', '.join(FACTS)} FROM attempt {clause}", values).fetchall()  # noqa: S608 - no value is pasted
+
+
+def newest(db: Connection, where: UsageFilter, limit: int) -> tuple[AttemptRow, ...]:
+    """The newest rows that `where` keeps."""
+    clause, values = _clause(where)
+    query = f"SELECT {', '.join(COLUMNS)} FROM attempt {clause} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no value is pasted
+    rows = db.execute(query, (*values, limit)).fetchall()
+    made = map(AttemptRow._make, rows)
+    return tuple(row._replace(maybe_billed=bool(row.maybe_billed), cache_hit=bool(row.cache_hit)) for row in made)
+
+
+def _clause(where: UsageFilter) -> tuple[str, list[object]]:
+    wanted = where.model_dump(include={"provider", "model", "session", "project"}, exclude_none=True)
+    terms = [f"{name} = ?" for name in wanted]
+    values: list[object] = list(wanted.values())
+    for term, moment in (("at >= ?", where.since), ("at < ?", where.until)):
+        if moment is not None:
+            terms.append(term)
+            values.append(timestamp(moment))
+    if where.since is not None:
+        terms.append("n >= ?")
+        values.append(int(timestamp(where.since) * _MICRO))
+    return " AND ".join([f"WHERE epoch = {_EPOCH}", *terms]), values
+
+
+class _Counter(NamedTuple):
+    """A counter's row, in the window of now."""
+
+    start: int
+    ends: int | None
+    used: int = 0
+    spent: int = 0
+    warned: int = 0
+
+    def level(self, charge: Charge) -> Level:
+        return Level(charge=charge, used=self.used, spent=self.spent, resets_at=self.ends)
+
+
+def _counters(db: Connection, charges: Sequence[Charge], now: float) -> dict[str, _Counter]:
+    """The counters of `charges` by name; one that has no row yet is empty."""
+    found = {}
+    for charge in charges:
+        name, (start, ends) = charge.counter, bounds(charge.window, now)
+        row = db.execute(_READ, (name, start)).fetchone()  # four of these are cheaper than one IN over rows
+        found[name] = _Counter(start, ends, *(row or ()))
+    return found
+
+
+def _take(
+    db: Connection, charges: Sequence[Charge], counters: dict[str, _Counter], now: float
+) -> list[tuple[str, int, int]]:
+    """Add to the counters and say what was taken from which; two limits on one counter take from it once."""
+    amounts = {charge.counter: charge.amount for charge in charges}
+    taken = [(name, counters[name].start, amount) for name, amount in amounts.items()]
+    forgettable = int(now) + 30 * DAY_S
+    db.executemany(_TAKE, [(*item, counters[item[0]].ends or forgettable) for item in taken])
+    return taken
+
+
+def _crossed(db: Connection, charges: Sequence[Charge], counters: dict[str, _Counter]) -> tuple[Crossed, ...]:
+    """The thresholds that what is spent has reached since anybody looked last."""
+    found = []
+    for charge in (charge for charge in charges if charge.warn_at):
+        counter = counters[charge.counter]
+        marks = [mark for mark in charge.warn_at if counter.warned < mark <= counter.spent]
+        found += [Crossed(level=counter.level(charge), threshold=mark) for mark in marks]
+    for name in {item.level.charge.counter for item in found}:
+        start, spent = counters[name].start, counters[name].spent
+        db.execute("UPDATE counter SET warned = ? WHERE name = ? AND start = ?", (spent, name, start))
+    return tuple(found)
