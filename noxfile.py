@@ -6,8 +6,13 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import nox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -15,18 +20,31 @@ nox.options.sessions = ["lint", "types", "tests"]
 HOME = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HOME / "pyproject.toml")
 EXTRAS = "local,redis,rich,fast,otel,mcp"
+FLOOR = "1.110.0"
+CONTRACTS = (
+    "tests/test_litellm_contract.py",
+    "tests/test_compat_calls.py",
+    "tests/test_compat_module.py",
+    "tests/test_router.py",
+)
 KERNEL_ENFORCED = (
     "tests/test_cache_stores.py",
     "tests/test_credentials_manager.py",
     "tests/test_stores_faults.py",
+    "tests/test_tools_attacks.py",
     "tests/test_tools_audit.py",
+    "tests/test_tools_boundary.py",
     "tests/test_tools_confine.py",
     "tests/test_tools_patch.py",
 )
 
 
 def python(
-    session: nox.Session, name: str = "shared", extras: str = EXTRAS, groups: tuple[str, ...] = ("test", "lint")
+    session: nox.Session,
+    name: str = "shared",
+    extras: str = EXTRAS,
+    groups: tuple[str, ...] = ("test", "lint"),
+    lowest: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """An environment's interpreter, with dependencies as locked and this checkout's wheel freshly installed."""
     venv = HOME / ".nox" / name
@@ -38,7 +56,8 @@ def python(
         shutil.rmtree(venv, ignore_errors=True)
         session.run("python", "-m", "venv", str(venv), external=True)
         wanted = nox.project.dependency_groups(PYPROJECT, *groups)
-        pip(session, interpreter, "-c", str(constraints), f"{HOME}[{extras}]", *wanted)
+        pinned = ("-c", str(constraints)) if not lowest else tuple(f"{each}=={lowest[each]}" for each in lowest)
+        pip(session, interpreter, *pinned, f"{HOME}[{extras}]", *wanted)
         stamp.write_text(digest)
     pip(session, interpreter, "--no-deps", "--force-reinstall", str(HOME))
     return str(interpreter)
@@ -70,6 +89,26 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
+    """Every part, in minutes: a process for each core, a file stays in one."""
+    run(session, python(session), "pytest", "-m", "not slow", "-n", "auto", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Process kills, races and whole corpora."""
+    run(session, python(session), "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def floor(session: nox.Session) -> None:
+    """LiteLLM's contract and the drop-in on the oldest LiteLLM that is supported."""
+    interpreter = python(session, "floor", lowest={"litellm": FLOOR})
+    run(session, interpreter, "pytest", "-m", "not slow", *CONTRACTS, *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The whole suite with coverage."""
     interpreter = python(session)
     for stale in HOME.glob(".coverage*"):
         stale.unlink()
@@ -85,7 +124,7 @@ def unprivileged(session: nox.Session) -> None:
     interpreter = python(session)
     drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all") if os.geteuid() == 0 else ()
     pytest = str(Path(interpreter).with_name("pytest"))
-    session.run(*drop, pytest, *KERNEL_ENFORCED, *session.posargs, external=True)
+    session.run(*drop, pytest, "-m", "not slow", *KERNEL_ENFORCED, *session.posargs, external=True)
 
 
 def pythons() -> dict[str, str]:
@@ -132,6 +171,42 @@ def proxy(session: nox.Session) -> None:
     run(session, interpreter, "pytest", "tests/proxy", *session.posargs)
 
 
+PROGRAMS = {
+    "dspy": "dspy",
+    "smolagents": "smolagents",
+    "minisweagent": "mini-swe-agent",
+    "agents": "openai-agents[litellm]",
+    "instructor": "instructor",
+    "langchain_litellm": "langchain-litellm",
+}
+# Where the newest of them wants another LiteLLM, pip says so here.
+OTHERS = ("crewai", "strands-agents[litellm]", "browser-use", "google-adk[extensions]")
+
+
+@nox.session
+def programs(session: nox.Session) -> None:
+    """Programs that call LiteLLM, guarded by `install()`, in one environment with all of them beside this checkout."""
+    interpreter = python(session, "programs", extras="", groups=())
+    constraints = str(HOME / "tests" / "constraints.txt")
+    pip(session, Path(interpreter), "-c", constraints, *PROGRAMS.values())
+    for name in session.posargs or PROGRAMS:
+        script = str(HOME / "tests" / "programs" / "guarded_program.py")
+        session.run(interpreter, "-W", "ignore", script, name, external=True)
+
+
+@nox.session
+def resolution(session: nox.Session) -> None:
+    """Our base requirements beside each program that is known to use LiteLLM, at its newest version."""
+    interpreter, failed = python(session, "resolution", extras="", groups=()), []
+    for wanted in session.posargs or (*PROGRAMS.values(), *OTHERS):
+        try:
+            pip(session, Path(interpreter), "--dry-run", str(HOME), wanted)
+        except nox.command.CommandFailed:
+            failed.append(wanted)
+    if failed:
+        session.error(f"not beside us: {', '.join(failed)}")
+
+
 @nox.session
 def pages(session: nox.Session) -> None:
     """The usage report in a real browser: Debian's `chromium`."""
@@ -154,3 +229,15 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     session.run(python(session), "tests/benchmarks/run.py", *session.posargs, external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages of docs/ as a site in `.nox/site`; a link that leads nowhere fails."""
+    venv = HOME / ".nox" / "docs"
+    programs = venv / ("Scripts" if os.name == "nt" else "bin")
+    if not venv.is_dir():
+        session.run("python", "-m", "venv", str(venv), external=True)
+    pip(session, programs / "python", *nox.project.dependency_groups(PYPROJECT, "docs"))
+    site = str(HOME / ".nox" / "site")
+    session.run(str(programs / "mkdocs"), "build", "--quiet", "--strict", "--site-dir", site, external=True)

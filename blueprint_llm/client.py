@@ -1,33 +1,37 @@
-"""`LLMClient` and `SyncLLMClient`: one core, driven by an event loop or by the calling thread."""
+"""`LLMClient`, and `SyncLLMClient`: the same on one background event loop."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from blueprint_llm.engine.drivers import AsyncDriver, SyncDriver
+from blueprint_llm import sync
+from blueprint_llm.adapters.router import SharedRouter
 from blueprint_llm.engine.explain import explain, list_models
-from blueprint_llm.engine.parsing import build_prompt, build_request, planning_context, validated
-from blueprint_llm.engine.parts import Parts
-from blueprint_llm.engine.pipeline import Steps, Walk
-from blueprint_llm.engine.steps import Offload
-from blueprint_llm.errors import InvalidRequestError
-from blueprint_llm.streams import Stream, SyncStream
+from blueprint_llm.engine.parsing import build_prompt, build_request, planning_context, sealed, validated
+from blueprint_llm.engine.request import RequestRun
+from blueprint_llm.engine.runtime import Runtime
+from blueprint_llm.errors import InvalidRequestError, PlanError
 from blueprint_llm.types import ChatRequest, RouteDecision, UsageFilter
-from blueprint_llm.usage import UsageTracker
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+
     from blueprint_llm.adapters import Adapter
     from blueprint_llm.config import Config
     from blueprint_llm.credentials import CredentialsManager
+    from blueprint_llm.engine.keywords import ChatKeywords, ClientKeywords, GenerateKeywords, PlanKeywords, Request
     from blueprint_llm.events import OnEvent
     from blueprint_llm.tools import RunResult, ToolEngine
     from blueprint_llm.types import (
         ChatResponse,
         ModelInfo,
         Plan,
+        PlanningContext,
         StreamChunk,
         Tool,
         ToolCall,
@@ -37,10 +41,17 @@ if TYPE_CHECKING:
 
 Source = str | Path | Mapping[str, Any] | Any
 OnChunk = Callable[["StreamChunk"], Any]
+Chat = Callable[[ChatRequest], "Awaitable[ChatResponse]"]
 
 
-class _Core:
-    """What both clients share: everything that needs no driver.
+def _router(runtime: Runtime) -> Any:
+    from blueprint_llm.compat.router import router_of  # noqa: PLC0415 - on the first call to a group, with LiteLLM
+
+    return router_of(runtime)
+
+
+class _Client:
+    """What both clients share: everything that talks to no provider.
 
     Args:
         config: A path, a mapping, a `Config`, or None: discover.
@@ -64,7 +75,7 @@ class _Core:
         session: str | None = None,
         adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
-        self._parts = Parts.build(
+        self._runtime = Runtime.build(
             config,
             credentials=credentials_manager,
             on_event=on_event,
@@ -72,57 +83,45 @@ class _Core:
             session=session,
             adapters=adapters,
         )
+        self._runtime.router = SharedRouter(functools.partial(_router, self._runtime))
         self._approver = approver
         if fallback_chain is not None:
             self.set_fallback_chain(fallback_chain)
 
     @classmethod
-    def from_config(cls, source: Source = None, **keywords: Any) -> Self:
-        """A client from a path, a mapping, a `Config`, or None: discover. Raises ConfigError."""
+    def from_config(cls, source: Source = None, **keywords: Unpack[ClientKeywords]) -> Self:
+        """Return a client from a path, a mapping, a `Config`, or None: discover. Raises ConfigError."""
         return cls(source, **keywords)
 
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self._parts.config
+        return self._runtime.config
 
     def get_usage(self, where: UsageFilter | Mapping[str, Any] | None = None) -> UsageStats:
-        """What was used since the last reset."""
-        chosen = where if isinstance(where, UsageFilter) or where is None else validated(UsageFilter, where)
-        self._parts.hits.flush()
-        return UsageTracker(self._parts.store).get_usage(chosen)
+        """Return what was used since the last reset."""
+        chosen = where if isinstance(where, UsageFilter) else validated(UsageFilter, where or {})
+        return sync.run(self._runtime.store.usage(chosen))
 
     def reset_usage(self) -> None:
-        """Start a new epoch for `get_usage`; lowers no budget or quota and deletes nothing."""
-        self._parts.hits.flush()
-        UsageTracker(self._parts.store).reset_usage()
+        """Start a new epoch for `get_usage`; lower no budget or quota and delete nothing."""
+        sync.run(self._runtime.store.new_epoch())
 
-    def explain(self, request: Any = None, /, **keywords: Any) -> RouteDecision:
-        """What a call would do and why; sends nothing, reserves nothing, never raises for an impossible request."""
+    def explain(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> RouteDecision:
+        """Say what a call would do and why; send nothing, reserve nothing, never raise for an impossible request."""
         try:
-            asked = self._parts.complete_request(build_request(request, keywords))
+            asked = self._runtime.complete_request(build_request(request, sealed(keywords)))
         except InvalidRequestError as error:
             return RouteDecision(rule="none", estimate={"worst_cost_usd": None, "error": str(error)})
-        decision: RouteDecision = self._sync_driver().run(explain(self._parts, asked))
-        return decision
+        return sync.run(explain(self._runtime, asked))
 
     def list_models(self, provider: str | None = None) -> list[ModelInfo]:
-        """The models that the configuration can reach; asks no network."""
-        return list_models(self._parts, provider)
+        """Return the models that the configuration can reach; ask no network."""
+        return list_models(self._runtime, provider)
 
     def set_fallback_chain(self, names: Sequence[str]) -> None:
         """Replace `chains.default` for calls begun later. Raises ConfigError for an unknown name."""
-        self._parts.set_chain(names)
-
-    def _walk(self, request: ChatRequest, *, stream: bool) -> Walk:
-        return Walk(self._parts.complete_request(request), self._parts, stream=stream)
-
-    def _planning_walk(self, given: Any, keywords: Mapping[str, Any]) -> Steps:
-        context = planning_context(given, keywords)
-        from blueprint_llm.engine.on_top import lowered  # noqa: PLC0415 - most clients never plan
-        from blueprint_llm.planning.setup import planning_walk  # noqa: PLC0415 - likewise
-
-        return lowered(planning_walk(self._parts, context), self._chats(stream=False), None)
+        self._runtime.set_chain(names)
 
     def register_tool(self, declared: Any, handler: Callable[..., Any] | None = None) -> Tool:
         """Add a tool: a function, whose signature is the schema, or a `Tool` and its handler (sync or async).
@@ -138,66 +137,97 @@ class _Core:
 
         return ToolEngine(settings=self.config.tools, approver=self._approver)
 
-    def _close_engine(self) -> None:
-        if "_engine" in self.__dict__:
-            self._engine.close()
+    def _request_run(self, request: ChatRequest, *, stream: bool) -> RequestRun:
+        return RequestRun(self._runtime.complete_request(request), self._runtime, stream=stream)
 
-    def _run_walk(self, given: Any, keywords: dict[str, Any], *, stream: bool) -> Steps:
-        from blueprint_llm.engine.on_top import lowered  # noqa: PLC0415 - see _engine
+    async def _chat(self, request: ChatRequest) -> ChatResponse:
+        return await self._request_run(request, stream=False).answer()
+
+    async def _plan(self, given: Any, keywords: Mapping[str, Any]) -> Plan:
+        context = planning_context(given, keywords)
+        from blueprint_llm.planning.setup import make_plan  # noqa: PLC0415 - most clients never plan
+
+        runs: list[RequestRun] = []
+
+        async def chat(request: ChatRequest) -> ChatResponse:
+            runs.append(self._request_run(request, stream=False))
+            return await runs[-1].answer()
+
+        try:
+            return await make_plan(self._runtime, context, chat)
+        except PlanError as error:  # of several calls, the last tells why there is no plan
+            error.trace = runs[-1].state.trace.to_dict() if runs else {}
+            raise
+
+    async def _run(self, given: Any, keywords: dict[str, Any], on_chunk: OnChunk | None) -> RunResult:
         from blueprint_llm.tools import run_loop  # noqa: PLC0415 - see _engine
 
         offered = keywords.pop("tools", None)
         listed = None if offered is None else [self._offered(tool) for tool in offered]
-        request = self._parts.complete_request(build_request(given, {**keywords, "tools": listed}))
-        yield Offload(function=self._engine.connect)
-        return (yield from lowered(run_loop(self._engine, request), self._chats(stream=stream), self._engine))
+        request = self._runtime.complete_request(build_request(given, {**keywords, "tools": listed}))
+        return await run_loop(self._engine, request, self._heard(on_chunk))
+
+    async def _resume(self, state_id: str, decisions: Any, on_chunk: OnChunk | None) -> RunResult:
+        from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
+
+        return await resume_loop(self._engine, state_id, decisions, self._heard(on_chunk))
 
     def _offered(self, tool: Any) -> Any:
-        """A function is registered on the way; a tool of that name stays."""
+        """Register a function on the way; a tool of that name stays."""
         known = self._engine.registered(getattr(tool, "__name__", ""))
         if not callable(tool):
             return tool
         return known.tool if known else self._engine.register_tool(tool)
 
-    def _resume_walk(self, state_id: str, decisions: Any, *, stream: bool) -> Steps:
-        from blueprint_llm.engine.on_top import lowered  # noqa: PLC0415 - see _engine
-        from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
+    def _heard(self, on_chunk: OnChunk | None) -> Chat:
+        """Return the chat of a tool loop: whole answers, or streams whose chunks `on_chunk` gets as they come."""
+        if on_chunk is None:
+            return self._chat
 
-        yield Offload(function=self._engine.connect)
-        loop = resume_loop(self._engine, state_id, decisions)
-        return (yield from lowered(loop, self._chats(stream=stream), self._engine))
+        async def chat(request: ChatRequest) -> ChatResponse:
+            run = self._request_run(request, stream=True)
+            async with aclosing(run.chunks()) as chunks:  # a listener that raises closes the upstream
+                async for chunk in chunks:
+                    taken = on_chunk(chunk)
+                    if isinstance(taken, Coroutine):
+                        await taken
+            assert run.response is not None  # noqa: S101 - without an answer the stream ends in an error
+            return run.response
 
-    def _chats(self, *, stream: bool) -> Callable[[ChatRequest], Steps]:
-        return lambda request: self._walk(request, stream=stream).run()
+        return chat
 
-    def _sync_driver(self) -> SyncDriver:
-        return SyncDriver(self._parts.store)
+    async def _close(self) -> None:
+        if "_engine" in self.__dict__:
+            await self._engine.aclose()
+        await self._runtime.aclose()
 
 
-class LLMClient(_Core):
+class LLMClient(_Client):
     """The façade, async. Every method that talks to a provider raises a `BlueprintError` with its trace."""
 
-    async def chat(self, request: Any = None, /, **keywords: Any) -> ChatResponse:
+    async def chat(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> ChatResponse:
         """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        request = build_request(request, keywords)
-        walk = self._walk(request, stream=False)
-        response: ChatResponse = await self._driver().run(walk.run())
-        return response
+        return await self._chat(build_request(request, sealed(keywords)))
 
-    async def generate(self, prompt: Any = None, /, **keywords: Any) -> ChatResponse:
+    async def generate(
+        self, prompt: str | Mapping[str, Any] | None = None, /, **keywords: Unpack[GenerateKeywords]
+    ) -> ChatResponse:
         """Answer one prompt; the keywords are those of `chat`, and `system`."""
-        return await self.chat(build_prompt(prompt, keywords))
+        return await self._chat(build_prompt(prompt, sealed(keywords)))
 
-    def stream(self, request: Any = None, /, **keywords: Any) -> Stream:
+    def stream(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> Stream:
         """Answer as a stream of `StreamChunk`: `async for chunk in client.stream(...)`."""
-        return Stream(self._driver(), self._walk(build_request(request, keywords), stream=True))
+        return Stream(self._request_run(build_request(request, sealed(keywords)), stream=True))
 
-    async def planning_mode(self, context: Any = None, /, **keywords: Any) -> Plan:
-        """A validated plan for a goal, from keywords, a mapping or a `PlanningContext`. Raises PlanError."""
-        plan: Plan = await self._driver().run(self._planning_walk(context, keywords))
-        return plan
+    async def planning_mode(
+        self, context: PlanningContext | Mapping[str, Any] | str | None = None, /, **keywords: Unpack[PlanKeywords]
+    ) -> Plan:
+        """Return a validated plan for a goal, from keywords, a mapping or a `PlanningContext`. Raises PlanError."""
+        return await self._plan(context, sealed(keywords))
 
-    async def run(self, request: Any = None, /, *, on_chunk: OnChunk | None = None, **keywords: Any) -> RunResult:
+    async def run(
+        self, request: Request = None, /, *, on_chunk: OnChunk | None = None, **keywords: Unpack[ChatKeywords]
+    ) -> RunResult:
         """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
 
         `tools` may hold functions; without it the registered and built-in ones are offered. With `on_chunk` every chat
@@ -207,27 +237,19 @@ class LLMClient(_Core):
         Raises:
             ApprovalPending: A call waits for a person; go on with `resume`.
         """
-        walk = self._run_walk(request, keywords, stream=on_chunk is not None)
-        result: RunResult = await self._driver().run(walk, on_chunk)
-        return result
+        return await self._run(request, sealed(keywords), on_chunk)
 
     async def resume(self, state_id: str, decisions: Any, *, on_chunk: OnChunk | None = None) -> RunResult:
         """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
-        walk = self._resume_walk(state_id, decisions, stream=on_chunk is not None)
-        result: RunResult = await self._driver().run(walk, on_chunk)
-        return result
+        return await self._resume(state_id, decisions, on_chunk)
 
     async def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
         """Judge one call, ask where the rules want it, run it; a refusal is a result, never an exception."""
-        return await self._engine.execute_async(call)
-
-    def _driver(self) -> AsyncDriver:
-        return AsyncDriver(self._parts.store)
+        return await self._engine.execute(call)
 
     async def aclose(self) -> None:
         """Release the store and the tools."""
-        self._close_engine()
-        await self._parts.aclose()
+        await self._close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -236,30 +258,32 @@ class LLMClient(_Core):
         await self.aclose()
 
 
-class SyncLLMClient(_Core):
+class SyncLLMClient(_Client):
     """The façade, blocking; works inside a running event loop too."""
 
-    def chat(self, request: Any = None, /, **keywords: Any) -> ChatResponse:
+    def chat(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> ChatResponse:
         """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        request = build_request(request, keywords)
-        walk = self._walk(request, stream=False)
-        response: ChatResponse = self._sync_driver().run(walk.run())
-        return response
+        return sync.run(self._chat(build_request(request, sealed(keywords))))
 
-    def generate(self, prompt: Any = None, /, **keywords: Any) -> ChatResponse:
+    def generate(
+        self, prompt: str | Mapping[str, Any] | None = None, /, **keywords: Unpack[GenerateKeywords]
+    ) -> ChatResponse:
         """Answer one prompt; the keywords are those of `chat`, and `system`."""
-        return self.chat(build_prompt(prompt, keywords))
+        return sync.run(self._chat(build_prompt(prompt, sealed(keywords))))
 
-    def stream(self, request: Any = None, /, **keywords: Any) -> SyncStream:
+    def stream(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> SyncStream:
         """Answer as a stream of `StreamChunk`: `for chunk in client.stream(...)`."""
-        return SyncStream(self._sync_driver(), self._walk(build_request(request, keywords), stream=True))
+        return SyncStream(self._request_run(build_request(request, sealed(keywords)), stream=True))
 
-    def planning_mode(self, context: Any = None, /, **keywords: Any) -> Plan:
-        """A validated plan for a goal, from keywords, a mapping or a `PlanningContext`. Raises PlanError."""
-        plan: Plan = self._sync_driver().run(self._planning_walk(context, keywords))
-        return plan
+    def planning_mode(
+        self, context: PlanningContext | Mapping[str, Any] | str | None = None, /, **keywords: Unpack[PlanKeywords]
+    ) -> Plan:
+        """Return a validated plan for a goal, from keywords, a mapping or a `PlanningContext`. Raises PlanError."""
+        return sync.run(self._plan(context, sealed(keywords)))
 
-    def run(self, request: Any = None, /, *, on_chunk: OnChunk | None = None, **keywords: Any) -> RunResult:
+    def run(
+        self, request: Request = None, /, *, on_chunk: OnChunk | None = None, **keywords: Unpack[ChatKeywords]
+    ) -> RunResult:
         """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
 
         `tools` may hold functions; without it the registered and built-in ones are offered. With `on_chunk` every chat
@@ -268,27 +292,111 @@ class SyncLLMClient(_Core):
         Raises:
             ApprovalPending: A call waits for a person; go on with `resume`.
         """
-        walk = self._run_walk(request, keywords, stream=on_chunk is not None)
-        result: RunResult = self._sync_driver().run(walk, on_chunk)
-        return result
+        return sync.run(self._run(request, sealed(keywords), on_chunk))
 
     def resume(self, state_id: str, decisions: Any, *, on_chunk: OnChunk | None = None) -> RunResult:
         """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
-        walk = self._resume_walk(state_id, decisions, stream=on_chunk is not None)
-        result: RunResult = self._sync_driver().run(walk, on_chunk)
-        return result
+        return sync.run(self._resume(state_id, decisions, on_chunk))
 
     def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
         """Judge one call, ask where the rules want it, run it; a refusal is a result, never an exception."""
-        return self._engine.execute(call)
+        return sync.run(self._engine.execute(call))
 
     def close(self) -> None:
         """Release the store and the tools."""
-        self._close_engine()
-        self._parts.close()
+        sync.run(self._close())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Stream:
+    """An async stream of chunks; leaving it early closes the upstream."""
+
+    def __init__(self, run: RequestRun) -> None:
+        self._request_run = run
+        self._begun = False
+        self._iterator: AsyncGenerator[StreamChunk, None] | None = None
+
+    @property
+    def response(self) -> ChatResponse | None:
+        """The whole answer; None until the end."""
+        return self._request_run.response
+
+    def __aiter__(self) -> AsyncIterator[StreamChunk]:
+        """Return the chunks that are left. The loop alone holds the iterator, so leaving the loop ends it at once."""
+        return self._iterator or self._begin()
+
+    async def __anext__(self) -> StreamChunk:
+        """Return the next chunk, for `anext(stream)`."""
+        self._iterator = self._iterator or self._begin()
+        return await anext(self._iterator)
+
+    def _begin(self) -> AsyncGenerator[StreamChunk, None]:
+        """Return the chunks, once: a second loop over a stream sends no second request."""
+        if self._begun:
+            return _nothing()
+        self._begun = True
+        chunks = self._request_run.chunks()
+        self._chunks = weakref.ref(chunks)
+        return chunks
+
+    async def aclose(self) -> None:
+        """Close the upstream, also of a loop that an exception has left: its traceback holds the chunks."""
+        chunks = self._chunks() if self._begun else None
+        if chunks is not None:
+            await chunks.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class SyncStream:
+    """A blocking stream of chunks; leaving it early closes the upstream."""
+
+    def __init__(self, run: RequestRun) -> None:
+        self._request_run = run
+        self._begun = False
+        self._iterator: Iterator[StreamChunk] | None = None
+
+    @property
+    def response(self) -> ChatResponse | None:
+        """The whole answer; None until the end."""
+        return self._request_run.response
+
+    def __iter__(self) -> Iterator[StreamChunk]:
+        """Return the chunks that are left. The loop alone holds the iterator, so leaving the loop ends it at once."""
+        return self._iterator or self._begin()
+
+    def __next__(self) -> StreamChunk:
+        """Return the next chunk, for `next(stream)`."""
+        self._iterator = self._iterator or self._begin()
+        return next(self._iterator)
+
+    def _begin(self) -> Iterator[StreamChunk]:
+        """Return the chunks, once: a second loop over a stream sends no second request."""
+        begun, self._begun = self._begun, True
+        return iter(()) if begun else sync.iterate(self._request_run.chunks())
+
+    def close(self) -> None:
+        """Close the upstream of a stream that was read with `next`."""
+        if self._iterator is not None and hasattr(self._iterator, "close"):
+            self._iterator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+async def _nothing() -> AsyncGenerator[StreamChunk, None]:
+    nothing: tuple[StreamChunk, ...] = ()
+    for chunk in nothing:
+        yield chunk

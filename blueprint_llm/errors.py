@@ -17,6 +17,7 @@
     └── CallError
         ├── InvalidRequestError
         ├── ToolCallInvalidError
+        ├── AnswerInvalidError
         ├── StreamBrokenError
         ├── DeadlineExceededError
         └── ChainExhaustedError
@@ -39,9 +40,11 @@ class BlueprintError(Exception):
 
     Attributes:
         trace: What the library did before it gave up (API section 6); empty where nothing was tried.
+        chain: Of a limit that refused: where its configuration would rather go.
     """
 
     trace: Mapping[str, Any] = {}
+    chain: Sequence[str] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from attributes, so that errors with keyword-only facts survive a process pool."""
@@ -72,22 +75,53 @@ class MissingKeyError(CredentialsError):
 
 
 class BudgetExceededError(BlueprintError):
-    """A USD budget leaves no target. Amounts in USD, `resets_at` in Unix seconds (None: never by itself)."""
+    """A USD budget leaves no target. Amounts in USD, `resets_at` in Unix seconds (None: never by itself).
 
-    def __init__(self, *, scope: str, limit_usd: float, used_usd: float, resets_at: float | None) -> None:
+    `needed_usd` is the most that the refused call could cost, which is what it reserves.
+    """
+
+    def __init__(
+        self,
+        *,
+        scope: str,
+        limit_usd: float,
+        used_usd: float,
+        resets_at: float | None,
+        needed_usd: float | None = None,
+    ) -> None:
+        left = "" if needed_usd is None else f"{max(0.0, limit_usd - used_usd):.6f} is left"
         super().__init__(
             f"budget of {scope} would be exceeded: {used_usd:.6f} of {limit_usd:.6f} USD used or reserved"
-            f"{_reset_text(resets_at)}"
+            f"{_reset_text(resets_at)}{_cure(needed_usd, left, '.6f', 'limit_usd')}"
         )
         self.scope, self.limit_usd, self.used_usd, self.resets_at = scope, limit_usd, used_usd, resets_at
+        self.needed_usd = needed_usd
 
 
 class QuotaExceededError(BlueprintError):
-    """A quota of requests or tokens leaves no target. `resets_at` in Unix seconds."""
+    """A quota of requests or tokens leaves no target. `resets_at` in Unix seconds.
 
-    def __init__(self, *, scope: str, kind: str, limit: int, used: int, resets_at: float | None) -> None:
-        super().__init__(f"quota of {scope} is used up: {used} of {limit} {kind}{_reset_text(resets_at)}")
+    `needed` is the most that the refused call could take, which is what it reserves.
+    """
+
+    def __init__(
+        self, *, scope: str, kind: str, limit: int, used: int, resets_at: float | None, needed: int | None = None
+    ) -> None:
+        known = needed if kind == "tokens" else None  # a request is always one
+        left = f"{max(0, limit - used)} are left"
+        super().__init__(
+            f"quota of {scope} is used up: {used} of {limit} {kind}{_reset_text(resets_at)}"
+            f"{_cure(known, left, 'd', 'the quota')}"
+        )
         self.scope, self.kind, self.limit, self.used, self.resets_at = scope, kind, limit, used, resets_at
+        self.needed = needed
+
+
+def _cure(needed: float | None, left: str, form: str, limit: str) -> str:
+    """Return what the call would take, what is left, and the two numbers that can change."""
+    if needed is None:
+        return ""
+    return f"; this call reserves up to {needed:{form}}, {left}: lower its max_tokens or raise {limit}"
 
 
 def _reset_text(resets_at: float | None) -> str:
@@ -125,7 +159,7 @@ class ToolError(BlueprintError):
     """A tool cannot be registered or run."""
 
 
-class ApprovalPending(BlueprintError):  # noqa: N818 - a state, not a failure
+class ApprovalPending(BlueprintError):  # noqa: N818 - it is no failure
     """A run waits for decisions; hand `state_id` to `client.resume`."""
 
     def __init__(self, state_id: str) -> None:
@@ -142,7 +176,7 @@ class PlanError(BlueprintError):
 
 
 class Kind(StrEnum):
-    """What a category means for the walk."""
+    """What a category means for a request."""
 
     RETRIABLE = "retriable"
     PROVIDER_FAILURE = "provider_failure"
@@ -160,8 +194,6 @@ class Category:
         breaker: Counts as a failure of the target.
         statuses: HTTP statuses that belong here.
         classes: Names of LiteLLM, openai and httpx exception classes that belong here (matched along the MRO).
-        words: Phrases of a provider's message that belong here, lower case: providers hide a refused key or a
-            full context behind a generic 400, 429 or 500.
     """
 
     name: str
@@ -171,12 +203,9 @@ class Category:
     breaker: bool
     statuses: frozenset[int] = frozenset()
     classes: frozenset[str] = frozenset()
-    words: tuple[str, ...] = ()
 
 
-def _row(
-    name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "", words: tuple[str, ...] = ()
-) -> Category:
+def _row(name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "") -> Category:
     return Category(
         name=name,
         kind=kind,
@@ -185,13 +214,12 @@ def _row(
         breaker="breaker" in flags,
         statuses=frozenset(statuses),
         classes=frozenset(classes.split()),
-        words=words,
     )
 
 
-# The order is the argument. A phrase decides first, row by row from the top: a key that was refused or an account
-# without money is that, whatever status carried it. Then the most derived class that a row names; then, where that
-# row is one of the last three, whose classes LiteLLM uses for anything, the HTTP status. `unknown` is last.
+# The order is the argument. What the provider says decides first (`policy.clues`): a key that was refused or an account
+# without money is that, whatever status carried it. Then the most derived class that a row names; then, where that row
+# is one of the last three, whose classes LiteLLM uses for anything, the HTTP status. `unknown` is last.
 CATEGORIES: dict[str, Category] = {
     row.name: row
     for row in (
@@ -201,34 +229,15 @@ CATEGORIES: dict[str, Category] = {
             "next breaker",
             (401, 402, 403),
             "AuthenticationError PermissionDeniedError PaymentRequiredError BudgetExceededError",
-            (
-                "insufficient_quota",
-                "billing_hard_limit",
-                "billing_not_active",
-                "credit balance",
-                "missing credentials",
-                "api_key client option must be set",
-                "api key not valid",
-                "invalid api key",
-                "incorrect api key",
-            ),
         ),
-        _row(
-            "context_length",
-            Kind.PROVIDER_FAILURE,
-            "next",
-            (413,),
-            "ContextWindowExceededError",
-            ("context_length_exceeded", "maximum context length", "exceed_context_size", "prompt is too long"),
-        ),
+        _row("context_length", Kind.PROVIDER_FAILURE, "next", (413,), "ContextWindowExceededError"),
         _row(
             "content_policy",
             Kind.FATAL,
             "",
             (),
             "ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
-            "ModifyResponseException SensitiveDataRouteException GuardrailInterventionNormalStringError",
-            ("content_policy_violation", "content management policy"),
+            "ModifyResponseException SensitiveDataRouteException",
         ),
         _row("not_found", Kind.PROVIDER_FAILURE, "next", (404,), "NotFoundError"),
         _row(
@@ -239,14 +248,7 @@ CATEGORIES: dict[str, Category] = {
             "RateLimitError RouterRateLimitError RouterRateLimitErrorBasic",
         ),
         _row("timeout", Kind.RETRIABLE, "retry next breaker", (408, 504), "Timeout APITimeoutError TimeoutException"),
-        _row(
-            "malformed",
-            Kind.RETRIABLE,
-            "retry next",
-            (),
-            "APIResponseValidationError JSONSchemaValidationError",
-            ("the model is repeating the same chunk",),
-        ),
+        _row("malformed", Kind.RETRIABLE, "retry next", (), "APIResponseValidationError JSONSchemaValidationError"),
         _row("stream_broken", Kind.RETRIABLE, "retry next breaker"),
         _row(
             "unavailable",
@@ -263,8 +265,6 @@ CATEGORIES: dict[str, Category] = {
             (400, 405, 415, 422),
             "BadRequestError UnprocessableEntityError UnsupportedParamsError InvalidRequestError ImageFetchError "
             "VectorStoreSearchError LiteLLMUnknownProvider ModelNotMappedError",
-            # Python's own words for a request that cannot be encoded, which LiteLLM reports as 500.
-            ("is not json serializable", "not json compliant", "surrogates not allowed", "unsupported response_format"),
         ),
         _row(
             "unknown",
@@ -283,18 +283,21 @@ class CallError(BlueprintError):
 
     Attributes:
         category: A key of `CATEGORIES`.
-        kind: That row's meaning for the walk.
+        kind: That row's meaning for the request.
         provider, model: Who failed; None where no single target did.
         status: The HTTP status, where there was one.
         retry_after_s: How long the provider asked us to wait, in seconds.
         code: A finer name of the trouble within the category (`bad_sse`, `insufficient_quota`, ...).
+        elsewhere: Another target may take what this one turned down, although the category says stop.
+        key: Which key was sent, and from which source (`env:OPENAI_API_KEY`); never the key itself.
+        address: Where the connection failed: scheme, host and port.
         litellm_error: LiteLLM's exception without its secrets, where the call was one of LiteLLM's form.
     """
 
     default_category = "unknown"
     litellm_error: Exception | None = None
 
-    def __init__(  # noqa: PLR0913 - facts of one failure, keywords only
+    def __init__(  # noqa: PLR0913 - a keyword for each fact
         self,
         message: str,
         *,
@@ -304,12 +307,16 @@ class CallError(BlueprintError):
         status: int | None = None,
         retry_after_s: float | None = None,
         code: str | None = None,
+        elsewhere: bool = False,
+        key: str | None = None,
+        address: str | None = None,
     ) -> None:
         super().__init__(message)
         self.category = category or self.default_category
         self.kind = str(CATEGORIES[self.category].kind)
         self.provider, self.model, self.status = provider, model, status
-        self.retry_after_s, self.code = retry_after_s, code
+        self.retry_after_s, self.code, self.elsewhere = retry_after_s, code, elsewhere
+        self.key, self.address = key, address
 
     @property
     def row(self) -> Category:
@@ -323,8 +330,8 @@ class InvalidRequestError(CallError, ValueError):
     default_category = "invalid_request"
 
 
-class ToolCallInvalidError(CallError):
-    """The model's tool call or structured answer is not valid; `verdict` says where and why.
+class _OutputInvalidError(CallError):
+    """What the model wrote is not valid; `verdict` says where and why.
 
     `attempts` holds the errors of every attempt, where each of them ended like this one.
     """
@@ -336,6 +343,14 @@ class ToolCallInvalidError(CallError):
     ) -> None:
         super().__init__(message, **facts)
         self.verdict, self.attempts = verdict, list(attempts)
+
+
+class ToolCallInvalidError(_OutputInvalidError):
+    """The model's tool call is not valid; `verdict` says where and why."""
+
+
+class AnswerInvalidError(_OutputInvalidError):
+    """The model's structured answer is not valid; `verdict` says where and why."""
 
 
 class StreamBrokenError(CallError):
@@ -358,13 +373,17 @@ class ChainExhaustedError(CallError):
     """Every target was tried; `attempts` holds each one's error in order.
 
     Category, status and provider are those of the first attempt: the first cause is the one to mend.
+
+    Args:
+        attempts: The errors.
+        notes: What else the reader should know, a line each: targets passed over, retries held back, the trace's id.
     """
 
-    def __init__(self, attempts: Sequence[BlueprintError]) -> None:
+    def __init__(self, attempts: Sequence[BlueprintError], *, notes: Sequence[str] = ()) -> None:
         first = next((error for error in attempts if isinstance(error, CallError)), None)
-        lines = "".join(f"\n  {n}. {error}" for n, error in enumerate(attempts, 1))
+        lines = [*(f"  {n}. {error}" for n, error in enumerate(attempts, 1)), *notes]
         super().__init__(
-            f"all {len(attempts)} attempts failed:{lines}",
+            "\n".join([f"all {len(attempts)} attempts failed:", *lines]),
             category=first.category if first else "unknown",
             provider=first.provider if first else None,
             model=first.model if first else None,
@@ -384,6 +403,8 @@ class Failure:
         message: The provider's words, for rules on text; never shown unredacted.
         causes: Class names of the exceptions in its cause and context chain.
         headers: Response headers, lower case.
+        codes: The error codes and types that LiteLLM keeps beside the message.
+        address: Where the connection went: scheme, host and port.
     """
 
     classes: tuple[str, ...]
@@ -391,3 +412,5 @@ class Failure:
     message: str = ""
     causes: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    codes: tuple[str, ...] = ()
+    address: str | None = None

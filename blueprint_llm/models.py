@@ -61,7 +61,7 @@ def map_version() -> str:
 
 @lru_cache(maxsize=4096)
 def entry(model_id: str) -> Mapping[str, Any] | None:
-    """The map's entry for a LiteLLM model id; None: not listed."""
+    """Return the map's entry for a LiteLLM model id; None: not listed."""
     entries = model_map()
     if model_id in entries:
         return entries[model_id]
@@ -78,19 +78,19 @@ def entry(model_id: str) -> Mapping[str, Any] | None:
 
 
 def _belongs(found: Mapping[str, Any], prefix: str) -> bool:
-    """Whether an entry is `prefix`'s own: `vertex_ai-anthropic_models` and `bedrock_converse` are families of one."""
+    """Return True if an entry is `prefix`'s own; `vertex_ai-anthropic_models` is a family of one."""
     owner = str(found.get("litellm_provider", ""))
     return owner == prefix or owner.startswith((f"{prefix}-", f"{prefix}_"))
 
 
 def known(model_id: str) -> bool:
-    """Whether LiteLLM's map lists the model."""
+    """Return True if LiteLLM's map lists the model."""
     return entry(model_id) is not None
 
 
 @lru_cache(maxsize=4096)
 def info(model_id: str) -> ModelFacts | None:
-    """What the map says of a model; None: not listed."""
+    """Return what the map says of a model; None: not listed."""
     if model_id.startswith("embedded"):
         return EMBEDDED
     found = entry(model_id)
@@ -107,12 +107,18 @@ def info(model_id: str) -> ModelFacts | None:
 
 
 def continues(model_id: str) -> bool:
-    """Whether the model continues an assistant message that a request ends with."""
+    """Return True if the model continues an assistant message that a request ends with."""
     found = entry(model_id) or {}
     return bool(found.get("supports_assistant_prefill"))
 
 
+def reasons(model_id: str) -> bool:
+    """Return True if the map says that the model reasons before it answers."""
+    found = entry(model_id) or {}
+    return bool(found.get("supports_reasoning"))
+
+
 def _whole(found: Mapping[str, Any], *names: str) -> int | None:
-    """The first of `names` that is a number (the map has a few strings in their place)."""
+    """Return the first of `names` that is a number (the map has a few strings in their place)."""
     values = (found.get(name) for name in names)
     return next((int(value) for value in values if isinstance(value, int | float) and value > 0), None)

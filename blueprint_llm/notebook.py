@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from blueprint_llm.types import Plan, RouteDecision, UsageStats, UsageTotals
 
-
-def markdown(plan: Plan) -> str:
+def markdown(plan: Any) -> str:
     """The plan as a Markdown document."""
     lines = [f"# Plan {plan.id} (revision {plan.revision})", "", plan.overview, ""]
     for step in plan.steps:
@@ -22,14 +20,14 @@ def markdown(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def mermaid(plan: Plan) -> str:
+def mermaid(plan: Any) -> str:
     """The dependency graph as a Mermaid flowchart."""
     nodes = [f'    {step.id}["{step.title.replace(chr(34), "#quot;")}"]' for step in plan.steps]
     edges = [f"    {before} --> {step.id}" for step in plan.steps for before in step.depends_on]
     return "\n".join(["flowchart TD", *nodes, *edges])
 
 
-def plan_table(plan: Plan) -> str:
+def plan_table(plan: Any) -> str:
     """The steps of a plan."""
     rows = [
         (s.id, s.title, ", ".join(s.depends_on), ", ".join(s.covers), ", ".join(f.path for f in s.files), s.status)
@@ -39,7 +37,7 @@ def plan_table(plan: Plan) -> str:
     return _table(caption, ("step", "title", "after", "covers", "files", "status"), rows)
 
 
-def usage_table(stats: UsageStats) -> str:
+def usage_table(stats: Any) -> str:
     """The totals by model."""
     head = ("model", "calls", "errors", "tokens in", "out", "cost", "p50 s", "p95 s", "cache hits", "saved")
     return _table(
@@ -47,7 +45,7 @@ def usage_table(stats: UsageStats) -> str:
     )
 
 
-def route_table(decision: RouteDecision) -> str:
+def route_table(decision: Any) -> str:
     """Whom a call would ask, and why not the others."""
     worst = _usd(decision.estimate.get("worst_cost_usd"))
     caption = f"Rule {decision.rule}, chain {decision.chain or '-'}, at most {worst}, cache {decision.cache}"
@@ -55,7 +53,7 @@ def route_table(decision: RouteDecision) -> str:
     return _table(caption, ("verdict", "provider", "model", "reason"), rows)
 
 
-def _usage(name: str, each: UsageTotals) -> tuple[Any, ...]:
+def _usage(name: str, each: Any) -> tuple[Any, ...]:
     tokens, latency = (each.prompt_tokens, each.completion_tokens), (each.latency_p50_s, each.latency_p95_s)
     saved = (each.cache_hits, _usd(each.saved_usd))
     return (name, each.calls, each.errors, *tokens, _usd(each.cost_usd), *latency, *saved)

@@ -1,7 +1,9 @@
 """Keep registered secrets out of every text that leaves the process.
 
 The rule is exact: a secret is known the moment it is loaded, so its value and the encodings it travels in are looked
-for, in one alternation. Patterns that guess at keys run only over short texts, where a false alarm is cheap.
+for, in one alternation. A text that could hide more (every character encoded, a line broken within the key) is looked
+at once more without its disguise. Patterns that guess at keys run only over short texts, where a false alarm is cheap.
+What is not found stands in docs/credentials.md.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import re
 import threading
 import traceback
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import lru_cache
-from html import escape
+from html import escape, unescape
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -58,12 +60,21 @@ class Finder:
         """The text with every occurrence masked."""
         return re.sub(self._pattern, MASK, text) if self.finds(text) else text
 
+    def replace(self, text: str, by: Callable[[re.Match[str]], str]) -> str:
+        """The text with every occurrence replaced."""
+        return re.sub(self._pattern, by, text)
+
 
 def spellings_of(value: str) -> str:
     """A pattern of the ways in which a value is written: escaped, in either case, in hexadecimal, within base64."""
-    code = value.encode("utf-8", "surrogatepass").hex()  # "any case" as a flag would cost Rust its quick search
-    forms = (value, value.lower(), value.upper(), code, code.upper(), *_base64_forms(value))
-    return "|".join("".join(map(_spelling, form)) for form in dict.fromkeys(forms))
+    cases = (case for form in _forms(value)[:2] for case in (form.lower(), form.upper()))
+    forms = dict.fromkeys((*_forms(value), *cases))  # "any case" as a flag would cost Rust its quick search
+    return "|".join("".join(map(_spelling, form)) for form in forms)
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    """A value as it is, in hexadecimal, and as base64 has it."""
+    return value, value.encode("utf-8", "surrogatepass").hex(), *_base64_forms(value)
 
 
 @lru_cache(256)
@@ -91,12 +102,67 @@ def _base64_forms(value: str) -> set[str]:
     return forms
 
 
+# A line that breaks within a key: as it is, quoted-printable, continued, quoted anew, or escaped in JSON.
+_BREAK = r"(?:[\"']?[=\\]?\r?\n[ \t>|]*[\"']?|(?:\\+r)?\\+n[ \t]*)"
+_LINE_STARTS = " \t>|\"'"
+_SIGNS = ("", "=", "\\")  # of a line that goes on; or the key's own, so each is tried
+_ESCAPED = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
+_CLOSING = "\"'`)]},;.\\\N{HORIZONTAL ELLIPSIS}"
+_MOST_LAYERS = 3
+_LOOSE_CHARS = 512  # of a longer value the beginning is looked for, and the word it stands in is masked
+
+
+def _undisguised(text: str) -> Iterator[str]:
+    """Yield `text` without percent signs, entities and escapes, and on one line, where that makes a difference."""
+    plain = text
+    for _ in range(_MOST_LAYERS):
+        before = plain
+        if "%" in plain:
+            plain = unquote(plain)
+        if "&" in plain:
+            plain = unescape(plain)
+        if "\\" in plain:
+            plain = _ESCAPED.sub(lambda hit: chr(int(hit[1] or hit[2], 16)), plain)
+        if plain == before:
+            break
+    if plain != text:
+        yield plain
+    lines = plain.replace("\\r\\n", "\n").replace("\\n", "\n").split("\n")
+    if len(lines) > 1:
+        lines = [line.lstrip(_LINE_STARTS).rstrip("\r\"'") for line in lines]
+        for sign in _SIGNS:
+            if not sign or any(line.endswith(sign) for line in lines):
+                yield "".join([line.removesuffix(sign) for line in lines])
+
+
+def _loosely(value: str) -> re.Pattern[str]:
+    """A pattern of a value whose characters may each be encoded in their own way, with lines broken between them."""
+    rest = r"[!-~]*" if len(value) > _LOOSE_CHARS else ""
+    chars = [rf"(?:{_loose(char)})" for char in value[:_LOOSE_CHARS]]
+    return re.compile(f"(?:{_BREAK})?".join(chars) + rest, re.IGNORECASE)
+
+
+@lru_cache(256)
+def _loose(char: str) -> str:
+    code = f"{ord(char):02x}"
+    named = "" if char.isalnum() else r"|&(?:amp;)*[a-z]{2,8};"
+    entity = rf"&(?:amp;)*#(?:x0*{code}|0*{ord(char)});"
+    return rf"\\*{re.escape(char)}|%(?:25)*{code}|{entity}{named}|\\+u00{code}|\\+x{code}"
+
+
+def _shortest_cut(value: str) -> int:
+    """How many of a value's first characters are masked where a line ends: fewer tell little, and occur by chance."""
+    return min(12, max(6, len(value) // 2))
+
+
 class Registry:
     """The values to hide. Registering is cheap (a set); the search is rebuilt on the first text after a change."""
 
     def __init__(self) -> None:
         self._values: set[str] = set()
         self._finder: Finder | None = None
+        self._cut: Finder | None = None
+        self._loose: dict[str, re.Pattern[str]] = {}
         self._lock = threading.Lock()
         self._stale = False
 
@@ -112,18 +178,42 @@ class Registry:
     def clear(self) -> None:
         """Forget every value (tests and controls only)."""
         with self._lock:
-            self._values, self._finder, self._stale = set(), None, False
+            self._values, self._finder, self._cut, self._loose, self._stale = set(), None, None, {}, False
 
     def redact(self, text: str) -> str:
         """`text` with every registered value masked."""
         if self._stale:
             self._rebuild()
-        return self._finder.mask(text) if self._finder else text
+        if self._finder is None or self._cut is None:
+            return text
+        clean = self._finder.mask(text)
+        for plain in filter(self._finder.finds, _undisguised(clean)):
+            clean = self._masked_loosely(clean, plain.lower())
+        return self._cut.replace(clean, self._mask_cut) if self._cut.finds(clean) else clean
+
+    def _masked_loosely(self, text: str, plain: str) -> str:
+        """`text` with what occurs in its undisguised form masked."""
+        for form in (form for value in self._longest_first() for form in _forms(value)):
+            if form[:_LOOSE_CHARS].lower() in plain:
+                pattern = self._loose.get(form) or self._loose.setdefault(form, _loosely(form))
+                text = pattern.sub(MASK, text)
+        return text
+
+    def _mask_cut(self, hit: re.Match[str]) -> str:
+        """The beginning of a value that the end of a line cut off, masked; any other word as it is."""
+        word = hit[0].rstrip(_CLOSING)
+        is_cut = any(value.startswith(word) and len(word) >= _shortest_cut(value) for value in self._values)
+        return MASK + hit[0][len(word) :] if is_cut else hit[0]
+
+    def _longest_first(self) -> list[str]:
+        return sorted(self._values, key=len, reverse=True)  # a key may be another one's beginning
 
     def _rebuild(self) -> None:
         with self._lock:
-            longest_first = sorted(self._values, key=len, reverse=True)  # a key may be another one's beginning
-            self._finder = Finder("|".join(map(spellings_of, longest_first)))
+            values = self._longest_first()
+            self._finder = Finder("|".join(map(spellings_of, values)))
+            starts = dict.fromkeys(re.escape(value[: _shortest_cut(value)]) for value in values)
+            self._cut = Finder(rf"(?:{'|'.join(starts)})[^\s]*(?m:$)")
             self._stale = False
 
 

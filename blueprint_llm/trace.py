@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from blueprint_llm.routing.rules import Route
+    from collections.abc import Iterable
+
+    from blueprint_llm.types import Considered
 
 
 @dataclass(slots=True, kw_only=True)
 class AttemptTrace:
-    """One attempt, `at_s` after the call began. Times in seconds, money in USD; `cost_usd` None means unknown."""
+    """One attempt, `at_s` after the call began. Times in seconds, money in USD; `cost_usd` None means unknown.
+
+    `address` is where the connection failed: scheme, host and port. What a provider said is not here: it may quote.
+    """
 
     n: int
     provider: str
@@ -19,6 +25,7 @@ class AttemptTrace:
     category: str | None = None
     code: str | None = None
     status: int | None = None
+    address: str | None = None
     at_s: float = 0.0
     waited_s: float = 0.0
     duration_s: float | None = None
@@ -44,14 +51,14 @@ class Trace:
     attempts: list[AttemptTrace] = field(default_factory=list)
     cache: dict[str, Any] = field(default_factory=lambda: {"hit": False, "key": None})
     budget_warnings: list[dict[str, Any]] = field(default_factory=list)
+    held_back: list[dict[str, Any]] = field(default_factory=list)
     context: list[str] = field(default_factory=list)
     served_by: str | None = None
     overhead_us: float | None = None
 
-    def set_route(self, route: Route) -> None:
+    def set_route(self, rule: str, chain: str | None, considered: Iterable[Considered]) -> None:
         """Note whom routing chose."""
-        considered = [{**vars(row)} for row in route.considered]
-        self.route = {"rule": route.rule, "chain": route.chain, "considered": considered}
+        self.route = {"rule": rule, "chain": chain, "considered": [{**vars(row)} for row in considered]}
 
     def skip(self, provider: str, model: str, reason: str) -> None:
         """Note that a target was passed over after routing had kept it in reserve."""
@@ -59,9 +66,33 @@ class Trace:
             if (row["provider"], row["model"]) == (provider, model):
                 row.update(verdict="skipped", reason=reason)
 
+    def passed_over(self) -> list[dict[str, Any]]:
+        """Return the targets that were skipped before one served the call; where none did, all that were skipped."""
+        rows: list[dict[str, Any]] = self.route.get("considered", [])
+        served = [n for n, row in enumerate(rows) if f"{row['provider']}/{row['model']}" == self.served_by]
+        return [row for row in rows[: served[0] if served else None] if row["verdict"] == "skipped"]
+
     def to_dict(self) -> dict[str, Any]:
         """The trace as JSON values."""
         return {**_fields(self), "attempts": [_fields(row) for row in self.attempts]}
+
+
+class Account(NamedTuple):
+    """On whose account calls go; None: the configuration's.
+
+    Attributes:
+        trace: What their attempts belong in; None: a new one.
+        began: When the call of that trace began, seconds of the monotonic clock.
+    """
+
+    project: str | None = None
+    session: str | None = None
+    trace: Trace | None = None
+    began: float = 0.0
+
+
+# Set around calls that somebody above the guard makes: they go on that account.
+CALLER: ContextVar[Account | None] = ContextVar("blueprint_caller", default=None)
 
 
 def _fields(record: Any) -> dict[str, Any]:

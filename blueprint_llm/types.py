@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from blueprint_llm import notebook as showing
 from blueprint_llm.errors import BlueprintError
 
+V = TypeVar("V", bound="View")
 Role = Literal["system", "user", "assistant", "tool"]
 Content = str | list[Any] | None
 
@@ -25,6 +26,44 @@ class Record(BaseModel):
     """A frozen record; unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+
+class View(Record):  # noqa: PLW1641 - pydantic makes each of its frozen records a hash of its fields
+    """A record that shows a part of an object of LiteLLM's and carries the whole of it at `raw`.
+
+    The original is no field: it is in no repr and no dump, and two records that show the same are equal.
+    """
+
+    _raw: Any = PrivateAttr(default=None)
+
+    @property
+    def raw(self) -> Any:
+        """LiteLLM's own object, complete; None where there is none."""
+        if isinstance(self._raw, _Later):
+            self._raw = self._raw.make()
+        return self._raw
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __getstate__(self) -> dict[Any, Any]:
+        _ = self.raw  # what makes it may be a closure, which no pickle takes
+        return super().__getstate__()
+
+
+class _Later(NamedTuple):
+    """An original that is made when somebody asks for it."""
+
+    make: Callable[[], Any]
+
+
+def with_raw(view: V, raw: Any = None, *, make: Callable[[], Any] | None = None) -> V:
+    """Return `view`, which the caller has just made, after giving it its original, or a function that makes it.
+
+    `make` is for what comes out of the cache: LiteLLM is imported only for a caller who asks for its object.
+    """
+    view._raw = raw if make is None else _Later(make)  # noqa: SLF001 - set once, by its maker
+    return view
 
 
 class ChatMessage(Record):
@@ -161,8 +200,11 @@ class ChatRequest(Record):
         return {**known, "params": {**known.get("params", {}), **extra}}
 
 
-class UsageInfo(Record):
-    """Tokens and cost of one answer. `estimated_cost` is USD; None means unknown, never 0 for unknown."""
+class UsageInfo(View):
+    """Tokens and cost of one answer; `raw` is LiteLLM's whole `Usage`.
+
+    `estimated_cost` is USD; None means unknown, never 0 for unknown.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -208,13 +250,15 @@ class ToolResult(Record):
         return ChatMessage(role="tool", tool_call_id=self.tool_call_id, name=self.name, content=self.content)
 
 
-class ChatResponse(Record):
-    """One whole answer.
+class ChatResponse(View):
+    """One whole answer; `raw` is LiteLLM's own `ModelResponse`.
 
     Attributes:
         provider: The key of `providers`, else the group, else LiteLLM's provider name.
         model: The LiteLLM model id that was sent.
         metadata: `trace`, `cached`, `deployment`.
+        message: The assistant's message exactly as it must be sent back.
+        reasoning: What the model thought, where the provider shows it.
     """
 
     content: str
@@ -224,12 +268,8 @@ class ChatResponse(Record):
     provider: str
     model: str
     metadata: dict[str, Any] = Field(default_factory=dict)
-    _raw: Callable[[], Any] | None = PrivateAttr(default=None)
-
-    @property
-    def raw(self) -> Any:
-        """LiteLLM's own `ModelResponse`; rebuilt from stored JSON where needed."""
-        return self._raw() if self._raw else None
+    message: dict[str, Any] = Field(default_factory=dict, repr=False)
+    reasoning: str | None = Field(default=None, repr=False)
 
     @property
     def trace(self) -> Mapping[str, Any]:
@@ -237,24 +277,20 @@ class ChatResponse(Record):
         trace: Mapping[str, Any] = self.metadata.get("trace", {})
         return trace
 
-    def with_raw(self, raw: Callable[[], Any]) -> ChatResponse:
-        """This answer with a thunk that yields LiteLLM's own object."""
-        copy = self.model_copy()
-        copy._raw = raw  # noqa: SLF001 - its own private attribute
-        return copy
 
-
-class StreamChunk(Record):
-    """One step of a stream.
+class StreamChunk(View):
+    """One step of a stream; `raw` is LiteLLM's chunk.
 
     Attributes:
         delta: New text, maybe empty.
+        reasoning: New text of the model's thoughts, where the provider shows them.
         tool_calls: Only complete, validated calls.
         error: Recovered trouble; the stream goes on.
         restart: The text so far is void: the answer starts again.
     """
 
     delta: str = ""
+    reasoning: str = Field(default="", repr=False)
     is_done: bool = False
     usage: UsageInfo | None = None
     tool_call: PartialToolCall | None = None

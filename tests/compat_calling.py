@@ -5,7 +5,7 @@ import asyncio
 from compat_cases import HI
 from driving import KEY, closing_clients
 
-import blueprint_llm
+from blueprint_llm import litellm
 from blueprint_llm.testing import Answer
 
 KINDS = ("sync", "async")
@@ -19,7 +19,7 @@ def keywords_of(server, **keywords):
     return {"model": "openai/gpt-4o", "messages": HI, **own, **keywords}
 
 
-def call(kind, server, *, through=blueprint_llm, **keywords):
+def call(kind, server, *, through=litellm, **keywords):
     """A whole answer."""
     asked = keywords_of(server, **keywords)
     if kind == "sync":
@@ -27,7 +27,7 @@ def call(kind, server, *, through=blueprint_llm, **keywords):
     return asyncio.run(closing_clients(through.acompletion(**asked)))
 
 
-def read(kind, server, *, through=blueprint_llm, seen=None, **keywords):
+def read(kind, server, *, through=litellm, seen=None, **keywords):
     """A stream and its chunks, which also go to `seen` as they come."""
     seen, asked = [] if seen is None else seen, keywords_of(server, **{**keywords, "stream": True})
     if kind == "sync":

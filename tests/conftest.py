@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from blueprint_llm import redaction
+from blueprint_llm import redaction, sync
 
 DIRECT = "127.0.0.1,localhost,::1"
 STATIC = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "NO_PROXY": DIRECT, "no_proxy": DIRECT}
@@ -95,18 +95,23 @@ def litellm_warm():
     """LiteLLM imported and called once: its first call imports 500 modules more, which no deadline should see."""
     import litellm  # noqa: PLC0415 - only the tests that call it pay for it
 
+    nowhere = {"model": "openai/warm", "messages": [], "api_base": "http://127.0.0.1:9", "api_key": "k"}
     with pytest.raises(litellm.InternalServerError):
-        litellm.completion(model="openai/warm", messages=[], api_base="http://127.0.0.1:9", api_key="k", max_retries=0)
+        sync.run(litellm.acompletion(**nowhere, max_retries=0))
     return litellm
 
 
 @pytest.fixture(autouse=True)
 def litellm_clients():
-    """LiteLLM keeps HTTP clients for the life of the process; a test's are closed with it, so ours stand out."""
+    """LiteLLM keeps HTTP clients and callbacks for the life of the process; a test's go with it, so ours stand out."""
     yield
     litellm = sys.modules.get("litellm")
+    if manager := getattr(litellm, "logging_callback_manager", None):
+        manager._reset_all_callbacks()  # a Router with a strategy listens to every call of the process from then on
     cache = getattr(litellm, "in_memory_llm_clients_cache", None)
     if cache is not None:
+        if cache.cache_dict:
+            sync.run(litellm.close_litellm_async_clients())
         for client in list(cache.cache_dict.values()):
             close_sync(client)
         cache.flush_cache()
@@ -138,6 +143,7 @@ def collected():
 def forgotten_configuration():
     """The configuration that the drop-in functions found in one test is not the next one's."""
     yield
-    functions = sys.modules.get("blueprint_llm.compat.functions")
-    if functions is not None:
-        functions.forget()
+    compat = sys.modules.get("blueprint_llm.compat")
+    if compat is not None:
+        compat.uninstall()
+        compat.guards.forget()

@@ -32,8 +32,8 @@ BLUEPRINT = {
 class Proxy:
     """A running LiteLLM proxy with the plugin."""
 
-    def __init__(self, port, log, store):
-        self.url, self._log, self._store = f"http://127.0.0.1:{port}", log, store
+    def __init__(self, url, log, store):
+        self.url, self._log, self._store = url, log, store
 
     @property
     def log(self):
@@ -43,6 +43,13 @@ class Proxy:
     def client(self, kind=openai.OpenAI, **keywords):
         """The vendor's client; it tries once."""
         return kind(base_url=f"{self.url}/v1", api_key=MASTER_KEY, max_retries=0, **keywords)
+
+    def post(self, path, body):
+        """What a route answers."""
+        headers = {"Authorization": f"Bearer {MASTER_KEY}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read().decode()
 
     def ask(self, **request):
         """A whole answer."""
@@ -92,31 +99,54 @@ def free_port():
 
 
 @contextlib.contextmanager
-def running(folder, upstream, redis_url=None):
-    """A proxy in front of `upstream`, in a process of its own that is gone at the end."""
-    folder.mkdir()
+def running(folder, upstream, redis_url=None, *, others=None):
+    """A proxy in front of `upstream`, in a process of its own that is gone at the end; `others`: more endpoints."""
     ledger = folder / "ledger.sqlite"
     deployment = {"model": "openai/gpt-4o-mini", "api_key": "os.environ/UPSTREAM_KEY", "api_base": upstream.url}
+    listed = [{"model_name": "gpt", "litellm_params": {**deployment, **PRICE}}]
+    models = {
+        "responses": "openai/gpt-4o",
+        "embeddings": "openai/text-embedding-3-small",
+        "claude": "anthropic/claude-sonnet-4-5",
+    }
+    for name, model in models.items() if others else ():
+        address = others.removesuffix("/v1") if name == "claude" else others
+        listed.append({"model_name": name, "litellm_params": {**deployment, "model": model, "api_base": address}})
     document = {
-        "model_list": [{"model_name": "gpt", "litellm_params": {**deployment, **PRICE}}],
+        "model_list": listed,
         "litellm_settings": {"callbacks": ["blueprint_llm.proxy.hooks"], "num_retries": 0},
         "general_settings": {"master_key": MASTER_KEY, "cancel_on_disconnect": True},
         "blueprint": {"version": 1, "store": {"url": redis_url or f"sqlite:{ledger}"}, **BLUEPRINT},
     }
+    store = lambda: RedisStore(redis_url) if redis_url else SqliteStore(ledger)  # noqa: E731 - made anew for each look
+    with started(folder, json.dumps(document), UPSTREAM_KEY=UPSTREAM_KEY) as url:  # JSON is YAML
+        yield Proxy(url, folder / "log", store)
+
+
+@contextlib.contextmanager
+def started(folder, text, **environ):
+    """The address of a proxy of this configuration, in a process of its own."""
+    folder.mkdir()
     config, log, port = folder / "proxy.yaml", folder / "log", free_port()
-    config.write_text(json.dumps(document))  # JSON is YAML
+    config.write_text(text)
     command = [str(Path(sys.executable).with_name("litellm")), "--config", str(config)]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             stdout=output,
             stderr=output,
-            env={**os.environ, "UPSTREAM_KEY": UPSTREAM_KEY, "BLUEPRINT_HOME": str(folder), "HOME": str(folder)},
+            env={
+                **os.environ,
+                "BLUEPRINT_HOME": str(folder),
+                "HOME": str(folder),
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                **environ,
+            },
             cwd=folder,
         )
         try:
             wait_until_alive(process, port, log)
-            yield Proxy(port, log, lambda: RedisStore(redis_url) if redis_url else SqliteStore(ledger))
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(timeout=30)

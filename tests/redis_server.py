@@ -17,11 +17,11 @@ def executable():
 
 
 @contextmanager
-def running(folder, *options):
-    """The URL of a server on a free loopback port, gone at the end."""
+def running(folder, *options, port=None):
+    """The URL of a server on a free loopback port, or on `port`; gone at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port = port or probe.getsockname()[1]
     command = [executable(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -35,7 +35,7 @@ def running(folder, *options):
 def _wait_until_open(port):
     for _ in range(500):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
                 return
         time.sleep(0.01)
     raise RuntimeError("redis-server did not start")

@@ -2,7 +2,8 @@
 
 import time
 
-from blueprint_llm.usage.stores.ops import AttemptRow, WriteRow
+from blueprint_llm import sync
+from blueprint_llm.usage.stores.records import AttemptRow
 from blueprint_llm.usage.stores.sqlite import SqliteStore
 
 DAY_S = 86400
@@ -22,5 +23,5 @@ def write_ledger(path, rows):
     store = SqliteStore(path, clock=lambda: clock[0])
     for ago, each in rows:
         clock[0] = now if ago == 0 else (now // DAY_S - ago + 0.5) * DAY_S
-        store.execute(WriteRow(row=each))
-    store.close()
+        sync.run(store.record(each))
+    sync.run(store.aclose())

@@ -1,24 +1,28 @@
+import asyncio
 import json
 
 import pytest
-from asking import asking
+from caching import entry_of
 from click.testing import CliRunner
-from driving import KEY
 
+from blueprint_llm.cache import CacheManager, namespace_of
 from blueprint_llm.cli import main
-from blueprint_llm.testing import Answer, ScriptedAdapter
+from blueprint_llm.config import load_config
 
 
 @pytest.fixture
 def run(tmp_path):
     """Run `blueprint-llm cache ...` over a cache of two projects."""
-    providers = {"p0": {"model": "openai/gpt-4o", "api_key": KEY}}
-    block = {"providers": providers, "cache": {"enabled": True}}
-    with asking("sync", {"blueprint": block}, adapters={"p0": ScriptedAdapter(default=Answer("Hi."))}) as ask:
+
+    async def fill():
+        manager = CacheManager.of_config(load_config({"blueprint": {"cache": {"enabled": True}}}))
         for project in ("acme", "acme", "other"):
-            ask.chat(messages=[{"role": "user", "content": "Hello"}], project=project)
+            await manager.keep(f"{namespace_of(project)}:{'0' * 64}", entry_of("Hi."))
+        await manager.aclose()
+
+    asyncio.run(fill())
     file = tmp_path / "b.yaml"
-    file.write_text(json.dumps({"blueprint": {**block, "cache": {"enabled": False}}}))
+    file.write_text(json.dumps({"blueprint": {"cache": {"enabled": False}}}))
 
     def run(*arguments):
         return CliRunner().invoke(main, ["cache", *arguments, "--config", str(file)])

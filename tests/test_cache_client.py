@@ -1,20 +1,20 @@
 """What callers see of the cache: one entry for both ways of calling, only finished answers, nothing spent on a hit."""
 
+import asyncio
 import contextlib
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from asking import KINDS, asking
 from driving import KEY
 
 from blueprint_llm.cache import CacheManager
-from blueprint_llm.cache.ops import Lease
 from blueprint_llm.config import load_config
-from blueprint_llm.credentials import Secret
-from blueprint_llm.engine.steps import END
 from blueprint_llm.errors import CallError
+from blueprint_llm.secret import Secret
 from blueprint_llm.testing import (
     Answer,
     BrokenTool,
@@ -135,7 +135,7 @@ def test_a_whole_answer_is_replayed_as_a_stream(kind, p0):
 
 @pytest.mark.parametrize("streamed_first", [True, False])
 def test_tool_calls_are_kept(kind, streamed_first):
-    """Complete, valid calls come back in both ways of calling, the pieces as they came."""
+    """Complete, valid calls come back in both ways of calling, the pieces as they came or in one."""
     p0 = ScriptedAdapter([Answer("", tool_calls=(ToolUse("read", {"path": "a/long/path.txt"}, id="c1"),))])
     with asking(kind, configured(), adapters={"p0": p0}) as ask:
         asked = {"messages": MESSAGES, "tools": [TOOL]}
@@ -146,7 +146,7 @@ def test_tool_calls_are_kept(kind, streamed_first):
     assert [call.arguments for call in first.tool_calls] == [{"path": "a/long/path.txt"}]
     assert whole.tool_calls == streamed.tool_calls == list(chunks[-1].tool_calls) == first.tool_calls
     pieces = "".join(chunk.tool_call.arguments_delta for chunk in chunks if chunk.tool_call)
-    assert pieces == ('{"path": "a/long/path.txt"}' if streamed_first else "")
+    assert pieces == '{"path": "a/long/path.txt"}'
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_raw_is_rebuilt(streamed, litellm_warm):
 class TwoChoices:
     """A provider that streams two answers to one request."""
 
-    ready = True
+    provider, ready, hidden_params = "p0", True, {}
 
     def __init__(self):
         deltas = [(0, "On", None), (1, "Tw", None), (0, "e", "stop"), (1, "o", "stop")]
@@ -214,19 +214,31 @@ class TwoChoices:
             {"choices": [{"index": n, "delta": {"content": text}, "finish_reason": end}]} for n, text, end in deltas
         ]
 
-    def open(self, call):
+    async def open(self, call):
         """The stream is this object itself."""
         return self
 
-    def read(self):
-        """The next chunk."""
-        return self._chunks.pop(0) if self._chunks else END
+    def __aiter__(self):
+        return self
 
-    def close(self):
+    async def __anext__(self):
+        """The next chunk."""
+        if not self._chunks:
+            raise StopAsyncIteration
+        return self._chunks.pop(0)
+
+    async def aclose(self):
         """Nothing to close."""
 
     def usage(self):
         """None was sent."""
+
+    def cost_of(self, answer, call):
+        """Nobody knows."""
+
+    def as_whole(self, merged):
+        """Nothing is missing."""
+        return merged
 
     def ended_by(self):
         """It said so."""
@@ -279,7 +291,7 @@ def test_a_call_has_its_own_time_to_live(kind, p0):
     """`cache_ttl_s` is how long an answer is kept, and the oldest that will do."""
     with asking(kind, configured(), adapters={"p0": p0}) as ask:
         clock = [1000.0]
-        ask.client._parts.clock = ask.client._parts.cache._clock = lambda: clock[0]
+        ask.client._runtime.clock = ask.client._runtime.cache._clock = lambda: clock[0]
         ask.chat(messages=MESSAGES)
         clock[0] += 60
         assert ask.chat(messages=MESSAGES, cache_ttl_s=100).metadata["cached"]
@@ -482,7 +494,7 @@ def test_a_lost_statistic_fails_no_hit(kind, p0, bare_environment):
     events = []
     with asking(kind, configured(), adapters={"p0": p0}, on_event=events.append) as ask:
         ask.chat(messages=MESSAGES)
-        ask.client._parts.store.close()
+        asyncio.run(ask.client._runtime.store.aclose())
         ledger = next(bare_environment.rglob("ledger.sqlite"))
         ledger.write_bytes(b"no database" * 999)
         for path in ledger.parent.glob("ledger.sqlite-*"):
@@ -500,12 +512,17 @@ def test_hits_in_memory(kind, p0, bare_environment):
 
 
 def test_a_manager_of_the_configuration_sees_the_same_entries(p0):
-    """`CacheManager` by itself opens the client's cache."""
+    """`CacheManager` by itself opens the client's cache; nobody holds a lease any more."""
     with asking("sync", configured(project="acme"), adapters={"p0": p0}) as ask:
         key = ask.chat(messages=MESSAGES).trace["cache"]["key"]
-    manager = CacheManager.of_config(load_config(configured()))
 
-    assert manager.get(key).content == "A store of answers."
-    assert manager.clear("acme") == 1
-    assert manager.execute(Lease(key=key, owner="me")).mine
-    manager.close()
+    async def look():
+        manager = CacheManager.of_config(load_config(configured()))
+        content = (await manager.lookup(key)).content
+        cleared = await manager.clear("acme")
+        async with manager.flight(key, owner="me", until=time.monotonic() + 5) as flight:
+            found = content, cleared, flight.entry, flight.leased
+        await manager.aclose()
+        return found
+
+    assert asyncio.run(look()) == ("A store of answers.", 1, None, True)

@@ -1,245 +1,199 @@
 import dataclasses
+import json
+import math
 
 import pytest
+from caching import CHUNKS, FULL, MESSAGE, SENDABLE, WHOLE, chunk, entry_of
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from blueprint_llm.cache import CacheManager, Entry, MemoryCache, Seal, storable
-from blueprint_llm.cache import manager as manager_module
-from blueprint_llm.cache.ops import Get, Lease, Put
-from blueprint_llm.errors import StoreError
-from blueprint_llm.streaming import StreamVerdict
-from blueprint_llm.types import ChatResponse, PartialToolCall, ToolCall, UsageInfo
+from blueprint_llm.cache import Entry, storable
+from blueprint_llm.cache.entry import Chunks, seal, unseal
 
-CALL = ToolCall(id="c1", name="read", arguments={"path": "ä"})
-RESPONSE = ChatResponse(
-    content="Hello\nworld \U0001f600",
-    finish_reason="tool_calls",
-    usage=UsageInfo(prompt_tokens=3, completion_tokens=4, total_tokens=7, estimated_cost=0.25, cached_tokens=2),
-    tool_calls=[CALL],
-    provider="cloud",
-    model="openai/gpt-4o",
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.text("ab"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=2), inner, max_size=3),
+    max_leaves=6,
 )
-DELTAS = [
-    "Hello",
-    "\nworld",
-    PartialToolCall(index=1, id="c1", name="read"),
-    PartialToolCall(index=1, arguments_delta="{"),
-]
-RAW = {
-    "id": "r1",
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": RESPONSE.content, "tool_calls": [1]}},
-        {"index": 1, "message": {"content": "another"}},
-    ],
-}
-ENTRY = Entry.of(RESPONSE, RAW, DELTAS, at=5.0)
+CHUNK = st.dictionaries(st.sampled_from("abcde"), JSON, max_size=5)
 
 
 def test_an_entry_survives_its_bytes():
-    """What is loaded is what was dumped, deltas and raw response included; a hit costs nothing and saved something."""
-    loaded = Entry.load(ENTRY.dump())
+    """What is loaded is what was dumped: every field of the response and of every chunk, known or not."""
+    loaded = Entry.load(FULL.dump())
 
-    assert loaded == ENTRY
-    assert (loaded.content, loaded.tool_calls, loaded.deltas) == (RESPONSE.content, (CALL,), DELTAS)
-    assert (loaded.raw, loaded.saved_nano, loaded.usage.estimated_cost) == (RAW, 250_000_000, 0.0)
-    assert loaded.usage.cached_tokens == 2
+    assert loaded == FULL
+    assert (loaded.whole, tuple(loaded.chunks)) == (WHOLE, CHUNKS)
+    assert (loaded.message, loaded.reasoning) == (SENDABLE, MESSAGE["reasoning_content"])
+    assert (loaded.usage.cached_tokens, loaded.saved_nano) == (2, 250_000_000)
 
 
 @pytest.mark.parametrize(
-    "raw", [{}, {"choices": []}, {"choices": [{"message": {"content": "changed"}}]}, {"choices": [{}]}]
+    ("field", "value"),
+    [
+        ("content", "changed"),
+        ("reasoning", None),
+        ("reasoning", "from elsewhere"),
+        ("message", {}),
+        ("message", {"role": "assistant", "content": None}),
+        ("whole", {}),
+        ("whole", {"choices": []}),
+        ("whole", {"choices": [{}]}),
+        ("whole", {"choices": [{"message": None}]}),
+        ("chunks", ()),
+        ("usage", None),
+        ("tool_calls", ()),
+        ("finish_reason", None),
+        ("saved_nano", None),
+    ],
 )
-def test_any_raw_response_survives(raw):
-    """Also one whose text is not the answer's."""
-    assert Entry.load(Entry.of(RESPONSE, raw, [], at=0).dump()).raw == raw
+def test_what_differs_from_the_response_survives_too(field, value):
+    """An entry gives back what it was made of, also where that is not what its response says."""
+    entry = dataclasses.replace(FULL, **{field: value})
+
+    assert Entry.load(entry.dump()) == entry
+    assert getattr(Entry.load(entry.dump()), field) == value
 
 
 def test_an_entry_holds_its_text_once():
-    """The answer is no part of the raw response that is kept."""
-    long = RESPONSE.model_copy(update={"content": "x" * 5000})
-    raw = {"choices": [{"message": {"content": long.content}}]}
+    """Neither the answer nor what all chunks repeat is written again and again."""
+    text = "x" * 5000
+    chunks = [chunk({"content": "y"}) for _ in range(100)]
 
-    assert len(Entry.of(long, raw, [], at=0).dump()) < 5500
-
-
-def test_an_answer_that_came_whole_is_replayed_in_one_piece():
-    """Without deltas the text is the only one; without text there is none."""
-    assert Entry.of(RESPONSE, {}, [], at=0).deltas == [RESPONSE.content]
-    assert Entry.of(RESPONSE.model_copy(update={"content": "", "usage": None}), {}, [], at=0).deltas == []
+    assert len(entry_of(text).dump()) < 5400
+    assert len(entry_of(chunks=chunks).dump()) < len(json.dumps(chunks)) * 0.6
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b"null", b'["a",null,5,[],0,0]', b"\xff"])
+@settings(max_examples=150, deadline=None)
+@given(chunks=st.lists(CHUNK, max_size=5))
+@example([{"a": 1}, {"a": True}, {"a": 1.0}, {}, {"b": 1}])
+def test_any_chunks_survive(chunks):
+    """Whatever first and later chunks have in common, lack, or say in another type, each comes back as it was."""
+    assert json.dumps(list(Chunks(Chunks.of(chunks).text)), sort_keys=True) == json.dumps(chunks, sort_keys=True)
+
+
+def test_each_reader_gets_chunks_of_its_own():
+    """Who changes a chunk, or the response, changes nobody else's."""
+    first, second = Entry.load(FULL.dump()), Entry.load(FULL.dump())
+    next(iter(first.chunks))["choices"].clear()
+    first.whole["choices"].clear()
+
+    assert second == FULL
+    assert tuple(first.chunks) == CHUNKS
+
+
+def test_chunks_are_compared_by_what_they_say():
+    """They equal any sequence of the same chunks, and are true exactly if there are any."""
+    chunks = Chunks.of(CHUNKS)
+
+    assert chunks == CHUNKS == chunks
+    assert chunks != CHUNKS[1:]
+    assert chunks != "chunks"
+    assert (bool(chunks), bool(Chunks.of(())), bool(Entry.load(entry_of().dump()).chunks)) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(-math.inf, id="infinite"),
+        pytest.param(math.nan, id="no number"),
+        pytest.param(1 << 70, id="huge"),
+        pytest.param("\ud800", id="surrogate"),
+        pytest.param({1: 2}, id="a number as a name"),
+        pytest.param((1, 2), id="tuple"),
+        pytest.param(object(), id="object"),
+    ],
+)
+@pytest.mark.parametrize("place", ["whole", "chunks"])
+def test_what_json_cannot_give_back_is_refused(value, place):
+    """No entry comes back otherwise than it was: such an answer is not kept."""
+    given = {"whole": {**WHOLE, "x": value}, "chunks": ({"x": value},)}[place]
+
+    with pytest.raises((TypeError, ValueError)):
+        dataclasses.replace(FULL, **{place: given}).dump()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"{}", b"[1]", b"null", b"\xff", b"\n\n", b"{}\n{}\n[]", b"1\n2\n3", b"{}\n[]\n[{}]"),
+        b'{"tool_calls": [], "usage": null, "brand_new": 1}\n{}\n[{}]',
+        b'{"tool_calls": [], "usage": {"brand_new": 1}}\n{}\n[{}]',
+        b'{"tool_calls": [{}], "usage": null}\n{}\n[{}]',
+        b'{"tool_calls": [], "usage": null}\n{"choices": 5}\n[{}]',
+    ],
+)
 def test_other_bytes_are_no_entry(text):
     """Anything else is a ValueError."""
     with pytest.raises(ValueError):  # noqa: PT011 - the class is all that is promised
         Entry.load(text)
 
 
-def test_every_byte_is_sealed():
-    """A flipped bit anywhere, another key or another secret: not an entry."""
-    seal = Seal(b"s" * 32)
-    sealed = seal.close("n:1", ENTRY.dump())
+def test_an_entry_does_not_show_the_answer():
+    """Its repr, which may end in a log, has no text of the conversation."""
+    assert not any(word in repr(FULL) for word in ("Hello", "greet", "signature", "path"))
 
-    assert seal.open("n:1", sealed) == ENTRY.dump()
+
+@pytest.mark.parametrize("secret", [None, b"", b"s" * 32], ids=["checksum", "no password", "password"])
+def test_every_byte_is_sealed(secret):
+    """A flipped bit anywhere, a cut, or another key: not the text that was sealed."""
+    text = entry_of().dump()
+    sealed = seal("n:1", text, secret)
+
+    assert unseal("n:1", sealed, secret) == text
     for place in range(len(sealed)):
         flipped = bytes([*sealed[:place], sealed[place] ^ 1, *sealed[place + 1 :]])
-        assert seal.open("n:1", flipped) is None
-    assert seal.open("n:2", sealed) is None
-    assert Seal(b"t" * 32).open("n:1", sealed) is None
-    assert seal.open("n:1", sealed[:10]) is None
+        assert unseal("n:1", flipped, secret) is None
+    assert unseal("n:2", sealed, secret) is None
+    assert unseal("n:1", sealed[:10], secret) is None
+    assert unseal("n:1", b"", secret) is None
 
 
-def test_the_users_secret_is_made_once_and_private(bare_environment, monkeypatch):
-    """Two seals of one user agree; the file is nobody else's."""
-    sealed = Seal.of_user().close("n:1", b"text")
-    file = next(bare_environment.rglob("cache.key"))
+def test_who_does_not_know_the_secret_cannot_seal():
+    """An entry signed with another secret, or not at all, is none."""
+    text = entry_of().dump()
 
-    assert Seal.of_user().open("n:1", sealed) == b"text"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert list(file.parent.iterdir()) == [file]
-    monkeypatch.setenv("BLUEPRINT_HOME", "/dev/null/none")
-    assert Seal.of_user().open("n:1", sealed) is None
+    for forged in (seal("n:1", text, b"t" * 32), seal("n:1", text, b""), seal("n:1", text)):
+        assert unseal("n:1", forged, b"s" * 32) is None
 
 
-def verdict(status="ok", ended_by="terminal", finish_reason="stop", choices=()):
-    """A verdict on an answer."""
-    return StreamVerdict(status=status, ended_by=ended_by, finish_reason=finish_reason, text="x", choices=choices)
+def answer(*choices, **message):
+    """A response whose choices end with these reasons; `message` is what each says."""
+    said = message or {"content": "x"}
+    return {"choices": [{"finish_reason": each, "message": {"role": "assistant", **said}} for each in choices]}
 
 
 @pytest.mark.parametrize(
-    ("found", "content", "kept"),
+    ("whole", "kept"),
     [
-        pytest.param(verdict(), "x", True, id="finished"),
-        pytest.param(verdict(finish_reason="tool_calls"), "x", True, id="tool calls"),
-        pytest.param(verdict(), " \n", False, id="empty"),
-        pytest.param(verdict(finish_reason="length"), "x", False, id="cut by length"),
-        pytest.param(verdict(finish_reason="content_filter"), "x", False, id="filtered"),
-        pytest.param(verdict(finish_reason=None), "x", False, id="no finish reason"),
-        pytest.param(verdict(status="suspect"), "x", False, id="suspect"),
-        pytest.param(verdict(status="incomplete"), "x", False, id="incomplete"),
-        pytest.param(verdict(ended_by="invented"), "x", False, id="invented end"),
-        pytest.param(verdict(choices=(verdict(), verdict(finish_reason="length"))), "x", False, id="one choice cut"),
-        pytest.param(verdict(choices=(verdict(), verdict())), "x", True, id="all choices finished"),
+        pytest.param(answer("stop"), True, id="finished"),
+        pytest.param(answer("tool_calls", content=None, tool_calls=[{}]), True, id="tool calls"),
+        pytest.param(answer("function_call", function_call={"name": "f"}), True, id="function call"),
+        pytest.param(answer("stop", content=[{"type": "text", "text": "x"}]), True, id="parts"),
+        pytest.param(answer("stop", content=None, refusal="I will not."), True, id="refusal"),
+        pytest.param(answer("stop", content=None, audio={"id": "a"}), True, id="audio"),
+        pytest.param(answer("stop", "stop"), True, id="all choices finished"),
+        pytest.param(answer("stop", content=" \n"), False, id="blank"),
+        pytest.param(answer("stop", content=None), False, id="empty"),
+        pytest.param(answer("stop", content="", reasoning_content="Hm."), False, id="reasoning only"),
+        pytest.param(answer("length"), False, id="cut by length"),
+        pytest.param(answer("content_filter"), False, id="filtered"),
+        pytest.param(answer(None), False, id="no finish reason"),
+        pytest.param(answer("stop", "length"), False, id="one choice cut"),
+        pytest.param({"choices": []}, False, id="no choice"),
+        pytest.param({"choices": [{"finish_reason": "stop"}]}, False, id="no message"),
+        pytest.param({}, False, id="nothing"),
     ],
 )
-def test_only_complete_answers_are_kept(found, content, kept):
-    """Nothing that is not finished beyond doubt."""
-    response = RESPONSE.model_copy(update={"content": content, "tool_calls": []})
-
-    assert storable(response, found) == kept
+def test_only_finished_answers_are_kept(whole, kept):
+    """Nothing that is not finished, or says nothing."""
+    assert storable(whole, status="ok", ended_by="terminal") == kept
 
 
-class BrokenCache(MemoryCache):
-    """Fails while `broken`."""
-
-    broken = True
-
-    def execute(self, op):
-        """Fail, or keep."""
-        if self.broken:
-            raise StoreError("the disk is gone")
-        return super().execute(op)
-
-
-async def test_a_store_in_trouble_is_a_miss_told_once_and_left_alone():
-    """Nothing is raised; one event; the store is not asked again for a while."""
-    events = []
-    store = BrokenCache()
-    manager = CacheManager(store, on_event=events.append, seal=Seal())
-
-    manager.put("n:1", ENTRY)
-    assert manager.get("n:1") is None
-    assert await manager.aexecute(Get(key="n:1")) is None
-    manager._back_at = 0
-    assert (await manager.aexecute(Lease(key="n:1", owner="me"))).mine
-    assert [event.name for event in events] == ["cache.failed"]
-    store.broken = False
-    assert manager.get("n:1") is None
-    manager._back_at = 0
-    manager.put("n:1", ENTRY)
-    assert manager.get("n:1") == ENTRY
-    store.broken = True
-    with pytest.raises(StoreError):
-        manager.measure()
-    await manager.aclose()
-
-
-def test_trouble_is_a_warning_where_nobody_listens():
-    """By default people hear of it as of any Python warning; as an error it still fails no call."""
-    manager = CacheManager(BrokenCache(), seal=Seal())
-
-    assert manager.get("n:1") is None  # warnings are errors here
-
-    other = CacheManager(BrokenCache(), seal=Seal())
-    with pytest.warns(RuntimeWarning, match="the disk is gone"):
-        other.get("n:1")
-    other.close()
-
-
-def test_a_damaged_entry_is_a_miss():
-    """An entry whose seal does not hold is not used, and that is told once."""
-    events = []
-    store = MemoryCache()
-    manager = CacheManager(store, on_event=events.append)
-    manager.put("n:1", ENTRY)
-    sealed = store.execute(Get(key="n:1"))
-    store.execute(Put(key="n:2", value=sealed, ttl_s=60))
-
-    assert manager.get("n:1") == ENTRY
-    assert manager.get("n:2") is None
-    assert manager.entry_of("n:1", b"x") is None
-    assert [event.name for event in events] == ["cache.failed"]
-
-
-def test_manager_by_itself():
-    """Entries have their own time, a caller may want a fresh one, projects are cleared apart."""
-    now = [1000.0]
-    store = MemoryCache(clock=lambda: now[0])
-    manager = CacheManager(store, seal=Seal(), clock=lambda: now[0], ttl_s=100)
-    fresh = Entry.of(RESPONSE, {}, [], at=now[0])
-    manager.put("n:1", fresh)
-    manager.put("n:2", fresh, ttl_s=10)
-    now[0] += 50
-
-    assert manager.get("n:1") == fresh
-    assert manager.get("n:2") is None
-    assert manager.entry_of("n:1", store.execute(Get(key="n:1")), 40) is None
-    assert manager.measure().entries == 2
-    assert manager.clear("unknown project") == 0
-    assert manager.clear(older_than_s=60) == 0
-    assert manager.clear() == 2
-
-
-def test_a_hot_entry_is_not_read_every_time(monkeypatch):
-    """What was found is good for a second, but not beyond its own time, a caller's wish or a `clear`."""
-    now = [1000.0]
-    manager = CacheManager(MemoryCache(), seal=Seal(), clock=lambda: now[0], ttl_s=100)
-    manager.put("n:1", Entry.of(RESPONSE, {}, [], at=now[0]))
-    assert manager.recent("n:1") is None
-    found = manager.get("n:1")
-
-    assert manager.recent("n:1") == found
-    now[0] += 50
-    assert manager.recent("n:1", max_age_s=40) is None
-    assert manager.recent("n:1", max_age_s=60) == found
-    now[0] += 50
-    assert manager.recent("n:1") is None
-    now[0] = 1000.0
-    monkeypatch.setattr(manager_module, "FRESH_S", 0.0)
-    assert manager.recent("n:1") is None
-    monkeypatch.undo()
-    assert manager.recent("n:1") == found
-    manager.clear()
-    assert manager.recent("n:1") is None
-
-
-def test_few_entries_are_held_in_memory(monkeypatch):
-    """Their number is bounded, and so is the size of each."""
-    monkeypatch.setattr(manager_module, "MOST_RECENT", 3)
-    manager = CacheManager(MemoryCache(), seal=Seal())
-    manager.put("n:large", dataclasses.replace(ENTRY, content="x" * (1 << 18)))
-    assert manager.get("n:large") is not None
-    assert manager.recent("n:large") is None
-    for n in range(5):
-        manager.put(f"n:{n}", ENTRY)
-        manager.get(f"n:{n}")
-
-    assert [manager.recent(f"n:{n}") is not None for n in range(5)] == [False, False, False, True, True]
+@pytest.mark.parametrize(
+    ("status", "ended_by"),
+    [("suspect", "terminal"), ("incomplete", "terminal"), ("invalid", "terminal"), ("ok", "invented"), ("ok", "none")],
+)
+def test_only_proven_answers_are_kept(status, ended_by):
+    """Nothing whose calls are invalid or whose end somebody made up."""
+    assert not storable(answer("stop"), status=status, ended_by=ended_by)

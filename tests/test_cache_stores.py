@@ -1,13 +1,12 @@
 import asyncio
-import time
+import socket
 
 import pytest
 import redis_server
 
 from blueprint_llm.cache import MemoryCache, NoCache, open_store
 from blueprint_llm.cache.disk import DiskCache
-from blueprint_llm.cache.ops import Beat, Clear, Drop, Get, Lease, Measure, Put, Release
-from blueprint_llm.cache.redis_cache import RedisCache
+from blueprint_llm.cache.redis_store import RedisCache
 from blueprint_llm.config.blocks import Cache, StoreConfig
 from blueprint_llm.errors import StoreError
 
@@ -19,163 +18,167 @@ def redis_url(tmp_path_factory):
         yield url
 
 
-@pytest.fixture(params=["memory", "disk", "redis"])
-def store(request, tmp_path):
-    """Each kind of store, empty."""
-    match request.param:
+def opened(kind, request, tmp_path):
+    """A store of a kind, empty."""
+    match kind:
         case "memory":
-            store = MemoryCache()
+            return MemoryCache()
         case "disk":
-            store = DiskCache(tmp_path / "cache")
-        case "redis":
-            store = RedisCache(request.getfixturevalue("redis_url"), prefix=f"{{test}}:{tmp_path.name}")
+            return DiskCache(tmp_path / "cache")
+    return RedisCache(request.getfixturevalue("redis_url"), prefix=f"{{test}}:{tmp_path.name}")
+
+
+@pytest.fixture(params=["memory", "disk", "redis"])
+async def store(request, tmp_path):
+    """Each kind of store."""
+    store = opened(request.param, request, tmp_path)
     yield store
-    store.close()
+    await store.aclose()
 
 
-@pytest.fixture(params=["execute", "aexecute"])
-def run(request, store):
-    """Run an operation, blocking or as a coroutine."""
-    if request.param == "execute":
-        yield store.execute
-        return
-    with asyncio.Runner() as runner:
-
-        async def once(op):
-            return await store.aexecute(op)
-
-        yield lambda op: runner.run(once(op))
-        runner.run(store.aclose())
+@pytest.fixture(params=["disk", "redis"])
+async def shared(request, tmp_path):
+    """The stores that processes share."""
+    store = opened(request.param, request, tmp_path)
+    yield store
+    await store.aclose()
 
 
-def eventually(check, within_s=5.0):
-    """Whether `check` comes true in time."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        if check():
-            return True
-        time.sleep(0.01)
-    return False
+async def eventually(check):
+    """Wait until `check` comes true."""
+    async with asyncio.timeout(5):
+        while not await check():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0.005)
 
 
-def test_cache_keeps_bytes(run):
+async def test_cache_keeps_bytes(store):
     """What is put is found until it is dropped; the newest value wins."""
-    assert run(Get(key="n:1")) is None
+    assert await store.get("n:1") is None
 
-    run(Put(key="n:1", value=b"old", ttl_s=60))
-    run(Put(key="n:1", value=b"\0new\xff", ttl_s=60))
+    await store.put("n:1", b"old", 60)
+    await store.put("n:1", b"\0new\xff", 60)
 
-    assert run(Get(key="n:1")) == b"\0new\xff"
-    assert run(Get(key="n:2")) is None
-    run(Drop(key="n:1"))
-    assert run(Get(key="n:1")) is None
+    assert await store.get("n:1") == b"\0new\xff"
+    assert await store.get("n:2") is None
+    await store.drop("n:1")
+    assert await store.get("n:1") is None
 
 
-def test_cache_entries_expire_by_themselves(run):
+@pytest.mark.parametrize("size", [0, 1 << 16, 1 << 20], ids=["empty", "inline", "in a thread"])
+async def test_cache_keeps_any_size(store, size):
+    """A value is given back to the last byte."""
+    value = bytes(range(256)) * (size // 256)
+    await store.put("n:1", value, 60)
+
+    assert await store.get("n:1") == value
+
+
+async def test_cache_entries_expire_by_themselves(store):
     """Each entry has its own time to live."""
-    run(Put(key="n:short", value=b"1", ttl_s=0.05))
-    run(Put(key="n:long", value=b"2", ttl_s=60))
+    await store.put("n:short", b"1", 0.02)
+    await store.put("n:long", b"2", 60)
 
-    assert eventually(lambda: run(Get(key="n:short")) is None)
-    assert run(Get(key="n:long")) == b"2"
+    async def is_gone():
+        return await store.get("n:short") is None
+
+    await eventually(is_gone)
+    assert await store.get("n:long") == b"2"
 
 
-def test_cache_measures_and_clears(run):
+async def test_cache_measures_and_clears(store):
     """Clearing takes a namespace, old entries, or all; leases are no entries."""
     for name in ("a:1", "a:2", "b:1"):
-        run(Put(key=name, value=b"12345", ttl_s=60))
-    run(Lease(key="a:3", owner="me"))
+        await store.put(name, b"12345", 60)
+    await store.lease("a:3", "me", 60)
 
-    assert (run(Measure()).entries, run(Measure()).bytes) == (3, 15)
-    assert run(Clear(older_than_s=3600)) == 0
-    assert run(Clear(namespace="a")) == 2
-    assert run(Get(key="b:1")) == b"12345"
-    assert run(Clear()) == 1
-    assert run(Measure()).entries == 0
-
-
-def test_lease_has_one_holder(run):
-    """The first asker holds a lease; others hear whom they wait for, until it is given back."""
-    mine = run(Lease(key="n:1", owner="me"))
-    yours = run(Lease(key="n:1", owner="you"))
-
-    assert mine.mine
-    assert (yours.mine, yours.flight) == (False, "me")
-    assert run(Lease(key="n:2", owner="you")).mine
-    run(Release(key="n:1", owner="you"))
-    assert not run(Lease(key="n:1", owner="you", flight="me")).mine
-    run(Release(key="n:1", owner="me"))
-    assert run(Lease(key="n:1", owner="you", flight="me")).flight == ""
-    assert run(Lease(key="n:1", owner="you")).mine
+    amount = await store.measure()
+    assert (amount.entries, amount.bytes) == (3, 15)
+    assert await store.clear(older_than_s=3600) == 0
+    assert await store.clear("a") == 2
+    assert await store.get("b:1") == b"12345"
+    assert await store.clear() == 1
+    assert (await store.measure()).entries == 0
 
 
-def test_lease_of_a_dead_holder_is_taken_once(run):
-    """When a holder stops beating, one of those who wait takes over; the flight keeps its name for the others."""
-    run(Lease(key="n:1", owner="dead", ttl_s=0.05))
+async def test_cache_works_in_one_event_loop_after_another(store):
+    """A store outlives the loop it was first used in, and serves two at once."""
+    await store.put("n:1", b"here", 60)
 
-    assert eventually(lambda: run(Lease(key="n:1", owner="second", flight="dead")).mine)
-    third = run(Lease(key="n:1", owner="third", flight="dead"))
-    assert (third.mine, third.flight) == (False, "dead")
-    assert not run(Beat(key="n:1", owner="dead")).mine
-    run(Release(key="n:1", owner="dead"))
-    assert run(Beat(key="n:1", owner="second")).mine
+    async def other():
+        found = await store.get("n:1")
+        await store.put("n:2", b"there", 60)
+        if isinstance(store, RedisCache):
+            await store.aclose()  # this loop's connections
+        return found
 
-
-def test_who_waited_for_another_flight_does_not_take_a_stale_lease(run):
-    """The flight that it waited for is over: it goes alone."""
-    run(Lease(key="n:1", owner="dead", ttl_s=0.01))
-    time.sleep(0.05)
-
-    assert not run(Lease(key="n:1", owner="me", flight="another")).mine
-    assert run(Lease(key="n:1", owner="me", flight="dead")).mine
+    assert await asyncio.to_thread(asyncio.run, other()) == b"here"
+    assert await store.get("n:2") == b"there"
 
 
-def test_lease_lives_while_it_beats(run):
-    """A heartbeat keeps a lease beyond its time."""
-    run(Lease(key="n:1", owner="me", ttl_s=0.05))
-    run(Beat(key="n:1", owner="me", ttl_s=60))
-    time.sleep(0.1)
+async def test_a_lease_has_one_holder(shared):
+    """Others are refused until it is given back, and only its holder can give it back."""
+    assert await shared.lease("n:1", "me", 60)
+    assert not await shared.lease("n:1", "you", 60)
+    assert await shared.lease("n:2", "you", 60)
 
-    assert not run(Lease(key="n:1", owner="you", flight="me")).mine
-
-
-def test_a_new_caller_takes_a_stale_lease(run):
-    """Nobody has to have waited for a dead holder to replace it."""
-    run(Lease(key="n:1", owner="dead", ttl_s=0.01))
-
-    assert eventually(lambda: run(Lease(key="n:1", owner="new")).mine)
+    await shared.release("n:1", "you")
+    assert not await shared.lease("n:1", "you", 60)
+    await shared.release("n:1", "me")
+    assert await shared.lease("n:1", "you", 60)
 
 
-def test_a_lease_that_nobody_can_have_taken_holds_nobody_up(run):
-    """One that would last for days was planted, or the clock was set back: the next caller takes it."""
-    run(Lease(key="n:1", owner="planted", ttl_s=86400))
+async def test_a_lease_of_a_dead_holder_is_taken_by_one(shared):
+    """One that is not renewed is free, and who comes back from the dead does not get it again."""
+    await shared.lease("n:1", "dead", 0.02)
 
-    assert run(Lease(key="n:1", owner="me")).mine
+    async def is_taken():
+        return await shared.lease("n:1", "second", 60)
+
+    await eventually(is_taken)
+    assert not await shared.lease("n:1", "third", 60)
+    assert not await shared.lease("n:1", "dead", 60)
+    await shared.release("n:1", "dead")
+    assert not await shared.lease("n:1", "third", 60)
 
 
-def test_no_cache_keeps_nothing():
+async def test_a_lease_lives_while_it_is_renewed(shared):
+    """Renewing keeps it beyond its first time."""
+    await shared.lease("n:1", "me", 0.2)
+    assert await shared.lease("n:1", "me", 60)
+    await asyncio.sleep(0.3)
+
+    assert not await shared.lease("n:1", "you", 60)
+
+
+async def test_one_of_many_takes_a_lease(shared):
+    """Of askers at once exactly one is lent it."""
+    taken = await asyncio.gather(*(shared.lease("n:1", f"owner {n}", 60) for n in range(20)))
+
+    assert taken.count(True) == 1
+
+
+async def test_no_cache_keeps_nothing():
     """The null store finds nothing and lets everybody fetch."""
     store = NoCache()
-    store.execute(Put(key="n:1", value=b"1", ttl_s=60))
+    await store.put("n:1", b"1", 60)
 
-    assert store.execute(Get(key="n:1")) is None
-    assert asyncio.run(store.aexecute(Lease(key="n:1", owner="me"))).mine
-    assert store.execute(Lease(key="n:1", owner="you")).mine
-    assert (store.execute(Measure()).entries, store.execute(Clear())) == (0, 0)
-    store.close()
-    asyncio.run(store.aclose())
+    assert await store.get("n:1") is None
+    assert await store.lease("n:1", "me", 60)
+    assert await store.lease("n:1", "you", 60)
+    assert ((await store.measure()).entries, await store.clear()) == (0, 0)
+    await store.aclose()
 
 
-def test_memory_evicts_what_it_stored_first():
+async def test_memory_evicts_what_it_stored_first():
     """The size cap holds; a value larger than all of it is not kept."""
     store = MemoryCache(size_limit_bytes=10)
     for name in "abc":
-        store.execute(Put(key=name, value=b"1234", ttl_s=60))
-    store.execute(Put(key="d", value=b"12345678901", ttl_s=60))
+        await store.put(name, b"1234", 60)
+    await store.put("d", b"12345678901", 60)
 
-    assert [store.execute(Get(key=name)) for name in "abcd"] == [None, b"1234", b"1234", None]
-    asyncio.run(store.aclose())
-    assert store.execute(Measure()).bytes == 0
+    assert [await store.get(name) for name in "abcd"] == [None, b"1234", b"1234", None]
+    await store.aclose()
+    assert (await store.measure()).bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -192,13 +195,24 @@ def test_memory_evicts_what_it_stored_first():
 )
 def test_the_configuration_chooses_the_store(cache, url, kind):
     """The cache follows the ledger unless it has a folder of its own."""
-    assert isinstance(open_store(Cache(**cache), StoreConfig(url=url)), kind)
+    assert type(open_store(Cache(**cache), StoreConfig(url=url))) is kind
 
 
-def test_redis_that_is_away_is_named_without_its_password():
+async def test_redis_that_is_away_is_named_without_its_password():
     """The error says where, and what to do."""
     store = RedisCache("redis://:hunter2secret@127.0.0.1:1/0")
 
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1 cannot be used") as caught:
-        store.execute(Get(key="n:1"))
+        await store.get("n:1")
     assert "hunter2secret" not in str(caught.value)
+
+
+async def test_redis_that_is_frozen_is_not_waited_for():
+    """A server that accepts and says nothing costs its time limit, not the call's."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        store = RedisCache(f"redis://127.0.0.1:{frozen.getsockname()[1]}/0", wait_s=0.05)
+
+        with pytest.raises(StoreError, match="TimeoutError"):
+            async with asyncio.timeout(1):
+                await store.get("n:1")
+        await store.aclose()

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 from report_rows import row, write_ledger
 
-from blueprint_llm import load_config
+from blueprint_llm import load_config, sync
 from blueprint_llm.cli import main
 from blueprint_llm.cli.usage import sparkline
 from blueprint_llm.types import UsageTotals
 from blueprint_llm.usage import Ledger
-from blueprint_llm.usage.stores.ops import Reserve, Standing
+from blueprint_llm.usage.stores.records import Reservation
 from blueprint_llm.usage.stores.sqlite import SqliteStore
 
 ROWS = [
@@ -173,17 +173,17 @@ def test_reset_lowers_no_budget_unless_told(usage, ledger, tmp_path):
     """`reset` counts afresh and leaves the budgets; `--budgets` empties them too."""
     (charge,) = Ledger(load_config(tmp_path / "b.yaml")).lasting()
     store = SqliteStore(ledger)
-    store.execute(Reserve(id="x", charges=(charge._replace(amount=5),), ttl_s=0.0, row=row(9, id="x")))
+    sync.run(store.reserve(Reservation("x", (charge._replace(amount=5),), 0.0, row(9, id="x"))))
 
     def used():
-        return [level.used for level in store.execute(Standing(charges=(charge,)))]
+        return [level.used for level in sync.run(store.levels([charge]))]
 
     assert used() == [5]
     assert "budgets and quotas are unchanged" in usage("reset").stdout
     assert (table(usage())["total"][0], used()) == ("0", [5])
     assert json.loads(usage("reset", "--budgets", "--json").stdout) == {"usage": "reset", "budgets": "reset"}
     assert used() == [0]
-    store.close()
+    sync.run(store.aclose())
 
 
 def test_config_may_stand_before_reset(tmp_path, ledger, usage):

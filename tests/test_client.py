@@ -572,10 +572,12 @@ def test_project_and_session_of_the_client_are_the_calls(caller, server):
 
 
 def test_closed_client_leaves_no_thread(server):
-    """After the client is closed, no thread of it but the resting watchdog is left."""
+    """After the client is closed, no thread of it but the process's one event loop is left."""
     before = set(threading.enumerate())
     with SyncLLMClient(configuration(server.url)) as client:
         client.chat(messages=MESSAGES)
 
-    left = {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("blueprint")}
-    assert left <= {"blueprint-watchdog"}
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("blueprint")]
+    for thread in left:
+        thread.join(0.0 if thread.name == "blueprint-loop" else 5.0)
+    assert {thread.name for thread in left if thread.is_alive()} <= {"blueprint-loop"}

@@ -231,7 +231,7 @@ def test_content_refusal_is_never_repeated(caller, streamed):
 
 
 def test_account_without_money_is_left_alone(caller):
-    """`insufficient_quota`, even as 429, is not retried, and the account is left alone for the calls behind."""
+    """`insufficient_quota`, even as 429, is not retried, and the account is circuit open for the calls behind."""
     broke = Status(429, "You exceeded your quota", type="insufficient_quota", error_code="insufficient_quota")
     with FaultServer(default=broke) as bad, FaultServer(default=Answer(GOOD)) as good:
         config = configuration(bad.url, good.url)
@@ -240,7 +240,7 @@ def test_account_without_money_is_left_alone(caller):
 
     assert [answer.content for answer in answers] == [GOOD] * 3
     assert asked == 1
-    assert "left alone" in answers[2].trace["route"]["considered"][0]["reason"]
+    assert "circuit open" in answers[2].trace["route"]["considered"][0]["reason"]
 
 
 class Weather:
@@ -260,7 +260,7 @@ def wait(seconds):
 
 
 def test_breaker_opens_and_closes_over_an_outage(litellm_warm):
-    """A target that fails is left alone, probed when its time is over, and trusted again once it answers."""
+    """A target that fails is circuit open, probed when its time is over, and trusted again once it answers."""
     weather = Weather()
     with FaultServer(weather) as flaky, FaultServer(default=Answer("other")) as other:
         breaker = {"failures": 2, "open_s": 0.5}
@@ -286,7 +286,7 @@ def test_breaker_opens_and_closes_over_an_outage(litellm_warm):
 
 
 def test_only_target_is_tried_although_its_breaker_is_open(caller):
-    """A chain whose only target is left alone tries it once all the same."""
+    """A chain whose only target is circuit open tries it once all the same."""
     with FaultServer([Status(500), Answer(GOOD)]) as server:
         config = configuration(server.url, retry=ONCE, breaker={"failures": 1, "open_s": 60})
         failed, answered = caller.chat(config), caller.chat(config)

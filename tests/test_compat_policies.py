@@ -1,49 +1,55 @@
-"""The drop-in functions under this library's policies: limits, retries, cache, the trace, and whose settings win."""
+"""The guarded functions under limits: what is refused, how often, under which class, and that no key comes out."""
 
 import asyncio
 import json
 import pickle  # noqa: TID251 - what process pools do to errors
-import re
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import litellm
 import openai
 import pytest
-import yaml
+from canary import KEYS, Sinks, redaction_off, watched
 from compat_calling import HELLO, KINDS, OTHER_KEY, call, keywords_of, read, text_of
 from compat_cases import HI, PARIS, TOOL
 from driving import KEY, closing_clients
+from echoing_server import echoing_server
+from guarding import CountingGuard
+from litellm.exceptions import MidStreamFallbackError
+from serving import serving
 
 import blueprint_llm
-from blueprint_llm import SyncLLMClient, errors
-from blueprint_llm.compat import Completions, functions
-from blueprint_llm.engine.parts import Parts
-from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Stall, Status, ToolUse
+from blueprint_llm import errors, redaction
+from blueprint_llm import litellm as guarded
+from blueprint_llm.adapters.exceptions import without_secrets
+from blueprint_llm.compat import guards
+from blueprint_llm.compat.failures import both, mid_stream
+from blueprint_llm.testing import Answer, FaultServer
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
 pytestmark = [
     pytest.mark.usefixtures("litellm_warm", "collected"),
     pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
 ]
-
-BUDGET = {"budgets": [{"scope": "project", "limit_usd": 0.000001}]}
-CACHE = {"cache": {"enabled": True}}
-
-
-@pytest.fixture
-def configure(monkeypatch, tmp_path):
-    """Write the configuration that the functions find."""
-
-    def write(**blueprint):
-        groups = blueprint.pop("model_list", [])
-        document = {"model_list": groups, "blueprint": {"version": 1, "retry": {"base_s": 0.001}, **blueprint}}
-        (tmp_path / "blueprint.yaml").write_text(yaml.safe_dump(document))
-        monkeypatch.chdir(tmp_path)
-
-    return write
+LIMITED = errors.QuotaExceededError(scope="project", kind="requests", limit=1, used=1, resets_at=None)
+SPENT = errors.BudgetExceededError(scope="project", limit_usd=2.0, used_usd=2.5, resets_at=None)
+FACTS = {"provider": "openai", "model": "gpt-4o"}
+BOTH = [
+    (SPENT, "BudgetExceededError"),
+    (LIMITED, "RateLimitError"),
+    (errors.CredentialsError("no key"), "AuthenticationError"),
+    (errors.NoTargetError([]), "BadRequestError"),
+    (errors.ContextDoesNotFitError(provider="p", needed_tokens=9, limit_tokens=8), "ContextWindowExceededError"),
+    (errors.ToolCallInvalidError("bad", **FACTS), "APIResponseValidationError"),
+    (errors.DeadlineExceededError("late", **FACTS), "Timeout"),
+    (errors.InvalidRequestError("wrong", **FACTS), "BadRequestError"),
+    *(
+        (errors.CallError("x", category=category, **FACTS), name)
+        for category, name in {"refused": "AuthenticationError", "not_found": "NotFoundError"}.items()
+    ),
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -52,257 +58,219 @@ def kind(request):
     return request.param
 
 
-def test_the_trace_of_a_whole_answer(kind):
-    """`_hidden_params["blueprint"]` tells what was done, as JSON."""
-    with FaultServer([Status(500), HELLO]) as server:
-        answer = call(kind, server, num_retries=1)
-
-    trace = answer._hidden_params["blueprint"]
-    assert [row["status"] for row in json.loads(json.dumps(trace))["attempts"]] == [500, None]
-    assert trace["served_by"] == "openai/openai/gpt-4o"
+@pytest.fixture(autouse=True)
+def guard(monkeypatch):
+    """The guard that the functions share."""
+    counting = CountingGuard()
+    monkeypatch.setattr(guards, "build", lambda config: counting)
+    guards.forget()
+    return counting
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_blocked_budget_is_both_classes(kind, stream, configure):
-    """A budget stops a call before it is sent, with an error that is ours and LiteLLM's and survives a pickle."""
-    configure(**BUDGET)
-    with FaultServer() as server, pytest.raises(litellm.BudgetExceededError) as caught:
+@pytest.mark.parametrize(("refusal", "name"), [("budget", "BudgetExceededError"), ("quota", "RateLimitError")])
+def test_a_refusal_is_both_classes(kind, stream, refusal, name, guard):
+    """A limit stops a call before it is sent, with an error that is ours and LiteLLM's and survives a pickle."""
+    guard.limit, guard.refusal = 0, refusal
+    with FaultServer() as server, pytest.raises(getattr(litellm, name)) as caught:
         (read if stream else call)(kind, server)
 
-    assert isinstance(caught.value, errors.BudgetExceededError)
-    assert (caught.value.max_budget, caught.value.limit_usd) == (0.000001, 0.000001)
-    assert "budget of project" in caught.value.message
+    assert isinstance(caught.value, type(guard.error()))
+    assert caught.value.num_retries == 0
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - made on the line itself
     assert type(again) is type(caught.value)
     assert (again.scope, str(again)) == ("project", str(caught.value))
     assert not server.requests
 
 
-def test_a_cap_is_added_only_under_a_budget(kind, configure):
-    """No limit on the answer is invented, unless money is counted and the worst case must be known."""
-    with FaultServer(default=HELLO) as server:
-        call(kind, server)
-        functions.forget()
-        configure(budgets=[{"scope": "project", "limit_usd": 50}])
-        call(kind, server)
+def test_a_refused_budget_has_litellms_facts():
+    """`max_budget` and `current_cost` say what our own facts say."""
+    error = both(SPENT)
 
-    assert "max_tokens" not in server.requests[0].body
-    assert server.requests[1].body["max_tokens"] > 0
+    assert (error.max_budget, error.current_cost, error.limit_usd, error.used_usd) == (2.0, 2.5, 2.0, 2.5)
 
 
-def test_a_quota_is_a_rate_limit(kind, configure):
-    """A quota that is used up is what LiteLLM's users catch for too many requests."""
-    configure(quotas=[{"scope": "project", "requests": 1, "window": "day"}])
-    with FaultServer(default=HELLO) as server:
-        call(kind, server)
-        with pytest.raises(litellm.RateLimitError) as caught:
-            call(kind, server)
+@pytest.mark.parametrize(("error", "name"), BOTH, ids=[f"{type(e).__name__} {n}" for e, n in BOTH])
+def test_an_error_is_caught_under_either_name(error, name):
+    """Every kind of error of ours is its own class and LiteLLM's for such trouble, whole or in a stream."""
+    whole, streamed = both(error), mid_stream(error, None, shown=False)
 
-    assert isinstance(caught.value, errors.QuotaExceededError)
-    assert len(server.requests) == 1
-
-
-def test_the_calls_own_connection_wins(kind, configure):
-    """`api_base` and `api_key` of the call win over those of the configured group."""
-    with FaultServer(default=HELLO) as own, FaultServer() as configured:
-        group = {"model": "openai/gpt-4o", "api_base": configured.url, "api_key": OTHER_KEY}
-        configure(model_list=[{"model_name": "main", "litellm_params": group}])
-        call(kind, own, model="main")
-
-    assert own.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert isinstance(whole, type(error))
+    assert isinstance(whole, getattr(litellm.exceptions, name))
+    assert isinstance(streamed, type(error))
+    assert isinstance(streamed, MidStreamFallbackError)
+    assert type(streamed.original_exception) is type(whole)
+    assert str(error) in str(whole)
+    assert type(both(type(error).__new__(type(error)) if False else error)) is type(whole)  # one class for each pair
 
 
-def test_the_clients_calls_own_connection_wins():
-    """The same holds for the client's own methods."""
-    with FaultServer(default=HELLO) as own, FaultServer() as configured:
-        cloud = {"model": "openai/gpt-4o", "api_base": configured.url, "api_key": OTHER_KEY}
-        with SyncLLMClient({"blueprint": {"version": 1, "providers": {"cloud": cloud}}}) as client:
-            client.chat(messages=HI, api_base=own.url, api_key=KEY)
-
-    assert own.requests[0].headers["authorization"] == f"Bearer {KEY}"
+def test_litellms_own_budget_manager_is_caught_too():
+    """`except litellm.BudgetExceededError` of a program stops it, whichever module it imports LiteLLM from."""
+    assert guarded.BudgetExceededError is litellm.BudgetExceededError
+    assert isinstance(both(SPENT), guarded.BudgetExceededError)
 
 
-def test_a_calls_key_goes_to_its_vendor_only(kind, configure):
-    """A fallback of another vendor gets its own key and address, never those of the call."""
-    with FaultServer(default=Status(500)) as first, FaultServer(default=HELLO) as second:
-        behind = {"model": "deepseek/deepseek-chat", "api_base": second.url, "api_key": OTHER_KEY}
-        groups = [
-            {"model_name": "main", "litellm_params": {"model": "openai/gpt-4o"}},
-            {"model_name": "behind", "litellm_params": behind},
-        ]
-        configure(model_list=groups, retry={"max_attempts": 1})
-        parts = Parts.build({"model_list": groups, "router_settings": {"fallbacks": [{"main": ["behind"]}]}})
-        call(kind, first, model="main", num_retries=0, through=Completions(parts))
-        parts.close()
+class _Embeddings(BaseHTTPRequestHandler):
+    """Answers embeddings."""
 
-    assert first.requests[0].headers["authorization"] == f"Bearer {KEY}"
-    assert second.requests[0].headers["authorization"] == f"Bearer {OTHER_KEY}"
+    protocol_version = "HTTP/1.1"
 
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        found = {
+            "object": "list",
+            "model": "e",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.1]}],
+            "usage": {"prompt_tokens": 3, "total_tokens": 3},
+        }
+        content = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-def test_a_calls_key_is_no_keyless_vendors(kind):
-    """A fallback that takes no key gets none: not the call's either."""
-    with FaultServer(default=Status(500)) as first, FaultServer(default=HELLO) as second:
-        behind = {"model": "hosted_vllm/m", "api_base": second.url}
-        groups = [
-            {"model_name": "main", "litellm_params": {"model": "openai/gpt-4o"}},
-            {"model_name": "behind", "litellm_params": behind},
-        ]
-        parts = Parts.build({"model_list": groups, "router_settings": {"fallbacks": [{"main": ["behind"]}]}})
-        call(kind, first, model="main", num_retries=0, through=Completions(parts))
-        parts.close()
-
-    assert KEY in str(first.requests[0].headers)
-    assert KEY not in str(second.requests[0].headers)
+    def log_message(self, *_):
+        """Say nothing."""
 
 
-def test_the_clients_calls_own_timeout_wins():
-    """The client's own methods take a `timeout` too, and hold it themselves."""
-    cloud = {"model": "openai/gpt-4o", "api_key": KEY}
-    config = {"blueprint": {"version": 1, "providers": {"cloud": cloud}, "deadline": {"total_s": 9}}}
-    stalling = {"cloud": ScriptedAdapter([Stall(0)])}
-    with SyncLLMClient(config, adapters=stalling) as client, pytest.raises(errors.CallError) as caught:
-        client.chat(messages=HI, timeout=0.2, num_retries=0)
+@pytest.mark.parametrize("way", ["module", "installed", "Router"])
+def test_of_50_embeddings_at_once_10_reach_the_server(kind, way, guard):
+    """A limit for 10 holds for 50 calls at the same time, in threads or on one event loop."""
+    guard.limit = 10
+    with serving(_Embeddings) as (server, url), ThreadPoolExecutor(50) as pool:
+        model = {"model": "openai/text-embedding-3-small", "api_base": url, "api_key": KEY}
+        if way == "Router":
+            router = blueprint_llm.Router(
+                [{"model_name": "e", "litellm_params": model}], num_retries=0, blueprint=guard, disable_cooldowns=True
+            )
+            through, asked = router, {"model": "e", "input": ["x"]}
+        else:
+            through, asked = (guarded if way == "module" else litellm), {**model, "input": ["x"], "max_retries": 0}
+            if way == "installed":
+                blueprint_llm.install(guard)
+        if kind == "sync":
+            answers = list(pool.map(lambda _: outcome(lambda: through.embedding(**asked)), range(50)))
+        else:
+            answers = asyncio.run(closing_clients(crowd(through, asked)))
 
-    assert (caught.value.category, caught.value.code) == ("timeout", "no_response")
-
-
-@pytest.mark.parametrize(
-    ("own", "requests"), [({"num_retries": 0}, 1), ({"num_retries": 2}, 3), ({"max_retries": 1}, 2)]
-)
-def test_the_calls_own_retries_win(kind, own, requests, configure):
-    """`num_retries` of the call wins over `blueprint.retry`; LiteLLM's other word for it counts too."""
-    configure(retry={"max_attempts": 2, "base_s": 0.001})
-    with FaultServer(default=Status(500)) as server, pytest.raises(litellm.InternalServerError):
-        call(kind, server, **own)
-
-    assert len(server.requests) == requests
-
-
-def test_litellms_own_retries_stay_off(kind, monkeypatch):
-    """With `litellm.num_retries` set each attempt is still one request, and its failure LiteLLM's own."""
-    monkeypatch.setattr(litellm, "num_retries", 3)
-    with FaultServer(default=Status(500)) as server, pytest.raises(litellm.InternalServerError):
-        call(kind, server, num_retries=1)
-
-    assert len(server.requests) == 2
-    assert not any("retry" in name for request in server.requests for name in request.body)
+    assert len(server.asked) == 10
+    assert sorted(answers) == ["RateLimitError"] * 40 + ["ok"] * 10
+    assert guard.endings == ["ok"] * 10
 
 
-def test_the_other_word_for_a_timeout_counts(kind):
-    """`request_timeout` of a call is its `timeout`."""
-    with FaultServer(default=Stall(0)) as server, pytest.raises(litellm.Timeout) as caught:
-        call(kind, server, request_timeout=0.3, num_retries=0)
+def outcome(ask):
+    """`ok`, or LiteLLM's class of what was raised."""
+    try:
+        ask()
+    except litellm.RateLimitError:
+        return "RateLimitError"
+    return "ok"
 
-    assert type(caught.value) is litellm.Timeout
+
+async def crowd(through, asked):
+    """50 calls at the same time."""
+
+    async def one():
+        try:
+            await through.aembedding(**asked)
+        except litellm.RateLimitError:
+            return "RateLimitError"
+        return "ok"
+
+    return await asyncio.gather(*(one() for _ in range(50)))
 
 
-def test_an_unsafe_credentials_file_is_told(kind, configure, tmp_path, monkeypatch):
-    """A file that others may read is one clear error before anything is sent; without a file LiteLLM speaks."""
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    path = tmp_path / "credentials.yaml"
-    configure(credentials={"file": str(path)})
-    monkeypatch.setenv("BLUEPRINT_CONFIG", str(tmp_path / "blueprint.yaml"))
-    path.write_text("{}")
-    path.chmod(0o644)
+def test_sync_and_async_calls_share_the_guard(guard):
+    """A limit holds over threads and loops together."""
+    guard.limit = 3
+
+    async def both_ways(server):
+        await guarded.acompletion(**keywords_of(server))
+        guarded.completion(**keywords_of(server))
+        await asyncio.to_thread(guarded.completion, **keywords_of(server))
+        with pytest.raises(litellm.RateLimitError):
+            await guarded.acompletion(**keywords_of(server))
 
     with FaultServer(default=HELLO) as server:
-        with pytest.raises(litellm.AuthenticationError, match=re.escape(str(path))) as caught:
-            call(kind, server, api_key=None)
-        path.unlink()
-        with pytest.raises(litellm.InternalServerError, match="OPENAI_API_KEY"):
-            call(kind, server, api_key=None, num_retries=0)
+        asyncio.run(closing_clients(both_ways(server)))
 
-    assert isinstance(caught.value, errors.CredentialsError)
-    assert not server.requests
+    assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("timeout", [0.3, "0.3", httpx.Timeout(0.3)], ids=["number", "text", "httpx"])
-def test_the_calls_own_timeout_wins(kind, timeout, configure):
-    """A call's own `timeout` ends it long before the configured deadline, with LiteLLM's exception."""
-    configure(deadline={"total_s": 60, "first_token_s": 30})
-    with FaultServer(default=Stall(0)) as server:
-        with pytest.raises(litellm.Timeout) as caught:
-            call(kind, server, timeout=timeout, num_retries=0)
-        assert server.wait_until(lambda requests: requests[0].closed_early_at)
+def test_threads_build_one_shared_guard(monkeypatch):
+    """First calls of many threads at once build one guard."""
+    built, barrier = [], threading.Barrier(10)
 
-    assert type(caught.value) is litellm.Timeout
+    def build(config):
+        built.append(config)
+        return CountingGuard()
+
+    monkeypatch.setattr(guards, "build", build)
+    guards.forget()
+
+    def one(_):
+        barrier.wait()
+        return guarded.completion(model="gpt-4o", messages=HI, mock_response="hello")
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(one, range(10)))
+
+    assert built == [None]
 
 
-def test_a_longer_own_timeout_wins(kind, configure):
-    """A call that says how long it may take is not cut by a shorter configured deadline."""
-    configure(deadline={"total_s": 0.3, "first_token_s": 0.2, "idle_s": 0.2})
-    with FaultServer(default=Answer("one two", delay_s=0.6)) as server:
-        assert call(kind, server, timeout=20).choices[0].message.content == "one two"
-        assert text_of(read(kind, server, timeout=20)[1]) == "one two"
+def test_litellms_settings_hold(kind, monkeypatch):
+    """A setting that a program makes through the module is obeyed by its calls."""
+    monkeypatch.setattr(litellm, "drop_params", False)
+    with FaultServer(default=HELLO) as server:
+        with pytest.raises(litellm.UnsupportedParamsError):
+            call(kind, server, model="openai/gpt-4", reasoning_effort="low")
+        guarded.drop_params = True
+        call(kind, server, model="openai/gpt-4", reasoning_effort="low")
+
+    assert "reasoning_effort" not in server.requests[0].body
 
 
-def test_the_deadline_is_a_timeout(kind, configure):
-    """Without a timeout of its own a call ends at the configured deadline, with a class that is both."""
-    configure(deadline={"total_s": 0.3}, retry={"max_attempts": 1})
-    with FaultServer(default=Stall(0)) as server, pytest.raises(litellm.Timeout) as caught:
+def test_the_calls_own_connection_and_retries_win(kind, monkeypatch):
+    """`api_base`, `api_key` and `num_retries` of a call are LiteLLM's to obey."""
+    monkeypatch.setenv("OPENAI_API_KEY", OTHER_KEY)
+    with FaultServer(default=HELLO) as server:
         call(kind, server)
 
-    assert isinstance(caught.value, errors.CallError)
-    assert (caught.value.model, caught.value.llm_provider) == ("openai/gpt-4o", "openai")
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-@pytest.mark.parametrize(("first", "status"), [(True, 500), (False, 429)])
-def test_which_failure_is_raised(kind, first, status):
-    """Where all attempts fail the last one's exception is raised, or on wish the first one's."""
-    parts = Parts.build({"blueprint": {"version": 1, "retry": {"base_s": 0.001}}})
+def test_arguments_by_position(kind):
+    """The messages and what follows may come by position, in LiteLLM's order."""
+    more = (9.5, 0.25) if kind == "sync" else (None, None, 9.5, 0.25)
+    with FaultServer(default=HELLO) as server:
+        keywords = {"api_base": server.url, "api_key": KEY}
+        if kind == "sync":
+            guarded.completion("openai/gpt-4o", HI, *more, **keywords)
+        else:
+            asyncio.run(closing_clients(guarded.acompletion("openai/gpt-4o", HI, *more, **keywords)))
 
-    with FaultServer([Status(500), Status(429)]) as server, pytest.raises(openai.APIStatusError) as caught:
-        call(kind, server, through=Completions(parts, first_error=first), num_retries=1)
-
-    assert caught.value.status_code == status
-    assert len(caught.value.trace["attempts"]) == 2
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_calls_own_fallbacks(kind, stream, configure):
-    """`fallbacks` names models, or keywords that differ; each is a call of its own, under the same limits."""
-    with FaultServer(default=Status(401)) as bad, FaultServer(default=HELLO) as good:
-        others = ["openai/gpt-4.1", {"model": "deepseek/deepseek-chat", "api_base": good.url, "api_key": OTHER_KEY}]
-        answer = (read if stream else call)(kind, bad, fallbacks=others, num_retries=0)
-
-    assert (text_of(answer[1]) if stream else answer.choices[0].message.content) == HELLO.text
-    assert [each.body["model"] for each in bad.requests + good.requests] == ["gpt-4o", "gpt-4.1", "deepseek-chat"]
-    assert good.requests[0].headers["authorization"] == f"Bearer {OTHER_KEY}"
+    assert server.requests[0].body["temperature"] == 0.25
 
 
-def test_a_second_call_comes_from_the_cache(kind, configure):
-    """An answer that is there is not asked for again: whole and streamed are LiteLLM's own objects."""
-    configure(**CACHE)
-    with FaultServer([Answer("Hello.", tool_calls=(PARIS,))]) as server:
-        first = call(kind, server, tools=[TOOL], temperature=0)
-        second = call(kind, server, tools=[TOOL], temperature=0)
-        _, chunks = read(kind, server, tools=[TOOL], temperature=0)
+def test_earlier_answers_are_messages(kind):
+    """LiteLLM's own message objects go on as LiteLLM sends them."""
+    with FaultServer(default=Answer("", tool_calls=(PARIS,))) as server:
+        first = call(kind, server, tools=[TOOL])
+        talk = [*HI, first.choices[0].message, {"role": "tool", "tool_call_id": "call_0", "content": "sunny"}]
+        call(kind, server, messages=talk, tools=[TOOL])
+        call(kind, server, messages=talk, tools=[TOOL], through=litellm)
 
-    assert second.choices[0].message.model_dump() == first.choices[0].message.model_dump()
-    assert second._hidden_params["blueprint"]["cache"]["hit"]
-    assert [type(chunk) for chunk in chunks] == [litellm.ModelResponseStream]
-    assert text_of(chunks) == "Hello."
-    assert json.loads(chunks[0].choices[0].delta.tool_calls[0].function.arguments) == {"city": "Paris"}
-
-
-def test_a_stream_fills_the_cache(kind, configure):
-    """What was streamed is found by a whole call; `cache={"no-cache": True}` asks again."""
-    configure(**CACHE)
-    with FaultServer([HELLO, Answer("Anew.")]) as server:
-        read(kind, server, temperature=0)
-        again = call(kind, server, temperature=0)
-        anew = call(kind, server, temperature=0, caching=False)
-
-    assert again.choices[0].message.content == HELLO.text
-    assert anew.choices[0].message.content == "Anew."
+    assert server.requests[1].body["messages"] == server.requests[2].body["messages"]
 
 
 def test_a_sync_call_inside_a_running_loop():
     """The blocking function works where an event loop runs."""
 
     async def run(server):
-        whole = blueprint_llm.completion(**keywords_of(server))
-        return whole, list(blueprint_llm.completion(**keywords_of(server, stream=True)))
+        whole = guarded.completion(**keywords_of(server))
+        return whole, list(guarded.completion(**keywords_of(server, stream=True)))
 
     with FaultServer(default=HELLO) as server:
         whole, chunks = asyncio.run(closing_clients(run(server)))
@@ -310,41 +278,66 @@ def test_a_sync_call_inside_a_running_loop():
     assert whole.choices[0].message.content == text_of(chunks) == HELLO.text
 
 
-def test_threads_share_one_configuration(configure, monkeypatch):
-    """First calls of many threads at once build one set of parts: a quota of 6 holds over all of them."""
-    configure(quotas=[{"scope": "project", "requests": 6, "window": "day"}])
-    barrier, built, build = threading.Barrier(10), [], Parts.build
-    monkeypatch.setattr(Parts, "build", lambda source: built.append(source) or time.sleep(0.05) or build(source))
-
-    def one(server):
-        barrier.wait()
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("key", [pytest.param(key, id=name) for name, key in KEYS.items()])
+@pytest.mark.parametrize("outcome", ["200", "401 echo", "500 echo", "cut"])
+def test_no_key_comes_out(kind, key, outcome, stream):
+    """Not a trace of the call's key is in an exception, its frames, its attributes, the answer's facts or the logs."""
+    if key == KEYS["short8"] and outcome == "200":
+        key = KEYS["sk"]
+    with echoing_server() as server, watched() as sinks:
+        server.outcome = outcome
         try:
-            return blueprint_llm.completion(**keywords_of(server)).choices[0].message.content
-        except litellm.RateLimitError:
-            return None
+            do_not_hold(kind, server.root + "/v1", key, sinks, stream=stream)
+        except Exception as error:  # noqa: BLE001 - whatever LiteLLM raises
+            while error.__traceback__ and error.__traceback__.tb_frame.f_code.co_filename == __file__:
+                error.__traceback__ = error.__traceback__.tb_next  # our own frames were given the key
+            sinks.take(error)
+        given = list(server.keys)
 
-    with FaultServer(default=HELLO) as server, ThreadPoolExecutor(10) as pool:
-        call("sync", server)  # LiteLLM makes its HTTP client: threads that come at once would each make one
-        functions.forget()
-        answers = list(pool.map(one, [server] * 10))
-
-    assert answers.count(HELLO.text) == len(server.requests) - 1 == 5
-    assert built == [None, None]  # the warm one's and the threads'
+    assert set(given) == {key}
+    assert not sinks.hits(key)
 
 
-def test_a_broken_configuration_is_told(configure):
-    """A mistake in the file that is found is our ConfigError, with its place."""
-    configure(nonsense=1)
+def do_not_hold(kind, url, key, sinks, *, stream):
+    """Make a call whose answer's facts are looked at; the frame that holds the key is not ours to clean."""
+    asked = {"model": "openai/gpt-4o", "messages": HI, "api_base": url, "api_key": key, "num_retries": 0}
+    if kind == "sync":
+        answer = guarded.completion(**asked, stream=stream)
+    else:
+        answer = asyncio.run(closing_clients(guarded.acompletion(**asked)))
+    sinks.add("facts", repr(answer._hidden_params))
 
-    with pytest.raises(errors.ConfigError, match="nonsense"):
-        blueprint_llm.completion(model="openai/gpt-4o", messages=HI, api_key=KEY)
+
+def test_an_exception_leaves_without_its_request():
+    """Of what hangs on an exception, requests lose their headers, responses their body; causes are not chained."""
+    key = KEYS["plain32"]
+    redaction.register(key)
+    request = httpx.Request("POST", f"http://127.0.0.1/v1?key={key}", headers={"authorization": f"Bearer {key}"})
+    response = httpx.Response(401, headers={"x-echo": key, "retry-after": "7"}, text=f"no {key}", request=request)
+    inner = openai.AuthenticationError(f"bad key {key}", response=response, body={"key": key})
+    error = MidStreamFallbackError(f"broke: {key}", "gpt-4o", "openai", original_exception=inner, response=response)
+    error.__cause__, error.odd = inner, object()
+
+    clean = without_secrets(error)
+    sinks = Sinks()
+    sinks.take(clean)
+    sinks.take(dict(clean.request.headers))
+    sinks.take(dict(clean.original_exception.response.request.headers))
+
+    assert not sinks.hits(key)
+    assert (type(clean), clean.status_code, clean.model, clean.odd) == (type(error), 401, "gpt-4o", None)
+    assert (clean.response.headers["retry-after"], clean.response.text) == ("7", "")
+    assert clean.__cause__ is None
 
 
-def test_tool_calls_of_an_unreadable_schema_pass(kind):
-    """Tools that are not functions, or whose schema nobody can read, go to the provider; calls must be JSON still."""
-    odd = [{"type": "web_search_preview"}, {**TOOL, "function": {"name": "f", "parameters": {"type": "nonsense"}}}]
-    with FaultServer(default=Answer("", tool_calls=(ToolUse("f", {"x": 1}),))) as server:
-        answer = call(kind, server, tools=odd)
+def test_the_search_for_keys_finds_them():
+    """The positive control: without redaction the same search finds the key in LiteLLM's words."""
+    key = KEYS["sk"]
+    with echoing_server() as server, watched() as sinks, redaction_off():
+        server.outcome = "401 echo"
+        with pytest.raises(litellm.AuthenticationError) as caught:
+            guarded.completion(model="openai/gpt-4o", messages=HI, api_base=server.root + "/v1", api_key=key)
+        sinks.add("message", str(caught.value))
 
-    assert answer.choices[0].message.tool_calls[0].function.name == "f"
-    assert server.requests[0].body["tools"] == odd
+    assert sinks.hits(key)

@@ -59,27 +59,6 @@ def test_discovery_takes_the_first_place(here, monkeypatch):
     assert found == ["user", "folder", "variable"]
 
 
-@pytest.mark.parametrize("named", [pytest.param(True, id="named"), pytest.param(False, id="found")])
-def test_a_found_file_may_not_set_tools_or_credentials(named, here):
-    """Sections that open the machine count only in a file the user named; otherwise one notice says so."""
-    text = "  tools: {mode: trust}\n  credentials: {keyring: true}\n"
-    write(here / "work" / "blueprint.yaml", MINIMAL.format(name="a") + text)
-
-    config = load_config("blueprint.yaml") if named else load_config()
-
-    assert (config.tools.mode, config.credentials.keyring) == (("trust", True) if named else ("manual", False))
-    assert len(config.notices) == (0 if named else 1)
-    assert named or "ignored tools and credentials" in config.notices[0]
-
-
-def test_a_found_file_may_not_include_tools(here):
-    """What a found file includes is no more trusted than the file."""
-    write(here / "more.yaml", "blueprint:\n  tools: {mode: trust}\n")
-    write(here / "work" / "blueprint.yaml", "include: [../more.yaml]\n")
-
-    assert load_config().tools.mode == "manual"
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blueprint_llm.context import EVERYTHING, NOTHING, ContextPolicy, apply, is_local, policy_for, shape
+from blueprint_llm.context import NOTHING, ContextPolicy, apply, is_local, policy_for, shape
 from blueprint_llm.context.policy import PROJECT_KINDS
 from blueprint_llm.types import ChatRequest, ContextPart
 
@@ -60,26 +60,14 @@ def test_an_unknown_provider_gets_nothing() -> None:
     assert policy_for("p", "gpt-4o", known=False).kinds == NOTHING.kinds == frozenset()
 
 
-def test_limits_hold_and_say_so() -> None:
-    """Tokens, files and share of the project are bounded; parts after the limit may still fit."""
-    parts = [
-        ContextPart(kind="file", source="a", text="x" * 30, share=0.2),
-        ContextPart(kind="file", source="b", text="x" * 300, share=0.2),
-        ContextPart(kind="snippet", source="c", text="x" * 30, share=0.9),
-        ContextPart(kind="snippet", source="d", text="x" * 30, share=0.1),
-        ContextPart(kind="snippet", source="e", text="x", share=0.1),
-        ContextPart(kind="user", source="note", text="x"),
-    ]
-    policy = ContextPolicy(provider="p", kinds=EVERYTHING.kinds, max_tokens=60, max_files=2, max_share=0.5)
+def test_what_may_not_pass_is_said() -> None:
+    """Each part that is held back has a reason that names its kind and the provider."""
+    parts = [ContextPart(kind="file", source="a", text="x"), ContextPart(kind="user", source="note", text="x")]
 
-    kept, reasons = apply(parts, policy)
+    kept, reasons = apply(parts, policy_for("small", "ollama/llama3"))
 
-    assert [part.source for part in kept] == ["a", "d", "note"]
-    assert reasons == (
-        "file: p takes no more tokens",
-        "snippet: p takes no more share",
-        "snippet: p takes no more files",
-    )
+    assert [part.source for part in kept] == ["note"]
+    assert reasons == ("file: not for small: share_codebase is off",)
 
 
 def test_texts_are_redacted_before_they_pass() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from canary import KEYS, Sinks, find_canary, redaction_off, watched
+from canary import KEYS, Sinks, find_canary, logger_of, redaction_off, watched
 from echoing_server import echoing_server
 
-from blueprint_llm import completion
+from blueprint_llm import completion, sync
 from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.client import LLMClient, SyncLLMClient
 from blueprint_llm.config import load_config
@@ -27,7 +27,10 @@ from blueprint_llm.tools import ToolEngine
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 
 MODELS = {"openai": "openai/gpt-4o", "anthropic": "anthropic/claude-sonnet-4-5", "gemini": "gemini/gemini-2.0-flash"}
-SHAPES = [pytest.param(key, id=name) for name, key in KEYS.items()]
+SHAPES = [
+    pytest.param(key, id=name, marks=[pytest.mark.slow] * (name not in {"plain32", "symbols"}))
+    for name, key in KEYS.items()
+]
 OUTCOMES = ("200", "401 echo", "500 echo", "refused", "timeout", "cut")
 ROOT = Path(__file__).parents[1]
 SAID = "a question that is not secret"
@@ -143,13 +146,13 @@ def use_tools(sinks, home, key, *, passed=()):
         passed: Variables that the configuration hands to commands.
     """
     (workspace := home.parent / f"{home.name}-workspace").mkdir(exist_ok=True)
-    block = {"rules": [{"allow": "command", "flags": "any"}], "sandbox": {"backend": "none"}}
+    block = {"rules": [{"allow": "command"}], "sandbox": {"backend": "none"}}
     settings = Tools.model_validate({**block, "env": {"pass": ["PATH", *passed]}})
     variables = {"OPENAI_API_KEY": key, "MY_MODEL": key}
     with patch.dict(os.environ, variables), ToolEngine(workspace=workspace, settings=settings) as engine:
         # A copy of what the kernel shows of the child: its output would have been masked.
         for argv in (["cp", "/proc/self/environ", "environ"], ["printf", "%s", f"key {key}"]):
-            ran = engine.execute({"id": "c1", "name": "command", "arguments": {"argv": argv}})
+            ran = sync.run(engine.execute({"id": "c1", "name": "command", "arguments": {"argv": argv}}))
             assert ran.status == "ok", ran
             sinks.add("tool result", ran.content)
             sinks.take(ran)
@@ -209,7 +212,7 @@ def test_with_redaction_off_the_matrix_finds_the_key(server, closed_port, keep, 
 
     found = {sink for sink, _ in sinks.hits(key)}
     views = {"str", "repr", "format", "vars", "json", "pydantic", *(f"pickle{number}" for number in range(6))}
-    assert views | {"log", "chain", "traceback with locals", "file audit.jsonl", "tool result"} <= found
+    assert views | {"chain", "traceback with locals", "file audit.jsonl", "tool result"} <= found
     assert ("hidden" in found) == (provider != "gemini")  # where LiteLLM keeps the headers of an answer
 
 
@@ -223,6 +226,7 @@ def test_with_redaction_off_the_other_sinks_are_seen_too(keep, bare_environment)
             client.chat(messages=[{"role": "user", "content": SAID}])
             sinks.take_folder(bare_environment)
         use_tools(sinks, bare_environment, key, passed=["MY_MODEL"])
+        logger_of("httpx").debug("a key in a log: %s", key)
         print(key, file=sys.stdout)
         print(key, file=sys.stderr)
     with patch.dict(os.environ, {"MY_MODEL": key}):
@@ -230,7 +234,7 @@ def test_with_redaction_off_the_other_sinks_are_seen_too(keep, bare_environment)
     sinks.take(raised_in_our_code(key))
 
     found = {sink for each in (sinks, streams) for sink, _ in each.hits(key)}
-    assert {"stdout", "stderr", "environment", "child's environment", "locals"} <= found
+    assert {"log", "stdout", "stderr", "environment", "child's environment", "locals"} <= found
     assert any(sink.startswith("file cache.db") for sink in found)
     assert any(sink.startswith("file ledger.sqlite") for sink in found)
 
@@ -306,15 +310,17 @@ def test_a_header_that_echoes_the_key_is_masked_in_litellms_objects(litellm_warm
 def test_litellms_own_debugging_shows_no_key(server):
     """With everything of LiteLLM's and the root logger's at DEBUG a process that dies of a 401 prints no key."""
     code = (
-        "import logging, sys\n"
-        "from blueprint_llm.adapters import Call, _litellm\n"
+        "import asyncio, logging, sys\n"
+        "from blueprint_llm.adapters import Call\n"
+        "from blueprint_llm.adapters import litellm as _litellm\n"
         "from blueprint_llm.credentials import CredentialsManager\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
         "_litellm.module()._turn_on_debug()\n"
         "manager = CredentialsManager(explicit={'openai': sys.stdin.readline().strip()}, environ={})\n"
         "credential = manager.get('openai', params={'api_base': sys.argv[1]})\n"
-        "_litellm.complete(Call(provider='p', model='openai/gpt-4o', credential=credential,\n"
-        "                       messages=[{'role': 'user', 'content': 'x'}]))\n"
+        "call = Call(provider='p', model='openai/gpt-4o', credential=credential,\n"
+        "            messages=[{'role': 'user', 'content': 'x'}])\n"
+        "asyncio.run(_litellm.complete(call))\n"
     )
     server.outcome = "401 echo"
     env = {**os.environ, "LITELLM_LOG": "DEBUG", "PYTHONPATH": str(ROOT)}

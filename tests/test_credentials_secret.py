@@ -20,10 +20,11 @@ PACKAGE = Path(blueprint_llm.__file__).parent
 
 # The adapter sends the key; the other two store it where the user asked to have it stored.
 MAY_REVEAL = {
-    *("adapters/_litellm.py", "adapters/router.py"),  # to LiteLLM, and what its Router shows of its own list
+    *("adapters/litellm.py", "adapters/router.py", "compat/router.py", "engine/handed.py"),  # to LiteLLM
     *("credentials/file.py", "credentials/keychain.py"),  # a user's own command to store it
-    *("secret.py", "config/load.py", "config/blocks.py", "stores/__init__.py"),  # an address, to see what kind it is
-    *("stores/redis_store.py", "cache/redis_cache.py", "cache/entry.py"),  # to Redis; its password seals the cache
+    *("secret.py", "config/load.py", "config/blocks.py", "usage/stores/__init__.py"),  # an address, to see its kind
+    *("usage/stores/redis_client.py", "usage/stores/redis_store.py"),  # to Redis
+    *("cache/redis_store.py", "cache/manager.py"),  # likewise; its password seals the cache
     "tools/engine.py",  # to the MCP server whose environment it is
 }
 OPENING = {"reveal", "revealed", "_revealed"}

@@ -515,7 +515,7 @@ def test_a_program_keeps_its_output_and_its_exit(weights_file):
     """A program that ends in mid-stream exits cleanly, with nothing of llama.cpp on its output."""
     code = (
         "import os, sys\n"
-        "from blueprint_llm.adapters import embedded\n"
+        "from blueprint_llm.adapters.local import embedded\n"
         "assert 'xllamacpp' not in sys.modules\n"
         f"model = embedded.embedded_model({str(weights_file)!r})\n"
         f"stream = model.stream({{'messages': {HELLO!r}, 'max_tokens': 2000}})\n"

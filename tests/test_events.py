@@ -107,6 +107,6 @@ def test_a_store_in_trouble_reaches_the_log(capsys):
 def test_nobody_is_no_audience():
     """Without a hook and a log no event is made."""
     with SyncLLMClient(configured(), adapters={"p0": ScriptedAdapter([Status(400)])}) as client:
-        assert not client._parts.audience
+        assert not client._runtime.audience
         with pytest.raises(BlueprintError):
             client.chat(messages=MESSAGES, fallback=False)

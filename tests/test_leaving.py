@@ -37,7 +37,7 @@ def test_stream_left_to_the_garbage_collector_blocks_nobody(litellm_warm):
     """A stream that is collected in the middle of another call's transaction ends, and so does the call."""
     with FaultServer(default=SLOW) as server, SyncLLMClient(configuration(server.url, deadline=PATIENT)) as client:
         forget_a_stream(client)
-        client._parts.store._clock = collecting(client._parts.store._clock)
+        client._runtime.store._clock = collecting(client._runtime.store._clock)
         call = threading.Thread(target=client.chat, kwargs={"messages": MESSAGES}, daemon=True)
 
         call.start()

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import pytest
 import redis_server
 
+from blueprint_llm.sync import run
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage.stores import SqliteStore
-from blueprint_llm.usage.stores.ops import Aggregate, Charge, Standing
+from blueprint_llm.usage.stores.records import Charge
 from blueprint_llm.usage.stores.redis_store import RedisStore
 
 CALLS = 50
@@ -25,8 +26,9 @@ TTL_S = 0.5
 
 OPEN = """
 import os, sys
+from blueprint_llm.sync import run
 from blueprint_llm.usage.stores import SqliteStore
-from blueprint_llm.usage.stores.ops import AttemptRow, Charge, Reserve, Settle, Standing
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Reservation, Settlement
 def opened(where):
     if where.startswith("redis"):
         from blueprint_llm.usage.stores.redis_store import RedisStore
@@ -40,15 +42,15 @@ where, kind, calls, amount, true, limit = *sys.argv[1:3], *map(int, sys.argv[3:7
 RUSH = f"""{OPEN}
 def racer():
     store, sent = opened(where), 0
-    store.execute(Standing(charges=(charge(0, 1, kind),)))
+    run(store.levels((charge(0, 1, kind),)))
     os.write(ready[1], b"r")
     os.read(go[0], 1)
     for n in range(calls):
         row = AttemptRow(id=f"{{os.getpid()}}-{{n}}", call_id=f"{{os.getpid()}}-{{n}}", cost_nano=amount)
-        done = store.execute(Reserve(id=row.id, charges=(charge(amount, limit, kind),), ttl_s=60, row=row))
+        done = run(store.reserve(Reservation(row.id, (charge(amount, limit, kind),), 60, row)))
         if done.ok:
             sent += 1
-            store.execute(Settle(charges=(charge(true, limit, kind),), row=row))
+            run(store.settle(Settlement((charge(true, limit, kind),), row)))
         else:
             level = done.denied
             assert (level.charge.scope, level.charge.limit, level.resets_at) == ("global", limit, None), level
@@ -66,16 +68,16 @@ sys.exit(sum(os.waitpid(pid, 0)[1] for pid in pids))
 # here on the provider bills) and settles, until it is killed.
 FORKER = f"""{OPEN}
 parent = opened(where)
-parent.execute(Standing(charges=(charge(0, 1, kind),)))
+run(parent.levels((charge(0, 1, kind),)))
 def victim(child):
     store = opened(where) if where.startswith("redis") else parent  # a file's store notices the fork by itself
     for n in range(10**6):
         name = f"{{os.getpid()}}-{{child}}-{{n}}"
         row = AttemptRow(id=name, call_id=name, cost_nano=amount, category="expired")
-        if store.execute(Reserve(id=name, charges=(charge(amount, limit, kind),), ttl_s={TTL_S}, row=row)).ok:
+        if run(store.reserve(Reservation(name, (charge(amount, limit, kind),), {TTL_S}, row))).ok:
             os.write(1, b"s")
             done = row._replace(cost_nano=true, category=None)
-            store.execute(Settle(charges=(charge(true, limit, kind),), row=done))
+            run(store.settle(Settlement((charge(true, limit, kind),), done)))
 for child in range(10**6):
     if not sys.stdin.readline():
         break
@@ -102,7 +104,7 @@ def store(where):
     """The test's own view of it."""
     store = RedisStore(where) if where.startswith("redis") else SqliteStore(where)
     yield store
-    store.close()
+    run(store.aclose())
 
 
 @contextmanager
@@ -140,7 +142,7 @@ def test_limit_of_fifty_lets_fifty_of_two_hundred_through(where, store, kind, am
     """Four processes with 50 calls each get exactly 50 through a limit of 50; each refusal names the limit."""
     assert rush(where, kind=kind, amount=amount, true=amount, limit=50 * amount) == 50
 
-    (level,) = store.execute(Standing(charges=(total(kind),)))
+    (level,) = run(store.levels((total(kind),)))
     assert (level.used, level.spent) == (50 * amount, 50 * amount)
 
 
@@ -148,11 +150,12 @@ def test_freed_money_is_usable_and_never_overspent(where, store):
     """Calls that cost half of their worst case let more calls through, up to the limit and not beyond."""
     sent = rush(where, kind="usd", amount=COST, true=COST // 2, limit=50 * COST)
 
-    (level,) = store.execute(Standing(charges=(total(),)))
+    (level,) = run(store.levels((total(),)))
     assert level.used == level.spent == sent * COST // 2
     assert 50 * COST - COST < level.used <= 50 * COST
 
 
+@pytest.mark.slow
 def test_killed_processes_leave_no_hole(where, store, tmp_path):
     """300 kills at random moments: never over the limit, never below the true spend, leaks gone after the TTL + 1 s."""
     chance = random.Random(5)  # noqa: S311 - a seed, so that a failure can be repeated
@@ -174,7 +177,7 @@ def test_killed_processes_leave_no_hole(where, store, tmp_path):
                 os.kill(victim, signal.SIGKILL)
 
     time.sleep(TTL_S + 1)
-    stats = store.execute(Aggregate(where=UsageFilter()))
+    stats = run(store.usage(UsageFilter()))
     used, spent = _check_bounds(store, sent)
     assert used == spent
     assert round(stats.cost_usd * 1e9) == spent
@@ -183,6 +186,6 @@ def test_killed_processes_leave_no_hole(where, store, tmp_path):
 
 def _check_bounds(store, sent):
     billed = sent.stat().st_size * TRUE  # read first: what is sent later may only raise the counter
-    (level,) = store.execute(Standing(charges=(total(),)))
+    (level,) = run(store.levels((total(),)))
     assert billed <= level.used <= LIMIT
     return level.used, level.spent

@@ -7,14 +7,16 @@ import sys
 import pytest
 from asking import KINDS, asking
 from driving import KEY
+from endpoint_server import READ, WRITTEN, Endpoints
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from serving import serving
 
-from blueprint_llm import LLMClient, Router, SyncLLMClient, ToolCall
+from blueprint_llm import LLMClient, Router, SyncLLMClient, ToolCall, litellm
 from blueprint_llm.engine.otel import CAPTURE
 from blueprint_llm.errors import BlueprintError, BudgetExceededError, ToolCallInvalidError
 from blueprint_llm.testing import Answer, BrokenTool, FaultServer, ScriptedAdapter, Status, ToolUse
@@ -124,6 +126,28 @@ def test_the_drop_in_is_a_span(spans, litellm_warm):
     assert told["gen_ai.request.temperature"] == 0.5
     assert told["gen_ai.request.stop_sequences"] == ("end",)
     assert told["gen_ai.request.max_tokens"] == 50
+    assert told["gen_ai.usage.output_tokens"] > 0
+    assert told["gen_ai.response.finish_reasons"] == ("stop",)
+    assert spans()["attempt group"].parent.span_id == spans()["chat openai/gpt-4o"].context.span_id
+
+
+def test_other_endpoints_of_the_drop_in_are_spans(spans, litellm_warm):
+    """They are named as the conventions have it, with their usage, whole or streamed; a failure has its error."""
+    with serving(Endpoints) as (_, url):
+        asked = {"api_base": url, "api_key": KEY}
+        litellm.embedding(model="openai/text-embedding-3-small", input=["x"], **asked)
+        list(litellm.responses(model="openai/gpt-4o", input="hi", stream=True, **asked))
+
+    assert spans()["embeddings openai/text-embedding-3-small"].attributes["gen_ai.usage.input_tokens"] == READ
+    assert spans()["chat openai/gpt-4o"].attributes["gen_ai.usage.output_tokens"] == WRITTEN
+
+
+def test_a_failed_call_of_the_drop_in_is_a_span(spans, litellm_warm):
+    """With the class of the error, as its caller saw it."""
+    with FaultServer([Status(400, "no")]) as server, pytest.raises(litellm.BadRequestError):
+        litellm.completion(model="openai/gpt-4o", messages=MESSAGES, api_base=server.url, api_key=KEY)
+
+    assert spans()["chat openai/gpt-4o"].attributes["error.type"] == "BadRequestError"
 
 
 def test_a_sampler_can_decide(ask, spans):

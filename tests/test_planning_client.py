@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from driving import KEY, closing_clients
 
 from blueprint_llm import LLMClient, SyncLLMClient
 from blueprint_llm.errors import PlanError
+from blueprint_llm.planning import PlanningCoordinator
 from blueprint_llm.testing import Answer, FaultServer, Status
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from blueprint_llm.types import PlanningContext
 
 
 def make_step(n: int, **more: Any) -> dict[str, Any]:
@@ -122,3 +123,58 @@ def test_the_async_client_plans_too() -> None:
 
     assert plan.suggested_models == {"S1": "small"}
     assert 0 < plan.metadata["cost_usd"]["low"] < plan.metadata["cost_usd"]["high"]
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python block of docs/planning.md plans, against a server on the loopback."""
+    first, second = PYTHON.findall((Path(__file__).parents[1] / "docs" / "planning.md").read_text("utf-8"))
+    (tmp_path / "src").mkdir()
+    monkeypatch.chdir(tmp_path)
+    both = answer(make_step(1, covers=["R1", "R2"]))
+    with FaultServer([both, GOOD]) as server:
+        with SyncLLMClient.from_config(configuration(server.url)) as client:
+            found: dict[str, Any] = {"client": client}
+            exec(compile(first, "docs/planning.md", "exec"), found)  # noqa: S102 - the page's own code
+        exec(compile(second, "docs/planning.md", "exec"), found)  # noqa: S102 - the page's own code
+        plan = asyncio.run(closing_clients(found["plan_with"](configuration(server.url))))
+
+    assert found["plan"].metadata["unverified"] == ["keep it simple"]
+    assert [step.covers for step in plan.steps] == [["R1"]]
+
+
+def test_a_coordinator_on_its_own_says_what_the_client_held_back(tmp_path: Path) -> None:
+    """Without targets the client decides who plans and what passes; what it held back is said all the same."""
+    (tmp_path / "a.py").write_text("name = 'PROJECT-CANARY'\n")
+    config = configuration("")["blueprint"]
+
+    async def work(url: str) -> Any:
+        config["providers"]["small"]["api_base"] = url
+        async with LLMClient.from_config({"blueprint": {**config, "chains": {"default": ["small"]}}}) as client:
+            return await PlanningCoordinator(client.chat).plan(
+                PlanningContext(goal="g", requirements=["r"], codebase=tmp_path)
+            )
+
+    with FaultServer([GOOD]) as server:
+        plan = asyncio.run(closing_clients(work(server.url)))
+
+        assert "PROJECT-CANARY" not in json.dumps(server.requests[0].body)
+    assert plan.metadata["planned_by"] == "small"
+    assert "set providers.small.share_codebase to true" in plan.metadata["notices"][0]["message"]
+
+
+def test_a_codebase_that_a_planner_may_not_see_is_said(tmp_path: Path) -> None:
+    """A loopback server gets no code unless the configuration says so, and the plan names the setting."""
+    (tmp_path / "a.py").write_text("name = 'PROJECT-CANARY'\n")
+    with (
+        FaultServer([GOOD]) as server,
+        SyncLLMClient.from_config(configuration(server.url, provider="small")) as client,
+    ):
+        plan = client.planning_mode(goal="g", requirements=["r"], codebase=tmp_path)
+        body = json.dumps(server.requests[0].body)
+
+    assert "PROJECT-CANARY" not in body
+    assert [notice["code"] for notice in plan.metadata["notices"]] == ["codebase_not_shared"]
+    assert "set providers.small.share_codebase to true" in plan.metadata["notices"][0]["message"]

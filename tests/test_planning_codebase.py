@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blueprint_llm.errors import PlanError
-from blueprint_llm.planning.codebase import CodeIndex, outline, read_codebase, terms_of
-from blueprint_llm.planning.codebase.files import MAX_BYTES
-from blueprint_llm.planning.codebase.ranking import terms_from, words
-from blueprint_llm.planning.pack import Ranker, build_pack
+from blueprint_llm.planning.codebase import MAX_BYTES, read_codebase
+from blueprint_llm.planning.pack import build_pack, rank_project
+from blueprint_llm.planning.ranking import CodeIndex, named_in, word_counts, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,48 +117,6 @@ def test_a_missing_path_is_named() -> None:
         read_codebase(Path("nowhere"))
 
 
-@pytest.mark.parametrize(
-    ("path", "text", "expected"),
-    [
-        pytest.param(
-            "a.py",
-            "X = 1\ny: int = 2\nclass A(B):\n    z = 3\n    async def m(self, a, *, b=1): ...\ndef f(): ...\n1\n",
-            ["X = ...", "y = ...", "class A(B)", "    z = ...", "    def m(self, a, *, b=1)", "def f()"],
-            id="python",
-        ),
-        pytest.param("a.py", "class A\ndef f(:\n", ["class A", "def f(:"], id="broken python"),
-        pytest.param(
-            "a.go",
-            "type T struct {\nfunc (t *T) Run(x int) {\n x = 1\n",
-            ["type T struct", "func (t *T) Run(x int)"],
-            id="go",
-        ),
-        pytest.param(
-            "a.rs",
-            "pub fn run(x: u8) {\nimpl Foo for Bar {\nlet x = 1;\n",
-            ["pub fn run(x: u8)", "impl Foo for Bar"],
-            id="rust",
-        ),
-        pytest.param(
-            "a.ts",
-            "export class A {\nconst f = (x) => 1\nconst y = 2\n",
-            ["export class A", "const f = (x) => 1"],
-            id="typescript",
-        ),
-        pytest.param(
-            "a.c",
-            "#define N 3\nstatic int\nrun_it (int x)\n{\n  call (x);\n",
-            ["#define N 3", "run_it (int x)"],
-            id="c",
-        ),
-        pytest.param("a.txt", "just words", [], id="prose"),
-    ],
-)
-def test_outlines_name_what_a_file_defines(path: str, text: str, expected: list[str]) -> None:
-    """Definitions survive, bodies do not."""
-    assert outline(path, text).splitlines() == expected
-
-
 def test_words_are_taken_apart() -> None:
     """Identifiers count whole and in pieces, lower case, without plurals and filler."""
     assert words("add the HTTPServer_ports to get_item") == [
@@ -173,21 +130,45 @@ def test_words_are_taken_apart() -> None:
     ]
 
 
-def test_a_file_is_found_by_name_content_or_use() -> None:
-    """A goal finds the file whose path or identifiers it names, and then what that file uses."""
-    files = {
-        "billing/invoice.py": "from shop.money import round_amount\ndef total(x): return round_amount(x)\n",
-        "shop/money.py": "def round_amount(x): return x\n",
-        "web/pages.py": "def home(): return 'welcome'\n",
-        "README.md": "invoice invoice invoice\n",
-    }
-    index = CodeIndex(terms_of(path, text) for path, text in files.items())
-    ranked = [path for path, _ in index.rank("fix the invoice total")]
+TEXTS = {
+    "billing/invoice.py": "from shop.money import round_amount\ndef total(x): return round_amount(x)\n",
+    "shop/money.py": "def round_amount(x): return x\n",
+    "tests/test_invoice.py": "def test_it(): ...\n",
+    "web/pages.py": "def home(): return 'welcome'\n",
+}
 
-    assert ranked[:3] == ["billing/invoice.py", "README.md", "shop/money.py"]
-    assert "web/pages.py" not in ranked
+
+def test_a_file_is_found_by_name_or_content() -> None:
+    """A goal finds the file whose path or words it names, with its test; what it is not about is left out."""
+    index = CodeIndex.of_texts(TEXTS)
+
+    assert index.rank("fix the invoice total") == ["billing/invoice.py", "tests/test_invoice.py"]
+    assert index.rank("a friendlier welcome") == ["web/pages.py"]
     assert index.rank("the") == []
-    assert CodeIndex([]).rank("x") == []
+    assert CodeIndex.of_texts({}).rank("x") == []
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"),
+    [
+        pytest.param("invoice total in web/pages.py", "web/pages.py", id="path"),
+        pytest.param("the invoice total, see `pages.py`.", "web/pages.py", id="name"),
+        pytest.param("invoice total (./web/pages.py:12)", "web/pages.py", id="relative with a line"),
+        pytest.param(r"invoice total: web\pages.py", "web/pages.py", id="backslash"),
+        pytest.param("invoice total, then run Makefile", "Makefile", id="no ending"),
+        pytest.param("say it in README too: invoice total", "docs/README.md", id="shouted"),
+    ],
+)
+def test_a_file_that_the_goal_names_comes_first(goal: str, expected: str) -> None:
+    """Whatever else the goal's words match better."""
+    index = CodeIndex.of_texts({**TEXTS, "Makefile": "all:", "docs/README.md": "hello", "pages.pyc": "x"})
+
+    assert index.rank(goal, 1) == [expected]
+
+
+def test_ordinary_words_name_no_file() -> None:
+    """A folder or module that is also a word is not named by that word."""
+    assert named_in("test the src and the invoice of e.g. today", ["src/invoice.py", "test", "src/src"]) == []
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +181,7 @@ def recorded() -> tuple[CodeIndex, list[tuple[str, set[str], bool]]]:
         return zip((names[n] for n in accumulate(deltas)), counts, strict=True)
 
     index = CodeIndex(
-        terms_from(path, dict(identifiers(deltas, counts)), [names[n] for n in defined])
-        for path, deltas, counts, defined in value["files"]
+        {path: word_counts(dict(identifiers(deltas, counts))) for path, deltas, counts, _ in value["files"]}
     )
     return index, [(subject, set(files), documentation) for subject, files, documentation in value["commits"]]
 
@@ -212,7 +192,7 @@ def test_commits_find_their_files(recorded: tuple[CodeIndex, list[tuple[str, set
     That includes 31 commits on documentation and style, whose subjects often name nothing.
     """
     index, commits = recorded
-    recall = [len(files & {path for path, _ in index.rank(subject, 10)}) / len(files) for subject, files, _ in commits]
+    recall = [len(files & set(index.rank(subject, 10))) / len(files) for subject, files, _ in commits]
     behaviour = [found for found, (_, _, documentation) in zip(recall, commits, strict=True) if not documentation]
 
     assert (len(recall), len(behaviour)) == (177, 146)
@@ -222,26 +202,46 @@ def test_commits_find_their_files(recorded: tuple[CodeIndex, list[tuple[str, set
 
 
 def test_a_pack_fits_its_room(tmp_path: Path) -> None:
-    """Map, whole files, outlines: within the room for any size, nothing twice, the rest in the overflow."""
+    """Map and whole files: within the room for any size, nothing twice, the rest in the overflow."""
     for n in range(40):
         (tmp_path / f"m{n}.py").write_text(f"def function_{n}():\n" + "    call()\n" * (n * 20))
-    project = Ranker().project(read_codebase(tmp_path), "function_3")
+    project = rank_project(read_codebase(tmp_path), "function_3")
     for room in (0, 100, 1000, 5000, 100_000):
-        pack = build_pack(project, room)
-        named = [part.source for part in pack.parts[1:]] + [file.path for file in pack.overflow]
+        parts, overflow = build_pack(project, room)
+        named = [part.source for part in parts[1:]] + [file.path for file in overflow]
 
-        assert sum(part.tokens for part in pack.parts) <= max(room, 20)
-        assert sorted(named) == sorted(set(named))
-    assert build_pack(project, 5000).parts[1].source == "m3.py"
-    assert build_pack(project, 10**6).overflow == ()
+        assert sum(part.tokens for part in parts) <= max(room, 20)
+        assert sorted(named) == sorted(f"m{n}.py" for n in range(40))
+    assert build_pack(project, 5000)[0][1].source == "m3.py"
+    assert build_pack(project, 10**6)[1] == []
 
 
-def test_an_unchanged_file_is_analysed_once(tmp_path: Path) -> None:
-    """A second plan reuses what is known of equal content."""
-    write(tmp_path, "a.py")
-    ranker = Ranker()
-    ranker.project(read_codebase(tmp_path), "text")
-    known = dict(ranker._terms)
-    ranker.project(read_codebase(tmp_path), "text")
+def test_a_named_file_is_never_left_out_for_its_size(tmp_path: Path) -> None:
+    """Where it does not fit whole, its beginning goes, marked as cut; other files of that size are left out."""
+    for name in ("named.py", "other.py"):
+        (tmp_path / name).write_text("def first(): ...\n" + "# words\n" * 5000)
+    parts, overflow = build_pack(rank_project(read_codebase(tmp_path), "rewrite named.py"), 1000)
 
-    assert all(ranker._terms[key] is value for key, value in known.items())
+    assert [(part.kind, part.source) for part in parts[1:]] == [("snippet", "named.py")]
+    assert parts[1].text.startswith("def first()")
+    assert parts[1].text.endswith("[cut: the file goes on]")
+    assert sum(part.tokens for part in parts) <= 1000
+    assert [file.path for file in overflow] == ["other.py"]
+
+
+def test_a_folder_that_may_not_be_listed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One folder without permission does not end the reading of a project; an ignored one is not even tried."""
+    write(tmp_path, "a.py", "shut/b.py", "ignored/c.py")
+    (tmp_path / ".gitignore").write_text("ignored/\n.gitignore\n")
+    listed, tried = Path.iterdir, []
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        tried.append(self.name)
+        if self.name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+
+    assert read_codebase(tmp_path).paths == {"a.py"}
+    assert tried == [tmp_path.name, "shut"]

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from blueprint_llm.cli.plan import _Progress, command
 from blueprint_llm.errors import CallError, PlanError
 from blueprint_llm.events import Event
-from blueprint_llm.planning import Keep, Perform, PlanStore, lint, plan_facts, read_plan_file, run_walk, write_plan
-from blueprint_llm.types import Plan
+from blueprint_llm.planning import PlanStore, lint, plan_facts, read_plan_file, run_plan, write_plan
+from blueprint_llm.types import Plan, PlanStep
 
 
 def make_plan(*steps: dict[str, Any], **more: Any) -> Plan:
@@ -99,23 +99,16 @@ def test_a_step_without_a_description_leaves_no_gap() -> None:
     assert "## S1. do S1\n\n- [ ] it runs" in make_plan({"id": "S1", "description": ""}).to_markdown()
 
 
-def run_all(plan: Plan, approved: str, *answers: Any) -> tuple[Plan, list[str], list[list[str]]]:
+def run_all(plan: Plan, approved: str, *answers: str | None) -> tuple[Plan, list[str], list[list[str]]]:
     """Run a plan on scripted answers: the plan at the end, what was performed, the statuses at each save."""
-    walk, given, done, saved = run_walk(plan, approved), list(answers), [], []
-    try:
-        step = next(walk)
-        while True:
-            if isinstance(step, Keep):
-                saved.append([s.status for s in step.plan.steps])
-                step = next(walk)
-                continue
-            assert isinstance(step, Perform)
-            done.append(step.step.id)
-            answer = given.pop(0)
-            failed = isinstance(answer, Exception)
-            step = walk.throw(answer) if failed else walk.send(SimpleNamespace(content=answer))
-    except StopIteration as stop:
-        return stop.value, done, saved
+    given, done, saved = list(answers), [], []
+
+    def perform(step: PlanStep, _messages: list[dict[str, Any]]) -> str | None:
+        done.append(step.id)
+        return given.pop(0)
+
+    ended = run_plan(plan, approved, perform, keep=lambda changed: saved.append([s.status for s in changed.steps]))
+    return ended, done, saved
 
 
 MET = 'done\n{"acceptance": [true]}'
@@ -142,7 +135,7 @@ def test_steps_run_in_dependency_order() -> None:
         pytest.param('{"acceptance": [}] }', id="no JSON"),
         pytest.param('{"acceptance": [yes]}', id="not JSON"),
         pytest.param('{"acceptance": [true]} then {"acceptance": [false]}', id="the last report counts"),
-        pytest.param(CallError("down"), id="the call failed"),
+        pytest.param(None, id="the call failed"),
     ],
 )
 def test_the_first_step_that_is_not_met_ends_the_run(answer: Any) -> None:
@@ -240,7 +233,9 @@ class FakeClient:
         self.on_event(Event(name="planning.progress", facts={"files": 7}))
         cost = {"low": 0.1, "likely": 0.2, "high": 0.5}
         findings = [{"code": "over_budget", "message": "too dear"}]
-        metadata = {"cost_usd": cost, "unverified": ["be kind"], "findings": findings}
+        notices = [{"code": "codebase_not_shared", "message": "set providers.small.share_codebase"}]
+        metadata = {"cost_usd": cost, "unverified": ["be kind"], "findings": findings, "notices": notices}
+        metadata["repairs"] = ["renumbered a to S1"]
         return make_plan({"id": "S1", "covers": ["R1"], "estimated_cost_usd": cost}, metadata=metadata)
 
     def run(self, messages: list[dict[str, Any]], **_: Any) -> Any:
@@ -277,6 +272,7 @@ def test_a_goal_is_planned_saved_and_printed(client: FakeClient) -> None:
     assert out.splitlines()[1].split() == ["S1", "do", "S1", "R1", "$0.1000-$0.5000"]
     assert "not verified: be kind" in err
     assert "over_budget: too dear" in err
+    assert "repaired: renumbered a to S1" in err
     assert "r1.json" in err
     assert PlanStore().revisions("plan-1") == [1]
 
@@ -286,9 +282,10 @@ def test_formats_go_to_standard_output(client: FakeClient, form: str, start: str
     """A pipe gets the document only; a previous plan may be given as a file."""
     shell("a goal")
     saved = PlanStore().root / "plan-1" / "r1.json"
-    out = shell("a goal", "--format", form, "--previous", str(saved))[1]
+    _, out, err = shell("a goal", "--format", form, "--previous", str(saved))
 
     assert out.startswith(start)
+    assert "providers.small.share_codebase" in err
     assert client.asked[1]["previous_plans"] == [read_plan_file(saved)]
     assert PlanStore().revisions("plan-1") == [1, 2]
 
@@ -299,7 +296,7 @@ def test_progress_shows_after_a_second(capsys: pytest.CaptureFixture[str]) -> No
     progress = _Progress(lambda: now[0])
     progress(Event(name="planning.progress", facts={"files": 1}))
     now[0] = 1.5
-    progress(Event(name="attempt.failed"))
+    progress(Event(name="call.answered"))
     progress(Event(name="planning.progress", facts={"files": 2}))
     progress.end()
 

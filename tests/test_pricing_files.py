@@ -216,8 +216,9 @@ def test_example_counts_only_when_named():
 def test_installed_folder_comes_first(tmp_path, monkeypatch):
     """In the wheel the price files lie inside the package; a checkout has them beside it."""
     package = tmp_path / "blueprint_llm"
-    (package / "pricing").mkdir(parents=True)
-    monkeypatch.setattr(pricing, "__file__", str(package / "pricing" / "__init__.py"))
+    room = package / "usage" / "pricing"
+    room.mkdir(parents=True)
+    monkeypatch.setattr(pricing, "__file__", str(room / "__init__.py"))
     assert shipped() == tmp_path / "pricing"
 
     (package / "_pricing").mkdir()

@@ -1,14 +1,18 @@
 """Costs worked out by hand from published prices, to the nano-USD."""
 
 from datetime import date
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blueprint_llm.config.blocks import Pricing
-from blueprint_llm.usage.pricing import PriceCard, Prices, Tokens, cost, worst_cost
-from blueprint_llm.usage.pricing.card import Rates, Sheet, atto
+from blueprint_llm.types import UsageInfo
+from blueprint_llm.usage.money import atto
+from blueprint_llm.usage.pricing import PriceCard, Prices, Tokens, cost, tokens_of, worst_cost
+from blueprint_llm.usage.pricing.card import Rates
+from blueprint_llm.usage.pricing.sheet import Sheet
 
 DAY = date(2026, 6, 15)
 CONTRACT = """
@@ -193,17 +197,19 @@ CARDS = st.builds(
 )
 
 
-@given(card=CARDS, cut=st.lists(st.integers(0, 1000), min_size=6, max_size=6), seconds=st.floats(0, 100))
+@given(card=CARDS, cut=st.lists(st.integers(0, 1000), min_size=8, max_size=8), seconds=st.floats(0, 100))
 def test_worst_cost_is_never_exceeded(card, cut, seconds):
     """Whatever a provider reports within the bounds, it costs no more than was reserved."""
-    fresh, cached, written, kept, text, reasoning = cut
+    fresh, cached, written, kept, text, reasoning, heard, spoken = cut
     tokens = Tokens(
-        prompt=fresh + cached + written + kept,
-        completion=text + reasoning,
+        prompt=fresh + cached + written + kept + heard,
+        completion=text + reasoning + spoken,
         cached=cached,
         cache_write_5m=written,
         cache_write_1h=kept,
         reasoning=reasoning,
+        audio_input=heard,
+        audio_output=spoken,
     )
 
     worst = worst_cost(card, tokens.prompt + 100, tokens.completion, seconds=seconds + 1)
@@ -226,3 +232,28 @@ def test_cheaper_high_tier_does_not_lower_the_worst_cost():
     card = PriceCard.of(sheet, version="", source="")
 
     assert worst_cost(card, 200, 0) == 200_000
+
+
+@pytest.mark.parametrize("shape", [dict, SimpleNamespace], ids=["as JSON", "as LiteLLM's object"])
+def test_tokens_of_an_answer_keep_what_only_the_provider_says(shape):
+    """Sound and caches that live for an hour are priced as such, wherever the provider's own usage stands."""
+    kept = shape(ephemeral_5m_input_tokens=20, ephemeral_1h_input_tokens=30)
+    raw = shape(
+        prompt_tokens_details=shape(audio_tokens=7, cache_creation_token_details=kept),
+        completion_tokens_details=shape(audio_tokens=9),
+    )
+    counts = {"prompt_tokens": 100, "completion_tokens": 40, "cached_tokens": 10, "reasoning_tokens": 5}
+
+    found = tokens_of(SimpleNamespace(**counts, cache_write_tokens=50, raw=raw))
+
+    assert found == Tokens(
+        prompt=100,
+        completion=40,
+        cached=10,
+        cache_write_5m=20,
+        cache_write_1h=30,
+        reasoning=5,
+        audio_input=7,
+        audio_output=9,
+    )
+    assert tokens_of(UsageInfo(prompt_tokens=3, cache_write_tokens=2)) == Tokens(prompt=3, cache_write_5m=2)

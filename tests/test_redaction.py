@@ -275,3 +275,80 @@ def test_the_log_leaves_the_users_logging_alone():
     events.get_logger("json", "info").info("a.b")
 
     assert (list(logging.root.handlers), logging.root.level, structlog.is_configured()) == before
+
+
+# How each character of a key may be written by itself.
+ENCODED = {
+    "percent": lambda char: f"%{ord(char):02X}",
+    "percent, lower": lambda char: f"%{ord(char):02x}",
+    "percent, twice": lambda char: f"%25{ord(char):02X}",
+    "entity": lambda char: f"&#{ord(char)};",
+    "entity, hexadecimal": lambda char: f"&#x{ord(char):x};",
+    "entity, padded": lambda char: f"&#X{ord(char):06X};",
+    "entity, escaped": lambda char: f"&amp;#{ord(char)};",
+    "JSON": lambda char: f"\\u{ord(char):04x}",
+    "JSON in JSON": lambda char: f"\\\\u{ord(char):04X}",
+    "Python": lambda char: f"\\x{ord(char):02x}",
+}
+
+
+@pytest.mark.parametrize("how", ENCODED)
+@pytest.mark.parametrize("key", SHAPES)
+def test_a_key_encoded_in_full_is_masked(key, how):
+    """Every character encoded, letters too, or only every other one."""
+    encode = ENCODED[how]
+    full = "".join(map(encode, key))
+    mixed = "".join(encode(char) if place % 2 else char for place, char in enumerate(key))
+
+    assert redaction.redact(f"before {full} after") == "before [redacted] after"
+    assert redaction.redact(f"before {mixed} after") == "before [redacted] after"
+
+
+BREAKS = ["\n", "\r\n", "\n    ", "=\r\n", "\\\n  ", "\\n", '"\n  "', "\n> "]
+
+
+@pytest.mark.parametrize("line_end", BREAKS, ids=map(repr, BREAKS))
+@pytest.mark.parametrize("key", SHAPES)
+def test_a_key_broken_by_a_line_end_is_masked(key, line_end):
+    """Wherever in the key the line ends, and however the next one begins."""
+    for place in range(1, len(key)):
+        broken = key[:place] + line_end + key[place:]
+        if key not in broken:  # quoted-printable's sign may be the key's last one
+            assert redaction.redact(f"before {broken} after") == "before [redacted] after", broken
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\nnext line", "...\n", "\N{HORIZONTAL ELLIPSIS}", '"', "'}\n"])
+@pytest.mark.parametrize("key", [each for each in SHAPES if each.id != "short8"])
+def test_a_key_cut_at_a_line_end_is_masked(key, end):
+    """Its beginning, from 12 characters (of a short key: half of it) up to all but the last."""
+    for size in range(min(12, len(key) // 2), len(key)):
+        assert redaction.redact(f"Authorization: {key[:size]}{end}") == f"Authorization: [redacted]{end}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("sk-cnry7Qw2Z and more", id="a beginning within a line"),
+        pytest.param("sk-cnry7Qw2Zz9", id="another word at the end"),
+        pytest.param("c4n4ry0", id="a short beginning"),
+        pytest.param("100%25 of &amp; \\u0041\n  on two\nlines", id="encoded, but no key"),
+    ],
+)
+def test_what_only_resembles_a_key_is_left_alone(text):
+    """Another word that begins alike, and encoded text without a key."""
+    assert redaction.redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        pytest.param(lambda key: key[::-1], id="reversed"),
+        pytest.param(" ".join, id="spaced"),
+        pytest.param(lambda key: key[-12:], id="the last 12 characters"),
+    ],
+)
+def test_what_the_documentation_says_is_not_found(disguise):
+    """The limits that docs/credentials.md states are the true ones."""
+    text = disguise(KEYS["sk"])
+
+    assert redaction.redact(text) == text

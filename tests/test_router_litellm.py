@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from driving import closing_clients
+from guarding import CountingGuard
 
 from blueprint_llm import Router
 from blueprint_llm.testing import Answer, FaultServer, Status
@@ -19,8 +21,10 @@ sys.path.insert(0, str(FOLDER))
 
 from cases import CASES, arguments_of, listed, outcomes  # noqa: E402 - a folder of scripts, no package
 
-# Where ours asks in another order, or fewer times, on purpose: only the set of deployments is the same.
-SAME_SET = {"least busy", "usage", "latency", "equal shuffle", "latency prefers the fast one", "all fail"}
+pytestmark = pytest.mark.filterwarnings("ignore:Router.* is deprecated:DeprecationWarning")
+CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "litellm_configs"
+# Chance decides which deployment is asked, or how often: the sets are the same.
+BY_CHANCE = {"least busy", "usage", "latency", "equal shuffle", "latency prefers the fast one"}
 CONTEXT = Status(400, "This model's maximum context length is 10 tokens.", error_code="context_length_exceeded")
 POLICY = Status(400, "Your request was rejected: content_policy_violation", error_code="content_policy_violation")
 
@@ -69,37 +73,88 @@ def litellm_says():
 
 
 @pytest.fixture(scope="module")
-def upstream():
-    """The server that ours asks."""
+def ours_says(litellm_warm):
+    """What ours made of every case, and what it asked; its guard."""
+    guard = CountingGuard()
     with FaultServer(Upstream()) as server:
-        yield server
 
+        async def run():
+            routers = {name: Router(**arguments_of(name, server.url), blueprint=guard) for name in CASES}
+            found = await closing_clients(asyncio.gather(*(outcomes(router, name) for name, router in routers.items())))
+            lists = (listed(router, name) for name, router in routers.items())
+            return dict(zip(CASES, zip(found, lists, strict=True), strict=True))
 
-async def through_ours(name, url):
-    """Our outcomes of a case."""
-    async with Router(**arguments_of(name, url)) as router:
-        return await closing_clients(outcomes(router, name))
+        said = asyncio.run(run())
+        return {name: (*said[name], asked(server, name)) for name in CASES}, guard
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_router_answers_and_asks_like_litellms(name, litellm_says, upstream):
+def test_router_answers_and_asks_like_litellms(name, litellm_says, ours_says):
     """Every case gives the same texts and exception classes, after the same requests to the same deployments."""
     texts, _, requests = litellm_says[name]
+    our_texts, _, our_requests = ours_says[0][name]
 
-    ours = asyncio.run(through_ours(name, upstream.url))
-
-    asked_ours = asked(upstream, name)
-    if name in SAME_SET:
-        assert {body["model"] for body in asked_ours} == {body["model"] for body in requests}
-        assert set(ours) == set(texts)
+    if name in BY_CHANCE:
+        assert {body["model"] for body in our_requests} == {body["model"] for body in requests}
+        assert set(our_texts) == set(texts)
     else:
-        assert ours == texts
-        assert asked_ours == requests
+        assert our_texts == texts
+        assert our_requests == requests
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_router_lists_like_litellms(name, litellm_says, upstream):
+def test_router_lists_like_litellms(name, litellm_says, ours_says):
     """Names, deployments behind a name and their number are those of LiteLLM's Router."""
-    router = Router(**arguments_of(name, upstream.url))
+    assert ours_says[0][name][1] == litellm_says[name][1]
 
-    assert listed(router, name) == litellm_says[name][1]
+
+def test_every_request_was_an_attempt_of_the_guard(ours_says):
+    """The guard saw each attempt that reached the server, and each ended."""
+    said, guard = ours_says
+
+    assert len(guard.booked) >= sum(len(requests) for _, _, requests in said.values())
+    assert "open" not in guard.endings
+
+
+def sections():
+    """The Router's part of each of LiteLLM's documented configurations."""
+    for path in sorted(CORPUS.glob("*.yaml")):
+        if "huggingface/" in path.read_text():  # LiteLLM asks huggingface.co what such a model is
+            continue
+        document = yaml.safe_load(path.read_text())
+        document = document if isinstance(document, dict) else {}
+        settings = document.get("router_settings") or {}
+        yield pytest.param({"model_list": document.get("model_list"), **settings}, id=path.stem)
+
+
+def made(kind, arguments):
+    """What comes of making a Router: its face, or LiteLLM's refusal in its words."""
+    try:
+        router = kind(**arguments)
+    except Exception as error:  # noqa: BLE001 - any refusal is compared
+        return type(error), str(error)
+    try:
+        entries = [(each["model_name"], each["litellm_params"]["model"]) for each in router.get_model_list() or []]
+        return entries, router.get_settings(), sorted(router.get_model_names())
+    finally:
+        router.discard()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of LiteLLM's configurations is not on this machine")
+@pytest.mark.parametrize("arguments", list(sections()))
+def test_a_configuration_is_taken_or_declined_as_litellm_does(arguments, litellm_warm):
+    """What LiteLLM's Router takes, ours takes, with the same groups and settings; what it declines, in its words."""
+    theirs = made(litellm_warm.Router, arguments)
+    ours = made(lambda **given: Router(**given, blueprint=CountingGuard()), arguments)
+
+    assert ours == theirs
+
+
+def test_every_public_name_of_litellms_router_is_there(litellm_warm):
+    """Methods, endpoints and attributes: all that `dir` shows of LiteLLM's, ours has."""
+    theirs, ours = litellm_warm.Router(model_list=[]), Router(model_list=[], blueprint=CountingGuard())
+    names = {name for name in dir(theirs) if not name.startswith("_")}
+
+    assert len(names) > 137
+    assert [name for name in sorted(names) if hasattr(theirs, name) != hasattr(ours, name)] == []

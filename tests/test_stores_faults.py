@@ -1,11 +1,13 @@
 import asyncio
-import contextlib
-import fcntl
 import os
+import signal
 import sqlite3
+import stat
+import subprocess
+import sys
 import threading
-import time
 import warnings
+from contextlib import contextmanager, suppress
 
 import pytest
 import redis_server
@@ -14,23 +16,33 @@ from blueprint_llm.config import load_config
 from blueprint_llm.config.blocks import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.types import UsageFilter
-from blueprint_llm.usage.stores import DegradedStore, MemoryStore, SqliteStore, checkpoints, open_store
+from blueprint_llm.usage.stores import DegradedStore, MemoryStore, SqliteStore, open_store, redis_client, waited_for
+from blueprint_llm.usage.stores import degraded as degraded_module
 from blueprint_llm.usage.stores import redis_store as redis_module
-from blueprint_llm.usage.stores.ops import (
-    AttemptRow,
-    BreakerReport,
-    BreakerStates,
-    Charge,
-    NewEpoch,
-    Reserve,
-    Rows,
-    Settle,
-    Standing,
-    WriteRow,
-)
+from blueprint_llm.usage.stores import sqlite as sqlite_module
+from blueprint_llm.usage.stores import writer as writer_module
+from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Charge, Reservation, Settlement
 from blueprint_llm.usage.stores.redis_store import RedisStore
 
-ROW = AttemptRow(id="1", call_id="1")
+ALL = UsageFilter()
+HOLDER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in sys.argv[2:]:
+    db.execute(statement).fetchall()
+print("held", flush=True)
+sys.stdin.readline()
+"""
+VISITOR = """
+import asyncio, sys
+from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores import SqliteStore
+async def visit():
+    store = SqliteStore(sys.argv[1])
+    print(len(await store.rows(UsageFilter(), limit=1000)))
+    await store.aclose()
+asyncio.run(visit())
+"""
 
 
 def charge(amount=60, limit=100):
@@ -38,230 +50,527 @@ def charge(amount=60, limit=100):
     return Charge(scope="global", subject="global", kind="usd", window="ever", amount=amount, limit=limit)
 
 
-def reserve(id_="1"):
+def row(id_="1"):
+    """An attempt."""
+    return AttemptRow(id=id_, call_id=id_)
+
+
+def reservation(id_="1"):
     """A reservation of 60 of 100."""
-    return Reserve(id=id_, charges=(charge(),), ttl_s=60, row=AttemptRow(id=id_, call_id=id_))
+    return Reservation(id=id_, charges=(charge(),), ttl_s=60, row=row(id_))
 
 
-def spent(store):
-    """What the counter holds."""
-    return store.execute(Standing(charges=(charge(),)))[0].spent
+def settlement(amount=45, id_="1"):
+    """The end of an attempt that cost so much."""
+    return Settlement(charges=(charge(amount),), row=row(id_))
 
 
-def write_rows(store, numbers):
-    """One transaction for each number."""
-    for n in numbers:
-        store.execute(WriteRow(row=AttemptRow(id=f"{n}", call_id=f"{n}")))
+async def counted(store):
+    """(Spent and reserved, spent)."""
+    (level,) = await store.levels((charge(),))
+    return level.used, level.spent
 
 
-def test_the_log_is_emptied_beside_the_calls(tmp_path, monkeypatch):
-    """What many calls wrote goes into the file on a thread of its own, and closing the store waits for it."""
-    path, makers = tmp_path / "ledger.sqlite", []
-    make = checkpoints.Checkpoints._make
-    monkeypatch.setattr(
-        checkpoints.Checkpoints, "_make", lambda self: (makers.append(threading.current_thread()), make(self))
-    )
+async def until(store, wanted):
+    """Wait until the counter is as wanted, at most ten seconds."""
+    for _ in range(1000):
+        if await counted(store) == wanted:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(await counted(store))
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a ledger may be."""
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+async def store(path):
+    """A ledger that has been used."""
     store = SqliteStore(path)
-    write_rows(store, range(checkpoints.EVERY - 1))
-    before = path.stat().st_size
-    assert not makers
-
-    write_rows(store, [checkpoints.EVERY])
-    store._checkpoints._thread.join(20)
-
-    assert [thread.name for thread in makers] == ["blueprint-checkpoint"]
-    assert path.stat().st_size > before
-    write_rows(store, range(1000, 1000 + checkpoints.EVERY))
-    store.close()
-    assert not any(thread.is_alive() for thread in makers)
-    assert len(store.execute(Rows(where=UsageFilter(), limit=999))) == 2 * checkpoints.EVERY
-    store.close()
-
-
-def test_a_fork_waits_for_a_checkpoint(tmp_path, monkeypatch):
-    """A child never begins with locks that a thread of its parent held; both can go on."""
-    begun, done = threading.Event(), threading.Event()
-    monkeypatch.setattr(checkpoints.Checkpoints, "_make", lambda _: (begun.set(), time.sleep(0.3), done.set()))
-    store = SqliteStore(tmp_path / "ledger.sqlite")
-    write_rows(store, range(checkpoints.EVERY))
-    assert begun.wait(20)
-
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            write_rows(store, [1000])
-            os._exit(0)
-        os._exit(1)
-
-    assert done.is_set()
-    assert os.waitpid(child, 0)[1] == 0
-    assert len(store.execute(Rows(where=UsageFilter(), limit=999))) == checkpoints.EVERY + 1
-    store.close()
-
-
-def test_a_checkpoint_that_cannot_be_made_is_made_later(tmp_path, monkeypatch):
-    """Neither a thread that cannot start nor a file that fails disturbs a call."""
-    path = tmp_path / "ledger.sqlite"
-    store = SqliteStore(path)
-    write_rows(store, [0])
-    before = path.stat().st_size
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no new threads")))
-        write_rows(store, range(1, checkpoints.EVERY))
-    broken, store._checkpoints._db = store._checkpoints._db, sqlite3.connect(":memory:", check_same_thread=False)
-    store._checkpoints._db.close()
-    write_rows(store, range(1000, 1000 + checkpoints.EVERY))
-    store._checkpoints._thread.join(20)
-    assert path.stat().st_size == before
-
-    store._checkpoints._db = broken
-    write_rows(store, range(2000, 2000 + checkpoints.EVERY))
-    store._checkpoints._thread.join(20)
-
-    assert path.stat().st_size > before
-    store.close()
-
-
-def test_files_are_the_users_own(tmp_path):
-    """The ledger, its log and its queue can be read by nobody else."""
-    store = SqliteStore(tmp_path / "new" / "ledger.sqlite")
-    store.execute(reserve())
-
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
-
-    assert {"ledger.sqlite", "ledger.sqlite.lock", "ledger.sqlite-wal"} <= set(modes)
-    assert set(modes.values()) == {0o600}
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
-    store.close()
-
-
-@pytest.mark.parametrize("op", [reserve(), Rows(where=UsageFilter())], ids=["reserve", "report"])
-def test_corrupt_file_is_an_error_and_no_free_pass(tmp_path, op):
-    """A damaged ledger stops the call and says what to do; the file is left as it is."""
-    path = tmp_path / "ledger.sqlite"
-    path.write_bytes(b"no database at all, " * 500)
-
-    with pytest.raises(StoreError, match=r"ledger\.sqlite cannot be used .*move the file away"):
-        SqliteStore(path).execute(op)
-
-    assert path.read_bytes().startswith(b"no database")
-
-
-def test_damage_under_way_is_an_error(tmp_path):
-    """A ledger that is overwritten while it is open stops the next process."""
-    path = tmp_path / "ledger.sqlite"
-    store = SqliteStore(path)
-    for n in range(50):
-        store.execute(reserve(f"{n}"))
-    store.close()
-    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
-
-    with pytest.raises(StoreError):
-        SqliteStore(path).execute(reserve("x"))
-
-
-def test_folder_that_cannot_be_made_is_an_error(tmp_path):
-    """A path through a file says so."""
-    (tmp_path / "file").touch()
-
-    with pytest.raises(StoreError, match="cannot be used"):
-        SqliteStore(tmp_path / "file" / "ledger.sqlite").execute(reserve())
-
-
-def test_failed_operation_changes_nothing(tmp_path):
-    """An operation that breaks in the middle is rolled back, and the store goes on."""
-    store = SqliteStore(tmp_path / "ledger.sqlite")
-    broken = Settle(charges=(charge(),), row=AttemptRow(id="2", call_id=object()))
-    with pytest.raises(StoreError):
-        store.execute(broken)
-
-    assert spent(store) == 0
-    assert store.execute(reserve()).ok
-    store.close()
-
-
-def test_forked_child_opens_its_own_connection(tmp_path):
-    """A child process uses neither its parent's connection nor its place in the queue."""
-    store = SqliteStore(tmp_path / "ledger.sqlite")
-    store.execute(reserve())
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other tests' threads
-        pid = os.fork()
-    if pid == 0:
-        ok = store.execute(Settle(charges=(charge(30),), row=ROW)).was == "open"
-        os._exit(0 if ok else 1)
-
-    assert os.waitpid(pid, 0)[1] == 0
-    assert spent(store) == 30
-    store.close()
-
-
-async def test_coroutine_waits_in_a_thread_when_the_queue_is_not_empty(tmp_path):
-    """While another process is at the file the loop goes on; the operation is done afterwards."""
-    store = SqliteStore(tmp_path / "ledger.sqlite")
-    store.execute(NewEpoch())
-    with (tmp_path / "ledger.sqlite.lock").open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        waiting = asyncio.create_task(store.aexecute(reserve()))
-        for _ in range(20):
-            await asyncio.sleep(0.001)
-        assert not waiting.done()
-        fcntl.flock(other, fcntl.LOCK_UN)
-
-        assert (await waiting).ok
+    await store.new_epoch()
+    yield store
     await store.aclose()
 
 
-async def test_coroutine_waits_in_a_thread_for_a_thread(tmp_path):
+@contextmanager
+def holding(path, *statements):
+    """A process that has done this to the database and keeps its connection; `free()` ends it."""
+    command = [sys.executable, "-c", HOLDER, str(path), *statements]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        free(holder)
+
+
+def free(holder):
+    """End a process that holds a lock."""
+    holder.send_signal(signal.SIGCONT)
+    if not holder.stdin.closed:
+        holder.stdin.close()
+    holder.wait(10)
+    holder.stdout.close()
+
+
+LOCKS = pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(["BEGIN EXCLUSIVE"], id="a writer"),
+        pytest.param(["PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"], id="a process that lets nobody in"),
+    ],
+)
+
+
+@LOCKS
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["at work", "stopped"])
+async def test_a_locked_ledger_costs_no_more_than_the_deadline(path, statements, is_stopped):
+    """The loop goes on, the call ends with its deadline and can say by whom the ledger is locked; nothing is taken."""
+    first = SqliteStore(path)
+    await first.new_epoch()
+    await first.aclose()
+    store = SqliteStore(path)
+    with holding(path, *statements) as holder:
+        if is_stopped:
+            os.kill(holder.pid, signal.SIGSTOP)
+        turns = asyncio.create_task(count_turns())
+
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.3):
+                await asyncio.gather(*(store.reserve(reservation(name)) for name in "abc"))
+
+        turns.cancel()
+        assert await turns > 20
+        reason = waited_for(caught.value)
+        assert f"{path} is locked by process {holder.pid} (python" in reason
+        assert (", stopped)" in reason) is is_stopped
+        free(holder)
+    await until(store, (0, 0))
+    await store.aclose()
+
+
+async def count_turns():
+    """How often the loop came round until this was cancelled."""
+    turns = 0
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(0.001)
+            turns += 1
+    return turns
+
+
+async def test_a_caller_without_a_deadline_is_told(store, path, monkeypatch):
+    """Who waits too long hears who holds the lock, and is not sent to move the file."""
+    monkeypatch.setattr(writer_module, "WAIT_S", 0.05)
+    with holding(path, "BEGIN EXCLUSIVE") as holder, pytest.raises(StoreError, match="is locked by process") as caught:
+        await store.reserve(reservation())
+
+    assert str(holder.pid) in str(caught.value)
+    assert "move" not in str(caught.value)
+    await until(store, (0, 0))
+
+
+async def test_our_own_lock_is_named(store, path):
+    """Where this process itself holds the lock, that is said."""
+    own = sqlite3.connect(path, isolation_level=None)
+    own.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.05):
+            await store.reserve(reservation())
+
+    assert "is locked by this process" in waited_for(caught.value)
+    own.close()
+
+
+async def test_a_call_that_was_not_locked_out_says_nothing_of_locks():
+    """A timeout elsewhere is not blamed on the store."""
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(1)
+
+    assert waited_for(caught.value) is None
+
+
+async def test_what_was_paid_is_booked_when_the_lock_is_gone(store, path):
+    """Settling is given up by its caller, not by the store; a row beside it does not wait at all."""
+    await store.reserve(reservation())
+    with holding(path, "BEGIN EXCLUSIVE") as holder:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await store.settle(settlement())
+        await store.record(row("2"))
+        free(holder)
+
+    await until(store, (45, 45))
+    assert [item.id for item in await store.rows(ALL)] == ["2", "1"]
+
+
+async def test_closing_books_what_waits(store, path):
+    """A store that is closed while its file is locked waits for the lock, and loses nothing."""
+    await store.reserve(reservation())
+    with holding(path, "BEGIN EXCLUSIVE") as holder:
+        task = asyncio.create_task(store.settle(settlement()))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0.02)
+        assert not closing.done()
+        free(holder)
+        await closing
+        await task
+
+    assert await counted(store) == (45, 45)
+
+
+async def test_first_come_first_served(store, path):
+    """While somebody waits for the lock nobody overtakes."""
+    with holding(path, "BEGIN EXCLUSIVE") as holder:
+        tasks = []
+        for name in "abc":
+            tasks.append(asyncio.create_task(store.reserve(reservation(name))))
+            await asyncio.sleep(0)
+        free(holder)
+        late = asyncio.create_task(store.reserve(reservation("d")))
+
+        assert [done.ok for done in await asyncio.gather(*tasks, late)] == [True, False, False, False]
+
+
+async def test_a_thread_of_ours_at_the_file_does_not_stop_the_loop(store):
     """While a thread of this process is at the store the loop goes on too."""
-    store = SqliteStore(tmp_path / "ledger.sqlite")
     store._lock.acquire()
-    waiting = asyncio.create_task(store.aexecute(reserve()))
+    waiting = asyncio.create_task(store.reserve(reservation()))
     for _ in range(20):
         await asyncio.sleep(0.001)
     assert not waiting.done()
     store._lock.release()
 
     assert (await waiting).ok
+
+
+async def test_nothing_can_wait_where_no_thread_can_begin(path, monkeypatch):
+    """A system without threads left gives an error, and the next call goes on."""
+    store = SqliteStore(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no new threads")))
+        with pytest.raises(StoreError, match="no new threads"):
+            await store.reserve(reservation())
+
+    assert (await store.reserve(reservation())).ok
     await store.aclose()
 
 
+def visit(path):
+    """How many rows another process sees that opens the ledger and closes it again."""
+    done = subprocess.run([sys.executable, "-c", VISITOR, str(path)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+async def test_two_stores_of_a_process_survive_another_process(path):
+    """Opening a second store here drops no lock of the first: a visitor's closing takes no file from under them."""
+    stores = [SqliteStore(path) for _ in range(3)]
+    for n, store in enumerate(stores):
+        await store.record(row(f"{n}"))
+
+    for n in range(3, 6):
+        assert visit(path) == n
+        await stores[n % 3].record(row(f"{n}"))
+
+    assert [len(await store.rows(ALL)) for store in stores] == [6, 6, 6]
+    for store in stores:
+        await store.aclose()
+
+
+async def test_files_are_the_users_own(tmp_path):
+    """The ledger and its log can be read by nobody else, whatever the umask says."""
+    before = os.umask(0)
+    store = SqliteStore(tmp_path / "new" / "ledger.sqlite")
+    await store.reserve(reservation())
+    os.umask(before)
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").iterdir()}
+
+    assert modes == {"ledger.sqlite": 0o600, "ledger.sqlite-wal": 0o600, "ledger.sqlite-shm": 0o600}
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    await store.aclose()
+
+
+@pytest.mark.parametrize("act", [lambda store: store.reserve(reservation()), lambda store: store.rows(ALL)])
+async def test_corrupt_file_is_an_error_and_no_free_pass(path, act):
+    """A damaged ledger stops the call and says what to do; the file is left as it is."""
+    path.write_bytes(b"no database at all, " * 500)
+
+    with pytest.raises(StoreError, match=r"ledger\.sqlite cannot be used .*move the file away"):
+        await act(SqliteStore(path))
+
+    assert path.read_bytes().startswith(b"no database")
+
+
+async def test_damage_under_way_is_an_error(store, path):
+    """A ledger that is overwritten while it is closed stops the next call."""
+    for n in range(50):
+        await store.record(row(f"{n}"))
+    await store.aclose()
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+
+    with pytest.raises(StoreError):
+        await SqliteStore(path).reserve(reservation())
+
+
+UNUSABLE = """
+import asyncio, os, resource, signal, sys
+from blueprint_llm.config.blocks import StoreConfig
+from blueprint_llm.errors import StoreError
+from blueprint_llm.usage.stores import open_store
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Reservation
+kind, on_failure = sys.argv[1:3]
+if kind == "full disk":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+if kind == "read-only":
+    os.chmod(os.environ["HOME"], 0o500)
+    try:
+        os.setuid(65534)
+    except PermissionError:  # a user, or root without its privileges, is refused already
+        pass
+async def main():
+    store = open_store(StoreConfig(on_failure=on_failure), on_event=lambda event: print(event.name, event.facts))
+    took = Charge(scope="global", subject="global", kind="usd", window="ever", amount=60, limit=100)
+    for name in "ab":
+        wanted = Reservation(id=name, charges=(took,), ttl_s=60, row=AttemptRow(id=name, call_id=name))
+        print("ok" if (await store.reserve(wanted)).ok else "denied")
+try:
+    asyncio.run(main())
+except StoreError as error:
+    print("StoreError", error)
+"""
+
+
+@pytest.mark.parametrize("on_failure", ["error", "memory"])
+@pytest.mark.parametrize("kind", ["home is a file", "no home", "full disk", "read-only"])
+def test_an_unusable_place_is_an_error_or_memory(tmp_path, kind, on_failure):
+    """Where the ledger cannot be, that and the cure are said, or limits hold in this process, as configured."""
+    home = tmp_path / "home"
+    home.touch() if kind == "home is a file" else home.mkdir()
+    environment = {**os.environ, "HOME": str(home)}
+    for name in ("BLUEPRINT_HOME", "XDG_STATE_HOME"):
+        environment.pop(name, None)
+    if kind == "no home":
+        environment["HOME"] = "~nobody-of-that-name"
+    if kind == "read-only":
+        for folder in [*home.parents, home]:
+            folder.is_relative_to(tmp_path.parent.parent.parent) and folder.chmod(0o755)
+
+    done = subprocess.run(
+        [sys.executable, "-c", UNUSABLE, kind, on_failure], capture_output=True, text=True, env=environment, check=True
+    )
+
+    first, *rest = done.stdout.splitlines()
+    assert "BLUEPRINT_HOME" in first
+    if kind == "no home":
+        assert "there is no home folder" in first
+    else:
+        assert "cannot be used" in first
+        assert "blueprint.store.on_failure: memory" in first
+    if on_failure == "error":
+        assert first.startswith("StoreError")
+        assert rest == []
+    else:
+        assert first.startswith("store.degraded")
+        assert rest == ["ok", "denied"]
+
+
+async def test_a_ledger_that_can_be_used_again_is_used(path):
+    """An error is not for good: the file is opened anew by the next call."""
+    path.mkdir()
+    store = SqliteStore(path)
+    with pytest.raises(StoreError):
+        await store.reserve(reservation())
+    path.rmdir()
+
+    assert (await store.reserve(reservation())).ok
+    await store.aclose()
+
+
+async def test_failed_operation_changes_nothing(store):
+    """An operation that breaks in the middle is rolled back, and the store goes on."""
+    with pytest.raises(StoreError):
+        await store.settle(Settlement(charges=(charge(),), row=AttemptRow(id="2", call_id=object())))
+
+    assert await counted(store) == (0, 0)
+    assert (await store.reserve(reservation())).ok
+
+
+def fork(act):
+    """Run `act` in a forked child; 0 where it returned True."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other tests' threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if act() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0)[1]
+
+
+def test_forked_child_goes_on_by_itself(path):
+    """A child settles what its parent reserved; parent and child go on after the other has closed."""
+    store = SqliteStore(path)
+    asyncio.run(store.reserve(reservation()))
+
+    async def settle_and_close():
+        done = await store.settle(settlement())
+        await store.aclose()
+        return done.was == "open"
+
+    assert fork(lambda: asyncio.run(settle_and_close())) == 0
+
+    asyncio.run(store.record(row("2")))
+    assert fork(lambda: len(asyncio.run(store.rows(ALL))) == 2) == 0
+    assert asyncio.run(counted(store)) == (45, 45)
+    asyncio.run(store.aclose())
+
+
+def test_forked_child_outlives_the_parents_connection(path):
+    """A child that goes on after its parent has closed shares the file with newcomers."""
+    store = SqliteStore(path)
+    asyncio.run(store.record(row("parent")))
+    ready, go = os.pipe(), os.pipe()
+
+    def child():
+        asyncio.run(store.record(row("child 1")))
+        os.write(ready[1], b"r")
+        os.read(go[0], 1)
+        for n in range(2, 300):
+            asyncio.run(store.record(row(f"child {n}")))
+        return len(asyncio.run(store.rows(ALL, limit=1000))) == 301
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if child() else 1)
+        finally:
+            os._exit(2)
+    os.read(ready[0], 1)
+    asyncio.run(store.aclose())
+    newcomer = SqliteStore(path)
+    asyncio.run(newcomer.record(row("newcomer")))
+    os.write(go[1], b"g")
+
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(asyncio.run(newcomer.rows(ALL, limit=1000))) == 301
+    asyncio.run(newcomer.aclose())
+    for end in (*ready, *go):
+        os.close(end)
+
+
+def test_fork_while_the_ledger_is_locked(path):
+    """Jobs that wait for a lock stay with the parent; the child begins with none of them."""
+    store = SqliteStore(path)
+
+    async def main():
+        await store.new_epoch()
+        with holding(path, "BEGIN EXCLUSIVE") as holder:
+            waiting = asyncio.create_task(store.reserve(reservation()))
+            await asyncio.sleep(0.02)
+            status = fork(lambda: store._writer.idle)
+            free(holder)
+            return status, (await waiting).ok
+
+    assert asyncio.run(main()) == (0, True)
+    asyncio.run(store.aclose())
+
+
 @pytest.mark.parametrize("kind", [MemoryStore, SqliteStore])
-def test_threads_share_a_store(tmp_path, kind):
-    """Eight threads at one store count every call."""
-    store = kind() if kind is MemoryStore else kind(tmp_path / "ledger.sqlite")
+async def test_threads_share_a_store(path, kind):
+    """Eight threads with loops of their own at one store count every call."""
+    store = kind() if kind is MemoryStore else kind(path)
 
-    def work(name):
+    async def work(name):
         for n in range(20):
-            store.execute(WriteRow(row=AttemptRow(id=f"{name}-{n}", call_id=f"{name}-{n}")))
+            await store.settle(settlement(1, f"{name}-{n}"))
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    threads = [threading.Thread(target=lambda name=name: asyncio.run(work(name))) for name in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(store.execute(Rows(where=UsageFilter(), limit=1000))) == 160
-    store.close()
+    assert len(await store.rows(ALL, limit=1000)) == 160
+    await store.aclose()
 
 
-def test_old_counters_are_forgotten(tmp_path):
+async def test_old_counters_are_forgotten(path):
     """Counters and expired reservations of windows that ended over a day ago are dropped."""
     now = [1000.0]
-    store = SqliteStore(tmp_path / "ledger.sqlite", clock=lambda: now[0])
+    store = SqliteStore(path, clock=lambda: now[0])
     old = Charge(scope="global", subject="global", kind="usd", window="minute", amount=1, limit=9)
-    store.execute(Reserve(id="1", charges=(old,), ttl_s=1, row=ROW))
+    await store.reserve(Reservation(id="1", charges=(old,), ttl_s=1, row=row()))
     now[0] += 100
-    store.execute(NewEpoch())
-    store.execute(Rows(where=UsageFilter()))
+    await store.rows(ALL)
     now[0] += 2 * 86400
 
-    store.execute(NewEpoch())
+    await store.new_epoch()
 
     db = store._connected()
     assert [db.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("counter", "hold")] == [(0,), (0,)]  # noqa: S608 - fixed names
-    store.close()
+    await store.aclose()
+
+
+async def test_the_log_is_emptied_beside_the_calls(store, path, monkeypatch):
+    """What many calls wrote goes into the file on a thread of its own, and closing the store waits for it."""
+    makers, make = [], SqliteStore._empty_log
+    monkeypatch.setattr(SqliteStore, "_empty_log", lambda self: (makers.append(threading.current_thread()), make(self)))
+    before = path.stat().st_size
+
+    for n in range(sqlite_module._CHECKPOINT_EVERY):
+        await store.record(row(f"{n}"))
+    store._join_checkpoint()
+
+    assert [thread.name for thread in makers] == ["blueprint-checkpoint"]
+    assert path.stat().st_size > before
+
+
+async def test_a_long_log_begins_anew(store, path, monkeypatch):
+    """Where writers never pause, a log that grew too long is begun anew all the same."""
+    monkeypatch.setattr(sqlite_module, "_LONG_LOG", 10)
+    log = path.with_name("ledger.sqlite-wal")
+    for n in range(sqlite_module._CHECKPOINT_EVERY * 2):
+        await store.record(row(f"{n}"))
+        if n % sqlite_module._CHECKPOINT_EVERY == 0:
+            size = log.stat().st_size
+    store._join_checkpoint()
+    longest = log.stat().st_size
+
+    for n in range(20):
+        await store.record(row(f"more {n}"))
+
+    assert size <= log.stat().st_size == longest
+
+
+async def test_a_checkpoint_that_cannot_be_made_disturbs_no_call(store, monkeypatch):
+    """A thread that cannot start costs nothing but a longer log."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no new threads")))
+        for n in range(sqlite_module._CHECKPOINT_EVERY + 1):
+            await store.record(row(f"{n}"))
+
+    assert len(await store.rows(ALL, limit=1000)) == sqlite_module._CHECKPOINT_EVERY + 1
+
+
+@pytest.mark.parametrize("hidden", ["fcntl", "resource", "redis"])
+def test_the_ledger_needs_nothing_of_one_system_only(path, hidden):
+    """Where a module is missing the ledger imports and runs without it."""
+    program = f"import sys; sys.modules[{hidden!r}] = None\n{VISITOR}"
+
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "0\n"
 
 
 @pytest.fixture
@@ -270,50 +579,46 @@ def events():
     return []
 
 
-def degraded(store, events, now):
-    """A store with the memory behind it."""
-    return DegradedStore(store, clock=lambda: now[0], on_event=events.append)
-
-
-def test_degraded_store_limits_in_memory_and_says_so(tmp_path, events):
-    """With on_failure memory a broken ledger is reported once, and limits still hold in this process."""
-    path = tmp_path / "ledger.sqlite"
+async def test_degraded_store_limits_in_memory_and_recovers(path, events):
+    """A broken ledger is told once and limits hold meanwhile; once it is back, what was spent is charged to it."""
+    now = [1000.0]
     path.write_bytes(b"no database at all, " * 500)
-    store = degraded(SqliteStore(path), events, [1000.0])
-
-    assert [store.execute(reserve(name)).ok for name in "ab"] == [True, False]
-
-    assert [event.name for event in events] == ["store.degraded"]
-    assert "cannot be used" in events[0].facts["reason"]
-    store.close()
-
-
-async def test_degraded_store_recovers(tmp_path, events):
-    """Some seconds later the store is asked again; what was spent meanwhile is charged to it when settled."""
-    path, now = tmp_path / "ledger.sqlite", [1000.0]
-    path.write_bytes(b"no database at all, " * 500)
-    store = degraded(SqliteStore(path), events, now)
-    assert (await store.aexecute(reserve())).ok
+    store = DegradedStore(SqliteStore(path), clock=lambda: now[0], on_event=events.append)
+    assert (await store.reserve(reservation())).ok
     path.unlink()
-    assert (await store.aexecute(reserve("2"))).denied
+    assert (await store.reserve(reservation("2"))).denied
     now[0] += 6
 
-    settled = await store.aexecute(Settle(charges=(charge(45),), row=ROW))
+    settled = await store.settle(settlement())
 
-    assert (settled.was, spent(store)) == ("unknown", 45)
+    assert (settled.was, await counted(store)) == ("unknown", (45, 45))
     assert [event.name for event in events] == ["store.degraded", "store.recovered"]
+    assert "cannot be used" in events[0].facts["reason"]
     await store.aclose()
 
 
-def test_degrading_warns_where_nobody_listens(tmp_path):
+async def test_a_locked_ledger_is_done_without(store, path, events, monkeypatch):
+    """Where limits may hold in memory, a call waits for a locked ledger a moment only; what was paid is booked."""
+    monkeypatch.setattr(degraded_module, "PATIENCE_S", 0.05)
+    either = DegradedStore(store, on_event=events.append)
+    await either.reserve(reservation())
+    with holding(path, "BEGIN EXCLUSIVE") as holder:
+        assert (await either.settle(settlement())).was == "unknown"
+        assert (await either.reserve(reservation("2"))).denied
+        free(holder)
+
+    await until(store, (45, 45))
+    assert f"is locked by process {holder.pid}" in events[0].facts["reason"]
+
+
+async def test_degrading_warns_where_nobody_listens(path):
     """Without a listener the event is a Python warning."""
-    path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"no database at all, " * 500)
     store = open_store(StoreConfig(url=f"sqlite:{path}", on_failure="memory"))
 
-    with pytest.warns(RuntimeWarning, match="store.degraded"):
-        store.execute(reserve())
-    store.close()
+    with pytest.warns(RuntimeWarning, match=r"store\.degraded"):
+        await store.reserve(reservation())
+    await store.aclose()
 
 
 @pytest.mark.parametrize(
@@ -338,72 +643,136 @@ def test_unknown_url_is_a_configuration_error():
     assert "secret" not in str(caught.value)
 
 
-async def test_unreachable_redis_is_an_error_without_its_password():
-    """A server that is not there stops the call, blocking or not, and the password stays out of it."""
+async def test_unreachable_redis_is_an_error_without_its_password(monkeypatch):
+    """A server that is not there stops the call, and the password stays out of it."""
+    monkeypatch.setattr(writer_module, "BOOK_S", 0.1)
     store = RedisStore("redis://:hidden@127.0.0.1:1/0")
 
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1 cannot be used .*start the Redis server") as caught:
-        store.execute(reserve())
-    with pytest.raises(StoreError):
-        await store.aexecute(reserve())
+        await store.reserve(reservation())
 
     assert "hidden" not in str(caught.value)
     await store.aclose()
 
 
-def test_redis_that_dies_and_comes_back_is_used_again(tmp_path):
+async def test_redis_that_forgot_its_script_is_told_again(tmp_path):
     """After a restart the script is loaded again and calls go on."""
     with redis_server.running(tmp_path) as url:
         store = RedisStore(url)
-        assert store.execute(reserve()).ok
-        store._client.script_flush()
+        assert (await store.reserve(reservation())).ok
+        await redis_client.redis_client(url).script_flush()
 
-        assert not store.execute(reserve("2")).ok
-    with pytest.raises(StoreError):
-        store.execute(reserve("3"))
-    store.close()
+        assert (await store.reserve(reservation("2"))).denied
+        await store.aclose()
 
 
-async def test_redis_loads_its_script_for_coroutines_too(tmp_path):
-    """The first coroutine on a fresh server needs no blocking call before it."""
+async def test_a_frozen_redis_costs_no_more_than_the_deadline(tmp_path, pid_of):
+    """Who gives up takes nothing, though the server gets the request afterwards; what was paid is booked."""
+    with redis_server.running(tmp_path) as url:
+        store, pid = RedisStore(url), pid_of(url)
+        left = reservation("left")._replace(charges=(charge(30),))
+        await store.reserve(reservation("paid"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError) as caught:
+                async with asyncio.timeout(0.3):
+                    await asyncio.gather(store.reserve(left), store.settle(settlement(40, "paid")))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        assert "does not answer" in waited_for(caught.value)
+        await until(store, (40, 40))
+        assert (await store.reserve(reservation("next"))).ok
+        await store.aclose()
+
+
+async def test_a_reservation_that_was_given_up_is_not_made_when_it_arrives(tmp_path):
+    """A server that was frozen may get what was given up after what gives it up: nothing is taken then."""
     with redis_server.running(tmp_path) as url:
         store = RedisStore(url)
+        await store._call("release", {"id": "1", "forbid": True})
 
-        assert (await store.aexecute(reserve())).ok
+        await store.reserve(reservation())
 
+        assert await counted(store) == (0, 0)
         await store.aclose()
+
+
+@pytest.fixture
+def pid_of():
+    """The process that listens at a URL, by what the server says of itself."""
+
+    def ask(url):
+        import redis  # noqa: PLC0415 - only here
+
+        with redis.Redis.from_url(url) as client:
+            return client.info("server")["process_id"]
+
+    return ask
+
+
+async def test_redis_that_returns_gets_what_was_paid(tmp_path):
+    """A settle that found no server is booked when the server is back, and its caller was told."""
+    with redis_server.running(tmp_path) as url:
+        port = url.rpartition(":")[2].partition("/")[0]
+    store = RedisStore(url)
+    with pytest.raises(StoreError):
+        await store.settle(settlement())
+
+    with redis_server.running(tmp_path, port=port):
+        await until(store, (45, 45))
         await store.aclose()
 
 
-def test_without_the_redis_package_the_error_says_what_to_install(monkeypatch):
+async def test_users_of_one_redis_share_its_client(tmp_path):
+    """Two stores have one client; closing one leaves the other's call alone, and nothing stays connected at the end."""
+    with redis_server.running(tmp_path) as url:
+        one, other = RedisStore(url), RedisStore(url, prefix="{other}")
+        await asyncio.gather(one.reserve(reservation()), other.reserve(reservation()), one.aclose())
+
+        assert (await counted(one), await counted(other)) == ((60, 0), (60, 0))
+        client = redis_client.redis_client(url)
+        assert client is redis_client.redis_client(url)
+        await one.aclose()
+        await other.aclose()
+        assert not any(each.is_connected for each in client.connection_pool._available_connections)
+
+
+async def test_a_forked_child_has_connections_of_its_own(tmp_path):
+    """A child uses none of its parent's connections, and both go on."""
+    with redis_server.running(tmp_path) as url:
+        store = RedisStore(url)
+        await store.reserve(reservation())
+
+        async def settle():
+            done = await store.settle(settlement())
+            await store.aclose()
+            return done.was == "open"
+
+        def child():
+            asyncio._set_running_loop(None)  # the parent's, in whose midst the child was forked
+            return asyncio.run(settle())
+
+        assert fork(child) == 0
+        assert await counted(store) == (45, 45)
+        await store.aclose()
+
+
+async def test_without_the_redis_package_the_error_says_what_to_install(monkeypatch):
     """The extra is named."""
-    monkeypatch.setitem(__import__("sys").modules, "redis.asyncio", None)
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'blueprint-llm\[redis\]'"):
-        RedisStore("redis://127.0.0.1:1/0").execute(reserve())
+        await RedisStore("redis://127.0.0.1:1/0").levels(())
 
 
-def test_racing_breaker_reports_are_all_counted(tmp_path):
-    """Sixteen threads that report failures to Redis at once lose none."""
-    with redis_server.running(tmp_path) as url:
-        store = RedisStore(url)
-        report = BreakerReport(target="t", ok=False, failures=10**6)
-        threads = [threading.Thread(target=store.execute, args=(report,)) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-        assert store.execute(BreakerStates(targets=("t",)))["t"].failures == 16
-        store.close()
-
-
-def test_endless_contention_is_an_error(tmp_path, monkeypatch):
+async def test_endless_contention_is_an_error(tmp_path, monkeypatch):
     """A breaker that something else keeps changing gives up with an error."""
     monkeypatch.setattr(redis_module, "_SWAPS", 0)
+    monkeypatch.setattr(writer_module, "BOOK_S", 0.1)
     with redis_server.running(tmp_path) as url:
         store = RedisStore(url)
 
         with pytest.raises(StoreError, match="contended"):
-            store.execute(BreakerReport(target="t", ok=False))
-        store.close()
+            await store.settle(settlement()._replace(report=BreakerReport("t", ok=True)))
+        await store.aclose()

@@ -1,4 +1,4 @@
-"""Broken streams and cut calls as a user meets them: a real model, the command line, README's validator."""
+"""Broken streams and cut calls as a user meets them: a real model, the command line, the page's validator."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ ASK = {
     "tools": [ESSAY],
     "tool_choice": "required",
     "temperature": 0,
-    "max_tokens": 12,
+    "max_tokens": 20,
 }
 
 
@@ -87,12 +87,10 @@ def test_an_answer_that_its_server_gave_up_is_no_answer(litellm_warm, streamed, 
     assert (len(bad.requests), len(good.requests)) == (1, 1)
 
 
-def test_the_validator_example_catches_a_broken_call(capsys, litellm_warm):
-    """README's ten lines stop a plain LiteLLM stream at the first wrong character."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-    example = next(
-        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "StreamingHandler" in block
-    )
+def test_the_validator_example_catches_a_broken_call(capsys, litellm_warm, monkeypatch):
+    """The lines on the page about streams stop a plain LiteLLM stream at the first wrong character."""
+    page = (Path(__file__).parents[1] / "docs" / "streams.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import litellm" in block)
     answer = Answer("", tool_calls=(ToolUse("get_weather", '{"city": 7, "more": "text that nobody needs any more"}'),))
     tools = [
         {
@@ -104,8 +102,9 @@ def test_the_validator_example_catches_a_broken_call(capsys, litellm_warm):
         }
     ]
     with FaultServer(default=answer) as server:
-        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": "sk-test-0123456789"}
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
 
-        exec(compile(example, "README.md", "exec"), {"tools": tools, "wire": wire})  # noqa: S102 - the README's own code
+        exec(compile(example, "streams.md", "exec"), {"tools": tools, "messages": ASK["messages"]})  # noqa: S102 - our page
 
     assert "schema_type" in capsys.readouterr().out

@@ -86,10 +86,10 @@ def test_errors_before_an_answer(litellm, step, error, keywords):
 @pytest.mark.parametrize(
     ("step", "text", "error"),
     [
-        pytest.param(Cut(2, answer=HELLO), "Hello there ", None, id="cut"),
+        pytest.param(Cut(2, answer=HELLO), "Hello there ", "MidStreamFallbackError", id="cut"),
         pytest.param(Cut(2, answer=HELLO, abrupt=True), "Hello there ", "MidStreamFallbackError", id="abrupt cut"),
         pytest.param(Reset(2, answer=HELLO), "Hello there ", "MidStreamFallbackError", id="reset"),
-        pytest.param(Stall(1, answer=HELLO), "Hello ", "MidStreamFallbackError", id="stall"),
+        pytest.param(Stall(1, answer=HELLO), "Hello ", "Timeout", id="stall"),
         pytest.param(BadLine(1, answer=HELLO), "Hello ", "MidStreamFallbackError", id="bad line"),
         pytest.param(ErrorObject(1, answer=HELLO), "Hello ", "MidStreamFallbackError", id="error object"),
         pytest.param(Empty(), "", None, id="empty"),

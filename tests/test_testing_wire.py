@@ -21,6 +21,7 @@ from blueprint_llm.testing import (
     FaultServer,
     HtmlPage,
     NotJson,
+    Recorded,
     Refuse,
     Reset,
     Stall,
@@ -350,3 +351,34 @@ def test_three_hundred_streams_are_open_together():
 def test_a_status_may_have_any_body():
     """A body given as text is sent as it is."""
     assert exchange(Status(500, body="plain"), stream=False)[1] == b"plain"
+
+
+RECORDED = Recorded({"whole": True}, ({"type": "a", "n": 1}, {"type": "b", "n": 2}))
+FORMATS = [
+    pytest.param("/v1/chat/completions", True, ['data: {"type":"a","n":1}', "data: [DONE]"], id="OpenAI's stream"),
+    pytest.param("/v1/messages", True, ["event: a", 'data: {"type":"a","n":1}'], id="Anthropic's stream"),
+    pytest.param(
+        "/v1beta/models/m:streamGenerateContent?alt=sse", False, ['data: {"type":"a","n":1}'], id="Gemini's stream"
+    ),
+    pytest.param("/api/chat", True, ['{"type":"a","n":1}', '{"type":"b","n":2}'], id="Ollama's stream"),
+    pytest.param("/v1/messages", False, ['{"whole":true}'], id="Anthropic's whole"),
+    pytest.param("/v1beta/models/m:generateContent", True, ['{"whole":true}'], id="Gemini's whole"),
+    pytest.param("/api/chat", False, ['{"whole":true}'], id="Ollama's whole"),
+]
+
+
+@pytest.mark.parametrize(("path", "stream", "lines"), FORMATS)
+def test_a_recording_goes_out_in_the_format_of_its_path(path, stream, lines):
+    """What was recorded is repeated as the provider that has such a path would send it."""
+    content = exchange(RECORDED, stream=stream, path=path)[1].decode()
+
+    assert all(line in content.replace("\r", "").split("\n") for line in lines)
+    assert ("[DONE]" in content) is ("chat/completions" in path)
+
+
+def test_a_recording_may_break_off():
+    """A fault in the middle spoils a recording like any other answer."""
+    content = exchange(Cut(1, answer=RECORDED), stream=True, path="/v1/messages")[1].decode()
+
+    assert '"n":1' in content
+    assert '"n":2' not in content

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from blueprint_llm import sync
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ApprovalPending, BudgetExceededError, ToolDeniedError, ToolError
 from blueprint_llm.tools import (
     ApprovalDecision,
-    Approve,
-    Chat,
     DenyAll,
-    Execute,
     Surroundings,
     ToolEngine,
     resume_loop,
@@ -31,6 +29,11 @@ from blueprint_llm.types import ChatRequest, ChatResponse, ToolCall, UsageInfo
 
 YES = ApprovalDecision(decision="approve")
 NO = ApprovalDecision(reason="not today")
+
+
+def execute(engine, call):
+    """Run one call, from outside an event loop."""
+    return sync.run(engine.execute(call))
 
 
 def write(path="a.txt", content="new", identity="w1"):
@@ -60,36 +63,41 @@ def engine(tmp_path):
         one.close()
 
 
-def drive(loop, answers, decide=None, seen=None):
-    """Walk a loop: answers for chats in order, decisions from `decide`, tools really run."""
-    answers, sent, error = iter(answers), None, None
-    seen = [] if seen is None else seen
-    tools = loop.gi_frame.f_locals["engine"]
-    while True:
-        try:
-            step = loop.throw(error) if error else loop.send(sent)
-        except StopIteration as end:
-            return end.value
-        seen.append(step)
-        error = None
-        match step:
-            case Chat():
-                sent = next(answers)
-                sent, error = (None, sent) if isinstance(sent, Exception) else (sent, None)
-            case Approve():
-                sent = decide(list(step.batch)) if decide else None
-            case Execute():
-                sent = tools.run_all(step.calls, step.parallel)
+def script(answers, seen=None):
+    """A chat that gives these answers in order, errors among them, and notes what it was asked."""
+    answers = iter(answers)
+
+    async def chat(request):
+        if seen is not None:
+            seen.append(request)
+        answer = next(answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return chat
 
 
-def start(tools, text="go"):
-    """A run's first step."""
-    return run_loop(tools, ChatRequest(messages=[{"role": "user", "content": text}]))
+def request(text="go"):
+    """What a run begins with."""
+    return ChatRequest(messages=[{"role": "user", "content": text}])
+
+
+def start(tools, answers, decide=None, seen=None):
+    """Run a loop from its first step; `decide` is the approver."""
+    tools.approver = decide or tools.approver
+    return sync.run(run_loop(tools, request(), script(answers, seen)))
+
+
+def resume(tools, state, decisions, answers, decide=None):
+    """Go on with a run."""
+    tools.approver = decide or tools.approver
+    return sync.run(resume_loop(tools, state, decisions, script(answers)))
 
 
 def test_without_an_approver_what_asks_is_denied(engine, tmp_path):
     """Headless, an open question is a no, and the file is not written."""
-    result = engine().execute(write())
+    result = execute(engine(), write())
 
     assert (result.status, "nobody is there" in result.content) == ("denied", True)
     assert not (tmp_path / "ws/a.txt").exists()
@@ -123,9 +131,9 @@ async def test_only_a_clear_yes_is_a_yes(approver, status, engine):
 
     for number, asked in enumerate((approver, later)):
         tools = engine(approver=asked)
-        assert tools.execute(write(content=f"a{number}")).status == status
-        assert (await asyncio.to_thread(tools.execute, write(content=f"b{number}"))).status == status
-        assert (await tools.execute_async(write(content=f"c{number}"))).status == status
+        assert execute(tools, write(content=f"a{number}")).status == status
+        assert (await tools.execute(write(content=f"b{number}"))).status == status
+        assert (await tools.execute(write(content=f"c{number}"))).status == status
 
 
 async def test_who_answers_too_late_has_said_no(engine):
@@ -141,8 +149,8 @@ async def test_who_answers_too_late_has_said_no(engine):
 
     for approver in (slow, slower):
         tools = engine(approver=approver, timeout_s=0.2)
-        assert tools.execute(write()).status == "denied"
-        assert (await tools.execute_async(write())).status == "denied"
+        assert execute(tools, write()).status == "denied"
+        assert (await tools.execute(write())).status == "denied"
 
 
 async def test_a_function_that_returns_a_coroutine_is_awaited(engine):
@@ -151,7 +159,7 @@ async def test_a_function_that_returns_a_coroutine_is_awaited(engine):
     async def yes(batch):
         return [YES]
 
-    assert (await engine(approver=lambda batch: yes([*batch])).execute_async(write())).status == "ok"
+    assert (await engine(approver=lambda batch: yes([*batch])).execute(write())).status == "ok"
 
 
 async def test_a_denied_call_asks_nobody(engine):
@@ -159,10 +167,10 @@ async def test_a_denied_call_asks_nobody(engine):
     asked = []
     tools = engine([{"deny": "write_file"}], approver=lambda batch: asked.append(batch) or [YES])
 
-    assert tools.execute(write()).status == "denied"
-    assert (await tools.execute_async(write())).status == "denied"
-    assert (await tools.execute_async({"name": "write_file", "arguments": "{"})).status == "error"
-    assert (await engine().execute_async(write())).status == "denied"
+    assert execute(tools, write()).status == "denied"
+    assert (await tools.execute(write())).status == "denied"
+    assert (await tools.execute({"name": "write_file", "arguments": "{"})).status == "error"
+    assert (await engine().execute(write())).status == "denied"
     assert asked == []
 
 
@@ -173,8 +181,8 @@ def test_rt027_an_edit_is_judged_again(engine, tmp_path):
     edit = lambda batch: [ApprovalDecision(decision="edit", arguments={"path": next(edits), "content": "edited"})]  # noqa: E731
     tools = engine(rules, approver=edit)
 
-    assert tools.execute(write()).status == "denied"
-    assert tools.execute(write()).status == "ok"
+    assert execute(tools, write()).status == "denied"
+    assert execute(tools, write()).status == "ok"
     assert {path.name for path in (tmp_path / "ws").iterdir()} == {"b.txt"}
 
 
@@ -189,22 +197,22 @@ def test_how_long_an_approval_holds(scope, times, after_restart, engine):
 
     tools = engine(approver=approver)
     for _ in range(2):
-        assert tools.execute(write()).status == "ok"
+        assert execute(tools, write()).status == "ok"
     assert len(asked) == times
-    engine(approver=approver).execute(write())
+    execute(engine(approver=approver), write())
     assert len(asked) == after_restart
-    tools.execute(write(content="other"))
+    execute(tools, write(content="other"))
     assert asked[-1] == "other"
-    assert engine([{"deny": "write_file"}], approver=approver).execute(write()).status == "denied"
+    assert execute(engine([{"deny": "write_file"}], approver=approver), write()).status == "denied"
 
 
 def test_a_forged_list_of_lasting_approvals_grants_nothing(engine, bare_environment):
     """Lasting approvals whose file was changed are void."""
-    engine(approver=lambda batch: [ApprovalDecision(decision="approve", scope="always")]).execute(write())
+    execute(engine(approver=lambda batch: [ApprovalDecision(decision="approve", scope="always")]), write())
     place = next(bare_environment.rglob("grants-*.json"))
     place.write_bytes(place.read_bytes().replace(b'["', b'[ "'))
 
-    assert engine().execute(write()).status == "denied"
+    assert execute(engine(), write()).status == "denied"
 
 
 def test_the_preview_shows_what_will_be_written(engine, tmp_path):
@@ -212,9 +220,9 @@ def test_the_preview_shows_what_will_be_written(engine, tmp_path):
     seen = []
     tools = engine(approver=lambda batch: seen.extend(batch) or [NO])
     (tmp_path / "ws/a.txt").write_text("old\n")
-    tools.execute(write(content="new \x1b[2K\u202e\n"))
-    tools.execute(ToolCall(id="2", name="command", arguments={"argv": ["rm", "-rf", "a\nb", "\x1b[1A"]}))
-    tools.execute(ToolCall(id="3", name="list_files", arguments={"path": "."}))
+    execute(tools, write(content="new \x1b[2K\u202e\n"))
+    execute(tools, ToolCall(id="2", name="command", arguments={"argv": ["rm", "-rf", "a\nb", "\x1b[1A"]}))
+    execute(tools, ToolCall(id="3", name="list_files", arguments={"path": "."}))
 
     assert "-old\n+new \\x1b[2K\\u202e\n" in seen[0].preview
     assert seen[1].preview == "rm\n-rf\na\\nb\n\\x1b[1A"
@@ -230,7 +238,7 @@ def test_rt021_a_file_that_changed_after_its_approval_is_not_overwritten(engine,
         (tmp_path / "ws/a.txt").write_text("changed by somebody\n")
         return [YES]
 
-    result = engine(approver=approver).execute(write())
+    result = execute(engine(approver=approver), write())
 
     assert (result.status, "changed since it was approved" in result.content) == ("denied", True)
     assert (tmp_path / "ws/a.txt").read_text() == "changed by somebody\n"
@@ -267,7 +275,7 @@ def test_the_terminal_asks(lines, status, engine):
     """One key answers; the diff and the reasons are shown first."""
     approver, shown = terminal(*lines)
 
-    assert engine(approver=approver).execute(write()).status == status
+    assert execute(engine(approver=approver), write()).status == status
     assert "+new" in "\n".join(shown)
     assert any("no rule is about write_file" in line for line in shown)
 
@@ -277,7 +285,7 @@ def test_the_terminal_can_colour_a_diff(engine, capsys):
     approver, _ = terminal("y")
     approver._colour = True
 
-    assert engine(approver=approver).execute(write(content="[bold]x[/bold]")).status == "ok"
+    assert execute(engine(approver=approver), write(content="[bold]x[/bold]")).status == "ok"
     assert "+[bold]x[/bold]" in capsys.readouterr().err
 
 
@@ -286,14 +294,14 @@ def test_a_run_works_to_its_end(engine, tmp_path):
     usage = UsageInfo(prompt_tokens=10, completion_tokens=1, total_tokens=11, estimated_cost=0.5)
     steps = []
     answers = [says(write(), usage=usage), says(text="done", usage=usage)]
-    result = drive(start(engine()), answers, lambda batch: [YES] * len(batch), steps)
+    result = start(engine(), answers, lambda batch: [YES] * len(batch), steps)
 
     assert isinstance(result, RunResult)
     assert (result.content, result.stop, result.state_id) == ("done", "done", None)
     assert (result.usage.total_tokens, result.usage.estimated_cost) == (22, 1.0)
     assert [message.role for message in result.messages] == ["user", "assistant", "tool", "assistant"]
-    assert [type(step) for step in steps] == [Chat, Approve, Execute, Chat]
-    assert {item.name for item in steps[0].request.tools} >= {"patch", "command"}
+    assert len(steps) == 2
+    assert {item.name for item in steps[0].tools} >= {"patch", "command"}
     assert (tmp_path / "ws/a.txt").read_text() == "new"
 
 
@@ -301,7 +309,7 @@ def test_rt035_of_three_calls_the_middle_one_is_rejected(engine, tmp_path):
     """The others run, the rejected one gets its reason, and the messages stand in call order."""
     calls = [write(f"{n}.txt", identity=f"c{n}") for n in range(3)]
     decide = lambda batch: [YES, NO, YES]  # noqa: E731
-    result = drive(start(engine()), [says(*calls), says(text="ok")], decide)
+    result = start(engine(), [says(*calls), says(text="ok")], decide)
 
     tools = [message for message in result.messages if message.role == "tool"]
     assert [message.tool_call_id for message in tools] == ["c0", "c1", "c2"]
@@ -312,21 +320,42 @@ def test_rt035_of_three_calls_the_middle_one_is_rejected(engine, tmp_path):
 
 def test_only_what_is_marked_safe_runs_side_by_side(engine):
     """Reads go together up to the limit, a write waits for them and stands alone."""
-    rules = [{"allow": ["read_file", "write_file", "list_files"]}]
-    tools = engine(rules, loop={"parallel": 3})
-    reads = [ToolCall(id=f"r{n}", name="list_files", arguments={"path": "."}) for n in range(3)]
-    steps = []
-    drive(start(tools), [says(*reads[:2], write(), reads[2]), says()], seen=steps)
+    now, most = set(), {}
 
-    runs = [[ready.call.id for ready in step.calls] for step in steps if isinstance(step, Execute)]
-    assert runs == [["r0", "r1"], ["w1"], ["r2"]]
-    assert {step.parallel for step in steps if isinstance(step, Execute)} == {3}
+    def act(name: str) -> None:
+        now.add(name)
+        time.sleep(0.1)
+        most[name] = set(now)
+        now.discard(name)
+
+    @tool(effect="read", parallel=True)
+    def look(name: str) -> str:
+        """Look."""
+        act(name)
+        return name
+
+    @tool(effect="write")
+    def change(name: str) -> str:
+        """Change."""
+        act(name)
+        return name
+
+    tools = engine([{"allow": "*"}], loop={"parallel": 2})
+    tools.register_tool(look)
+    tools.register_tool(change)
+    names = ["look1", "look2", "change", "look3"]
+    calls = [ToolCall(id=name, name=name.rstrip("123"), arguments={"name": name}) for name in names]
+    result = start(tools, [says(*calls), says()])
+
+    assert [item.content for item in result.tool_results] == names
+    assert most["change"] == {"change"}
+    assert "look1" in most["look2"] or "look2" in most["look1"]
 
 
 def test_repeated_call_ids_are_told_apart(engine):
     """Models that give every call the same id get one answer per call all the same."""
     calls = [write(f"{n}.txt", identity="same") for n in range(2)]
-    result = drive(start(engine([{"allow": "write_file"}])), [says(*calls), says()])
+    result = start(engine([{"allow": "write_file"}]), [says(*calls), says()])
 
     assert len({item.tool_call_id for item in result.tool_results}) == 2
 
@@ -336,9 +365,9 @@ def test_limits_end_a_run(engine):
     endless = [says(write(identity=f"c{n}")) for n in range(20)]
     budget = BudgetExceededError(scope="project", limit_usd=1, used_usd=1, resets_at=None)
 
-    turns = drive(start(engine([{"allow": "write_file"}], loop={"max_turns": 3})), endless)
-    denials = drive(start(engine([{"deny": "write_file"}], loop={"max_denials": 2})), endless)
-    spent = drive(start(engine([{"allow": "write_file"}])), [endless[0], budget])
+    turns = start(engine([{"allow": "write_file"}], loop={"max_turns": 3}), endless)
+    denials = start(engine([{"deny": "write_file"}], loop={"max_denials": 2}), endless)
+    spent = start(engine([{"allow": "write_file"}]), [endless[0], budget])
 
     assert (turns.stop, len(turns.tool_results)) == ("max_turns", 3)
     assert (denials.stop, len(denials.tool_results)) == ("max_denials", 3)
@@ -355,15 +384,13 @@ def test_text_from_outside_taints_the_run(engine):
 
     tools = engine([{"allow": ["write_file", "fetch"]}])
     tools.register_tool(fetch)
-    steps = []
+    asked = []
     fetched = ToolCall(id="f", name="fetch", arguments={})
-    result = drive(
-        start(tools), [says(write()), says(fetched), says(write("b.txt")), says()], lambda batch: [NO], steps
-    )
+    answers = [says(write()), says(fetched), says(write("b.txt")), says()]
+    result = start(tools, answers, lambda batch: asked.extend(batch) or [NO])
 
     assert [item.status for item in result.tool_results] == ["ok", "ok", "denied"]
-    asked = [step for step in steps if isinstance(step, Approve)]
-    assert "text from outside" in "".join(asked[0].batch[0].reasons)
+    assert "text from outside" in "".join(asked[0].reasons)
 
 
 def test_rt045_a_long_result_is_cut_and_the_run_goes_on(engine, tmp_path):
@@ -371,7 +398,7 @@ def test_rt045_a_long_result_is_cut_and_the_run_goes_on(engine, tmp_path):
     (tmp_path / "ws/long.txt").write_text("x" * 100_000)
     tools = engine([{"allow": ["read_file", "read_result"]}], limits={"output_bytes": 2000})
     call = ToolCall(id="1", name="read_file", arguments={"path": "long.txt"})
-    result = drive(start(tools), [says(call), says(text="ok")])
+    result = start(tools, [says(call), says(text="ok")])
 
     assert result.stop == "done"
     assert len(result.messages[2].content) < 2500
@@ -381,7 +408,7 @@ def test_rt045_a_long_result_is_cut_and_the_run_goes_on(engine, tmp_path):
 def waiting(tools, *calls):
     """Run until it waits; the pending state's id."""
     with pytest.raises(ApprovalPending) as caught:
-        drive(start(tools), [says(*(calls or [write()]))])
+        start(tools, [says(*(calls or [write()]))])
     assert caught.value.result.stop == "approval"
     assert caught.value.result.state_id == caught.value.state_id
     return caught.value.state_id
@@ -394,27 +421,27 @@ def test_a_run_waits_over_a_restart(engine, tmp_path, bare_environment):
     assert place.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "ws/a.txt").exists()
 
-    result = drive(resume_loop(engine(), state, {"a": True, "b": NO}), [says(text="done")])
+    result = resume(engine(), state, {"a": True, "b": NO}, [says(text="done")])
 
     assert (result.content, [item.status for item in result.tool_results]) == ("done", ["ok", "denied"])
     with pytest.raises(ToolDeniedError, match="resumed already"):
-        drive(resume_loop(engine(), state, [YES]), [])
+        resume(engine(), state, [YES], [])
 
 
 def test_a_later_leaves_everything_waiting(engine, tmp_path):
     """One `later` runs nothing of the batch; an undecided call asks again on resume and keeps waiting."""
     with pytest.raises(ApprovalPending) as caught:
-        drive(
-            start(engine()),
+        start(
+            engine(),
             [says(write("a.txt", identity="a"), write("b.txt", identity="b"))],
             lambda batch: [YES, ApprovalDecision(decision="later")],
         )
     with pytest.raises(ApprovalPending) as again:
-        drive(resume_loop(engine(), caught.value.state_id, {"a": YES}), [])
+        resume(engine(), caught.value.state_id, {"a": YES}, [])
 
     assert list((tmp_path / "ws").iterdir()) == []
     assert again.value.state_id != caught.value.state_id
-    assert drive(resume_loop(engine(), again.value.state_id, [YES, YES]), [says()]).stop == "done"
+    assert resume(engine(), again.value.state_id, [YES, YES], [says()]).stop == "done"
 
 
 def test_rt031_a_forged_state_is_refused(engine, bare_environment):
@@ -426,17 +453,17 @@ def test_rt031_a_forged_state_is_refused(engine, bare_environment):
     for spot in spots:
         place.write_bytes(whole[:spot] + bytes([whole[spot] ^ 1]) + whole[spot + 1 :])
         with pytest.raises(ToolDeniedError, match="changed"):
-            drive(resume_loop(engine(), state, [YES]), [])
+            resume(engine(), state, [YES], [])
     place.write_bytes(whole.replace(b'"approved":false', b'"approved":true') + b" ")
     with pytest.raises(ToolDeniedError, match="changed"):
-        drive(resume_loop(engine(), state, [YES]), [])
+        resume(engine(), state, [YES], [])
     other = place.with_name("0" * 32 + ".json")
     other.write_bytes(whole)
     with pytest.raises(ToolDeniedError, match="another id"):
-        drive(resume_loop(engine(), "0" * 32, [YES]), [])
+        resume(engine(), "0" * 32, [YES], [])
     for odd in ("../x", "zz"):
         with pytest.raises(ToolDeniedError, match="no id"):
-            drive(resume_loop(engine(), odd, [YES]), [])
+            resume(engine(), odd, [YES], [])
 
 
 def test_a_state_expires(engine):
@@ -444,22 +471,19 @@ def test_a_state_expires(engine):
     state = waiting(engine(clock=lambda: 1000.0))
 
     with pytest.raises(ToolDeniedError, match="expired"):
-        drive(resume_loop(engine(clock=lambda: 1000.0 + 86_400), state, [YES]), [])
+        resume(engine(clock=lambda: 1000.0 + 86_400), state, [YES], [])
 
 
 def test_rt029_a_tightened_policy_wins_over_an_old_approval(engine, tmp_path):
     """A deny that came meanwhile denies; any other change of the policy asks again."""
     denied = waiting(engine())
-    result = drive(resume_loop(engine([{"deny": "write_file"}]), denied, [YES]), [says()])
+    result = resume(engine([{"deny": "write_file"}]), denied, [YES], [says()])
     assert [item.status for item in result.tool_results] == ["denied"]
 
     changed = waiting(engine())
     asked = []
-    drive(
-        resume_loop(engine([{"ask": "write_file", "why": "new"}]), changed, [YES]),
-        [says()],
-        lambda batch: asked.extend(batch) or [NO],
-    )
+    stricter = engine([{"ask": "write_file", "why": "new"}])
+    resume(stricter, changed, [YES], [says()], lambda batch: asked.extend(batch) or [NO])
 
     assert [request.reasons[0] for request in asked] == ["new"]
     assert not (tmp_path / "ws/a.txt").exists()
@@ -471,8 +495,8 @@ def test_a_file_that_changed_while_waiting_is_asked_about_again(engine, tmp_path
     state, other = waiting(engine()), waiting(engine())
     (tmp_path / "ws/a.txt").write_text("other\n")
     asked = []
-    drive(resume_loop(engine(), state, [YES]), [says()], lambda batch: asked.extend(batch) or [YES])
-    drive(resume_loop(engine(), other, [NO]), [says()], lambda batch: pytest.fail("asked after a rejection"))
+    resume(engine(), state, [YES], [says()], lambda batch: asked.extend(batch) or [YES])
+    resume(engine(), other, [NO], [says()], lambda batch: pytest.fail("asked after a rejection"))
 
     assert "-other" in asked[0].preview
     assert (tmp_path / "ws/a.txt").read_text() == "new"
@@ -488,27 +512,25 @@ def test_rt033_what_a_killed_resume_began_is_unknown_and_not_repeated(engine, tm
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm import sync
 from blueprint_llm.tools import ToolEngine, ApprovalDecision, resume_loop
 from blueprint_llm.tools.execution import Executor
 end = Executor._end
-def die(self, started, value):
-    if started.call.id == "c1":
+def die(self, call, *facts):
+    if call.id == "c1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return end(self, started, value)
+    return end(self, call, *facts)
 Executor._end = die
 settings = Tools.model_validate({{"sandbox": {{"backend": "none"}}}})
 tools = ToolEngine(workspace={str(tmp_path / "ws")!r}, settings=settings)
-loop = resume_loop(tools, {state!r}, [ApprovalDecision(decision="approve")] * 3)
-step = next(loop)
-while True:
-    step = loop.send(tools.run_all(step.calls, 1))
+sync.run(resume_loop(tools, {state!r}, [ApprovalDecision(decision="approve")] * 3, None))
 """
     died = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
 
     asked = []
     tools = engine(sandbox={"backend": "none"})
-    result = drive(resume_loop(tools, state, [YES] * 3), [says(text="ok")], lambda batch: asked.extend(batch) or [YES])
+    result = resume(tools, state, [YES] * 3, [says(text="ok")], lambda batch: asked.extend(batch) or [YES])
 
     assert [item.status for item in result.tool_results] == ["unknown", "unknown", "ok"]
     assert "it ran before" in result.tool_results[0].content
@@ -537,9 +559,78 @@ def test_a_key_that_others_can_read_is_refused(engine, bare_environment):
 
 def test_arguments_are_shown_to_the_model_as_they_were(engine):
     """The assistant's message carries its calls in OpenAI's shape."""
-    result = drive(start(engine([{"allow": "write_file"}])), [says(write()), says()])
+    result = start(engine([{"allow": "write_file"}]), [says(write()), says()])
     sent = result.messages[1].tool_calls[0]
 
     assert sent["function"]["name"] == "write_file"
     assert json.loads(sent["function"]["arguments"]) == {"path": "a.txt", "content": "new"}
     assert os.environ["BLUEPRINT_HOME"]
+
+
+def test_the_message_of_an_answer_is_kept_to_the_byte(engine):
+    """Thinking blocks, signatures, ids and keys that nobody knows come back in the history, and in the next request."""
+    message = {
+        "role": "assistant",
+        "content": None,
+        "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "c2ln"}],
+        "reasoning_content": "hm",
+        "tool_calls": [
+            {"id": "w1", "type": "function", "extra": 1, "function": {"name": "write_file", "arguments": "{ }"}}
+        ],
+        "provider_specific_fields": {"x": [1, None]},
+    }
+    answer = ChatResponse(content="", tool_calls=[write()], provider="p", model="m", message=message)
+    seen = []
+    result = start(engine([{"allow": "write_file"}]), [answer, says(text="done")], seen=seen)
+
+    assert result.messages[1].to_dict() == message
+    assert seen[1].messages[1].to_dict() == message
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("boom"), KeyError("x")], ids=["an error", "another"])
+def test_an_error_of_a_chat_carries_the_run(failure, engine, tmp_path):
+    """It is raised as it is, with the run so far, which a new engine takes up; nothing is done twice."""
+    with pytest.raises(type(failure)) as caught:
+        start(engine([{"allow": "write_file"}]), [says(write()), failure])
+    run = caught.value.run
+    (tmp_path / "ws/a.txt").write_text("mine\n")
+    result = resume(engine([{"allow": "write_file"}]), run.state_id, {}, [says(text="done")])
+
+    assert caught.value is failure
+    assert (run.stop, [item.status for item in run.tool_results]) == ("error", ["ok"])
+    assert (result.content, len(result.tool_results)) == ("done", 1)
+    assert (tmp_path / "ws/a.txt").read_text() == "mine\n"
+    with pytest.raises(ToolDeniedError):
+        resume(engine(), run.state_id, {}, [])
+
+
+def test_a_run_that_cannot_be_stored_still_raises_what_went_wrong(engine, monkeypatch):
+    """A full disk does not take the place of the error."""
+    monkeypatch.setattr("blueprint_llm.tools.pending.PendingStore.keep", lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        start(engine(), [RuntimeError("boom")])
+
+    assert (caught.value.run.stop, caught.value.run.state_id) == ("error", None)
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_unknown_tools_are_answered_before_they_end_a_run(most, engine):
+    """Each is told to the model; beyond `max_denials` the run ends."""
+    calls = [says(ToolCall(id=f"c{n}", name="nothing", arguments={})) for n in range(9)]
+    result = start(engine(loop={"max_denials": most}), calls)
+
+    assert (result.stop, len(result.tool_results)) == ("max_denials", most + 1)
+    assert "there is no tool named 'nothing'" in result.tool_results[0].content
+
+
+def test_a_run_that_is_resumed_twice_goes_on_once(engine):
+    """After an error the state is good for one resume; one that fails again keeps a new one."""
+    with pytest.raises(RuntimeError) as first:
+        start(engine(), [RuntimeError("one")])
+    with pytest.raises(RuntimeError) as second:
+        resume(engine(), first.value.run.state_id, {}, [RuntimeError("two")])
+
+    assert second.value.run.state_id != first.value.run.state_id
+    with pytest.raises(ToolDeniedError):
+        resume(engine(), first.value.run.state_id, {}, [says()])
+    assert resume(engine(), second.value.run.state_id, {}, [says(text="ok")]).content == "ok"

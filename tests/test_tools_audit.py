@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from blueprint_llm import sync
 from blueprint_llm.cli.audit import command
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine
@@ -16,6 +17,11 @@ from blueprint_llm.tools.audit import Audit
 
 KEY = b"k" * 32
 ROOT = Path(__file__).parents[1]
+
+
+def execute(engine, call):
+    """Run one call, from outside an event loop."""
+    return sync.run(engine.execute(call))
 
 
 @pytest.fixture
@@ -138,6 +144,7 @@ for number in range(1000):
 """
 
 
+@pytest.mark.slow
 def test_rt039_two_processes_write_one_chain(tmp_path):
     """2,000 records of two processes make one unbroken chain, each in its own order."""
     place = tmp_path / "audit.jsonl"
@@ -157,7 +164,7 @@ def test_syncs_of_a_call(sync, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fdatasync", count.append)
     settings = Tools.model_validate({"rules": [{"allow": "list_files"}], "audit": {"fsync": sync}})
     with ToolEngine(workspace=tmp_path, settings=settings) as engine:
-        result = engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}})
+        result = execute(engine, {"id": "1", "name": "list_files", "arguments": {"path": "."}})
 
     assert (result.status, result.audit_seq, len(count)) == ("ok", 2, expected)
 
@@ -171,7 +178,7 @@ def test_the_intent_is_on_disk_before_the_tool_runs(tmp_path):
             return json.dumps(list(engine.audit.records()))
 
         engine.register_tool(look)
-        result = engine.execute({"id": "7", "name": "look", "arguments": {}})
+        result = execute(engine, {"id": "7", "name": "look", "arguments": {}})
 
         seen = json.loads(result.content)
         assert [(row["event"], row["call"], row["rule"], row["decision"]) for row in seen] == [
@@ -182,6 +189,7 @@ def test_the_intent_is_on_disk_before_the_tool_runs(tmp_path):
 
 FULL = """
 import resource, signal, sys
+from blueprint_llm import sync
 from blueprint_llm.cli.audit import command
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine
@@ -194,11 +202,11 @@ with ToolEngine(workspace=sys.argv[1], settings=settings) as engine:
         ran.append(1)
         return "x"
     engine.register_tool(act)
-    engine.execute({"id": "1", "name": "act", "arguments": {}})
+    sync.run(engine.execute({"id": "1", "name": "act", "arguments": {}}))
     size = engine.audit.path.stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, resource.RLIM_INFINITY))
-    result = engine.execute({"id": "2", "name": "act", "arguments": {}})
-    refused = engine.execute({"id": "3", "name": "nothing", "arguments": {}})
+    result = sync.run(engine.execute({"id": "2", "name": "act", "arguments": {}}))
+    refused = sync.run(engine.execute({"id": "3", "name": "nothing", "arguments": {}}))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(len(ran), result.status, "audit" in result.content, "audit" in refused.content, engine.audit.verify().ok)
 """
@@ -225,7 +233,7 @@ def test_an_outcome_that_cannot_be_written_is_told(tmp_path, monkeypatch):
             return original(event, facts)
 
         monkeypatch.setattr(engine.audit, "append", failing)
-        result = engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}})
+        result = execute(engine, {"id": "1", "name": "list_files", "arguments": {"path": "."}})
 
     assert (result.status, result.audit_seq) == ("ok", None)
     assert "could not be recorded" in result.metadata["audit"]
@@ -234,7 +242,7 @@ def test_an_outcome_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 def test_long_arguments_are_shortened_and_fingerprinted(tmp_path):
     """The record of a large write holds the beginning and a digest, not megabytes."""
     with ToolEngine([{"allow": "*"}], tmp_path) as engine:
-        engine.execute({"id": "1", "name": "write_file", "arguments": {"path": "a", "content": "x" * 100_000}})
+        execute(engine, {"id": "1", "name": "write_file", "arguments": {"path": "a", "content": "x" * 100_000}})
         record = next(engine.audit.records())
 
     assert len(record["arguments"]) < 5000
@@ -244,7 +252,7 @@ def test_long_arguments_are_shortened_and_fingerprinted(tmp_path):
 def test_a_denied_call_is_recorded(tmp_path):
     """Refusals are part of the story."""
     with ToolEngine([{"deny": "list_files", "why": "no"}], tmp_path) as engine:
-        result = engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}})
+        result = execute(engine, {"id": "1", "name": "list_files", "arguments": {"path": "."}})
         events = [(row["event"], row["reason"]) for row in engine.audit.records()]
 
     assert (result.status, events) == ("denied", [("denied", "no")])
@@ -253,7 +261,7 @@ def test_a_denied_call_is_recorded(tmp_path):
 def test_cli_shows_and_verifies(audit, tmp_path):
     """`audit show` prints the records, `audit verify` tells whole from broken by its exit code."""
     with ToolEngine([{"allow": "*"}], tmp_path) as engine:
-        engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}})
+        execute(engine, {"id": "1", "name": "list_files", "arguments": {"path": "."}})
         place = engine.audit.path
     runner = CliRunner()
 

@@ -34,7 +34,11 @@ def config(tmp_path):
     ("words", "code", "text"),
     [
         pytest.param(["command", "--", "git", "status", "-s"], 0, "allow by rules[0]\n", id="allowed"),
-        pytest.param(["command", "--", "git", "diff", "--output=x"], 1, "ask\n  --output is not", id="asked"),
+        pytest.param(
+            ["command", "--", "make"], 1, "ask\n  no rule allows make\n  effects: write\n  kernel: ", id="asked"
+        ),
+        pytest.param(["command", "make"], 1, '{allow: "command", argv: ["make"], effects: ["write"]}', id="a rule"),
+        pytest.param(["command", "git", "diff", "--output=x"], 0, "effects: read\n  kernel: bubblewrap", id="effects"),
         pytest.param(["command", "git", "push"], 1, "deny by rules[1]\n  release goes through CI\n", id="denied"),
         pytest.param(["command", '{"command": "git status; id"}'], 1, "shell syntax ';'", id="as JSON"),
         pytest.param(["read_file", '{"path": "../x"}'], 1, "deny\n  '../x' leads out", id="another tool"),
@@ -56,6 +60,9 @@ def test_check_prints_json(config):
         "decision": "deny",
         "rule_id": "rules[1]",
         "reasons": ["release goes through CI"],
+        "effects": [],
+        "kernel": "",
+        "would_allow": "",
     }
 
 

@@ -1,5 +1,6 @@
 """`client.run` against a real server: what is handed out while it works, and what a failure leaves behind."""
 
+import json
 import time
 
 import pytest
@@ -9,8 +10,8 @@ from fixtures_embedded import install_weights, smollm2_weights
 
 from blueprint_llm import SyncLLMClient
 from blueprint_llm.adapters.local import embedded
-from blueprint_llm.errors import ApprovalPending
-from blueprint_llm.testing import Answer, FaultServer, Stall, ToolUse
+from blueprint_llm.errors import ApprovalPending, BlueprintError, ToolCallInvalidError
+from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
 
 
 def add(left: int, right: int) -> int:
@@ -109,6 +110,77 @@ def test_a_listener_may_be_a_coroutine_function(tmp_path, litellm_warm):
         client.run(messages=MESSAGES, on_chunk=listen)
 
     assert "".join(heard) == "All of it"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        pytest.param(ToolUse("subtract", {"left": 2}), "subtract", id="an unknown tool"),
+        pytest.param(ToolUse("add", {"left": "two", "right": 3}), "left", id="wrong arguments"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_a_wrong_call_is_answered_to_the_model(streamed, call, told, kind, tmp_path, litellm_warm):
+    """What the validator refuses is told to the model as that call's result, and the run goes on."""
+    wrong = Answer("", tool_calls=(call,))
+    listener = {"on_chunk": lambda chunk: None} if streamed else {}
+    with (
+        FaultServer([wrong, wrong, CALL, Answer("It is 5.")]) as server,
+        asking(kind, settings(server.url, tmp_path)) as client,
+    ):
+        result = client.run(messages=MESSAGES, tools=[add], **listener)
+
+    assert (result.content, result.stop) == ("It is 5.", "done")
+    assert [item.status for item in result.tool_results] == ["error", "ok"]
+    answers = [message for message in server.requests[-1].body["messages"] if message["role"] == "tool"]
+    assert told in answers[0]["content"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_calls_end_a_run_at_last(kind, tmp_path, litellm_warm):
+    """A model that never mends its call ends the run with the error, which carries everything so far."""
+    wrong = Answer("", tool_calls=(ToolUse("subtract", {}),))
+    with FaultServer([CALL, *[wrong] * 20]) as server:
+        block = settings(server.url, tmp_path)
+        block["blueprint"]["tools"]["loop"] = {"max_denials": 2}
+        with asking(kind, block) as client, pytest.raises(ToolCallInvalidError) as caught:
+            client.run(messages=MESSAGES, tools=[add])
+
+    run = caught.value.run
+    assert (run.stop, [item.status for item in run.tool_results]) == ("error", ["ok", "error", "error"])
+    assert run.state_id
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_in_mid_run_carries_the_run_and_can_be_resumed(kind, tmp_path, litellm_warm):
+    """What was done is not done again: the run goes on from where the provider failed."""
+    with (
+        FaultServer([CALL, Status(400), Answer("It is 5.")]) as server,
+        asking(kind, settings(server.url, tmp_path)) as client,
+    ):
+        with pytest.raises(BlueprintError) as caught:
+            client.run(messages=MESSAGES, tools=[add])
+        run = caught.value.run
+        result = client.resume(run.state_id, {})
+
+    assert (run.stop, [message.role for message in run.messages]) == ("error", ["user", "assistant", "tool"])
+    assert (result.content, [item.content for item in result.tool_results]) == ("It is 5.", ["5"])
+    assert "add" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_assistants_message_goes_back_as_it_came(kind, tmp_path, litellm_warm):
+    """What the provider sent in the message, unknown keys and null content too, is in the history unchanged."""
+    script = [Answer("", tool_calls=CALL.tool_calls), Answer("It is 5.")]
+    with FaultServer(script) as server, asking(kind, settings(server.url, tmp_path)) as client:
+        result = client.run(messages=MESSAGES, tools=[add])
+
+    sent = server.requests[-1].body["messages"][-2]
+    kept = result.messages[1].to_dict()
+    assert kept["content"] is None
+    assert json.loads(sent["tool_calls"][0]["function"]["arguments"]) == {"left": 2, "right": 3}
+    assert kept["tool_calls"] == sent["tool_calls"]
 
 
 @pytest.fixture(scope="module")

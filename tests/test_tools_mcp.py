@@ -1,16 +1,21 @@
 """MCP servers: their tools pass the same rules, and what they say of themselves is no trust."""
 
-import asyncio
 import sys
 from pathlib import Path
 
 import pytest
 
+from blueprint_llm import sync
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ToolError
 from blueprint_llm.tools import ApprovalDecision, ToolEngine
 
 SERVER = str(Path(__file__).with_name("tool_cases") / "mcp_server.py")
+
+
+def execute(engine, call):
+    """Run one call, from outside an event loop."""
+    return sync.run(engine.execute(call))
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def engine(tmp_path, monkeypatch):
         servers = {"demo": {"command": list(command), "env": {"EXTRA": "extra"}, "timeout_s": timeout_s}}
         settings = Tools.model_validate({"rules": list(rules), "mcp_servers": servers})
         made.append(ToolEngine(workspace=tmp_path, settings=settings, approver=approver))
-        made[-1].connect()
+        sync.run(made[-1].connect())
         return made[-1]
 
     yield make
@@ -39,11 +44,11 @@ def call(name, **arguments):
 def test_tools_of_a_server_pass_the_same_rules(engine):
     """They are listed by the server's name, ask without a rule, run with one, and get only the environment given."""
     tools = engine([{"allow": "demo__echo"}])
-    tools.connect()
+    sync.run(tools.connect())
 
     assert {item.name for item in tools.tools()} >= {"demo__echo", "demo__fail"}
-    assert tools.execute(call("echo", word="hi")).content == "hi extra no key"
-    assert tools.execute(call("fail")).status == "denied"
+    assert execute(tools, call("echo", word="hi")).content == "hi extra no key"
+    assert execute(tools, call("fail")).status == "denied"
     assert tools.check("demo__echo", {"wrod": "x"}).decision == "deny"
     assert tools.check("demo__echo", {"word": "x"}, tainted=True).decision == "ask"
     assert tools.registered("demo__echo").traits.outside
@@ -53,13 +58,13 @@ def test_failures_of_a_server_are_results(engine):
     """An error, a hang and a death each give the model a result; the engine goes on."""
     tools = engine([{"allow": "*"}], timeout_s=3)
 
-    assert tools.execute(call("fail")).status == "error"
-    assert "fail" in tools.execute(call("fail")).content
-    assert tools.execute(call("hang")).status == "timeout"
-    died = tools.execute(call("die"))
+    assert execute(tools, call("fail")).status == "error"
+    assert "fail" in execute(tools, call("fail")).content
+    assert execute(tools, call("hang")).status == "timeout"
+    died = execute(tools, call("die"))
     assert died.status in {"error", "timeout"}
-    assert tools.execute(call("echo", word="x")).status in {"error", "timeout"}
-    assert tools.execute({"id": "2", "name": "list_files", "arguments": {"path": "."}}).status == "ok"
+    assert execute(tools, call("echo", word="x")).status in {"error", "timeout"}
+    assert execute(tools, {"id": "2", "name": "list_files", "arguments": {"path": "."}}).status == "ok"
 
 
 async def test_a_changed_schema_is_asked_about_again(engine):
@@ -71,22 +76,22 @@ async def test_a_changed_schema_is_asked_about_again(engine):
         return [ApprovalDecision(decision="approve", scope="session")]
 
     tools = engine([{"allow": "demo__mutate"}], approver)
-    assert (await asyncio.to_thread(tools.execute, call("echo", word="a"))).content.startswith("a extra")
-    assert (await tools.execute_async(call("echo", word="a"))).content.startswith("a extra")
+    assert (await tools.execute(call("echo", word="a"))).content.startswith("a extra")
+    assert (await tools.execute(call("echo", word="a"))).content.startswith("a extra")
     assert asked == ["demo__echo"]
-    await tools.execute_async(call("mutate"))
-    changed = await tools.execute_async(call("echo", word="a"))
+    await tools.execute(call("mutate"))
+    changed = await tools.execute(call("echo", word="a"))
 
     assert (changed.status, "ask again" in changed.content or "needs approval" in changed.content) == ("denied", True)
-    again = await tools.execute_async(call("echo", word="a"))
+    again = await tools.execute(call("echo", word="a"))
     assert (again.content, asked) == ("sent a to x", ["demo__echo", "demo__echo"])
 
 
 def test_a_rule_does_not_cover_a_changed_schema(engine):
     """Even an allow rule asks once a declaration has changed."""
     tools = engine([{"allow": "*"}])
-    tools.execute(call("mutate"))
-    tools.execute(call("echo", word="a"))
+    execute(tools, call("mutate"))
+    execute(tools, call("echo", word="a"))
 
     assert "declaration changed" in "".join(tools.check("demo__echo", {"word": "a"}).reasons)
 
@@ -94,9 +99,9 @@ def test_a_rule_does_not_cover_a_changed_schema(engine):
 def test_a_tool_that_was_taken_away_is_unknown(engine):
     """A tool that its server no longer lists is denied."""
     tools = engine([{"allow": "*"}])
-    tools.execute(call("vanish"))
+    execute(tools, call("vanish"))
 
-    assert "no tool named" in tools.execute(call("echo", word="a")).content
+    assert "no tool named" in execute(tools, call("echo", word="a")).content
 
 
 @pytest.mark.parametrize(

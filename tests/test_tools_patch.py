@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blueprint_llm import sync
 from blueprint_llm.tools import ToolEngine
 from blueprint_llm.tools.confine import Root
 from blueprint_llm.tools.journal import ChangedError, Journal
@@ -18,6 +19,11 @@ from blueprint_llm.tools.patch import PatchError, parse_patch
 from blueprint_llm.tools.staging import Staged, Stored, preview, stage
 
 TEXT = "one\ntwo\nthree\nfour\nfive\n"
+
+
+def execute(engine, call):
+    """Run one call, from outside an event loop."""
+    return sync.run(engine.execute(call))
 
 
 def staged(patch, files, mode=0o644):
@@ -214,7 +220,7 @@ def test_a_patch_writes_all_its_files(tmp_path):
     edits = "*** Update File: a.txt\n-two\n+TWO\n*** Add File: x/y/z.txt\n+new\n*** Delete File: gone.txt\n"
     patch = f"*** Begin Patch\n{edits}*** End Patch\n"
     with ToolEngine([{"allow": "patch"}], tmp_path) as engine:
-        result = engine.execute({"id": "1", "name": "patch", "arguments": {"patch": patch}})
+        result = execute(engine, {"id": "1", "name": "patch", "arguments": {"patch": patch}})
 
     assert (result.status, result.content) == ("ok", "changed a.txt\ncreated x/y/z.txt\ndeleted gone.txt")
     assert (tmp_path / "a.txt").read_text() == TEXT.replace("two", "TWO")
@@ -279,12 +285,13 @@ def test_the_engine_finishes_what_a_killed_one_began(tmp_path, bare_environment)
     (root / "a").write_text("old\n")
     script = textwrap.dedent("""
         import os, signal, sys
+        from blueprint_llm import sync
         from blueprint_llm.tools import journal
         from blueprint_llm.tools.engine import ToolEngine
         journal._put = lambda root, entry: os.kill(os.getpid(), signal.SIGKILL)
         patch = "*** Begin Patch\\n*** Update File: a\\n-old\\n+new\\n*** End Patch\\n"
         call = {"id": "1", "name": "patch", "arguments": {"patch": patch}}
-        ToolEngine([{"allow": "patch"}], sys.argv[1]).execute(call)
+        sync.run(ToolEngine([{"allow": "patch"}], sys.argv[1]).execute(call))
     """)
     subprocess.run([sys.executable, "-c", script, root], check=False)
     assert (root / "a").read_text() == "old\n"
@@ -313,8 +320,8 @@ def test_a_file_that_is_too_large_is_left_alone(tmp_path):
     with (tmp_path / "big").open("wb") as file:
         file.truncate(16_000_001)
     with ToolEngine([{"allow": "*"}], tmp_path) as engine:
-        read = engine.execute({"id": "1", "name": "read_file", "arguments": {"path": "big"}})
-        write = engine.execute({"id": "2", "name": "write_file", "arguments": {"path": "big", "content": ""}})
+        read = execute(engine, {"id": "1", "name": "read_file", "arguments": {"path": "big"}})
+        write = execute(engine, {"id": "2", "name": "write_file", "arguments": {"path": "big", "content": ""}})
 
     assert (read.status, "larger than" in read.content) == ("error", True)
     assert (write.status, "larger than" in write.content) == ("denied", True)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from blueprint_llm.config.tool_blocks import Tools
-from blueprint_llm.errors import ConfigError, ToolError
+from blueprint_llm import sync
+from blueprint_llm.errors import ConfigError
 from blueprint_llm.tools import ToolEngine, tool
 
 CASES = Path(__file__).with_name("tool_cases")
-CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "tool_rules.jsonl"
+CORPUS = next(
+    (above / "shared" for above in Path(__file__).parents if (above / "shared/corpora").is_dir()), Path("none")
+)
+CORPUS = CORPUS / "corpora/tool_rules.jsonl"
 LINKS = {
     "link_etc": "/etc",
     "src/link_file": "/etc/passwd",
@@ -23,6 +26,11 @@ LINKS = {
     "loop": "loop",
 }
 FILES = {"src/app.py": "print(1)\n", "README.md": "hello\n", ".env": "K=1\n"}
+
+
+def execute(engine, call):
+    """Run one call, from outside an event loop."""
+    return sync.run(engine.execute(call))
 
 
 def lines(name):
@@ -116,22 +124,26 @@ def test_the_shared_corpus_is_there_or_its_absence_is_told(capsys):
     assert lines("attacks.txt")
 
 
-@pytest.mark.parametrize("mode", ["manual", "whitelist"])
-def test_corpus_of_rules(mode, tmp_path):
-    """No attack of the corpus is allowed, and at most one benign call is prompted."""
-    wrong, prompted = [], []
+def test_no_harmless_call_of_the_corpus_asks(tmp_path):
+    """What the corpus calls harmless is allowed, and its malformed calls and paths are answered as it says."""
+    wrong = []
     for number, case in enumerate(corpus()):
+        if (
+            case["tool"] in {"command", "run_tests"}
+            and case["accept"] != ["allow"]
+            and case["category"] != "validation"
+        ):
+            continue  # judged by what happens: tests/test_tools_attacks.py
         root = tmp_path / str(number) / "ws"
         root.mkdir(parents=True)
         furnish(root, case.get("setup"))
         arguments = json.loads(json.dumps(case["arguments"]).replace(case["workspace"], str(root)))
-        with ToolEngine(as_rules(case["policy"]), root, mode) as engine:
+        with ToolEngine(as_rules(case["policy"]), root) as engine:
             found = engine.check(case["tool"], arguments).decision
         if found not in case["accept"]:
-            (prompted if case["accept"] == ["allow"] else wrong).append((case["id"], found))
+            wrong.append((case["id"], found))
 
     assert wrong == []
-    assert len(prompted) <= 1
 
 
 @pytest.mark.parametrize("commands", by_program("benign.txt"))
@@ -141,20 +153,6 @@ def test_everyday_commands_pass(commands, mode, decide):
     asked = [argv for argv in commands if decide(argv, allow(argv[0]), mode=mode).decision != "allow"]
 
     assert asked == []
-
-
-@pytest.mark.parametrize("commands", by_program("attacks.txt"))
-@pytest.mark.parametrize(("mode", "held"), [("manual", "ask"), ("whitelist", "deny")])
-def test_attacks_are_not_allowed(commands, mode, held, decide):
-    """No rule on the program, its first two words or any program lets an attack run by itself."""
-    let_through = [
-        (argv, rule["argv"])
-        for argv in commands
-        for rule in (allow(argv[0]), allow("*"), *([allow(*argv[:2])] if len(argv) > 2 else []))
-        if decide(argv, rule, mode=mode).decision != held
-    ]
-
-    assert let_through == []
 
 
 def test_the_cases_are_many_and_different():
@@ -172,7 +170,7 @@ def test_the_cases_are_many_and_different():
 @pytest.mark.parametrize(
     "argv",
     [
-        pytest.param(["sed", "-n", "1p\ne id", "README.md"], id="a newline hides a sed command"),
+        pytest.param(["git\n", "log"], id="a newline in a program's name"),
         pytest.param(["git", "log\x1b[2K"], id="an escape hides a word"),
         pytest.param(["echo", "a" + " " * 80 + "b"], id="a gap pushes text out of sight"),
         pytest.param(["echo", "\u202eabc"], id="bidi override"),
@@ -203,7 +201,8 @@ def test_what_cannot_be_seen_is_not_allowed(argv, decide):
         "git status # x",
         "git status\nid",
         'git log "$HOME"',
-        "git log \\x",
+        "git log \\\nx",
+        'git log "\\$x"',
         "X=1 git log",
         "git log !!",
         "git log <(id)",
@@ -272,7 +271,7 @@ def test_a_command_that_is_no_command_is_denied(text, decide):
 @pytest.mark.parametrize("mode", ["manual", "whitelist", "trust"])
 def test_a_denied_command_is_denied_however_wrapped(command, mode, decide):
     """Deny wins over allow, through wrappers, chains, substitutions, assignments and global flags."""
-    rules = [allow("*", flags="any"), deny("rm"), deny("git", "push")]
+    rules = [allow("*"), deny("rm"), deny("git", "push")]
 
     assert decide(command, *rules, mode=mode).decision == "deny"
 
@@ -310,25 +309,63 @@ def test_modes_decide_what_no_rule_does(decide):
     assert decide("nosuchtool | x", mode="trust").decision == "ask"
 
 
-def test_unchecked_flags_only_where_the_user_says_so(decide):
-    """`flags: any` leaves flags unchecked, and shell syntax still asks."""
-    rule = allow("terraform", "plan", flags="any")
+def test_words_are_matched_as_they_are_written(decide):
+    """A rule is about commands that begin with its words; the program is spelled exactly, flags count as words."""
+    for argv, rule, expected in (
+        (["git", "-C", "src", "status"], allow("git", "-C", "src", "status"), "allow"),
+        (["git", "-C", "lib", "status"], allow("git", "-C", "src", "status"), "ask"),
+        (["git", "-C", "src", "status"], allow("git", "status"), "ask"),
+        (["git", "diff", "x"], allow("git", ["status", "diff"]), "allow"),
+        (["git", "log"], allow("git", ["status", "diff"]), "ask"),
+        (["make", "x", "test"], allow("make", "*", "test"), "allow"),
+        (["./git", "status"], allow("git", "status"), "ask"),
+        (["/usr/bin/git", "status"], allow("git", "status"), "ask"),
+        (["/usr/bin/git", "status"], allow("/usr/bin/git", "status"), "allow"),
+        (["GIT", "status"], allow("git", "status"), "ask"),
+        (["git"], allow("git", "status"), "ask"),
+        (["find", ".", "-exec", "cat", "{}", ";"], allow("find"), "allow"),
+        (["find", ".", "(", "-name", "x", ")"], allow("find"), "allow"),
+        (r"find . \( -name x \) -print", allow("find"), "allow"),
+        (r"find . -exec cat {} \;", allow("find"), "ask"),
+    ):
+        assert decide(argv, rule).decision == expected, argv
 
-    assert decide(["terraform", "plan", "-out=x"], rule).decision == "allow"
-    assert decide(["terraform", "apply"], rule).decision == "ask"
-    assert decide("terraform plan; id", rule).decision == "ask"
+
+@pytest.mark.parametrize(
+    ("rules", "effects"),
+    [
+        pytest.param([allow("make")], ("read",), id="read is the default"),
+        pytest.param([allow("make", effects="write")], ("write",), id="write"),
+        pytest.param([allow("make", effects="network")], ("read", "network"), id="network beside reading"),
+        pytest.param([allow("make", effects=["write", "network"])], ("write", "network"), id="both"),
+        pytest.param([allow("*"), allow("make", effects="write")], ("write",), id="the rule that allows most counts"),
+        pytest.param([allow("make", effects="write"), allow("*")], ("write",), id="whatever the order"),
+        pytest.param([allow("make", "x", effects="write"), allow("make")], ("read",), id="other words, other rule"),
+        pytest.param([{"ask": "command", "argv": ["make"], "effects": "network"}], ("read", "network"), id="asks"),
+        pytest.param([{"ask": "command", "argv": ["make"]}], ("write",), id="what a person approves may write"),
+        pytest.param([], ("write",), id="and what no rule is about"),
+        pytest.param([{"deny": "command", "argv": ["make"]}], (), id="what is denied does nothing"),
+    ],
+)
+def test_a_decision_tells_its_effects(rules, effects, decide):
+    """The rule says what the command may do."""
+    assert decide(["make"], *rules).effects == effects
 
 
-def test_words_the_user_wrote_count_as_written(decide):
-    """A rule that spells a flag out allows it there, and a target it names excludes others."""
-    assert decide(["git", "-C", "src", "status"], allow("git", "-C", "src", "status")).decision == "allow"
-    assert decide(["git", "-C", "src", "status", "-s"], allow("git", "-C", "src", "status")).decision == "allow"
-    assert decide(["git", "-C", "src", "status"], allow("git")).decision == "ask"
-    assert decide(["make", "test", "deploy"], allow("make", "test")).decision == "ask"
-    assert decide(["git", "diff"], allow("git", ["status", "diff"])).decision == "allow"
-    assert decide(["sort", "-o", "x"], allow("sort", "-o")).decision == "ask"
-    assert decide(["ruff", "format", "src"], allow("ruff", "format")).decision == "allow"
-    assert decide(["ruff", "format", "src"], allow("ruff")).decision == "ask"
+def test_words_of_a_denial_stand_in_any_order(decide):
+    """Behind the subcommand, the words of a deny rule may stand anywhere."""
+    rules = (allow("git", effects=["write", "network"]), deny("git", "push", ["--force", "-f"]), deny("rm", "-rf"))
+    for words, expected in (
+        ("git push --force", "deny"),
+        ("git push origin main --force", "deny"),
+        ("git push -f origin", "deny"),
+        ("git -C . push origin -f", "deny"),
+        ("env git push origin main --force", "deny"),
+        ("git push origin main", "allow"),
+        ("git log --grep push --force", "allow"),
+        ("rm src -rf", "deny"),
+    ):
+        assert decide(words.split(), *rules).decision == expected, words
 
 
 @pytest.mark.parametrize(
@@ -390,8 +427,8 @@ def test_an_absolute_path_inside_is_the_relative_one(workspace):
 
 def test_dots_after_a_link_count_as_the_kernel_counts(workspace):
     """`link/../x` leads to the parent of the link's target, and is judged so."""
-    with ToolEngine([allow("cat")], workspace) as engine:
-        assert engine.check("command", {"argv": ["cat", "link_etc/../etc/hostname"]}).decision == "ask"
+    with ToolEngine([{"allow": "read_file"}], workspace) as engine:
+        assert engine.check("read_file", {"path": "link_etc/../etc/hostname"}).decision == "deny"
 
 
 @pytest.mark.parametrize(
@@ -425,7 +462,7 @@ def test_dots_after_a_link_count_as_the_kernel_counts(workspace):
 )
 def test_malformed_arguments_are_denied_by_field(arguments, field, workspace):
     """What a model wrote wrongly is denied, names the field, and raises nothing."""
-    with ToolEngine([allow("*", flags="any")], workspace) as engine:
+    with ToolEngine([allow("*")], workspace) as engine:
         found = engine.check("command", arguments)
 
     assert found.decision == "deny"
@@ -485,11 +522,13 @@ def test_text_from_outside_makes_allowed_acts_ask(workspace):
 
 
 def test_run_tests_follows_rules_for_itself_and_for_pytest(workspace):
-    """`run_tests` passes by a rule on it or on pytest, with known-safe arguments only."""
-    for rules in ([{"allow": "run_tests"}], [allow("pytest")]):
+    """`run_tests` passes by a rule on it or on pytest, with the rule's effects."""
+    for rules in ([{"allow": "run_tests", "effects": "write"}], [allow("pytest", effects="write")]):
         with ToolEngine(rules, workspace) as engine:
-            assert engine.check("run_tests", {"args": ["-q"]}).decision == "allow"
-            assert engine.check("run_tests", {"args": ["-p", "evil"]}).decision == "ask"
+            found = engine.check("run_tests", {"args": ["-q"]})
+            assert (found.decision, found.effects) == ("allow", ("write",))
+    with ToolEngine([allow("make")], workspace) as engine:
+        assert engine.check("run_tests", {"args": ["-q"]}).decision == "ask"
 
 
 def test_a_patch_is_judged_by_every_file_it_touches(workspace):
@@ -526,8 +565,8 @@ def test_a_rule_on_paths_holds_for_walks_and_commands_too(workspace):
     rules = [{"allow": ["list_files", "search_files"]}, allow("cat"), allow("grep"), allow("git"), allow("ls")]
     guard = {"deny": "*", "paths": ["private/**"], "why": "not yours"}
     with ToolEngine([*rules, guard], workspace) as engine:
-        listed = engine.execute({"id": "1", "name": "list_files", "arguments": {"path": "."}}).content
-        found = engine.execute({"id": "2", "name": "search_files", "arguments": {"pattern": "hello"}}).content
+        listed = execute(engine, {"id": "1", "name": "list_files", "arguments": {"path": "."}}).content
+        found = execute(engine, {"id": "2", "name": "search_files", "arguments": {"pattern": "hello"}}).content
         decisions = {
             words: engine.check("command", {"argv": words.split()}).decision
             for words in (
@@ -562,21 +601,7 @@ def test_what_may_not_be_read_is_not_searched(rule, pattern, found, workspace):
     with ToolEngine([{"allow": "search_files"}, rule], workspace) as engine:
         call = {"id": "1", "name": "search_files", "arguments": {"pattern": pattern}}
 
-        assert engine.execute(call).content == found
-
-
-def test_an_allowed_command_may_be_bound_to_paths(workspace):
-    """Every path of the command must match, and one that names none is about the folder it runs in."""
-    for rule in (allow("cat", paths=["src/**"]), allow("cat", paths=["src/**"], flags="any")):
-        with ToolEngine([rule], workspace) as engine:
-            for words, expected in (
-                ("cat src/app.py", "allow"),
-                ("cat src/app.py README.md", "ask"),
-                ("cat", "ask"),
-                ("cat ../outside.txt", "ask"),
-                ("cat in/../README.md", "ask"),
-            ):
-                assert engine.check("command", {"argv": words.split()}).decision == expected, words
+        assert execute(engine, call).content == found
 
 
 def test_custom_tools_are_judged_by_their_traits(workspace):
@@ -604,7 +629,14 @@ def test_custom_tools_are_judged_by_their_traits(workspace):
     [
         pytest.param({"allow": "command", "deny": "x"}, "exactly one", id="two effects"),
         pytest.param({"argv": ["git"]}, "exactly one", id="no effect"),
-        pytest.param({"allow": "command", "argw": ["git"]}, "argw", id="unknown key"),
+        pytest.param({"allow": "command", "argw": ["git"]}, "did you mean 'argv'", id="unknown key"),
+        pytest.param({"alow": "command"}, "did you mean 'allow'", id="a typing error in the verb"),
+        pytest.param({**allow("git"), "efects": "read"}, "did you mean 'effects'", id="a typing error"),
+        pytest.param(allow("git", effects="wite"), "did you mean 'write'", id="unknown effect"),
+        pytest.param(allow("git", flags="any"), "`flags` is gone", id="a key of earlier versions"),
+        pytest.param({"allow": "read_file", "effects": "write"}, "effects are about commands", id="no command"),
+        pytest.param({"deny": "command", "effects": "write"}, "what is denied has none", id="effects of a denial"),
+        pytest.param(allow(), "argv", id="no words"),
         pytest.param({**allow("git", "status"), "match": ["git push"]}, "must be decided", id="match fails"),
         pytest.param({**allow("git"), "not_match": ["git status"]}, "must not be", id="not_match fails"),
         pytest.param({"allow": "read_file", "paths": ["a"], "match": ["../a"]}, "must be", id="a path outside"),
@@ -632,7 +664,7 @@ def test_no_pattern_of_a_model_can_hang_a_listing(workspace):
         ):
             call = {"id": "1", "name": "list_files", "arguments": {"path": ".", "pattern": pattern}}
 
-            assert engine.execute(call).content == found
+            assert execute(engine, call).content == found
 
 
 def test_examples_that_hold_load(workspace):
@@ -643,22 +675,6 @@ def test_examples_that_hold_load(workspace):
     ]
     with ToolEngine(rules, workspace) as engine:
         assert engine.check("write_file", {"path": "dist/a", "content": ""}).decision == "deny"
-
-
-def test_a_system_that_cannot_confine_asks_for_every_act(workspace, monkeypatch):
-    """Without a backend, rules wave nothing through that writes or executes; `required` refuses to run at all."""
-    monkeypatch.setattr("blueprint_llm.tools.sandbox._offered", lambda name: False)
-    rules = [{"allow": ["write_file", "read_file"]}, allow("pytest")]
-    with ToolEngine(rules, workspace) as engine:
-        assert engine.check("command", {"argv": ["pytest"]}).decision == "ask"
-        assert engine.check("write_file", {"path": "x", "content": ""}).decision == "ask"
-        assert engine.check("read_file", {"path": "README.md"}).decision == "allow"
-    waived = Tools.model_validate({"sandbox": {"backend": "none"}, "rules": rules})
-    with ToolEngine(workspace=workspace, settings=waived) as engine:
-        assert engine.check("command", {"argv": ["pytest"]}).decision == "allow"
-    required = Tools.model_validate({"sandbox": {"required": True}, "rules": rules})
-    with ToolEngine(workspace=workspace, settings=required) as engine, pytest.raises(ToolError, match="required"):
-        engine.check("command", {"argv": ["pytest"]})
 
 
 def test_a_workspace_must_be_a_folder(tmp_path):

@@ -175,16 +175,17 @@ def test_text_shows_before_the_answer_is_complete_and_a_rejection_is_told(reposi
             code = person.end()
         told = server.requests[-1].body["messages"][-1]["content"]
 
-    assert (code, "use a shift" in told, person.screen.count("Then I leave it.")) == (0, True, 1)
+    assert (code, "use a shift" in told, person.screen.count("Then I leave it.")) == (1, True, 1)
+    assert 'a rule that would allow it: {allow: "patch"}' in person.screen
     assert (repository / "doubling.py").read_text() == CODE
 
 
 def test_in_a_pipe_nobody_is_asked(repository, tmp_path):
-    """Standard output holds the model's text only, its control sequences as text; what asks is denied."""
+    """Standard output holds the model's last text only, its control sequences as text; what asks is denied."""
     with FaultServer([FIX[1], Answer("\x1b[2J\x1b[8mhidden\x07")]) as server:
         done = shell(repository, "run", "go", "--config", settings(tmp_path, server.url, repository))
 
-    assert done[:2] == (0, "Here is the mistake.\n\\x1b[2J\\x1b[8mhidden\\x07\n")
+    assert done[:2] == (1, "\\x1b[2J\\x1b[8mhidden\\x07\n")
     assert "denied   patch" in done[2]
     assert (repository / "doubling.py").read_text() == CODE
 

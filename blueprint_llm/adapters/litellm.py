@@ -1,54 +1,71 @@
-"""The only module that knows LiteLLM: calls, streams and the embedded model's registration.
+"""The only module that knows LiteLLM: calls, streams, costs and the embedded model's registration.
 
 LiteLLM is imported on the first call (2-5 s, 2,600 modules). Its retries, cache and Router are off, and no global of
 it is touched but `custom_provider_map`. A failure leaves as a fresh CallError (`exceptions`): LiteLLM's own holds the
 request and its headers, so it is neither chained nor re-raised, and no frame of ours that raises holds a key.
+
+`PRIVATE` lists every name used here that LiteLLM does not document.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
+import itertools
 import os
 import threading
-from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm import redaction
-from blueprint_llm.adapters import plain
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.local.provider import custom_provider
-from blueprint_llm.adapters.unheard import has_listeners, is_unheard, marked, uncounted
-from blueprint_llm.engine.steps import END
+from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_delta, in_one_piece, usage_of
+from blueprint_llm.config.providers import is_loopback
 from blueprint_llm.secret import Secret
 from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from blueprint_llm.adapters.contract import Call, EndedBy
 
 COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 # A local server wants no key, but OpenAI's client does not start without one.
 NO_KEY = "none"
-# To its blocking functions `num_retries=0` is unset, and `litellm.num_retries` counts; a policy wins over both.
+# `num_retries=0` is unset to LiteLLM, and `litellm.num_retries` counts; a policy wins over both.
 SINGLE = {"num_retries": 0, "max_retries": 0, "retry_policy": {"BadRequestErrorRetries": 0}}
+# LiteLLM's private names, and what is lost where a release is without one. Each has a test in test_litellm_contract.
+PRIVATE = {
+    "CustomStreamWrapper.received_finish_reason": "a stream that just ends passes for one that its provider ended",
+    "CustomStreamWrapper.intermittent_finish_reason": "an answer whose reason came before its last chunk counts as cut",
+    "CustomStreamWrapper.make_call": "a stream of Gemini's that just ends passes for one that it ended",
+    "CustomStreamWrapper.chunks": "tokens that LiteLLM counts pass for the provider's; memory grows with every chunk",
+    "CustomStreamWrapper.completion_stream": "every chunk leaves a generator behind, which holds it for a while",
+    "CustomStreamWrapper._base_hidden_params": "a key that a gateway echoes in a header stands in a chunk's parameters",
+    "ModelResponse._response_headers": "a key that a gateway echoes in a header stands in the answer",
+    "acompletion(_skip_mcp_handler=)": "a call with tools fails where the package mcp is not installed",
+}
 # Where LiteLLM keeps a provider's headers; the second place goes into every chunk of a stream.
 _HIDDEN = ("_hidden_params", "_base_hidden_params")
 _HEADERS = ("additional_headers", "headers")
+# Their models run on the user's own machine. LiteLLM says 0, too, but asks Ollama's port first.
+FREE = frozenset({"embedded", "ollama", "ollama_chat"})
+# So many chunks LiteLLM may keep more before they are joined.
+COMPACT_EVERY = 64
 _LOADING = threading.Lock()
 _QUIET = threading.Event()
 
 
 def module() -> Any:
-    """LiteLLM, imported without its network fetch of the price map, with the embedded model registered."""
+    """Return LiteLLM, imported without its network fetch of the price map, with the embedded model registered."""
     with _LOADING:  # a cache alone lets threads that come at the same time all load
         return _loaded()
 
 
 def is_loaded() -> bool:
-    """Whether `module` has nothing left to do."""
+    """Return True if `module` has nothing left to do."""
     return bool(_loaded.cache_info().currsize)
 
 
@@ -67,62 +84,43 @@ def _loaded() -> Any:
     return litellm
 
 
-def complete(call: Call) -> Any:
-    """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
-    litellm = module()
+async def complete(call: Call) -> Any:
+    """Return a whole answer: LiteLLM's `ModelResponse`. Raise CallError."""
     try:
-        if not is_unheard(litellm, call):
-            return _masked(litellm.completion(**_keywords(call)))
-        with marked(litellm):
-            return _masked(litellm.completion(**uncounted(litellm, "completion", _keywords(call))))
+        return without_keys(await _ask(call))
     except Exception as error:  # noqa: BLE001 - the provider boundary: anything may come out of LiteLLM
         failure = call_error(error, call)
     raise failure
 
 
-async def acomplete(call: Call) -> Any:
-    """A whole answer: LiteLLM's `ModelResponse`. Raises CallError."""
-    litellm = module()
+async def open_stream(call: Call) -> Stream:
+    """Start a stream. Raise CallError."""
     try:
-        if not is_unheard(litellm, call):
-            return _masked(await litellm.acompletion(**_keywords(call)))
-        with marked(litellm):
-            return _masked(await _unheard(litellm, uncounted(litellm, "acompletion", _keywords(call))))
+        return Stream(without_keys(await _ask(call, stream=True)), call)
     except Exception as error:  # noqa: BLE001 - the provider boundary
         failure = call_error(error, call)
     raise failure
 
 
-def _unheard(litellm: Any, keywords: Mapping[str, Any]) -> Awaitable[Any]:
-    """The call on its way: past the thread where nothing needs it."""
-    if plain.is_plain(litellm, keywords):
-        return plain.acompletion(litellm, keywords)
-    answer: Awaitable[Any] = litellm.acompletion(**keywords)
-    return answer
+async def _ask(call: Call, *, stream: bool = False) -> Any:
+    """Return what LiteLLM returns."""
+    litellm = module() if is_loaded() else await asyncio.to_thread(module)
+    streaming = _streaming(call) if stream else {}
+    if _is_blocking(litellm, call, "astreaming" if stream else "acompletion"):
+        answer = await asyncio.to_thread(lambda: litellm.completion(**(_keywords(call) | streaming)))
+        return _Threaded(answer) if stream else answer
+    return await litellm.acompletion(**(_keywords(call) | streaming))
 
 
-def open_stream(call: Call) -> Stream:
-    """Start a stream. Raises CallError."""
-    litellm = module()
-    try:
-        return Stream(_masked(litellm.completion(**(_keywords(call) | _streaming(call)))), call, litellm)
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
+def _is_blocking(litellm: Any, call: Call, method: str) -> bool:
+    """Return True if the call is for a custom provider of the program that only has the blocking method."""
+    provider = call.params.get("custom_llm_provider") or _model_id(call.model).partition("/")[0]
+    handlers = [each["custom_handler"] for each in litellm.custom_provider_map if each["provider"] == provider]
+    return bool(handlers) and getattr(type(handlers[0]), method, None) is getattr(litellm.CustomLLM, method)
 
 
-async def aopen_stream(call: Call) -> Stream:
-    """Start a stream. Raises CallError."""
-    litellm = module()
-    try:
-        return Stream(_masked(await litellm.acompletion(**(_keywords(call) | _streaming(call)))), call, litellm)
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
-
-
-def _masked(answer: Any) -> Any:
-    """`answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
+def without_keys(answer: Any) -> Any:
+    """Return `answer` with the provider's headers masked, which LiteLLM keeps: a gateway may echo the key in one."""
     hidden = [getattr(answer, place, None) or {} for place in _HIDDEN]
     found = [(held, name) for held in hidden for name in _HEADERS if held.get(name)]
     headers = getattr(answer, "_response_headers", None) or {}
@@ -134,7 +132,7 @@ def _masked(answer: Any) -> Any:
 
 
 def _keywords(call: Call) -> dict[str, Any]:
-    """LiteLLM's keywords. Never bind the result to a name: it holds the key."""
+    """Return LiteLLM's keywords. Never bind the result to a name: it holds the key."""
     wire = {"timeout": call.timeout_s, **call.params, "model": _model_id(call.model), "messages": call.messages}
     wire |= SINGLE | ({} if call.as_written else {"caching": False})
     if wire.get("tools"):
@@ -146,20 +144,20 @@ def _keywords(call: Call) -> dict[str, Any]:
             wire["api_base"] = credential.base_url
         if credential.api_key is not None:
             wire["api_key"] = credential.api_key
-        elif credential.base_url and not call.as_written:
+        elif is_loopback(credential.base_url) and not call.as_written:
             wire.setdefault("api_key", NO_KEY)
-    return {name: value if name == "messages" else _revealed(value) for name, value in wire.items()}
+    return {name: value if name == "messages" else revealed(value) for name, value in wire.items()}
 
 
-def _revealed(value: Any) -> Any:
+def revealed(value: Any) -> Any:
     """`value` with every Secret in it opened: LiteLLM is who it is for."""
     match value:
         case Secret():
             return value.reveal()
         case dict():
-            return {name: _revealed(item) for name, item in value.items()}
+            return {name: revealed(item) for name, item in value.items()}
         case list():
-            return [_revealed(item) for item in value]
+            return [revealed(item) for item in value]
         case _:
             return value
 
@@ -173,44 +171,125 @@ def _model_id(model: str) -> str:
     return model.replace("embedded:", "embedded/", 1) if model.startswith("embedded:") else model
 
 
-class _Once:
-    """One loop over a stream, however often it is begun anew.
+class _Tap:
+    """The stream of an OpenAI-like provider on its way to LiteLLM, which does not pass on all of it.
 
-    LiteLLM begins one for every chunk. OpenAI's `AsyncStream` answers with a new generator each time, which waits for a
-    task of its own to be closed and holds its chunk until then: megabytes, where many chunks came at once.
+    A piece without text or calls is dropped: a refusal, the signature of a thought, what nobody has invented yet. Here
+    such fields are kept. LiteLLM begins a loop over its source for every chunk, to which OpenAI's `AsyncStream` answers
+    with a new generator that holds its chunk until it is closed; this one answers with itself.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._chunks = stream if inspect.isasyncgenfunction(type(stream).__aiter__) else aiter(stream)
+        self._merger = Merger()
 
     def __aiter__(self) -> Self:
         return self
 
-    def __anext__(self) -> Any:
-        return self._stream.__anext__()
+    async def __anext__(self) -> Any:
+        chunk = await self._chunks.__anext__()
+        for choice in getattr(chunk, "choices", None) or ():
+            delta = choice.delta
+            if delta is not None and not {*delta.model_fields_set, *(delta.model_extra or ())} <= PASSED_ON:
+                self._merger.add({"choices": [{"index": choice.index, "delta": delta.model_dump()}]})
+        if model := getattr(chunk, "model", None):
+            self._merger.add({"model": model})  # LiteLLM's chunks name the one that was asked for
+        return chunk
+
+    def aside(self) -> dict[str, Any]:
+        """Return what LiteLLM passes on in part only, merged."""
+        return self._merger.whole()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-class Stream:
-    """An open LiteLLM stream for either driver.
+class _GeminiEnd:
+    """What begins a stream of Gemini's, and then watches for its end: to LiteLLM each of its chunks says "stop"."""
 
-    LiteLLM keeps every chunk of a stream (2.6 MB after 390) to rebuild the answer for its callbacks. Where none is
-    set, only what its end and repetition checks read is kept: the first chunk, the last two, and those with usage.
+    def __init__(self, begin: Any) -> None:
+        self._begin = begin
+        self.is_watching = False
+        self.reason: str | None = None
+
+    def __call__(self, **keywords: Any) -> Any:
+        """Begin the stream, awaited or not."""
+        stream = self._begin(**keywords)
+        return self._later(stream) if inspect.isawaitable(stream) else self._watched(stream)
+
+    async def _later(self, stream: Awaitable[Any]) -> Any:
+        return self._watched(await stream)
+
+    def _watched(self, stream: Any) -> Any:
+        parse = getattr(stream, "chunk_parser", None)
+        if parse is not None:
+            self.is_watching = True
+            stream.chunk_parser = functools.partial(self._parse, parse)
+        return stream
+
+    def _parse(self, parse: Any, chunk: Any) -> Any:
+        for candidate in chunk.get("candidates") or [
+            {"finishReason": (chunk.get("promptFeedback") or {}).get("blockReason")}
+        ]:
+            self.reason = str(candidate.get("finishReason") or self.reason or "").lower() or None
+        return parse(chunk)
+
+
+def _is_openai_like(kind: type) -> bool:
+    """Return True for the classes of LiteLLM's sources whose chunks are in OpenAI's format, by their names."""
+    return kind.__name__ == "AsyncStream" or kind.__name__.endswith("ChatCompletionStreamingHandler")
+
+
+class _Threaded:
+    """A blocking stream of LiteLLM's, read in threads; everything else of it is LiteLLM's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._source = stream, stream.completion_stream
+        self._is_closed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __anext__(self) -> Any:
+        chunk = await asyncio.to_thread(self._read)
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    def _read(self) -> Any:
+        try:
+            return next(self._stream, None)  # StopIteration cannot leave a thread
+        finally:
+            if self._is_closed:
+                self._close()
+
+    async def aclose(self) -> None:
+        """Close the source; one that a thread is reading closes when it has brought its next chunk."""
+        self._is_closed = True
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with contextlib.suppress(ValueError):  # a generator that is running
+            getattr(self._source, "close", bool)()
+
+
+class Stream:
+    """An open stream of LiteLLM's: iterate for its chunks, then ask what proves the end.
+
+    LiteLLM keeps every chunk of a stream (2.6 MB after 390) and rebuilds the answer from them at its end, for its
+    callbacks and for the usage that it hands out last. `_compact` keeps that answer the same in less memory.
     """
 
-    _KEPT = 3
-
-    def __init__(self, wrapper: Any, call: Call, litellm: Any) -> None:
+    def __init__(self, wrapper: Any, call: Call) -> None:
         self._wrapper, self._call = wrapper, call
         self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
-        if inspect.isasyncgenfunction(getattr(type(self._source), "__aiter__", None)):
-            wrapper.completion_stream = _Once(self._source)
-        self._keep_all = has_listeners(litellm)
-        self._last_usage: Any = None
-        self._has_usage = False
-        self._seen = 0
+        if any(map(_is_openai_like, type(self._source).__mro__)):
+            self._source = wrapper.completion_stream = _Tap(self._source)
+        watch(wrapper)
+        self._said: dict[str, Any] = {}  # the provider's usage
+        self._counted: Any = None  # LiteLLM's
+        self._seen, self._compact_at = 0, COMPACT_EVERY
         self._closed = self._is_over = self._begun = False
 
     @property
@@ -218,29 +297,18 @@ class Stream:
         """What LiteLLM keeps beside the chunks: headers, the deployment, the cost."""
         return dict(getattr(self._wrapper, "_hidden_params", None) or {})
 
-    def read(self) -> Any:
-        """The next chunk, or END. Raises CallError."""
-        if self._is_over:
-            return END
-        try:
-            chunk = next(self._wrapper)
-        except StopIteration:
-            return END
-        except Exception as error:  # noqa: BLE001 - the provider boundary
-            failure = call_error(error, self._call, in_stream=True, begun=self._begun)
-        else:
-            self._note(chunk)
-            return chunk
-        raise failure
+    def __aiter__(self) -> Self:
+        return self
 
-    async def aread(self) -> Any:
-        """The next chunk, or END. Raises CallError."""
-        if self._is_over:
-            return END
+    async def __anext__(self) -> Any:
+        """Return the next chunk. Raise CallError if the stream breaks."""
+        if self._is_over or self._closed:
+            raise StopAsyncIteration
         try:
-            chunk = await anext(self._wrapper)
+            chunk = await self._wrapper.__anext__()
         except StopAsyncIteration:
-            return END
+            self._is_over = True
+            raise
         except Exception as error:  # noqa: BLE001 - the provider boundary
             failure = call_error(error, self._call, in_stream=True, begun=self._begun)
         else:
@@ -249,42 +317,58 @@ class Stream:
         raise failure
 
     def _note(self, chunk: Any) -> None:
-        """Remember whether the provider sent usage; drop what LiteLLM kept."""
+        """Remember what usage the provider sent; let go of what LiteLLM kept."""
         self._begun = True
-        self._last_usage = getattr(chunk, "usage", None) or self._last_usage
+        self._counted = getattr(chunk, "usage", None) or self._counted
         kept = getattr(self._wrapper, "chunks", None)
         if kept is None:
-            self._has_usage = self._last_usage is not None
-            return
-        self._has_usage = self._has_usage or any(map(_usage_of, kept[self._seen :]))
-        if len(kept) > self._KEPT and not self._keep_all:
-            kept[1:-2] = filter(_usage_of, kept[1:-2])
+            kept = [chunk]
+            self._seen = 0
+        for usage in filter(None, map(_usage_of, kept[self._seen :])):
+            self._said |= usage.model_dump(exclude_none=True)
+        if len(kept) >= self._compact_at:
+            _compact(kept)
+            self._compact_at = len(kept) + COMPACT_EVERY
         self._seen = len(kept)
-        # After an invented end LiteLLM would only add a usage that it counts itself, and its callbacks.
-        self._is_over = self._wrapper.sent_last_chunk and self.ended_by() == "invented" and not self._keep_all
+        # After an end that it made up, LiteLLM would only count tokens and tell its callbacks of an answer.
+        self._is_over = self.ended_by() == "invented" and any(choice.finish_reason for choice in chunk.choices)
 
     def usage(self) -> Any:
-        """The provider's usage, or None where it sent none: LiteLLM's own count is no evidence."""
-        if self._has_usage:
-            return self._last_usage
-        return getattr(self._source, "last_usage", None)
+        """Return the provider's usage, or None where it sent none: LiteLLM's own count is no evidence.
+
+        What Anthropic says when a stream begins is no usage of an answer that broke off.
+        """
+        said = self._usage()
+        return module().Usage(**said) if said else None
+
+    def _usage(self) -> dict[str, Any]:
+        if self.ended_by() == "invented":
+            return {}
+        if not self._said:
+            apart = getattr(self._source, "last_usage", None)  # the embedded model's
+            return {} if apart is None else dict(apart.model_dump(exclude_none=True))
+        return usage_of(self._said, {} if self._counted is None else self._counted.model_dump(exclude_none=True))
+
+    def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the merged chunks as LiteLLM has an answer that came in one piece, nothing lost on the way."""
+        usage = self._usage()
+        whole = {**merged, **({"usage": usage} if usage else {})}
+        if isinstance(self._source, _Tap):
+            litellm = module()
+            known = (litellm.Message, litellm.Choices)
+            return in_one_piece(whole, self._source.aside(), *(frozenset(each.model_fields) for each in known))
+        for choice in whole["choices"]:
+            if choice["message"].get("tool_calls") and not choice["message"]["content"]:
+                choice["message"]["content"] = None  # LiteLLM's filler; a call alone has no text
+        return whole
 
     def ended_by(self) -> EndedBy:
-        """Whether the provider said that it was done."""
+        """Return whether the provider said that it was done."""
         is_made_up = self._call.params.get("mock_response") is not None  # then no connection could be lost
         return "terminal" if is_made_up else end_of(self._wrapper)
 
-    def close(self) -> None:
-        """Close the connection; never raises."""
-        if self._closed:
-            return
-        self._closed = True
-        stream = getattr(self._wrapper, "completion_stream", None)
-        for closable in (stream, _response_of(stream)):
-            _quietly(getattr(closable, "close", None))
-
     async def aclose(self) -> None:
-        """Close the connection; never raises."""
+        """Close the connection. Never raise."""
         if self._closed:
             return
         self._closed = True
@@ -292,13 +376,24 @@ class Stream:
             await self._wrapper.aclose()
 
 
+def watch(wrapper: Any) -> None:
+    """See to it that `end_of` can tell the end of LiteLLM's stream; before anything is read of it."""
+    if getattr(wrapper, "make_call", None) is not None:
+        wrapper.make_call = _GeminiEnd(wrapper.make_call)
+
+
 def end_of(wrapper: Any) -> EndedBy:
-    """Whether the provider of LiteLLM's stream said that it was done.
+    """Return whether the provider of LiteLLM's stream said that it was done.
 
     LiteLLM makes "stop" of a connection that just ends, and of every reason that it does not know.
     """
-    marks = ("received_finish_reason", "intermittent_finish_reason")
-    said = next(filter(None, (getattr(wrapper, mark, None) for mark in marks)), None)
+    watcher, marks = getattr(wrapper, "make_call", None), ("received_finish_reason", "intermittent_finish_reason")
+    if isinstance(watcher, _GeminiEnd) and watcher.is_watching:
+        said = watcher.reason
+    elif any(hasattr(wrapper, mark) for mark in marks):
+        said = next(filter(None, (getattr(wrapper, mark, None) for mark in marks)), None)
+    else:
+        return "terminal"
     return "none" if is_lost(said) else "terminal" if said else "invented"
 
 
@@ -306,31 +401,72 @@ def _usage_of(chunk: Any) -> Any:
     return getattr(chunk, "usage", None)
 
 
-def _quietly(function: Any) -> None:
-    with contextlib.suppress(Exception):  # best effort on a connection that may be gone
-        if function is not None:
-            function()
+def _compact(kept: list[Any]) -> None:
+    """Replace chunks that LiteLLM keeps by one with the same text, so that it rebuilds the same answer.
+
+    Its check for repetition looks at the last two, and the first one names the answer.
+    """
+    middle: list[Any] = []
+    for place, run in itertools.groupby(kept[1:-2], _place_of_plain):
+        chunks = list(run)
+        middle += chunks if place is None else [_joined(chunks)]
+    kept[1:-2] = middle
 
 
-def _response_of(stream: Any, depth: int = 4) -> Any:
-    """The HTTP response under a provider's stream; providers wrap it in iterators and generators of their own."""
-    if stream is None or depth == 0 or hasattr(stream, "extensions"):
-        return stream
-    for inner in _insides(stream):
-        found = _response_of(inner, depth - 1)
-        if found is not None and hasattr(found, "extensions"):
-            return found
-    return None
+def _place_of_plain(chunk: Any) -> int | None:
+    """Return the index of the choice of a chunk that has only text, of one choice; None for any other."""
+    if len(chunk.choices) != 1 or _usage_of(chunk) is not None:
+        return None
+    choice = chunk.choices[0]
+    said = {name for name, value in choice.delta if value is not None}
+    more = {name for name, value in choice if value is not None} - {"index", "delta"}
+    return None if more or not said <= {"content", "reasoning_content", "role"} else choice.index
 
 
-def _insides(stream: Any) -> Iterator[Any]:
-    if isinstance(stream, GeneratorType):
-        yield from (stream.gi_frame.f_locals.values() if stream.gi_frame else ())
-        return
-    for name in ("response", "_response", "streaming_response", "completion_stream", "response_iterator", "_iterator"):
-        inner = getattr(stream, name, None)
-        if inner is not None:
-            yield inner
+def _joined(run: list[Any]) -> Any:
+    """Return one chunk with the text of them all; those that were handed out stay as they are."""
+    last = run[-1].choices[0]
+    deltas = [chunk.choices[0].delta for chunk in run]
+    texts = {name: [getattr(delta, name, None) for delta in deltas] for name in ("content", "reasoning_content")}
+    merged = {name: "".join(filter(None, parts)) for name, parts in texts.items() if any(parts)}
+    delta = type(last.delta)(**merged, role=getattr(deltas[0], "role", None))
+    return run[-1].model_copy(update={"choices": [last.model_copy(update={"delta": delta})]})
+
+
+def cost_of(answer: Any, *, model: str, params: Mapping[str, Any] | None = None) -> float | None:
+    """Return what LiteLLM says that an answer cost, in USD, or None where it knows no price.
+
+    Args:
+        answer: LiteLLM's `ModelResponse`, as it came or merged from a stream; or its JSON.
+        model: The LiteLLM model id that was sent.
+        params: The call's LiteLLM keywords: a tier among them counts where the answer names none.
+    """
+    litellm = module()
+    answer = model_response(answer) if isinstance(answer, dict) else answer
+    usage = getattr(answer, "usage", None)
+    prefix, _, rest = _model_id(model).partition("/")
+    is_named = prefix in litellm.provider_list or prefix == "embedded"
+    provider, name = (prefix, rest) if is_named else (None, model)  # LiteLLM knows whose a bare name is
+    stated = getattr(usage, "cost", None)
+    if usage is None or not (usage.total_tokens or stated):
+        return None
+    if provider in FREE and stated is None:
+        return 0.0
+    try:
+        cost = (getattr(answer, "_hidden_params", None) or {}).get("response_cost") or litellm.completion_cost(
+            completion_response=answer, model=name, custom_llm_provider=provider, optional_params=dict(params or {})
+        )
+    except Exception:  # noqa: BLE001 - it raises what it likes for a model that it has no price of
+        return None
+    names = {model, name, f"{provider}/{name}", answer.model, f"{provider}/{answer.model}"}
+    return float(cost) if cost or stated is not None or _is_free(litellm, names) else None
+
+
+def _is_free(litellm: Any, names: set[str]) -> bool:
+    """Return True if LiteLLM's map says that a model costs nothing; where it says nothing, LiteLLM counts 0, too."""
+    facts = [entry for name in names if (entry := litellm.model_cost.get(name)) is not None]
+    prices = [value for entry in facts for key, value in entry.items() if "cost" in key or "pricing" in key]
+    return bool(prices) and not any(prices)
 
 
 def quiet() -> None:
@@ -341,20 +477,10 @@ def quiet() -> None:
 
 
 def model_response(body: Mapping[str, Any]) -> Any:
-    """LiteLLM's `ModelResponse` from its JSON."""
+    """Return LiteLLM's `ModelResponse` of its JSON."""
     return module().ModelResponse(**body)
 
 
 def as_chunk(whole: Any) -> Any:
-    """A `ModelResponse` as the one `ModelResponseStream` of its stream."""
-    module()
-    from litellm.llms.base_llm.base_model_iterator import (  # noqa: PLC0415 - as above
-        convert_model_response_to_streaming,
-    )
-
-    return convert_model_response_to_streaming(whole)
-
-
-def count_tokens(model: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> int:
-    """LiteLLM's count of a request's tokens, offline."""
-    return int(module().token_counter(model=model, messages=messages, tools=tools, use_default_image_token_count=True))
+    """Return a `ModelResponse` as the one `ModelResponseStream` of its stream."""
+    return module().ModelResponseStream(**as_delta(whole.model_dump()))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blueprint_llm.context import is_local
 from blueprint_llm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blueprint_llm.adapters.contract import AsyncStreamHandle, Call, StreamHandle
+    from blueprint_llm.adapters.contract import Call, StreamHandle
     from blueprint_llm.config.model import Config
     from blueprint_llm.credentials import CredentialsManager
 
@@ -18,18 +17,9 @@ BOUNDARY = "blueprint_llm.adapters.litellm"
 
 
 class LiteLLMAdapter:
-    """Send calls through LiteLLM.
-
-    Attributes:
-        default_model: Used where the configuration names none.
-        share_codebase: Whether parts of a project may be sent, where the configuration does not say.
-        defaults: LiteLLM keywords for every call of this role; the caller's win.
-    """
+    """Send calls through LiteLLM."""
 
     role: ClassVar[str] = "cloud"
-    default_model: ClassVar[str] = "openai/gpt-4o"
-    share_codebase: ClassVar[bool] = True
-    defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -39,33 +29,26 @@ class LiteLLMAdapter:
 
     @property
     def ready(self) -> bool:
-        """Whether LiteLLM is loaded."""
+        """Return True if LiteLLM is loaded."""
         return BOUNDARY in sys.modules and _boundary().is_loaded()
 
     def load(self) -> None:
         """Import LiteLLM: seconds, once."""
         _boundary().module()
 
-    def complete(self, call: Call) -> Any:
-        """A whole answer. Raises CallError."""
-        return _boundary().complete(self._with_defaults(call))
+    async def complete(self, call: Call) -> Any:
+        """Return a whole answer. Raise CallError."""
+        return await _boundary().complete(call)
 
-    async def acomplete(self, call: Call) -> Any:
-        """A whole answer. Raises CallError."""
-        return await _boundary().acomplete(self._with_defaults(call))
-
-    def open(self, call: Call) -> StreamHandle:
-        """Start a stream. Raises CallError."""
-        handle: StreamHandle = _boundary().open_stream(self._with_defaults(call))
+    async def open(self, call: Call) -> StreamHandle:
+        """Start a stream. Raise CallError."""
+        handle: StreamHandle = await _boundary().open_stream(call)
         return handle
 
-    async def aopen(self, call: Call) -> AsyncStreamHandle:
-        """Start a stream. Raises CallError."""
-        handle: AsyncStreamHandle = await _boundary().aopen_stream(self._with_defaults(call))
-        return handle
-
-    def _with_defaults(self, call: Call) -> Call:
-        return replace(call, params={**self.defaults, **call.params}) if self.defaults else call
+    def cost_of(self, answer: Any, call: Call) -> float | None:
+        """Return what LiteLLM says that an answer cost in USD, or None where no price is known."""
+        cost_usd: float | None = _boundary().cost_of(answer, model=call.model, params=call.params)
+        return cost_usd
 
 
 def _boundary() -> Any:
@@ -78,8 +61,6 @@ class LocalAdapter(LiteLLMAdapter):
     """A model on this machine: embedded, Ollama, DeepSeek or any server on the loopback. Never gets a codebase."""
 
     role = "local"
-    default_model = "embedded/smollm2"
-    share_codebase = False
 
 
 class CloudAdapter(LiteLLMAdapter):
@@ -92,14 +73,12 @@ class FallbackAdapter(LiteLLMAdapter):
     """Another provider for when the first is down."""
 
     role = "fallback"
-    default_model = "deepseek/deepseek-chat"
 
 
 class OpusAdapter(LiteLLMAdapter):
     """The heavy model for planning and review (Anthropic unless configured)."""
 
     role = "opus"
-    default_model = "anthropic/claude-opus-4-5"
 
 
 ROLES: dict[str, type[LiteLLMAdapter]] = {
@@ -114,7 +93,7 @@ class AdapterFactory:
         self.config, self.credentials = config, credentials
 
     def create(self, provider: str) -> LiteLLMAdapter:
-        """The adapter of a key of `providers`, a `model_list` group or a LiteLLM model id.
+        """Return the adapter of a key of `providers`, a `model_list` group or a LiteLLM model id.
 
         Raises:
             ConfigError: The configuration knows no such provider.
@@ -129,7 +108,7 @@ class AdapterFactory:
         raise ConfigError(f"unknown provider {provider!r}: the configuration has {known or 'none'}")
 
     def for_model(self, provider: str, model: str, api_base: str | None = None) -> LiteLLMAdapter:
-        """The adapter of a target that may stand outside the configuration."""
+        """Return the adapter of a target that may stand outside the configuration."""
         if provider in self.config.providers:
             return self.create(provider)
         return ROLES[_by_place(model, api_base)](provider)

@@ -1,66 +1,183 @@
-"""What a Router wants of LiteLLM besides chat: its other functions, its `Deployment` and what a program set on it."""
+"""The way to a `model_list` group: LiteLLM's Router chooses the deployment, retries and cools down."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+import asyncio
+import contextlib
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters.exceptions import call_error
-from blueprint_llm.adapters.litellm import _keywords, _masked, _revealed, module
+from blueprint_llm.adapters.roles import LiteLLMAdapter
+from blueprint_llm.errors import BlueprintError
+from blueprint_llm.trace import CALLER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from blueprint_llm.adapters.contract import Call
+    from blueprint_llm.adapters.contract import Call, EndedBy
 
-ROUTER_GLOBALS = (
-    "num_retries",
-    "fallbacks",
-    "default_fallbacks",
-    "context_window_fallbacks",
-    "content_policy_fallbacks",
+
+# What LiteLLM's half of an error of both holds.
+THEIRS = frozenset(
+    {
+        *("response", "request", "body", "message", "code", "param", "type", "litellm_debug_info", "llm_provider"),
+        *("num_retries", "max_retries", "litellm_response_headers", "current_cost", "max_budget"),
+    }
 )
 
 
-def passed(function: str, call: Call) -> Any:
-    """What another of LiteLLM's functions (`embedding`) returns. Raises CallError."""
-    litellm = module()
+class SharedRouter:
+    """One Router, made by whoever needs it first.
+
+    Args:
+        make: Builds it: a guarded Router of the configuration.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+        self._making = threading.Lock()
+
+    @property
+    def is_made(self) -> bool:
+        """Return True if asking for it costs nothing."""
+        return self._made is not None
+
+    def get(self) -> Any:
+        """Return the Router. Raise ConfigError, or what LiteLLM raises."""
+        with self._making:
+            self._made = self._made or self._make()
+            return self._made
+
+
+class RouterAdapter(LiteLLMAdapter):
+    """Send calls to one group through the Router; reservations are made inside it, deployment by deployment.
+
+    Args:
+        provider: The target's name.
+        group: What the Router is asked for.
+        router: The client's.
+        address: Where all of the group's deployments are, for errors; None: not at one place.
+    """
+
+    def __init__(self, provider: str, group: str, router: SharedRouter, *, address: str | None = None) -> None:
+        super().__init__(provider)
+        self.group, self._router, self._address = group, router, address
+
+    @property
+    def ready(self) -> bool:
+        """Return True if LiteLLM is loaded and the Router made."""
+        return super().ready and self._router.is_made
+
+    def load(self) -> None:
+        """Import LiteLLM and make the Router: seconds, once."""
+        super().load()
+        self._router.get()
+
+    def refusal(self) -> str | None:
+        """Return why the Router would not serve the group now, as far as it knows; nothing is built to find out."""
+        if not self._router.is_made:
+            return None
+        router = self._router.get()
+        ids = [each["model_info"]["id"] for each in router.registry().deployments(self.group)]
+        cooling = router.health().cooldowns.get_active_cooldowns(ids, None)
+        return "all of its deployments are cooling down" if ids and len(cooling) == len(ids) else None
+
+    async def complete(self, call: Call) -> Any:
+        """Return a whole answer. Raise BlueprintError: a CallError, or a limit's."""
+        return await _or_ours(self._ask(call), self._placed(call))
+
+    async def open(self, call: Call) -> RouterStream:
+        """Start a stream. Raise BlueprintError: a CallError, or a limit's."""
+        usage = {"include_usage": True, **(call.params.get("stream_options") or {})}
+        asked, placed = self._ask(call, stream=True, stream_options=usage), self._placed(call)
+        return RouterStream(await _or_ours(asked, placed), placed)
+
+    def _placed(self, call: Call) -> Call:
+        """Return the call as errors should tell of it."""
+        return replace(call, params={**call.params, "api_base": self._address}) if self._address else call
+
+    async def _ask(self, call: Call, **more: Any) -> Any:
+        router = self._router.get() if self.ready else await asyncio.to_thread(self._router.get)
+        from blueprint_llm.adapters.litellm import revealed  # noqa: PLC0415 - LiteLLM is loaded by now
+
+        params = {name: revealed(value) for name, value in call.params.items()}
+        own = {"api_base": call.credential.base_url, "api_key": call.credential.api_key} if call.credential else {}
+        connection = {name: revealed(value) for name, value in own.items() if value is not None}
+        asked = {**params, **connection, **more, "model": self.group, "messages": call.messages}
+        return await router.acompletion(**asked)
+
+
+class RouterStream:
+    """A stream of the Router's: iterate for its chunks; the guard inside has booked what it took."""
+
+    def __init__(self, stream: Any, call: Call) -> None:
+        self._stream, self._call = stream, call
+        self._usage: Any = None
+        self._begun = False
+        self._caller = CALLER.get()
+
+    @property
+    def hidden_params(self) -> Mapping[str, Any]:
+        """What LiteLLM keeps beside the chunks."""
+        return dict(getattr(self._stream, "_hidden_params", None) or {})
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next chunk. Raise BlueprintError."""
+        token = CALLER.set(self._caller)  # the Router may go on to another deployment
+        try:
+            chunk = await _or_ours(anext(self._stream), self._call, in_stream=True, begun=self._begun)
+        finally:
+            CALLER.reset(token)
+        self._begun = True
+        self._usage = getattr(chunk, "usage", None) or self._usage
+        return chunk
+
+    def ended_by(self) -> EndedBy:
+        """Return what proves the end: LiteLLM raises where a stream of it ends without a reason."""
+        return "terminal" if self._begun else "none"
+
+    def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the merged chunks as they are."""
+        return dict(merged)
+
+    def usage(self) -> Any:
+        """Return the usage that came last."""
+        return self._usage
+
+    async def aclose(self) -> None:
+        """Close the upstream. Never raise."""
+        with contextlib.suppress(Exception):
+            await self._stream.aclose()
+
+
+async def _or_ours(asked: Awaitable[Any], call: Call, **where: bool) -> Any:
+    """Return what LiteLLM answers. Raise an error of ours for whatever it raises."""
     try:
-        return _masked(getattr(litellm, function)(**_passed(call)))
+        return await asked
+    except StopAsyncIteration:
+        raise
+    except BlueprintError as error:
+        failure = _plain(error)
     except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
+        inner = getattr(error, "original_exception", None)
+        failure = _plain(inner) if isinstance(inner, BlueprintError) else call_error(error, call, **where)
     raise failure
 
 
-async def apassed(function: str, call: Call) -> Any:
-    """What another of LiteLLM's functions (`aembedding`) returns. Raises CallError."""
-    litellm = module()
-    try:
-        return _masked(await getattr(litellm, function)(**_passed(call)))
-    except Exception as error:  # noqa: BLE001 - the provider boundary
-        failure = call_error(error, call)
-    raise failure
+def _plain(error: BlueprintError) -> BlueprintError:
+    """Return an error of a guard's as its own class: LiteLLM's half holds the request."""
+    kind: Any = next(kind for kind in type(error).__mro__ if not any(map(_is_theirs, kind.__mro__)))
+    plain: BlueprintError = kind.__new__(kind)
+    plain.args = error.args
+    plain.__dict__ |= {name: value for name, value in vars(error).items() if name not in THEIRS}
+    return plain
 
 
-def _passed(call: Call) -> dict[str, Any]:
-    """LiteLLM's keywords without those of a chat. Never bind the result to a name: it holds the key."""
-    endless = call.timeout_s == float("inf")
-    left_out = {"messages", "timeout"} if endless else {"messages"}
-    return {name: value for name, value in _keywords(call).items() if name not in left_out}
-
-
-def opened(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `model_list` with its keys as LiteLLM's Router shows them."""
-    shown: dict[str, Any] = _revealed(entry)
-    return shown
-
-
-def deployment(entry: Mapping[str, Any]) -> Any:
-    """LiteLLM's `Deployment` of an entry of `model_list`."""
-    return module().types.router.Deployment(**opened(entry))
-
-
-def router_globals() -> dict[str, Any]:
-    """What the program has set on LiteLLM's module for Routers; LiteLLM is not loaded to look."""
-    found = {name: getattr(sys.modules.get("litellm"), name, None) for name in ROUTER_GLOBALS}
-    return {name: value for name, value in found.items() if value not in (None, [], {})}
+def _is_theirs(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in {"litellm", "openai"}

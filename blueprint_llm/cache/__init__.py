@@ -1,24 +1,25 @@
-"""Answers that were given before: keys that cannot lie, entries that prove themselves, one call for many askers.
+"""Answers that were given before: keys that cannot lie, entries that lose nothing, one call for many askers.
 
 The cache stands above LiteLLM, whose own hits across accounts and stores what was cut short. Nothing of it may fail a
-call: a store in trouble is left alone for a while and said so once.
+call: a store in trouble is a cache that is empty.
 """
 
-from blueprint_llm.cache.entry import Entry, Seal, storable
-from blueprint_llm.cache.hints import with_breakpoints
+from blueprint_llm.cache.entry import Entry, storable
 from blueprint_llm.cache.key import Facts, key_of, namespace_of
-from blueprint_llm.cache.manager import CacheManager
+from blueprint_llm.cache.manager import CacheManager, open_store
 from blueprint_llm.cache.memory import MemoryCache, NoCache
-from blueprint_llm.cache.stores import CacheStore, open_store
+from blueprint_llm.cache.prompt_caching import with_breakpoints
+from blueprint_llm.cache.protocol import CacheStore
+from blueprint_llm.cache.single_flight import Flight
 
 __all__ = [
     "CacheManager",
     "CacheStore",
     "Entry",
     "Facts",
+    "Flight",
     "MemoryCache",
     "NoCache",
-    "Seal",
     "key_of",
     "namespace_of",
     "open_store",

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import diskcache
 from diskcache.core import DBNAME, METADATA, MODE_RAW
@@ -18,8 +18,7 @@ from diskcache.core import DBNAME, METADATA, MODE_RAW
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUSY_S = 0.05
-OPEN_S = 0.5
+TRIM_MS = 100
 SETTINGS: dict[str, Any] = {
     "statistics": 0,
     "tag_index": 0,
@@ -29,18 +28,15 @@ SETTINGS: dict[str, Any] = {
     "sqlite_cache_size": 2048,
     "sqlite_journal_mode": "wal",
     "sqlite_mmap_size": 0,  # a mapped file that somebody truncates ends the process
-    "sqlite_synchronous": 1,
+    "sqlite_synchronous": 0,  # no write waits for the disk: what a power cut damages is begun anew
     "sqlite_trusted_schema": 0,
     "disk_min_file_size": 1 << 62,
     "disk_pickle_protocol": 0,
 }
 _LIMITED = ("size_limit", "sqlite_wal_autocheckpoint", "sqlite_journal_size_limit")
 _PAGE = 4096
-_READ = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND expire_time > ?"
 _LEAST_PAGES = 8
-# One member for every fork that led to this process: quicker to ask than the system for its id.
-_FORKS: list[None] = []
-os.register_at_fork(after_in_child=lambda: _FORKS.append(None))
+_READ = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND expire_time > ?"
 
 
 class RefusedRowError(Exception):
@@ -51,27 +47,23 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc] # untyped
     """Keys and values are bytes in the database."""
 
     def put(self, key: object) -> tuple[memoryview, bool]:
-        """The column of a key."""
+        """Return the column of a key."""
         return sqlite3.Binary(_bytes(key)), True
 
     def get(self, key: object, raw: object) -> bytes:
-        """The key of a column."""
+        """Return the key of a column."""
         return _bytes(key if raw else None)
 
     def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, memoryview]:  # noqa: ARG002 - diskcache's signature
-        """The columns of a value."""
+        """Return the columns of a value."""
         return 0, MODE_RAW, None, sqlite3.Binary(_bytes(None if read else value))
 
     def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
-        """The value of the columns."""
+        """Return the value of the columns."""
         return _bytes(value if mode == MODE_RAW and filename is None and not read else None)
 
-    def filename(self, key: object = None, value: object = None) -> NoReturn:  # noqa: ARG002 - diskcache's signature
-        """No value ever becomes a file."""
-        raise RefusedRowError
-
     def remove(self, file_path: object) -> None:
-        """No file is ever removed: a name in a row is not ours."""
+        """Do nothing: a name in a row is not ours to delete."""
 
 
 def _bytes(value: object) -> bytes:
@@ -83,6 +75,8 @@ def _bytes(value: object) -> bytes:
 class BytesCache(diskcache.Cache):  # type: ignore[misc] # untyped
     """One connection for all threads, which take turns outside; diskcache would leave one open for each.
 
+    Nothing waits for a lock: whoever finds one comes back.
+
     Args:
         directory: Must exist.
         size_limit_bytes: The database and its write-ahead log together.
@@ -91,21 +85,19 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc] # untyped
     def __init__(self, directory: str, size_limit_bytes: int) -> None:
         self._file = os.path.join(directory, DBNAME)  # noqa: PTH118 - as diskcache
         self._db: sqlite3.Connection | None = None
-        self._forks = 0
         pages = max(_LEAST_PAGES, min(1000, size_limit_bytes // _PAGE // 16))
         self._most_log = pages * _PAGE
         limits = (size_limit_bytes * 3 // 4, pages, self._most_log)
         settings = {**SETTINGS, **dict(zip(_LIMITED, limits, strict=True))}
         try:
-            self._vet(settings)
-            super().__init__(directory, timeout=BUSY_S, disk=BytesDisk, **settings)
+            self._refuse_foreign_settings(settings)
+            super().__init__(directory, timeout=0, disk=BytesDisk, **settings)
         except BaseException:  # also Ctrl-C: a half open connection would stay
             self.close()
             raise
 
-    def _vet(self, settings: dict[str, Any]) -> None:
-        """Refuse settings that diskcache would turn into attributes of its own."""
-        self._timeout = OPEN_S
+    def _refuse_foreign_settings(self, settings: dict[str, Any]) -> None:
+        """Raise RefusedRowError for a setting that diskcache would turn into an attribute of its own."""
         found = self._sql("SELECT name FROM sqlite_master WHERE name = 'Settings'").fetchall()
         names = {name for (name,) in self._sql("SELECT key FROM Settings")} if found else set()
         if not names <= settings.keys() | METADATA.keys():
@@ -113,47 +105,40 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc] # untyped
 
     @property
     def _con(self) -> sqlite3.Connection:
-        if self._db is None or self._forks != len(_FORKS):  # a forked child may not use its parent's connection
-            self._db, self._forks = self._connected(), len(_FORKS)
+        if self._db is None:
+            self._db = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+            for name, value in vars(self).items():  # what diskcache's __init__ has set; some hold for a connection only
+                if name.startswith("sqlite_"):
+                    self._db.execute(f"PRAGMA {name[7:]} = {value}")
         return self._db
-
-    def _connected(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._file, timeout=self._timeout, isolation_level=None, check_same_thread=False)
-        for name, value in vars(self).items():  # what diskcache's __init__ has set; some live in the connection only
-            if name.startswith("sqlite_"):
-                db.execute(f"PRAGMA {name[7:]} = {value}")
-        return db
 
     @property
     def _sql_retry(self) -> Callable[..., Any]:
-        return self._patiently
+        return self._con.execute  # diskcache would retry for a minute while it opens; here the caller comes back
 
-    def _patiently(self, statement: str, *args: Any) -> Any:
-        """Run a statement of diskcache's opening, where it would retry for a minute."""
-        until = time.monotonic() + OPEN_S
-        while True:
-            try:
-                return self._sql(statement, *args)
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-            time.sleep(0.001)
-
-    def read(self, key: bytes, now: float) -> bytes | None:
-        """The value of `key` unless it has expired: `get`, in half the time."""
-        found = self._con.execute(_READ, (key, now)).fetchone()
+    def read(self, key: bytes) -> bytes | None:
+        """Return the value of `key` unless it has expired: `get`, in half the time."""
+        found = self._con.execute(_READ, (key, time.time())).fetchone()
         return None if found is None else self._disk.fetch(*found, False)
 
+    @property
+    def overflows(self) -> bool:
+        """Whether entries or log take more than their part."""
+        long_log: bool = os.stat(f"{self._file}-wal").st_size > self._most_log  # noqa: PTH116 - as diskcache
+        return long_log or bool(self.volume() > self.size_limit)
+
     def trim(self) -> None:
-        """Keep below the cap: evict, and empty the log, which SQLite lets grow while others read or write."""
-        if self.volume() > self.size_limit:
-            self.cull()
-        if os.stat(f"{self._file}-wal").st_size > self._most_log:  # noqa: PTH116 - as diskcache
+        """Evict, and empty the log, which SQLite lets grow while others read; they are waited for."""
+        self.cull()
+        self._sql(f"PRAGMA busy_timeout = {TRIM_MS}")
+        try:
             self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._sql("PRAGMA busy_timeout = 0")
 
     def close(self) -> None:
         """Close the connection; the next statement opens another."""
         db, self._db = self._db, None
-        if db is not None and self._forks == len(_FORKS):
+        if db is not None:
             with contextlib.suppress(sqlite3.Error):
                 db.close()

@@ -1,37 +1,72 @@
-"""What is kept of an answer, and how its bytes prove that they are what was kept.
+"""What is kept of an answer: LiteLLM's whole response, the chunks that it came in, and what a hit needs of it at once.
 
-An entry is one line of JSON with the answer, then one with what only streams and `raw` need, which a plain hit never
-parses. In front stands a MAC over key and bytes: an entry moved to another key, changed or made up is no entry.
+An entry is three lines of JSON: what a hit needs, the response, the chunks. The chunks are decoded by whoever replays
+them. In front stands a checksum over key and text, or an HMAC where others can write to the store.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import orjson
 
-from blueprint_llm.config.paths import make_folder
-from blueprint_llm.secret import Secret, revealed
-from blueprint_llm.types import PartialToolCall, ToolCall, UsageInfo
+from blueprint_llm.types import ToolCall, UsageInfo
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from blueprint_llm.streaming import StreamVerdict
-    from blueprint_llm.types import ChatResponse
-
-Delta = str | PartialToolCall
 FINISHED = frozenset({"stop", "tool_calls", "function_call"})
-FOREVER = 1e12
-_HERE = True  # stands in the raw response for the text that the entry holds already
-_MAC_BYTES = 32
-_KEY_BYTES = 32
+# What a message can say beside its reasoning.
+_SAYING = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
+_SCALARS = (str, int, float, bool, type(None))
+_NONE = b"[{}]"  # no chunks
+_CRC_BYTES, _MAC_BYTES = 4, 32
+
+
+class Chunks:
+    """A stream's chunks as they are stored: decoded anew by each reader, so that a whole answer never pays for them.
+
+    What the first chunk says of the stream (id, model, time) and later ones repeat is written once.
+    """
+
+    __slots__ = ("text",)
+    __hash__ = None  # type: ignore[assignment] # equal to any sequence of the same chunks
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    @classmethod
+    def of(cls, chunks: Chunks | Sequence[Mapping[str, Any]]) -> Chunks:
+        """Pack a stream's chunks. Raises TypeError for what is no JSON."""
+        if isinstance(chunks, cls):
+            return chunks
+        told = list(chunks)
+        first = told[0] if told else {}
+        common = {name: value for name, value in first.items() if isinstance(value, _SCALARS)}
+        return cls(orjson.dumps([common, *(_shortened(chunk, common) for chunk in told)]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        common, *rest = orjson.loads(self.text)
+        for chunk in rest:
+            yield chunk[0] if isinstance(chunk, list) else {**common, **chunk}
+
+    def __bool__(self) -> bool:
+        return self.text != _NONE
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chunks | Sequence) and list(self) == list(other)
+
+
+def _shortened(chunk: Mapping[str, Any], common: Mapping[str, Any]) -> Any:
+    """Return the chunk without what is common; in a list of its own where it lacks something that is common."""
+    if not common.keys() <= chunk.keys():
+        return [chunk]
+    return {name: value for name, value in chunk.items() if name not in common or not _same(value, common[name])}
+
+
+def _same(one: object, other: object) -> bool:
+    return type(one) is type(other) and one == other  # True is not 1, and 1.0 neither
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,134 +74,102 @@ class Entry:
     """A complete answer.
 
     Attributes:
-        saved_nano: What it cost, in nano-USD; None: unknown.
-        at, until: When it was stored, and when it expires, Unix seconds.
-        rest: JSON with `raw` (LiteLLM's whole response, all choices) and `deltas` (a stream's, as they came).
+        whole: LiteLLM's response with all choices, in ModelResponse's JSON shape.
+        chunks: LiteLLM's chunks as dumped, in the order in which they came; empty where the answer came whole.
+        message: The assistant's message as it must be sent back.
+        usage: As booked for the answer that was paid for; a hit itself costs nothing.
+        saved_nano: What the answer cost, in nano-USD; None: unknown.
+        at: When it was given, Unix seconds.
     """
 
-    content: str
-    finish_reason: str | None
-    usage: UsageInfo
-    tool_calls: tuple[ToolCall, ...] = ()
+    whole: dict[str, Any] = field(repr=False)
+    chunks: tuple[dict[str, Any], ...] | Chunks = field(default=(), repr=False)
+    content: str = field(repr=False)
+    finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = field(default=(), repr=False)
+    usage: UsageInfo | None = None
+    message: dict[str, Any] = field(default_factory=dict, repr=False)
+    reasoning: str | None = field(default=None, repr=False)
     saved_nano: int | None = None
     at: float = 0.0
-    until: float = field(default=FOREVER, compare=False)
-    rest: bytes = field(default=b"{}", repr=False)
-
-    @classmethod
-    def of(cls, response: ChatResponse, raw: dict[str, Any], deltas: Sequence[Delta], *, at: float) -> Entry:
-        """The entry of a fresh answer."""
-        usage = response.usage or UsageInfo()
-        cost = usage.estimated_cost
-        told = [each if isinstance(each, str) else each.model_dump(exclude_defaults=True) for each in deltas]
-        return cls(
-            content=response.content,
-            finish_reason=response.finish_reason,
-            usage=usage.model_copy(update={"estimated_cost": 0.0}),
-            tool_calls=tuple(response.tool_calls),
-            saved_nano=None if cost is None else round(cost * 1e9),
-            at=at,
-            rest=orjson.dumps({"raw": _with_content(raw, response.content, _HERE), "deltas": told}),
-        )
-
-    @property
-    def raw(self) -> dict[str, Any]:
-        """The provider's response in OpenAI's shape."""
-        return _with_content(orjson.loads(self.rest)["raw"], _HERE, self.content)
-
-    @property
-    def deltas(self) -> list[Delta]:
-        """What to replay as a stream: the deltas as they came, or the text of an answer that came whole."""
-        told = orjson.loads(self.rest)["deltas"] or ([self.content] if self.content else [])
-        return [each if isinstance(each, str) else PartialToolCall(index=0).model_copy(update=each) for each in told]
 
     def dump(self) -> bytes:
-        """The entry as bytes."""
-        usage = self.usage.model_dump(exclude_defaults=True)
-        calls = [call.model_dump() for call in self.tool_calls]
-        head = (self.content, self.finish_reason, usage, calls, self.saved_nano, self.at, self.until)
-        return orjson.dumps(head) + b"\n" + self.rest
+        """Return the entry as bytes. Raises TypeError or ValueError where they would not give back the same entry."""
+        known = _found_in(self.whole)
+        said = {"content": self.content, "message": self.message, "reasoning": self.reasoning}
+        head = {
+            "finish_reason": self.finish_reason,
+            "tool_calls": [call.model_dump() for call in self.tool_calls],
+            "usage": None if self.usage is None else self.usage.model_dump(exclude_defaults=True),
+            "saved_nano": self.saved_nano,
+            "at": self.at,
+            # The text stands in the response already, unless something was put right in it.
+            **{name: value for name, value in said.items() if name not in known or known[name] != value},
+        }
+        text = b"\n".join((orjson.dumps(head), orjson.dumps(self.whole), Chunks.of(self.chunks).text))
+        if Entry.load(text) != self:  # an infinite log probability has no JSON, and would come back as null
+            raise ValueError("an entry that JSON cannot hold")
+        return text
 
     @classmethod
     def load(cls, text: bytes) -> Entry:
-        """The entry of `dump`. Raises ValueError for anything else."""
-        head, _, rest = text.partition(b"\n")
+        """Return the entry of `dump`. Raises ValueError for anything else."""
         try:
-            content, finish_reason, usage, calls, saved_nano, at, until = orjson.loads(head)
+            first, second, third = text.split(b"\n", 2)
+            head, whole = orjson.loads(first), orjson.loads(second)
+            calls = tuple(ToolCall(**call) for call in head.pop("tool_calls"))
+            usage = head.pop("usage")
             return cls(
-                content=content,
-                finish_reason=finish_reason,
-                usage=UsageInfo(**usage),
-                tool_calls=tuple(ToolCall(**call) for call in calls),
-                saved_nano=saved_nano,
-                at=at,
-                until=until,
-                rest=rest,
+                whole=whole,
+                chunks=() if third == _NONE else Chunks(third),
+                tool_calls=calls,
+                usage=None if usage is None else UsageInfo(**usage),
+                **{**_found_in(whole), **head},
             )
-        except TypeError:
+        except (TypeError, KeyError, AttributeError):
             raise ValueError("no entry") from None
 
 
-def _with_content(raw: dict[str, Any], before: object, after: object) -> dict[str, Any]:
-    """`raw` with the first choice's text replaced: an entry holds it once."""
-    choices = raw.get("choices") or [{}]
+def _found_in(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the first choice of a response says, under an entry's names."""
+    choices = whole.get("choices") or [{}]
     message = choices[0].get("message") or {}
-    if message.get("content", ...) != before:
-        return raw
-    return {**raw, "choices": [{**choices[0], "message": {**message, "content": after}}, *choices[1:]]}
+    sendable = {name: value for name, value in message.items() if value is not None or name == "content"}
+    return {"content": message.get("content"), "message": sendable, "reasoning": message.get("reasoning_content")}
 
 
-def storable(response: ChatResponse, verdict: StreamVerdict) -> bool:
-    """Whether an answer is complete beyond doubt: its end proven, every choice finished, something said."""
-    said = bool(response.content.strip() or response.tool_calls)
-    whole = verdict.status == "ok" and verdict.ended_by == "terminal"
-    return said and whole and all(each.finish_reason in FINISHED for each in verdict.choices or (verdict,))
+def storable(whole: Mapping[str, Any], *, status: str, ended_by: str) -> bool:
+    """Return True if an answer is complete beyond doubt: its end proven, every choice finished, something said.
+
+    Args:
+        whole: LiteLLM's response as JSON.
+        status: The validator's: `ok` where the answer and its tool calls are valid.
+        ended_by: `terminal` where the provider itself ended the stream; an answer that came whole is.
+    """
+    choices = whole.get("choices") or []
+    finished = all(choice.get("finish_reason") in FINISHED for choice in choices)
+    said = any(_says_something(choice.get("message") or {}) for choice in choices)
+    return status == "ok" and ended_by == "terminal" and finished and said
 
 
-class Seal:
-    """Signs entries. Without a secret the MAC still tells damage, but not a forger."""
-
-    def __init__(self, secret: bytes = b"") -> None:
-        self._secret = secret or b"blueprint_llm"
-
-    @classmethod
-    def of_user(cls) -> Seal:
-        """The seal of this user's own secret, in the state folder: out of reach of who can write the cache."""
-        try:
-            return cls(_user_secret(make_folder("state") / "cache.key"))
-        except OSError:
-            return cls()
-
-    @classmethod
-    def of_server(cls, url: str | Secret) -> Seal:
-        """The seal of all machines that use a server: its password, where it has one."""
-        return cls((urlsplit(revealed(url)).password or "").encode())
-
-    def close(self, key: str, text: bytes) -> bytes:
-        """`text` with its MAC in front."""
-        return self._mac(key, text) + text
-
-    def open(self, key: str, sealed: bytes) -> bytes | None:
-        """The text, if it was closed under this key by this seal."""
-        text = sealed[_MAC_BYTES:]
-        return text if hmac.compare_digest(sealed[:_MAC_BYTES], self._mac(key, text)) else None
-
-    def _mac(self, key: str, text: bytes) -> bytes:
-        return hmac.digest(self._secret, key.encode() + b"\0" + text, "sha256")
+def _says_something(message: Mapping[str, Any]) -> bool:
+    said = (message.get(name) for name in _SAYING)
+    return any(each.strip() if isinstance(each, str) else each for each in said)
 
 
-def _user_secret(path: Path) -> bytes:
-    """The secret in `path`, made where it is missing; of two makers one wins, and both read the winner's."""
-    if not path.exists():
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(os.urandom(_KEY_BYTES))
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh, path)
-        finally:
-            fresh.unlink()
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        return file.read(_KEY_BYTES)
+def seal(key: str, text: bytes, secret: bytes | None = None) -> bytes:
+    """Return `text` with a checksum over it and its key in front, or an HMAC where there is a secret."""
+    return _mark(key, text, secret) + text
+
+
+def unseal(key: str, sealed: bytes, secret: bytes | None = None) -> bytes | None:
+    """Return the text that was sealed under this key, or None if it is not that text."""
+    size = _CRC_BYTES if secret is None else _MAC_BYTES
+    text = sealed[size:]
+    return text if hmac.compare_digest(sealed[:size], _mark(key, text, secret)) else None
+
+
+def _mark(key: str, text: bytes, secret: bytes | None) -> bytes:
+    if secret is None:
+        return zlib.crc32(text, zlib.crc32(key.encode())).to_bytes(_CRC_BYTES, "big")
+    return hmac.digest(secret, key.encode() + b"\0" + text, "sha256")

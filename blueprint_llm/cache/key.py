@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from blueprint_llm.credentials import Secret
+from blueprint_llm.secret import Secret
 
-SCHEMA = 1
+SCHEMA = 2
 # How a call is carried, timed, retried, logged or billed, never what is answered. `stream`: one entry serves both ways.
 HARMLESS = frozenset(
     {
@@ -36,7 +36,7 @@ class Facts:
     Attributes:
         account: What `CredentialsManager.account` says: key reference, address, extra settings.
         params: LiteLLM's keywords for this call, tools included.
-        manner: Whatever else of ours shapes the call or judges the answer.
+        options: Whatever else of ours shapes the call or judges the answer.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Facts:
     project: str | None
     messages: list[dict[str, Any]] = field(repr=False)
     params: Mapping[str, Any] = field(repr=False)
-    manner: tuple[Any, ...] = ()
+    options: tuple[Any, ...] = ()
 
 
 @lru_cache(maxsize=64)
@@ -63,11 +63,11 @@ def key_of(facts: Facts, *, nondeterministic: bool = False) -> str | None:
     if not nondeterministic and _asks_for_chance(facts.params):
         return None
     params = {name: _number(value) for name, value in facts.params.items() if name not in HARMLESS}
-    told = [SCHEMA, facts.project, facts.model, facts.account, facts.messages, params, facts.manner]
+    told = [SCHEMA, facts.project, facts.model, facts.account, facts.messages, params, facts.options]
     try:
         text = _dumps(told)
         if _HINT in text:
-            told[4:6] = [_unhinted(message) for message in facts.messages], _without_hints(params)
+            told[4:6] = _unhinted(facts.messages), _unhinted(params)
             text = _dumps(told)
     except TypeError:
         return None
@@ -111,20 +111,12 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _unhinted(message: Any) -> Any:
-    """A message, or a tool, without the provider's cache hints; tool arguments and schemas keep every name."""
-    if not isinstance(message, Mapping):
-        return message
-    bare = {name: value for name, value in message.items() if name != "cache_control"}
-    if isinstance(bare.get("content"), list):
-        bare["content"] = [_unhinted(part) for part in bare["content"]]
-    if isinstance(bare.get("function"), Mapping):
-        bare["function"] = _unhinted(bare["function"])
-    return bare
+def _unhinted(value: Any) -> Any:
+    """Return JSON without the provider's cache hints; a tool's parameter of that name stays."""
+    if isinstance(value, Mapping):
+        return {name: _unhinted(item) for name, item in value.items() if not _is_hint(name, item)}
+    return [_unhinted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _without_hints(params: Mapping[str, Any]) -> dict[str, Any]:
-    bare = {name: value for name, value in params.items() if name != "cache_control"}
-    if isinstance(bare.get("tools"), list):
-        bare["tools"] = [_unhinted(tool) for tool in bare["tools"]]
-    return bare
+def _is_hint(name: Any, value: Any) -> bool:
+    return name == "cache_control" and isinstance(value, Mapping) and value.get("type") == "ephemeral"

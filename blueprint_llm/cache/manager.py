@@ -1,211 +1,265 @@
 """The cache as the rest of the library sees it: it finds, keeps and coordinates, and never fails anybody.
 
-Trouble of the store becomes a miss; it is told once, and the store is left alone for a while before it is asked again.
+Trouble of the store becomes a miss. What is damaged is repaired and used again at once; what cannot be used is told
+once, left alone for some seconds, then tried again, and its recovery is told as well.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
-from blueprint_llm.cache.entry import Entry, Seal
-from blueprint_llm.cache.flights import Flight, Flights
+from blueprint_llm.cache.entry import Entry, seal, unseal
 from blueprint_llm.cache.key import Facts, key_of, namespace_of
-from blueprint_llm.cache.memory import NoCache
-from blueprint_llm.cache.ops import Amount, Beat, Clear, Get, Measure, Op, Put
-from blueprint_llm.cache.stores import CacheStore, is_shared, open_store
+from blueprint_llm.cache.memory import MemoryCache, NoCache
+from blueprint_llm.cache.protocol import LEASE_S, Amount, CacheStore, RepairedError
+from blueprint_llm.cache.single_flight import BEAT, Flight, Flights, Outcome
+from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import StoreError
 from blueprint_llm.events import Event, warn
+from blueprint_llm.redaction import redact
+from blueprint_llm.secret import revealed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from blueprint_llm.config.blocks import Cache
+    from blueprint_llm.config.blocks import Cache, StoreConfig
     from blueprint_llm.config.model import Config
-    from blueprint_llm.events import OnEvent
+    from blueprint_llm.events import Level, OnEvent
 
 PAUSE_S = 5.0
-FRESH_S = 1.0
-MOST_RECENT = 64
-RECENT_BYTES = 1 << 18
-_SLICE_S = 0.25
-_NOWHERE = NoCache()
+POLL_S, LONGEST_POLL_S = 0.01, 0.1
+# What was found within the last second is not read again: between the steps of a call SQLite's pages are cold, and a
+# read takes 50 us instead of 8. So long may an entry outlive its time, or another process's `clear`.
+RECENT_S, MOST_RECENT, RECENT_BYTES = 1.0, 64, 1 << 18
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Wait until somebody's answer may be there: until this process's flight lands, or `poll_s` for another's."""
-
-    key: str
-    poll_s: float
-
-
-class Recent:
-    """What was found in the store within the last second; so long may another process's `clear` go unnoticed."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, tuple[float, Entry]] = {}
-
-    def get(self, key: str) -> Entry | None:
-        """The entry, if it is there and fresh."""
-        found_at, entry = self._entries.get(key, (0.0, None))
-        return entry if time.monotonic() - found_at < FRESH_S else None
-
-    def put(self, key: str, entry: Entry) -> None:
-        """Remember what has just been found."""
-        if len(self._entries) >= MOST_RECENT:
-            self._entries.clear()
-        self._entries[key] = time.monotonic(), entry
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
+T = TypeVar("T")
 
 
 class CacheManager:
-    """Answers by key; `execute` and `aexecute` run one operation for a walk.
+    """Answers by key.
 
     Args:
         store: Where entries live.
         ttl_s: How long an entry lives, where the call does not say.
         nondeterministic: Cache also what the caller asked to be left to chance.
-        seal: Signs the entries; default: this user's.
+        secret: Signs the entries, where others than this user can write to the store.
         on_event: Hears of the store's trouble; default: a Python warning.
         clock: Unix seconds.
+        lease_s: After how long without a sign of life a caller that others wait for is replaced.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings with defaults
         self,
         store: CacheStore,
         *,
         ttl_s: float = 86400.0,
         nondeterministic: bool = False,
-        seal: Seal | None = None,
+        secret: bytes | None = None,
         on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.time,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.store, self.ttl_s, self.enabled = store, ttl_s, not isinstance(store, NoCache)
-        self._chance, self._seal, self._on_event, self._clock = nondeterministic, seal, on_event or warn, clock
-        self._flights = Flights(self._keep_alive)
-        self._recent = Recent()
-        self._told, self._back_at = False, 0.0
+        self._nondeterministic, self._secret, self._clock = nondeterministic, secret, clock
+        self._on_event, self._lease_s = on_event or warn, lease_s
+        self._flights = Flights()
+        self._recent: dict[str, tuple[float, bytes]] = {}
+        self._failed_at: float | None = None
+        self._back_at = 0.0
 
     @classmethod
     def of_config(cls, config: Config, *, cache: Cache | None = None, on_event: OnEvent | None = None) -> CacheManager:
-        """The cache that `blueprint.cache` (or `cache`) and `blueprint.store` describe; nothing is touched yet."""
+        """Return the cache that `blueprint.cache` (or `cache`) and `blueprint.store` describe; nothing is touched."""
         cache = cache or config.cache
-        store, chance = open_store(cache, config.store), cache.nondeterministic
-        seal = Seal.of_server(config.store.url) if is_shared(cache, config.store) else None
-        return cls(store, ttl_s=cache.ttl_s, nondeterministic=chance, seal=seal, on_event=on_event)
+        is_shared = cache.directory is None and config.store.is_shared
+        # All machines that use a Redis know its password, and who can plant entries without it is refused.
+        secret = (urlsplit(revealed(config.store.url)).password or "").encode() if is_shared else None
+        return cls(
+            open_store(cache, config.store),
+            ttl_s=cache.ttl_s,
+            nondeterministic=cache.nondeterministic,
+            secret=secret,
+            on_event=on_event,
+        )
 
     def key_of(self, facts: Facts) -> str | None:
-        """The key of a call; None: it is not to be cached."""
-        return key_of(facts, nondeterministic=self._chance) if self.enabled else None
+        """Return the key of a call; None: it is not to be cached."""
+        return key_of(facts, nondeterministic=self._nondeterministic) if self.enabled else None
 
-    def execute(self, op: Op | Wait) -> Any:
-        """Run an operation; a store in trouble answers like one that is empty."""
-        if isinstance(op, Wait):
-            return self._flights.wait(op.key, _SLICE_S, op.poll_s)
-        if time.monotonic() < self._back_at:
-            return _NOWHERE.execute(op)
-        try:
-            return self.store.execute(op)
-        except StoreError as error:
-            return self._excused(op, error)
-
-    async def aexecute(self, op: Op | Wait) -> Any:
-        """The same for coroutines."""
-        if isinstance(op, Wait):
-            return await self._flights.await_(op.key, _SLICE_S, op.poll_s)
-        if time.monotonic() < self._back_at:
-            return _NOWHERE.execute(op)
-        try:
-            return await self.store.aexecute(op)
-        except StoreError as error:
-            return self._excused(op, error)
-
-    def _excused(self, op: Op, error: StoreError) -> Any:
-        self._back_at = time.monotonic() + PAUSE_S
-        self._warn(str(error))
-        return _NOWHERE.execute(op)
-
-    def _warn(self, reason: str) -> None:
-        if not self._told:
-            self._told = True
-            with contextlib.suppress(RuntimeWarning):  # where warnings are errors
-                self._on_event(Event(name="cache.failed", facts={"reason": reason}, level="warning"))
-
-    def put_of(self, key: str, entry: Entry, ttl_s: float | None = None) -> Put:
-        """The operation that keeps `entry`."""
-        ttl_s = ttl_s or self.ttl_s
-        dated = replace(entry, until=self._clock() + ttl_s)
-        return Put(key=key, value=self._sealed().close(key, dated.dump()), ttl_s=ttl_s)
-
-    def entry_of(self, key: str, found: bytes | None, max_age_s: float | None = None) -> Entry | None:
-        """The entry in what `Get` found, if it is one and not older than `max_age_s`."""
-        if found is None:
+    async def lookup(self, key: str, *, max_age_s: float | None = None) -> Entry | None:
+        """Return what is kept under `key`, if it is not older than `max_age_s`."""
+        found_at, recent = self._recent.get(key, (0.0, b""))
+        if recent and time.monotonic() - found_at < RECENT_S:
+            return self._young(Entry.load(recent), max_age_s)
+        sealed = await self._ask(partial(self.store.get, key), None)
+        if sealed is None:
             return None
-        text = self._sealed().open(key, found)
+        text = unseal(key, sealed, self._secret) or b""
         try:
-            entry = Entry.load(text or b"")
+            entry = Entry.load(text)
         except ValueError:
-            self._warn(f"the entry {key} was damaged or not made by this user; it is not used")
+            self._failed(f"the entry {key} was damaged or not made by this library: it was deleted")
+            await self._ask(partial(self.store.drop, key), None)
             return None
-        if len(found) <= RECENT_BYTES:
-            self._recent.put(key, entry)
+        if len(self._recent) >= MOST_RECENT:
+            self._recent.clear()
+        if len(text) <= RECENT_BYTES:
+            self._recent[key] = time.monotonic(), text
         return self._young(entry, max_age_s)
 
-    def recent(self, key: str, max_age_s: float | None = None) -> Entry | None:
-        """The entry of `key` if it was found within the last second: a hot one is not read for every hit."""
-        return self._young(self._recent.get(key), max_age_s)
+    def _young(self, entry: Entry, max_age_s: float | None) -> Entry | None:
+        return entry if max_age_s is None or entry.at > self._clock() - max_age_s else None
 
-    def _young(self, entry: Entry | None, max_age_s: float | None) -> Entry | None:
-        now = self._clock()
-        is_young = entry is not None and now < entry.until and (max_age_s is None or entry.at > now - max_age_s)
-        return entry if is_young else None
+    async def keep(self, key: str, entry: Entry, *, ttl_s: float | None = None) -> None:
+        """Keep `entry` and hand it to who waits for it, unless it repeats a secret or JSON cannot hold it."""
+        try:
+            text = entry.dump()
+        except (TypeError, ValueError):
+            return
+        readable = text.decode()
+        if redact(readable) != readable:
+            return
+        self._recent.pop(key, None)
+        if flight := self._flights[key]:  # before the store, which may be slow
+            flight.land("answered", text)
+        sealed = seal(key, text, self._secret)
+        await self._ask(partial(self.store.put, key, sealed, ttl_s or self.ttl_s), None)
 
-    def _sealed(self) -> Seal:
-        if self._seal is None:
-            self._seal = Seal.of_user()
-        return self._seal
+    @contextlib.asynccontextmanager
+    async def flight(
+        self, key: str, *, owner: str, until: float, max_age_s: float | None = None
+    ) -> AsyncIterator[Flight]:
+        """Wait while another caller, here or in another process, fetches the answer for `key`.
 
-    def begin(self, key: str, owner: str) -> Flight:
-        """Note that this process fetches the answer for `key`, and keep its lease alive until `end`."""
-        return self._flights.begin(key, owner)
+        Inside the block `flight.entry` is the answer that came meanwhile; where it is None, the block fetches it and
+        `keep`s it. Others wait for the block in turn. Whoever waited for a block that failed goes alone, at once;
+        where a block was cancelled, or its process was killed, one of those who waited takes over.
 
-    def end(self, flight: Flight) -> None:
-        """Wake up who waits for `flight`."""
-        self._flights.end(flight)
+        Args:
+            key: The call's.
+            owner: Names this caller among all processes.
+            until: When to stop waiting and fetch, `time.monotonic()` seconds.
+            max_age_s: The oldest kept answer that will do.
+        """
+        flight = Flight(key, owner, self._lease_s)
+        outcome: Outcome = "abandoned"
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self._queue(flight, max_age_s)
+            yield flight
+            outcome = "failed"  # if it was kept, it has landed by now
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            if flight.leads:
+                await self._leave(flight, outcome)
 
-    def _keep_alive(self, flight: Flight) -> None:
-        self.execute(Beat(key=flight.key, owner=flight.owner))
+    async def _queue(self, flight: Flight, max_age_s: float | None) -> None:
+        """Return when the flight has an entry, holds the lease, or should go alone."""
+        while (leader := self._flights.board(flight)) is not flight:
+            outcome = await leader.landed()
+            if outcome == "answered":
+                flight.entry = self._young(Entry.load(leader.text), max_age_s)
+            if outcome != "abandoned":
+                return
+        flight.beat = asyncio.create_task(self._keep_alive(flight))
+        poll_s = POLL_S
+        while True:
+            flight.leased = await self._ask(partial(self.store.lease, flight.key, flight.owner, self._lease_s), True)
+            # After the lease: the answer may have come between the caller's own look and now.
+            if entry := await self.lookup(flight.key, max_age_s=max_age_s):
+                flight.entry = entry
+                flight.land("answered", entry.dump())
+            if flight.leased or flight.entry:
+                return
+            await asyncio.sleep(poll_s)
+            poll_s = min(2 * poll_s, LONGEST_POLL_S)
 
-    def get(self, key: str) -> Entry | None:
-        """The entry of `key`, blocking."""
-        return self.entry_of(key, self.execute(Get(key=key)))
+    async def _keep_alive(self, flight: Flight) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s * BEAT)
+            if flight.is_idle:
+                continue
+            flight.touch()
+            if flight.leased:
+                await self._ask(partial(self.store.lease, flight.key, flight.owner, self._lease_s), True)
 
-    def put(self, key: str, entry: Entry, ttl_s: float | None = None) -> None:
-        """Keep `entry` under `key`, blocking."""
-        self.execute(self.put_of(key, entry, ttl_s))
+    async def _leave(self, flight: Flight, outcome: Outcome) -> None:
+        self._flights.leave(flight, outcome)
+        if flight.beat is not None:
+            flight.beat.cancel()
+        # Also where nobody knows whether it was lent: one that is taken after all lasts for `lease_s`.
+        await self._ask(partial(self.store.release, flight.key, flight.owner), None)
 
-    def measure(self) -> Amount:
-        """How much is kept, blocking. Raises StoreError."""
-        amount: Amount = self.store.execute(Measure())
-        return amount
+    async def measure(self) -> Amount:
+        """Return how much is kept. Raises StoreError."""
+        return await self._repaired(self.store.measure)
 
-    def clear(self, project: str | None = None, *, older_than_s: float = 0.0) -> int:
-        """Forget everything, or one project's entries or old ones; how many, blocking. Raises StoreError."""
+    async def clear(self, project: str | None = None, *, older_than_s: float = 0.0) -> int:
+        """Forget everything, or one project's entries or old ones. Return how many. Raises StoreError."""
         namespace = None if project is None else namespace_of(project)
         self._recent.clear()
-        deleted: int = self.store.execute(Clear(namespace=namespace, older_than_s=older_than_s))
-        return deleted
-
-    def close(self) -> None:
-        """Let go of files and connections."""
-        self.store.close()
+        return await self._repaired(partial(self.store.clear, namespace, older_than_s))
 
     async def aclose(self) -> None:
-        """Let go of files and connections."""
-        await self.store.aclose()
+        """Close files and connections."""
+        with contextlib.suppress(StoreError):
+            await self.store.aclose()
+
+    async def _ask(self, operation: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Return what the store answers, or `otherwise` while it is in trouble."""
+        if time.monotonic() < self._back_at:
+            return otherwise
+        try:
+            found = await self._repaired(operation)
+        except StoreError as error:
+            self._back_at = time.monotonic() + PAUSE_S
+            self._failed(str(error))
+            return otherwise
+        if self._failed_at is not None:
+            self._recovered(self._failed_at)
+        return found
+
+    async def _repaired(self, operation: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await operation()
+        except RepairedError as error:
+            self._failed(str(error))
+            return await operation()
+
+    def _failed(self, reason: str) -> None:
+        if self._failed_at is None:
+            self._failed_at = time.monotonic()
+            self._tell("cache.failed", "warning", reason=reason)
+
+    def _recovered(self, failed_at: float) -> None:
+        self._failed_at = None
+        self._tell("cache.recovered", "info", after_s=round(time.monotonic() - failed_at, 3))
+
+    def _tell(self, name: str, level: Level, **facts: object) -> None:
+        with contextlib.suppress(RuntimeWarning):  # where warnings are errors
+            self._on_event(Event(name=name, facts=facts, level=level))
+
+
+def open_store(cache: Cache, store: StoreConfig) -> CacheStore:
+    """Return the store that is meant: `cache.directory`, else where the ledger lives. Nothing is touched yet."""
+    if not cache.enabled:
+        return NoCache()
+    if cache.directory is None and store.kind == "memory":
+        return MemoryCache(size_limit_bytes=cache.size_limit_bytes)
+    if cache.directory is None and store.is_shared:
+        from blueprint_llm.cache.redis_store import RedisCache  # noqa: PLC0415 - only who uses Redis loads it
+
+        return RedisCache(store.url)
+    from blueprint_llm.cache.disk import DiskCache  # noqa: PLC0415 - diskcache is loaded where a folder is used
+
+    path = Path(cache.directory).expanduser() if cache.directory else folder("cache") / "responses"
+    return DiskCache(path, size_limit_bytes=cache.size_limit_bytes)

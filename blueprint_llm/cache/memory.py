@@ -4,51 +4,12 @@ from __future__ import annotations
 
 import time
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from blueprint_llm.cache.ops import (
-    Amount,
-    Beat,
-    Clear,
-    Drop,
-    Get,
-    Held,
-    Lease,
-    Measure,
-    Op,
-    Put,
-    Release,
-    Standing,
-    lease_step,
-)
+from blueprint_llm.cache.protocol import Amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class NoCache:
-    """Keeps nothing, finds nothing, and lets everybody fetch."""
-
-    def execute(self, op: Op) -> Any:
-        """The answer of an empty store."""
-        match op:
-            case Lease(owner=owner):
-                return Standing(mine=True, flight=owner)
-            case Measure():
-                return Amount(0, 0)
-            case Clear():
-                return 0
-        return None
-
-    async def aexecute(self, op: Op) -> Any:
-        """The answer of an empty store."""
-        return self.execute(op)
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-    async def aclose(self) -> None:
-        """Nothing to let go of."""
 
 
 class MemoryCache:
@@ -57,69 +18,62 @@ class MemoryCache:
     def __init__(self, *, size_limit_bytes: int = 1 << 30, clock: Callable[[], float] = time.time) -> None:
         self._limit, self._clock, self._lock = size_limit_bytes, clock, Lock()
         self._entries: dict[str, tuple[bytes, float, float]] = {}  # value, stored at, good until
-        self._leases: dict[str, Held] = {}
         self._bytes = 0
 
-    def execute(self, op: Op) -> Any:
-        """Run `op`."""
+    async def get(self, key: str) -> bytes | None:
+        """Return what is kept under `key`, or None."""
+        value, _, until = self._entries.get(key, (None, 0.0, 0.0))
+        return value if self._clock() < until else None
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep `value` for `ttl_s` seconds."""
+        now = self._clock()
         with self._lock:
-            return self._run(op, self._clock())
+            self._drop(key)
+            if len(value) > self._limit:
+                return
+            self._entries[key] = value, now, now + ttl_s
+            self._bytes += len(value)
+            while self._bytes > self._limit:
+                self._drop(next(iter(self._entries)))
 
-    async def aexecute(self, op: Op) -> Any:
-        """Run `op`."""
-        return self.execute(op)
-
-    def close(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self._bytes = 0
-
-    async def aclose(self) -> None:
-        """Forget everything."""
-        self.close()
-
-    def _run(self, op: Op, now: float) -> Any:
-        match op:
-            case Get():
-                value, _, until = self._entries.get(op.key, (None, 0.0, 0.0))
-                return value if now < until else None
-            case Put():
-                self._put(op, now)
-            case Drop():
-                self._drop(op.key)
-            case Lease() | Beat() | Release():
-                return self._lease(op, now)
-            case Measure():
-                return Amount(len(self._entries), self._bytes)
-            case Clear():
-                return self._clear(op, now)
-        return None
-
-    def _put(self, op: Put, now: float) -> None:
-        self._drop(op.key)
-        if len(op.value) > self._limit:
-            return
-        self._entries[op.key] = op.value, now, now + op.ttl_s
-        self._bytes += len(op.value)
-        while self._bytes > self._limit:
-            self._drop(next(iter(self._entries)))
+    async def drop(self, key: str) -> None:
+        """Forget `key`."""
+        with self._lock:
+            self._drop(key)
 
     def _drop(self, key: str) -> None:
         value, _, _ = self._entries.pop(key, (b"", 0.0, 0.0))
         self._bytes -= len(value)
 
-    def _lease(self, op: Lease | Beat | Release, now: float) -> Standing:
-        held, standing = lease_step(self._leases.pop(op.key, None), op, now)
-        if held is not None:
-            self._leases[op.key] = held
-        return standing
+    async def lease(self, key: str, owner: str, ttl_s: float) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Return True: no other process shares this store, and callers of one process meet before they ask for it."""
+        return True
 
-    def _clear(self, op: Clear, now: float) -> int:
-        doomed = [
-            key
-            for key, (_, at, _) in self._entries.items()
-            if at <= now - op.older_than_s and key.startswith(f"{op.namespace}:" if op.namespace else "")
-        ]
-        for key in doomed:
-            self._drop(key)
+    async def release(self, key: str, owner: str) -> None:
+        """Do nothing: see `lease`."""
+
+    async def measure(self) -> Amount:
+        """Return how much is kept."""
+        return Amount(len(self._entries), self._bytes)
+
+    async def clear(self, namespace: str | None = None, older_than_s: float = 0.0) -> int:
+        """Forget all entries, or those of `namespace` and stored at least `older_than_s` ago. Return how many."""
+        before = self._clock() - older_than_s
+        prefix = "" if namespace is None else f"{namespace}:"
+        with self._lock:
+            doomed = [key for key, (_, at, _) in self._entries.items() if at <= before and key.startswith(prefix)]
+            for key in doomed:
+                self._drop(key)
         return len(doomed)
+
+    async def aclose(self) -> None:
+        """Forget everything."""
+        await self.clear()
+
+
+class NoCache(MemoryCache):
+    """Keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(size_limit_bytes=0)

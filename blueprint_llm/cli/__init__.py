@@ -5,9 +5,14 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from blueprint_llm.cli.options import AS_JSON, SHORT_ID, failure, print_json
+
+if TYPE_CHECKING:
+    from blueprint_llm.errors import BlueprintError
 
 COMMANDS = {
     "audit": "audit",
@@ -24,17 +29,30 @@ COMMANDS = {
     "run": "run",
     "schema": "schema",
     "tools": "tools",
+    "trace": "trace",
+    "trust": "trust",
     "usage": "usage",
 }
 INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 
 class LazyGroup(click.Group):
-    """Commands by module name; errors of the library become one line and exit code 1."""
+    """Commands by module name; errors of the library become one line, or one JSON object, and exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names, sorted."""
         return sorted(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant; an unknown one is a mistake that names the nearest."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            from blueprint_llm.config.problems import hint  # noqa: PLC0415 - only a mistake needs it
+
+            ctx.fail(f"no command {name!r}{hint(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import the module of one command."""
@@ -50,10 +68,16 @@ class LazyGroup(click.Group):
 
         if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             ctx.color = False
+        asks_json = "--json" in ctx.args  # also where the options themselves are wrong
         try:
             return super().invoke(ctx)
-        except BlueprintError as error:
-            raise click.ClickException(str(error)) from None
+        except (BlueprintError, click.ClickException) as error:
+            if asks_json or ctx.meta.get(AS_JSON):
+                print_json(failure(error))
+                ctx.exit(getattr(error, "exit_code", 1))
+            if isinstance(error, click.ClickException):
+                raise
+            raise click.ClickException(_text(error)) from None
         except OSError as error:  # a full disk, a folder that may not be written
             if error.errno == errno.EPIPE:
                 raise  # click ends without a word when the reader of a pipe has left
@@ -62,6 +86,12 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _text(error: BlueprintError) -> str:
+    """Return what is said of a failed call, and how to see more of it."""
+    known = str(error.trace.get("id", ""))
+    return f"{error}\nmore: blueprint-llm trace {known[:SHORT_ID]}" if known else str(error)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

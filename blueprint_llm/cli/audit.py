@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, counted, json_option, print_json, print_table
+from blueprint_llm.cli.options import config_option, counted, json_option, load, print_json, print_table
 
 if TYPE_CHECKING:
     from blueprint_llm.tools.audit import Audit
@@ -60,10 +60,9 @@ def verify(*, as_json: bool, config: str | None) -> None:
 
 
 def _audit(config: str | None) -> Audit:
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.tools.engine import open_audit  # noqa: PLC0415 - as above
 
-    return open_audit(load_config(config).tools)
+    return open_audit(load(config).tools)
 
 
 def _row(record: dict[str, Any]) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
 
-from blueprint_llm.cli.options import config_option, counted, json_option, print_json, seconds
+from blueprint_llm.cli.options import config_option, counted, json_option, load, print_json, seconds
 
 if TYPE_CHECKING:
     from blueprint_llm.cache import CacheManager
+    from blueprint_llm.cache.protocol import Amount
 
 
 @click.group("cache")
@@ -21,11 +24,10 @@ def command() -> None:
 
 
 def _open(config: str | None) -> CacheManager:
-    """The configured cache, also while it is off: what was kept before is still there."""
+    """Return the configured cache, also while it is off: what was kept before is still there."""
     from blueprint_llm.cache import CacheManager  # noqa: PLC0415 - --help does not need it
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - as above
 
-    loaded = load_config(config)
+    loaded = load(config)
     enabled = loaded.cache.model_copy(update={"enabled": True})
     return CacheManager.of_config(loaded, cache=enabled)
 
@@ -38,9 +40,12 @@ def stats(*, as_json: bool, config: str | None) -> None:
 
     Example: blueprint-llm cache stats --json
     """
-    cache = _open(config)
-    amount = cache.measure()
-    cache.close()
+
+    async def measure() -> Amount:
+        async with aclosing(_open(config)) as cache:
+            return await cache.measure()
+
+    amount = asyncio.run(measure())
     if as_json:
         print_json({"entries": amount.entries, "bytes": amount.bytes})
     else:
@@ -57,7 +62,10 @@ def clear(*, project: str | None, older_than_s: float, as_json: bool, config: st
 
     Example: blueprint-llm cache clear --older-than 7d
     """
-    cache = _open(config)
-    deleted = cache.clear(project, older_than_s=older_than_s)
-    cache.close()
+
+    async def clear() -> int:
+        async with aclosing(_open(config)) as cache:
+            return await cache.clear(project, older_than_s=older_than_s)
+
+    deleted = asyncio.run(clear())
     print_json({"forgotten": deleted}) if as_json else click.echo(f"{counted(deleted, 'answer')} forgotten")

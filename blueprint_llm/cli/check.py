@@ -5,6 +5,7 @@ Findings go to stdout: they are the answer. Exit code 1 when the configuration d
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, counted, json_option, print_json
+from blueprint_llm.cli.options import config_option, counted, json_option, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blueprint_llm.config import Config
+    from blueprint_llm.config.load import Inspection
 
 
 @click.command("check", short_help="Say what is wrong with the configuration.")
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 @json_option
 @config_option
 def command(config: str | None, *, online: bool, as_json: bool) -> None:
-    """Check a configuration and list every problem with file, line, column and key path.
+    """Check a configuration and list every problem with file, line, column and key path, and every notice.
 
     Example: blueprint-llm check --config blueprint.yaml
     """
@@ -35,49 +37,71 @@ def command(config: str | None, *, online: bool, as_json: bool) -> None:
 
 
 def _verdict(path: str | None, *, online: bool) -> dict[str, Any]:
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - `--help` must not pay for pydantic
-    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - likewise
+    from blueprint_llm.config.load import inspect_config  # noqa: PLC0415 - `--help` must not pay for pydantic
 
-    try:
-        config = load_config(path)
-    except ConfigError as error:
-        return {"ok": False, "source": path, "problems": list(error.problems), "notices": [], "online": []}
-    problems = list(_found_in_use(config))
-    calls = _calls(config) if online and not problems else []
+    found = inspect_config(path, on_untrusted=say)
+    in_use = list(_found_in_use(found.config, found)) if found.config else []
+    problems = [*found.problems, *(problem for problem in in_use if problem not in found.problems)]
+    if found.config and (words := _declined(found.config)):
+        problems.append(f"LiteLLM's Router declines this: {words}")
+    unset = _unset(found.config) if found.config else ()
+    notices = [*found.notices, *(each for each in unset if each not in problems)]
+    calls = _calls(found.config) if online and found.config and not problems else []
     good = not problems and all(call["ok"] for call in calls)
-    return {"ok": good, "source": config.source, "problems": problems, "notices": config.notices, "online": calls}
+    source = found.config.source if found.config else path
+    return {"ok": good, "source": source, "problems": problems, "notices": notices, "online": calls}
 
 
-def _found_in_use(config: Config) -> Iterator[str]:
-    """What a client or a run would find when it is made: limits in LiteLLM's words, prices, a store, tool rules."""
-    from blueprint_llm.config.load import place_of  # noqa: PLC0415 - as above
-    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - as above
+def _declined(config: Config) -> str | None:
+    """What LiteLLM itself says against the configuration; only a `model_list` is worth loading it for."""
+    if not config.model_groups:
+        return None
+    from blueprint_llm.compat.router import declined  # noqa: PLC0415 - LiteLLM takes seconds to load
+
+    async def ask() -> str | None:  # the Router starts tasks of its own, which want a loop, and end with it
+        return declined(config)
+
+    return asyncio.run(ask())
+
+
+def _found_in_use(config: Config, found: Inspection) -> Iterator[str]:
+    """What a client or a run would find when it is made: addresses, limits in LiteLLM's words, prices, tool rules."""
+    from blueprint_llm.config.environment import closed  # noqa: PLC0415 - as above
+    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - likewise
     from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
     from blueprint_llm.usage.pricing import Prices  # noqa: PLC0415 - likewise
 
+    yield from dict.fromkeys(filter(None, map(closed, config.targets())))
     for made in (lambda: Ledger(config), lambda: Prices.load(config.pricing, folder=config.folder)):
         try:
             made()
         except ConfigError as error:
             yield from error.problems or [str(error)]
     if config.store.is_shared and find_spec("redis") is None:
-        place = place_of(config, ("blueprint", "store", "url"))
+        place = found.place_of(("blueprint", "store", "url"))
         yield f"{place}: Redis is not installed: pip install 'blueprint-llm[redis]'"
+    are_whole = not any("blueprint.tools.rules" in problem for problem in found.problems)
     for number, rule in enumerate(config.tools.rules):
-        yield from _wrong_rule(config, number, rule)
+        place = found.place_of(("blueprint", "tools", "rules", *([number] if are_whole else [])))
+        yield from _wrong_rule(config, rule, place)
 
 
-def _wrong_rule(config: Config, number: int, rule: Any) -> Iterator[str]:
-    from blueprint_llm.config.load import place_of  # noqa: PLC0415 - as above
-    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - likewise
+def _wrong_rule(config: Config, rule: Any, place: str) -> Iterator[str]:
+    from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - as above
     from blueprint_llm.tools.paths import Workspace  # noqa: PLC0415 - likewise
     from blueprint_llm.tools.rules import load_rules  # noqa: PLC0415 - likewise
 
     try:
         load_rules([rule], Workspace(config.tools.workspace))
     except ConfigError as error:
-        place = place_of(config, ("blueprint", "tools", "rules", number))
         yield from (f"{place}{problem.removeprefix('tools.rules[0]')}" for problem in error.problems)
+
+
+def _unset(config: Config) -> dict[str, None]:
+    """What targets name in the environment and is not there: a sentence each, once."""
+    from blueprint_llm.config.environment import unset  # noqa: PLC0415 - as above
+
+    return dict.fromkeys(sentence for params in config.targets() for sentence in unset(params))
 
 
 def _calls(config: Config) -> list[dict[str, Any]]:
@@ -87,8 +111,8 @@ def _calls(config: Config) -> list[dict[str, Any]]:
 
 
 def _text(verdict: dict[str, Any]) -> str:
+    lines = [*verdict["problems"], *(f"notice: {notice}" for notice in verdict["notices"])]
+    lines += [f"{'ok' if call['ok'] else 'WRONG'}: {call['subject']}: {call['message']}" for call in verdict["online"]]
     if count := len(verdict["problems"]):
-        return "\n".join([*verdict["problems"], counted(count, "problem")])
-    notices = [f"notice: {notice}" for notice in verdict["notices"]]
-    calls = [f"{'ok' if call['ok'] else 'WRONG'}: {call['subject']}: {call['message']}" for call in verdict["online"]]
-    return "\n".join([*notices, *calls, f"{'ok' if verdict['ok'] else 'WRONG'}: {verdict['source']}"])
+        return "\n".join([*lines, counted(count, "problem")])
+    return "\n".join([*lines, f"{'ok' if verdict['ok'] else 'WRONG'}: {verdict['source']}"])

@@ -11,9 +11,10 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.cli.asking import keep_conversation
 from blueprint_llm.cli.chat import ask, summary
 from blueprint_llm.cli.explain import print_decision
-from blueprint_llm.cli.options import counted, model_names, provider_names, say
+from blueprint_llm.cli.options import counted, model_names, provider_names, say, usd
 from blueprint_llm.config.paths import make_folder
 from blueprint_llm.config.problems import hint
 from blueprint_llm.errors import BlueprintError
@@ -77,7 +78,8 @@ class Conversation:
     def _send(self, text: str) -> None:
         asked = [*self._messages, {"role": "user", "content": text}]
         response = ask(self._client, asked, **self._options)
-        self._messages = [*asked, {"role": "assistant", "content": response.content}]
+        self._messages = [*asked, response.message or {"role": "assistant", "content": response.content}]
+        keep_conversation(self._messages)
         self._trace = response.trace
 
     def _model(self, name: str) -> None:
@@ -100,9 +102,8 @@ class Conversation:
     def _cost(self, _: str) -> None:
         """Show what this conversation has cost."""
         used = self._client.get_usage(UsageFilter(session=self._session))
-        unknown = f", {used.unpriced} of unknown cost" if used.unpriced else ""
         tokens = f"{used.prompt_tokens} tokens in, {used.completion_tokens} out"
-        say(f"{counted(used.calls, 'call')}, {tokens}, ${used.cost_usd:.6f}{unknown}")
+        say(f"{counted(used.calls, 'call')}, {tokens}, cost in USD: {usd(used.cost_usd, used.unpriced)}")
 
     def _explain(self, text: str) -> None:
         """Say why the last answer came from where it came from, or whom TEXT would go to."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "-y", "--yes", is_flag=True, help="Fetch the embedded model (93 MB) and approve the demo's file, unasked."
 )
 def command(*, yes: bool) -> None:
-    """Eight short scenes, each with its proof from the trace: fallback, a broken stream, a tool call caught, ...
+    """Ten short scenes, each with its proof from the trace: fallback, a broken stream, a tool call caught, ...
 
     Example: blueprint-llm demo --yes
 

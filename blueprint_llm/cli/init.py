@@ -24,9 +24,22 @@ def command(path: Path | None, config: Path | None, *, force: bool, as_json: boo
     """
     target = path or config or Path("blueprint.yaml")
     schema = _write(target, force=force)
+    _trust(target)
     if as_json:
         print_json({"config": str(target), "schema": str(schema)})
     say(f"wrote {target}: edit it, then run `blueprint-llm check`")
+
+
+def _trust(path: Path) -> None:
+    """Agree to what was just written; where that cannot be recorded, the file is still there to be named."""
+    from blueprint_llm.config import trust  # noqa: PLC0415 - `--help` must not pay for pydantic
+    from blueprint_llm.config.load import abilities_of  # noqa: PLC0415 - likewise
+    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - likewise
+
+    try:
+        trust.record(path, abilities_of(path))
+    except BlueprintError as error:
+        say(f"{path} has to be named with --config: {error}")
 
 
 def _write(path: Path, *, force: bool) -> Path:

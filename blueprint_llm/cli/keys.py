@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, on_terminal, print_json, print_table, say
+from blueprint_llm.cli.options import config_option, json_option, load, on_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
     from blueprint_llm.credentials import CredentialsManager, Finding, Secret
@@ -117,10 +117,9 @@ def _sentence(finding: Finding) -> str:
 
 
 def _manager(config: str | None) -> CredentialsManager:
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.credentials import CredentialsManager  # noqa: PLC0415 - likewise
 
-    return CredentialsManager(load_config(config))
+    return CredentialsManager(load(config))
 
 
 def _calls(manager: CredentialsManager) -> list[Finding]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blueprint_llm.cli.options import (
+    Fallbacks,
     config_option,
     json_option,
+    note_json,
     open_client,
     print_json,
     print_table,
@@ -21,9 +23,8 @@ from blueprint_llm.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blueprint_llm.client import SyncLLMClient
     from blueprint_llm.events import Event
-    from blueprint_llm.types import Plan
+    from blueprint_llm.types import Plan, PlanStep
 
 _PATIENCE_S = 1.0
 
@@ -54,8 +55,10 @@ def command() -> None:
 @click.option("-c", "--constraint", "constraints", multiple=True, help='Like "path: src/legacy is read-only".')
 @click.option("--codebase", type=click.Path(path_type=Path), help="The project's folder.")
 @click.option("--previous", type=click.Path(path_type=Path, dir_okay=False), help="A plan file to revise.")
-@click.option("--format", "form", type=click.Choice(["table", "md", "json", "mermaid"]), default="table")
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "md", "json", "mermaid"]), default="table", callback=note_json
+)
+@click.option("--json", "form", flag_value="json", callback=note_json, help="The same as --format json.")
 @config_option
 def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> None:
     """Make a plan for GOAL, save it and print it.
@@ -65,7 +68,7 @@ def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> 
     """  # noqa: D301 - click's mark of what is not to be wrapped
     from blueprint_llm.planning import PlanStore, read_plan_file  # noqa: PLC0415 - --help does not need it
 
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+    given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
     plans = [read_plan_file(previous)] if previous else []
     progress = _Progress(time.monotonic)
     with open_client(config, on_event=progress) as client:
@@ -73,17 +76,22 @@ def make(config: str | None, form: str, previous: Path | None, **asked: Any) -> 
     progress.end()
     saved, path = PlanStore().save(plan)
     _PRINTERS[form](saved)
+    for finding in [*saved.metadata.get("notices", []), *saved.metadata.get("findings", [])]:
+        say(f"{finding['code']}: {finding['message']}", fg="yellow")
     say(f"saved as {path}")
 
 
 class _Progress:
-    """Shows how many files were read, once reading takes over a second."""
+    """Shows how many files were read, once reading takes over a second, and who did not answer."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._start = clock, clock()
         self._shown = False
+        self._fallbacks = Fallbacks()
 
     def __call__(self, event: Event) -> None:
+        """Take one event."""
+        self._fallbacks(event)
         if event.name == "planning.progress" and self._clock() - self._start > _PATIENCE_S:
             click.echo(f"\rreading the codebase: {event.facts.get('files')} files", err=True, nl=False)
             self._shown = True
@@ -109,8 +117,8 @@ def _table(plan: Plan) -> None:
     say(f"{plan.overview}\ncost: {_usd(plan.metadata.get('cost_usd'))}; hash {plan.hash[:12]}")
     for text in plan.metadata.get("unverified", []):
         say(f"not verified: {text}", fg="yellow")
-    for finding in plan.metadata.get("findings", []):
-        say(f"{finding['code']}: {finding['message']}", fg="yellow")
+    for text in plan.metadata.get("repairs", []):
+        say(f"repaired: {text}")
 
 
 def _usd(cost: dict[str, float] | None) -> str:
@@ -184,13 +192,23 @@ def run_file(file: Path, approve: str | None, config: str | None, *, as_json: bo
 
     Example: blueprint-llm plan run plan.json --approve 3f9c2d81a6b0
     """
-    from blueprint_llm.cli.run import approver  # noqa: PLC0415 - --help does not need it
-    from blueprint_llm.planning import read_plan_file, run_walk  # noqa: PLC0415 - as above
+    from blueprint_llm.cli.run import Screen, approver  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
+    from blueprint_llm.planning import read_plan_file, run_plan, write_plan  # noqa: PLC0415 - --help does not need it
 
     plan = read_plan_file(file)
     approved = _approved(plan, approve)
-    with open_client(config, approver=approver()) as client:
-        finished = _drive(run_walk(plan, approved), client, file)
+    with open_client(config, approver=approver(), on_event=Fallbacks()) as client:
+
+        def perform(step: PlanStep, messages: list[dict[str, Any]]) -> str | None:
+            say(f"{step.id}: {step.title}")
+            try:
+                return str(client.run(messages=messages, on_chunk=Screen()).content)
+            except BlueprintError as error:
+                say(f"{step.id} failed: {error}", fg="red")
+                return None
+
+        finished = run_plan(plan, approved, perform, keep=lambda changed: write_plan(changed, file))
     rows = [(step.id, step.status, step.title) for step in finished.steps]
     if as_json:
         print_json([dict(zip(("id", "status", "title"), row, strict=True)) for row in rows])
@@ -206,28 +224,3 @@ def _approved(plan: Plan, given: str | None) -> str:
         click.confirm(f"Run this plan ({plan.hash[:12]})?", abort=True)
         return plan.hash
     return plan.hash if len(given) >= 12 and plan.hash.startswith(given) else given  # noqa: PLR2004 - see the option
-
-
-def _drive(walk: Any, client: SyncLLMClient, file: Path) -> Plan:
-    from blueprint_llm.cli.run import Screen  # noqa: PLC0415 - --help does not need it
-    from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - as above
-    from blueprint_llm.planning import Keep, write_plan  # noqa: PLC0415 - --help does not need it
-
-    try:
-        step = next(walk)
-        while True:
-            if isinstance(step, Keep):
-                write_plan(step.plan, file)
-                step = walk.send(None)
-                continue
-            say(f"{step.step.id}: {step.step.title}")
-            try:
-                result = client.run(messages=step.messages, on_chunk=Screen())
-            except BlueprintError as error:
-                say(f"{step.step.id} failed: {error}", fg="red")
-                step = walk.throw(error)
-            else:
-                step = walk.send(result)
-    except StopIteration as stop:
-        plan: Plan = stop.value
-        return plan

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blueprint_llm.cli.options import (
+    Fallbacks,
     config_option,
     json_option,
     model_option,
@@ -38,24 +39,32 @@ def command(task: str | None, *, state_id: str | None, as_json: bool, config: st
 
     Example: blueprint-llm run "fix the failing test"
 
-    The exit code is 1 when a limit ended the run or it waits for approval.
+    The exit code is 1 when a limit ended the run, when it waits for approval, and when every tool call was denied; what
+    is denied is told with the rule that would allow it.
     """
     from blueprint_llm.errors import ApprovalPending  # noqa: PLC0415 - --help does not need it
 
     task = None if state_id else text_of([task] if task else [])
     if not task and not state_id:
         raise click.UsageError("give a task, or --resume ID")
-    chosen = {name: value for name, value in target.items() if value}
-    watch = {} if as_json else {"on_chunk": Screen()}
-    with open_client(config, approver=approver()) as client:
+    chosen: dict[str, Any] = {name: value for name, value in target.items() if value}
+    live = sys.stdout.isatty() and not as_json
+    on_chunk = Screen() if live else None
+    with open_client(config, approver=approver(), on_event=Fallbacks()) as client:
         try:
             if state_id:
-                result = client.resume(state_id, {}, **watch)
+                result = client.resume(state_id, {}, on_chunk=on_chunk)
             else:
-                result = client.run(messages=[{"role": "user", "content": task}], **chosen, **watch)
+                result = client.run(messages=[{"role": "user", "content": task}], on_chunk=on_chunk, **chosen)
         except ApprovalPending as pending:
+            if as_json:
+                raise
             say(f"waiting for approval: blueprint-llm run --resume {pending.state_id}")
             raise SystemExit(1) from None
+    if not (live or as_json):  # in a pipe only the last text is the answer
+        from blueprint_llm.tools.show import visible  # noqa: PLC0415 - --help does not need it
+
+        click.echo(visible(result.content))
     _print(result, as_json=as_json)
 
 
@@ -100,11 +109,18 @@ def _ask(prompt: str) -> str:
 
 
 def _print(result: RunResult, *, as_json: bool) -> None:
+    from blueprint_llm.tools.show import one_line  # noqa: PLC0415 - --help does not need it
+
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
         for found in result.tool_results:
             say(f"  {found.status:8} {found.name} (audit {found.audit_seq})")
+            if rule := found.metadata.get("rule"):
+                say(f"           a rule that would allow it: {one_line(rule)}")
     if result.stop != "done":
         say(f"stopped: {result.stop}")
+        raise SystemExit(1)
+    if result.tool_results and all(found.status == "denied" for found in result.tool_results):
+        say("every tool call was denied")
         raise SystemExit(1)

@@ -15,7 +15,8 @@ import click
 from blueprint_llm.cli.chat import show, summary
 from blueprint_llm.cli.options import print_table
 from blueprint_llm.client import SyncLLMClient
-from blueprint_llm.errors import BudgetExceededError
+from blueprint_llm.compat import install
+from blueprint_llm.errors import BlueprintError, BudgetExceededError, QuotaExceededError
 from blueprint_llm.testing import Answer, Cut, FaultServer, Status, ToolUse
 from blueprint_llm.tools import ApprovalDecision, ApprovalRequest
 from blueprint_llm.tools.engine import open_audit
@@ -165,7 +166,7 @@ def budget(stage: Stage) -> str:
         except BudgetExceededError as error:
             click.echo(str(error))
         else:
-            require(None, "the budget let it through")
+            raise NotProvenError("the budget let it through")
     sent = len(stage.server.requests) - before
     require(sent == 0, "a request was sent")
     return f"blocked before anything was sent: {sent} requests reached the cloud"
@@ -222,10 +223,62 @@ def _plan_answer(steps: list[dict[str, Any]]) -> Answer:
     return Answer(json.dumps({"overview": "Limit the rate.", "estimated_complexity": "low", "steps": steps}))
 
 
+PROGRAM = """\
+import litellm
+
+for _ in range(3):
+    answer = litellm.completion(model="openai/gpt-4o-mini", messages=messages, api_base=cloud, api_key="demo")
+    print(answer.choices[0].message.content)
+"""
+
+
+def drop_in(_: Stage) -> str:
+    """A program that knows LiteLLM only meets a quota of two requests."""
+    limit = {"project": "guest", "quotas": [{"scope": "project", "requests": 2, "window": "day"}]}
+    click.secho(f"> blueprint_llm.install()\n{PROGRAM.rstrip()}", dim=True)
+    names = {"messages": [{"role": "user", "content": QUESTION}], "print": click.echo}
+    with FaultServer(default=Answer("A fallback is a plan B.")) as guest, install({"blueprint": limit}):
+        try:
+            exec(PROGRAM, {**names, "cloud": guest.url})  # noqa: S102 - the text above, as a program of its own
+        except QuotaExceededError as error:
+            click.echo(str(error))
+            kinds = {each.__name__ for each in type(error).__mro__}
+        else:
+            raise NotProvenError("the quota let it through")
+        sent = len(guest.requests)
+    require(sent == 2, f"{sent} requests were sent")  # noqa: PLR2004 - the quota
+    require("RateLimitError" in kinds, "a program of LiteLLM's does not know that error")
+    return "2 of 3 calls were sent; `except litellm.RateLimitError` catches the third"
+
+
+def explained(stage: Stage) -> str:
+    """Nobody can answer: `explain` knows it before, the error says the same after."""
+    before = len(stage.server.requests)
+    cloud = {"model": "openai/gpt-4o-mini", "api_base": stage.server.url, "api_key": "demo"}
+    work = {"model": "openai/gpt-4o", "api_key": "os.environ/BLUEPRINT_DEMO_KEY"}
+    limits = [{"scope": "provider:cloud", "limit_usd": 0.0001, "window": "day"}]
+    ask: dict[str, Any] = {"messages": _asked("Write a novel."), "max_tokens": 4000}
+    with stage.client(providers={"work": work, "cloud": cloud}, budgets=limits) as client:
+        said = [(row.provider, row.verdict, row.reason) for row in client.explain(**ask).considered]
+        try:
+            client.chat(**ask)
+        except BlueprintError as error:
+            considered = error.trace["route"]["considered"]
+        else:
+            raise NotProvenError("somebody answered")
+    for provider, verdict, reason in said:
+        click.echo(f"{provider}  {verdict}: {reason}")
+    told = [(row["provider"], row["verdict"], row["reason"]) for row in considered]
+    require(told == said, f"explain said {said}, the error {told}")
+    require([verdict for _, verdict, _ in said] == ["skipped", "skipped"], "a target was not passed over")
+    require(len(stage.server.requests) == before, "a request was sent")
+    return "explain() and the error give the same reasons for both; nothing was sent"
+
+
 def report(stage: Stage) -> str:
     """Every attempt of the scenes is in the ledger, the failed ones too."""
     with stage.client() as client:
-        stats = client.get_usage()
+        stats = client.get_usage({"project": "demo"})
     rows = [
         (
             name,
@@ -257,5 +310,7 @@ SCENES: tuple[tuple[str, Callable[[Stage], str]], ...] = (
     ("A budget would be passed: nothing is sent", budget),
     ("The same question again: served from the cache", cache_hit),
     ("A plan, checked by code", plan),
+    ("A LiteLLM program, unchanged, behind a quota", drop_in),
+    ("Nobody may answer: why, before and after", explained),
     ("What it all cost", report),
 )

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json, print_table
+from blueprint_llm.cli.options import config_option, json_option, load, print_json, print_table
 
 if TYPE_CHECKING:
-    from blueprint_llm.tools import ToolEngine
+    from blueprint_llm.tools import ToolDecision, ToolEngine
 
 
 @click.group("tools")
@@ -28,8 +28,10 @@ def list_tools(*, as_json: bool, config: str | None) -> None:
 
     Example: blueprint-llm tools list --json
     """
+    from blueprint_llm import sync  # noqa: PLC0415 - --help does not need it
+
     with _engine(config) as engine:
-        engine.connect()
+        sync.run(engine.connect())
         found = [(item.name, engine.effect(item.name), item.description) for item in engine.tools()]
     if as_json:
         print_json([dict(zip(("name", "effect", "description"), row, strict=True)) for row in found])
@@ -47,25 +49,37 @@ def check(tool: str, arguments: tuple[str, ...], *, as_json: bool, config: str |
 
     Example: blueprint-llm tools check command -- git diff --output=x
 
-    The exit code is 0 for allow, 1 for ask and deny.
+    For a command it also says its effects, and what the kernel here enforces. The exit code is 0 for allow, 1 for ask
+    and deny.
     """
+    from blueprint_llm.tools import sandbox  # noqa: PLC0415 - --help does not need it
+
     is_command = tool == "command" and not (len(arguments) == 1 and arguments[0].startswith("{"))
     given: object = {"argv": list(arguments)} if is_command else "".join(arguments)
     with _engine(config) as engine:
         decision = engine.check(tool, given)
+        rule = engine.would_allow(tool, given) if decision.decision == "ask" else ""
+        kernel = sandbox.describe(engine.settings.sandbox) if decision.effects else ""
     if as_json:
-        print_json({"decision": decision.decision, "rule_id": decision.rule_id, "reasons": decision.reasons})
+        facts = {"decision": decision.decision, "rule_id": decision.rule_id, "reasons": decision.reasons}
+        print_json({**facts, "effects": decision.effects, "kernel": kernel, "would_allow": rule})
     else:
-        from blueprint_llm.tools.show import one_line  # noqa: PLC0415 - --help does not need it
-
-        rule = f" by {decision.rule_id}" if decision.rule_id else ""
-        click.echo("\n".join([decision.decision + rule, *(f"  {one_line(reason)}" for reason in decision.reasons)]))
+        _print_decision(decision, rule, kernel)
     if decision.decision != "allow":
         raise SystemExit(1)
 
 
+def _print_decision(decision: ToolDecision, rule: str, kernel: str) -> None:
+    from blueprint_llm.tools.show import one_line  # noqa: PLC0415 - --help does not need it
+
+    by = f" by {decision.rule_id}" if decision.rule_id else ""
+    lines = [decision.decision + by, *(f"  {one_line(reason)}" for reason in decision.reasons)]
+    lines += [f"  effects: {', '.join(decision.effects)}", f"  kernel: {kernel}"] if decision.effects else []
+    lines += [f"  a rule that would allow it: {one_line(rule)}"] if rule else []
+    click.echo("\n".join(lines))
+
+
 def _engine(config: str | None) -> ToolEngine:
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.tools.engine import ToolEngine  # noqa: PLC0415 - as above
 
-    return ToolEngine(settings=load_config(config).tools)
+    return ToolEngine(settings=load(config).tools)

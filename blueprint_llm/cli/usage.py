@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import config_option, json_option, print_json, print_table, say, seconds
+from blueprint_llm.cli.options import config_option, json_option, load, print_json, print_table, say, seconds, usd
 from blueprint_llm.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from blueprint_llm.config import Config
-    from blueprint_llm.types import UsageTotals
+    from blueprint_llm.types import UsageFilter, UsageTotals
     from blueprint_llm.usage import UsageTracker
-    from blueprint_llm.usage.stores import Store
+    from blueprint_llm.usage.stores.records import AttemptRow
 
 _TREND_DAYS = 14
 _MOST_ROWS = 200_000
@@ -44,12 +44,20 @@ def _since(ctx: click.Context, option: click.Parameter, value: str | None) -> da
 @click.group("usage", invoke_without_command=True)
 @click.option("--by", type=click.Choice(["provider", "model", "session", "project", "day"]), default="provider")
 @click.option("--since", callback=_since, metavar="WHEN", help="Only later than 7d ago, 2026-11-01, an ISO time.")
+@click.option("--project", metavar="NAME", help="Only what this project used.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with charts to FILE.")
 @json_option
 @config_option
 @click.pass_context
-def command(
-    ctx: click.Context, *, by: str, since: datetime | None, html: Path | None, as_json: bool, config: str | None
+def command(  # noqa: PLR0913 - one for each option
+    ctx: click.Context,
+    *,
+    by: str,
+    since: datetime | None,
+    project: str | None,
+    html: Path | None,
+    as_json: bool,
+    config: str | None,
 ) -> None:
     """Show calls, tokens, cost and latency since the last reset; the sparkline is the cost of the last 14 days.
 
@@ -58,46 +66,39 @@ def command(
     ctx.obj = config
     if ctx.invoked_subcommand is not None:
         return
-    loaded, store = _open(config)
-    with closing(store):
+    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - --help does not need it
+
+    loaded, tracker = open_tracker(config)
+    where = UsageFilter(since=since, project=project)
+    with closing(tracker):
         if html is not None:
-            _write_page(html, loaded, store, since)
+            _write_page(html, loaded, tracker, where)
         if as_json:
-            _print_json(store, since)
+            _print_json(tracker, where)
         elif html is None:
-            _print_table(store, by, since)
+            _print_table(tracker, by, where)
 
 
-def _open(path: str | None) -> tuple[Config, Store]:
-    from blueprint_llm.config import load_config  # noqa: PLC0415 - --help does not need it
+def open_tracker(path: str | None) -> tuple[Config, UsageTracker]:
+    """Return the configuration in use and what was used under it. Raises ConfigError."""
+    from blueprint_llm.usage import UsageTracker  # noqa: PLC0415 - --help does not need it
     from blueprint_llm.usage.stores import open_store  # noqa: PLC0415 - likewise
 
-    config = load_config(path)
-    return config, open_store(config.store)
+    config = load(path)
+    return config, UsageTracker(open_store(config.store))
 
 
-def _tracker(store: Store) -> UsageTracker:
-    from blueprint_llm.usage import UsageTracker  # noqa: PLC0415 - see _open
-
-    return UsageTracker(store)
-
-
-def _print_json(store: Store, since: datetime | None) -> None:
-    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - see _open
-
-    where, tracker = UsageFilter(since=since), _tracker(store)
+def _print_json(tracker: UsageTracker, where: UsageFilter) -> None:
     days = {day: totals.model_dump(mode="json") for day, totals in tracker.by_day(where).items()}
     print_json({**tracker.get_usage(where).model_dump(mode="json"), "by_day": days})
 
 
-def _print_table(store: Store, by: Any, since: datetime | None) -> None:
-    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - see _open
-
-    where, tracker = UsageFilter(since=since), _tracker(store)
+def _print_table(tracker: UsageTracker, by: Any, where: UsageFilter) -> None:
     stats, days = tracker.get_usage(where), tracker.by_day(where)
     groups: dict[str, UsageTotals] = days if by == "day" else getattr(stats, f"by_{by}")
     window = _last_days(_TREND_DAYS)
-    trends = {} if by == "day" else tracker.daily(by, UsageFilter(since=max(filter(None, (since, _midnight(window))))))
+    recent = where.model_copy(update={"since": max(filter(None, (where.since, _midnight(window))))})
+    trends = {} if by == "day" else tracker.daily(by, recent)
     rows = [_row(name, totals, sparkline(trends.get(name, {}), window)) for name, totals in sorted(groups.items())]
     print_table((by.upper(), *_HEAD, ""), [*rows, _row("total", stats, sparkline(days, window))])
 
@@ -124,23 +125,31 @@ def sparkline(days: Mapping[str, UsageTotals], window: list[str]) -> str:
 def _row(name: str, totals: UsageTotals, trend: str) -> tuple[object, ...]:
     waits = ["-" if wait is None else f"{wait:.2f}" for wait in (totals.latency_p50_s, totals.latency_p95_s)]
     tokens = (totals.prompt_tokens, totals.completion_tokens)
-    return (name, totals.calls, totals.errors, *tokens, f"{totals.cost_usd:.6f}", *waits, totals.cache_hits, trend)
+    cost = usd(totals.cost_usd, totals.unpriced)
+    return (name, totals.calls, totals.errors, *tokens, cost, *waits, totals.cache_hits, trend)
 
 
-def _write_page(path: Path, config: Config, store: Store, since: datetime | None) -> None:
-    from blueprint_llm.report import Figures, render  # noqa: PLC0415 - see _open
-    from blueprint_llm.types import UsageFilter  # noqa: PLC0415 - likewise
+def _write_page(path: Path, config: Config, tracker: UsageTracker, where: UsageFilter) -> None:
+    from blueprint_llm.report import Figures, render  # noqa: PLC0415 - see open_tracker
     from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
 
-    tracker = _tracker(store)
     with Progress("drawing"):
-        rows = tracker.newest(UsageFilter(since=since), limit=_MOST_ROWS)
-        levels = tracker.standing(Ledger(config).lasting())
+        rows = tracker.newest(where, limit=_MOST_ROWS)
+        limits = Ledger(config.model_copy(update={"project": where.project or config.project})).lasting()
+        levels = tracker.standing(limits)
         now = datetime.now(UTC).timestamp()
-        figures = Figures.of(rows, until=now, since=since.timestamp() if since else None)
+        figures = Figures.of(rows, until=now, since=where.since.timestamp() if where.since else None)
         note = f"Of more than {_MOST_ROWS:,} attempts, the newest." if len(rows) == _MOST_ROWS else ""
-        _write_whole(path, render(figures, levels, project=config.project, note=note))
+        _write_whole(path, render(figures, levels, project=where.project, note=note, traces=_kept_traces(rows)))
     say(f"wrote {path}")
+
+
+def _kept_traces(rows: Sequence[AttemptRow]) -> dict[str, Mapping[str, Any]]:
+    """Return what was kept of the calls that the page shows, by their ids."""
+    from blueprint_llm.usage.traces import find_traces  # noqa: PLC0415 - see open_tracker
+
+    shown = {row.call_id for row in rows}
+    return {trace["id"]: trace for trace in find_traces("") if trace["id"] in shown}
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -164,11 +173,11 @@ def reset(outer: str | None, *, budgets: bool, as_json: bool, config: str | None
 
     Example: blueprint-llm usage reset --budgets
     """
-    _, store = _open(config or outer)
-    with closing(store):
-        _tracker(store).reset_usage()
+    _, tracker = open_tracker(config or outer)
+    with closing(tracker):
+        tracker.reset_usage()
         if budgets:
-            _tracker(store).reset_limits()
+            tracker.reset_limits()
     if as_json:
         print_json({"usage": "reset", "budgets": "reset" if budgets else "unchanged"})
     else:

@@ -1,7 +1,6 @@
-"""LiteLLM's calls with this library's policies: the same keywords, objects and exceptions."""
+"""The ways in for code written for LiteLLM: its module, its functions in place, its Router, each call guarded."""
 
-from blueprint_llm.compat.calls import Completions
-from blueprint_llm.compat.functions import acompletion, completion
+from blueprint_llm.compat.inplace import Beside, Installed, install, uninstall
 from blueprint_llm.compat.router import Router
 
-__all__ = ["Completions", "Router", "acompletion", "completion"]
+__all__ = ["Beside", "Installed", "Router", "install", "uninstall"]

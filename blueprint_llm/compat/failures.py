@@ -1,4 +1,4 @@
-"""From our errors to what code written for LiteLLM catches."""
+"""Our errors as code written for LiteLLM catches them: each is of its own class and of LiteLLM's for such trouble."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from blueprint_llm.errors import (
     BlueprintError,
     BudgetExceededError,
     CallError,
-    ChainExhaustedError,
     ContextDoesNotFitError,
     CredentialsError,
     NoTargetError,
     QuotaExceededError,
 )
-from blueprint_llm.routing.targets import litellm_provider
 
-# The class of LiteLLM's that an error of ours also is, by category.
+# The class of LiteLLM's that an error of ours also is: by category, else by our class.
 CLASSES = {
     "refused": "AuthenticationError",
     "context_length": "ContextWindowExceededError",
@@ -26,89 +24,99 @@ CLASSES = {
     "rate_limited": "RateLimitError",
     "timeout": "Timeout",
     "malformed": "APIResponseValidationError",
-    "stream_broken": "MidStreamFallbackError",
+    "stream_broken": "InternalServerError",
     "unavailable": "ServiceUnavailableError",
     "invalid_request": "BadRequestError",
     "unknown": "InternalServerError",
 }
 OTHERS: dict[type[BlueprintError], str] = {
     BudgetExceededError: "BudgetExceededError",
-    QuotaExceededError: "RateLimitError",
+    QuotaExceededError: "CallerCredentialRateLimitError",
     ContextDoesNotFitError: "ContextWindowExceededError",
     CredentialsError: "AuthenticationError",
     NoTargetError: "BadRequestError",
 }
+# A quota is a RateLimitError of the caller's: for that the Router cools no deployment down, which others may still use.
+# Only a deployment's own limit is one of the deployment.
+# Asking again cannot help: LiteLLM's Router retries an error as often as its own `num_retries` says.
+LIMITS = (BudgetExceededError, QuotaExceededError)
 
 
-def litellm_failure(error: BlueprintError, *, first: bool) -> Exception:
-    """What to raise for `error`: LiteLLM's own exception, else one that is both ours and LiteLLM's.
-
-    Args:
-        error: How the walk ended.
-        first: Where all attempts failed, the first one's exception is raised, else the last one's.
-    """
-    if isinstance(error, ChainExhaustedError):
-        return _with_trace(litellm_failure(error.attempts[0 if first else -1], first=first), error)
-    original = getattr(error, "litellm_error", None)
-    return _with_trace(original or both(error), error)
-
-
-def _with_trace(failure: Any, error: BlueprintError) -> Exception:
-    failure.trace = error.trace
-    return failure  # type: ignore[no-any-return] # an exception either way
-
-
-def both(error: BlueprintError) -> Exception:
-    """`error` as an instance of its own class and of LiteLLM's for such trouble."""
+def both(error: BlueprintError) -> Any:
+    """Return `error` as an instance of its own class and of LiteLLM's for such trouble, where there is one."""
     name = CLASSES[error.category] if isinstance(error, CallError) else OTHERS.get(type(error))
     if name is None:
         return error
-    kind = both_class(type(error), name)
+    of_deployment = isinstance(error, LIMITS) and error.scope.startswith("deployment:")
+    if of_deployment and isinstance(error, QuotaExceededError):
+        name = "RateLimitError"
+    text = str(error)
+    if isinstance(error, BudgetExceededError):
+        theirs = _class(name)(current_cost=error.used_usd, max_budget=error.limit_usd, message=text)
+    else:
+        theirs = _class(name)(message=text, model=getattr(error, "model", None) or "", llm_provider=_provider(error))
+    twin = _joined(error, name, theirs)
+    if isinstance(error, LIMITS) and not of_deployment:  # another deployment may have room
+        twin.num_retries = 0
+    return twin
+
+
+def mid_stream(error: BlueprintError, stream: Any, *, shown: bool) -> Any:
+    """Return `error` as the one by which LiteLLM's streams end; its Router falls back while nothing was `shown`."""
+    name = "MidStreamFallbackError"
+    theirs = _class(name)(
+        message=str(error),
+        model=getattr(stream, "model", None) or "",
+        llm_provider=getattr(stream, "custom_llm_provider", None) or "",
+        original_exception=both(error),
+        generated_content=(getattr(stream, "response_uptil_now", "") if shown else ""),
+        is_pre_first_chunk=not shown,
+    )
+    return _joined(error, name, theirs)
+
+
+def is_litellms(error: BaseException) -> bool:
+    """Return True for an exception of LiteLLM's or of the OpenAI client, on which a request with its key may hang."""
+    return any(kind.__module__.partition(".")[0] in {"litellm", "openai"} for kind in type(error).__mro__)
+
+
+def _joined(error: BlueprintError, name: str, theirs: Exception) -> Any:
+    """Return the exception with the facts of both; ours count where they say something."""
+    kind = _both_class(type(error), name)
     twin: Any = kind.__new__(kind)
     twin.args = error.args
-    twin.__dict__ |= vars(error) | vars(_theirs(name, error))
+    twin.__dict__ |= vars(error) | vars(theirs)
     twin.__dict__ |= {fact: value for fact, value in vars(error).items() if value is not None}
-    return twin  # type: ignore[no-any-return] # made above
+    return twin
 
 
-def _theirs(name: str, error: BlueprintError) -> Any:
-    """LiteLLM's exception with the facts of `error`."""
-    kind, text = _class(name), str(error)
-    if isinstance(error, BudgetExceededError):
-        return kind(current_cost=error.used_usd, max_budget=error.limit_usd, message=text)
-    tried = (getattr(each, "model", None) for each in (error, *getattr(error, "attempts", ())))
-    model = next(filter(None, tried), "")
-    return kind(message=text, model=model, llm_provider=litellm_provider(model) if model else "")
+def _provider(error: BlueprintError) -> str:
+    return getattr(error, "provider", None) or "blueprint"
 
 
 def _class(name: str) -> Any:
     return getattr(_litellm.module().exceptions, name)
 
 
-_MADE: dict[tuple[str, str], type[BlueprintError]] = {}
+_MADE: dict[tuple[type[BlueprintError], str], type[BlueprintError]] = {}
 
 
-def both_class(ours: type[BlueprintError], theirs: str) -> type[BlueprintError]:
-    """The class that is both, one for each pair."""
-    key = (ours.__name__, theirs)
-    if key not in _MADE:
-        made = type(ours.__name__, (ours, _class(theirs)), {"__module__": ours.__module__, "__reduce__": _reduce})
-        return _MADE.setdefault(key, made)
-    return _MADE[key]
+def _both_class(ours: type[BlueprintError], name: str) -> type[BlueprintError]:
+    """Return the class that is both, one for each pair."""
+    if (ours, name) not in _MADE:
+        made = type(ours.__name__, (ours, _class(name)), {"__module__": ours.__module__, "__reduce__": _reduce})
+        return _MADE.setdefault((ours, name), made)
+    return _MADE[ours, name]
 
 
 def _reduce(error: Any) -> tuple[Any, ...]:
-    ours, theirs = type(error).__mro__[1], type(error).__bases__[1].__name__
-    return _rebuilt, (ours, theirs, error.args, _picklable(vars(error)))
+    ours, theirs = type(error).__bases__
+    facts = {name: value for name, value in vars(error).items() if name not in {"request", "response"}}  # no pickle
+    return _rebuilt, (ours, theirs.__name__, error.args, facts)
 
 
-def _picklable(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without LiteLLM's HTTP messages, which no pickle can carry."""
-    return {name: value for name, value in facts.items() if name not in {"request", "response"}}
-
-
-def _rebuilt(ours: type[BlueprintError], theirs: str, args: tuple[Any, ...], facts: dict[str, Any]) -> Any:
-    kind = both_class(ours, theirs)
+def _rebuilt(ours: type[BlueprintError], name: str, args: tuple[Any, ...], facts: dict[str, Any]) -> Any:
+    kind = _both_class(ours, name)
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(facts)

@@ -1,88 +1,212 @@
-"""Streams of LiteLLM's own chunks, opened before they are handed out, as LiteLLM's are."""
+"""LiteLLM's own streams with a watch in them.
+
+The stream that LiteLLM made becomes an instance of a subclass of its own class: everything about it stays LiteLLM's,
+but each chunk passes the watch. Chunks that are held back come out unchanged and in order once they are valid.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+import functools
+from collections import deque
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from blueprint_llm.adapters import litellm as _litellm
+from blueprint_llm.adapters.exceptions import without_secrets
+from blueprint_llm.compat.blocking import run_later
+from blueprint_llm.compat.failures import is_litellms, mid_stream
+from blueprint_llm.errors import BlueprintError
+from blueprint_llm.sync import run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
-
-NOTHING: Any = object()
+    from blueprint_llm.engine.guard import Watch, Watched
 
 
-class Turn(Protocol):
-    """The call that a stream belongs to."""
+def opened(watched: Watched, *, masked: bool) -> Any:
+    """Return LiteLLM's stream, the same object, with its watch in it.
 
-    @property
-    def hidden_params(self) -> dict[str, Any]:
-        """The facts beside the chunks."""
-
-
-class _Opened:
-    """What both kinds of streams share: the first chunk, which is there before the caller asks, and the facts."""
-
-    def __init__(self, turn: Turn) -> None:
-        self._turn, self._first = turn, NOTHING
-        self._shown: dict[str, Any] = {}
-
-    @property  # type: ignore[misc] # of `object` it can be set
-    def __class__(self) -> Any:
-        """What `isinstance` is told besides: LiteLLM's own, which code written for it looks for."""
-        return _litellm.module().CustomStreamWrapper
-
-    @property
-    def _hidden_params(self) -> dict[str, Any]:
-        """LiteLLM's, what somebody has added, and at the end of the stream `blueprint`: the trace."""
-        self._shown.update(self._turn.hidden_params)
-        return self._shown
-
-    def _taken(self) -> Any:
-        first, self._first = self._first, NOTHING
-        return first
+    Args:
+        watched: What the guard returned.
+        masked: LiteLLM's exceptions leave without the request that hangs on them.
+    """
+    stream = watched.stream
+    kind: Any = type(stream)
+    try:
+        stream.__class__ = _watched_class(kind)
+    except TypeError:  # a generator, which cannot change its class
+        stream = _Relay(stream)
+        stream.__class__ = _watched_class(_Relay)
+    stream.blueprint = _State(watched.watch, masked=masked)
+    return stream
 
 
-class CompletionStream(_Opened):
-    """An iterator of `ModelResponseStream`; left early, it closes its upstream once it is dropped or closed."""
+@functools.cache
+def _watched_class(kind: Any) -> type:
+    sides = (side for name, side in (("__anext__", _Async), ("__next__", _Blocking)) if hasattr(kind, name))
+    return type(kind.__name__, (*sides, _Abandoned, kind), {"__module__": kind.__module__})
 
-    def __init__(self, chunks: Generator[Any, None, None], turn: Turn) -> None:
-        super().__init__(turn)
-        self._chunks = chunks
-        self._first = next(chunks, NOTHING)
 
-    def __iter__(self) -> Self:
-        return self
+class _State:
+    """What a watch adds to a stream: chunks that may be handed on, and whether the call was booked."""
+
+    def __init__(self, watch: Watch, *, masked: bool) -> None:
+        self.watch, self.masked = watch, masked
+        self.ready: deque[Any] = deque()
+        self.is_reading = self.is_over = False
+
+    async def end(self, error: BaseException | None) -> None:
+        """Settle, once."""
+        if not self.is_over:
+            self.is_over = True
+            await self.watch.settle(error)
+
+
+def _told(error: BaseException, stream: Any) -> Any:
+    """Return what the caller, or the Router, is told: the Router falls back as long as nothing was shown."""
+    shown = stream.blueprint.watch.shown
+    if isinstance(error, BlueprintError):
+        return mid_stream(error, stream, shown=shown)
+    if not shown and hasattr(error, "is_pre_first_chunk"):
+        error.is_pre_first_chunk = True  # LiteLLM takes chunks that were held back for shown
+    return without_secrets(error) if stream.blueprint.masked and is_litellms(error) else error
+
+
+class _Async:
+    """The async side of a watched stream."""
+
+    blueprint: _State
+
+    async def __anext__(self) -> Any:
+        state = self.blueprint
+        while not state.ready and not state.is_over:
+            try:
+                state.ready.extend(state.watch.feed(await self._read()))
+            except StopAsyncIteration:
+                await self._finish()
+            except BaseException as error:  # noqa: BLE001 - whatever ends a stream settles it
+                await self._fail(error)
+        if not state.ready:
+            raise StopAsyncIteration
+        return state.ready.popleft()
+
+    async def _read(self) -> Any:
+        self.blueprint.is_reading = True
+        try:
+            return await super().__anext__()  # type: ignore[misc] # of LiteLLM's class behind this one
+        finally:
+            self.blueprint.is_reading = False
+
+    async def _finish(self) -> None:
+        state = self.blueprint
+        try:
+            rest = state.watch.finish(self)
+        except BlueprintError as error:
+            await self._fail(error)
+        # Settled before the last chunk is handed on, which is where many callers stop reading.
+        await state.end(None)
+        state.ready.extend(rest)
+
+    async def _fail(self, error: BaseException) -> NoReturn:
+        await self._close_upstream()
+        await self.blueprint.end(error)
+        raise _told(error, self) from None
+
+    async def aclose(self) -> None:
+        """Close the upstream and settle what was read."""
+        await self._close_upstream()
+        if not self.blueprint.is_reading:  # LiteLLM closes a stream itself while it reads its end
+            await self.blueprint.end(GeneratorExit())
+
+    async def _close_upstream(self) -> None:
+        close = getattr(super(), "aclose", None)
+        if close is not None:
+            await close()
+
+
+class _Blocking:
+    """The blocking side: the same, with what awaits run on the background loop."""
+
+    blueprint: _State
 
     def __next__(self) -> Any:
-        first = self._taken()
-        return next(self._chunks) if first is NOTHING else first
+        state = self.blueprint
+        while not state.ready and not state.is_over:
+            try:
+                state.ready.extend(state.watch.feed(self._read_blocking()))
+            except StopIteration:
+                self._finish_blocking()
+            except BaseException as error:  # noqa: BLE001 - whatever ends a stream settles it
+                self._fail_blocking(error)
+        if not state.ready:
+            raise StopIteration
+        return state.ready.popleft()
+
+    def _read_blocking(self) -> Any:
+        self.blueprint.is_reading = True
+        try:
+            return super().__next__()  # type: ignore[misc] # of LiteLLM's class behind this one
+        finally:
+            self.blueprint.is_reading = False
+
+    def _finish_blocking(self) -> None:
+        state = self.blueprint
+        try:
+            rest = state.watch.finish(self)
+        except BlueprintError as error:
+            self._fail_blocking(error)
+        run(state.end(None))
+        state.ready.extend(rest)
+
+    def _fail_blocking(self, error: BaseException) -> NoReturn:
+        self._close_upstream_blocking()
+        run(self.blueprint.end(error))
+        raise _told(error, self) from None
 
     def close(self) -> None:
-        """Close the upstream."""
-        self._chunks.close()
+        """Close the upstream and settle what was read."""
+        self._close_upstream_blocking()
+        if not self.blueprint.is_reading:
+            run(self.blueprint.end(GeneratorExit()))
+
+    def _close_upstream_blocking(self) -> None:
+        close = getattr(super(), "close", None)
+        if close is not None:
+            close()
 
 
-class AsyncCompletionStream(_Opened):
-    """An async iterator of `ModelResponseStream`; left early, it closes its upstream once it is dropped or closed."""
+class _Abandoned:
+    """A stream that nobody closed is settled when it is collected."""
 
-    def __init__(self, chunks: AsyncGenerator[Any, None], turn: Turn) -> None:
-        super().__init__(turn)
-        self._chunks = chunks
+    def __del__(self) -> None:
+        state = self.__dict__.get("blueprint")
+        if state is not None and not state.is_over:
+            run_later(state.end(GeneratorExit()))
+        finalize = getattr(super(), "__del__", None)
+        if finalize is not None:
+            finalize()
 
-    def __aiter__(self) -> Self:
+
+class _Relay:
+    """A stream in front of a generator; every other attribute is the generator's."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __aiter__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Any:
         return self
 
     async def __anext__(self) -> Any:
-        first = self._taken()
-        return await anext(self._chunks) if first is NOTHING else first
+        return await anext(self._inner)
+
+    def __next__(self) -> Any:
+        return next(self._inner)
 
     async def aclose(self) -> None:
-        """Close the upstream."""
-        await self._chunks.aclose()
+        await self._inner.aclose()
 
-
-async def opened(stream: AsyncCompletionStream) -> AsyncCompletionStream:
-    """`stream`, with its first chunk there. Raises what comes instead of it."""
-    stream._first = await anext(stream._chunks, NOTHING)  # noqa: SLF001 - what its constructor cannot await
-    return stream
+    def close(self) -> None:
+        self._inner.close()

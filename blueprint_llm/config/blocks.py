@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from blueprint_llm.config.secrets import SecretText
+from blueprint_llm.config.secrets import SecretText, WrittenText
 from blueprint_llm.config.section import Names, Positive, Scope, Section, Share, Window
 from blueprint_llm.redaction import carries_more
 from blueprint_llm.secret import Secret, revealed
@@ -30,7 +30,7 @@ class ProviderConfig(Section):
     share_codebase: bool | None = None
     tasks: Names = Field(default_factory=list)
     credentials: str | None = None
-    api_base: str | None = None
+    api_base: WrittenText | None = None
     api_key: SecretText | None = Field(default=None, repr=False)
     timeout_s: Positive | None = None
 
@@ -45,11 +45,12 @@ class Comparison(Section):
     scope: Scope | None = None
 
 
-def _bounds(value: Any) -> Any:
+def bounds(value: Any) -> Any:
+    """Read a number as `more than` it."""
     return {"gt": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Bounds = Annotated[Comparison, BeforeValidator(_bounds)]
+Bounds = Annotated[Comparison, BeforeValidator(bounds)]
 
 
 class When(Section):
@@ -85,9 +86,9 @@ class Retry(Section):
 class Deadline(Section):
     """Seconds. `total_s`: a whole call, or a stream up to its first delta plus all waits."""
 
-    total_s: Positive = 120
-    first_token_s: Positive = 20
-    idle_s: Positive = 15
+    total_s: Positive = 600
+    first_token_s: Positive = 60
+    idle_s: Positive = 60
 
 
 class Breaker(Section):

@@ -1,4 +1,4 @@
-"""Turns LiteLLM's `model_list` into groups of deployments, as LiteLLM's own Router does (1.106, `set_model_list`).
+"""Turns LiteLLM's `model_list` into groups of deployments, as LiteLLM's own Router does (`set_model_list`).
 
 What its Router refuses is a problem; what it accepts without a word though it looks wrong is a doubt.
 """
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.config.environment import from_environment
 from blueprint_llm.config.known_keys import ENTRY, INFO, PARAMS
 from blueprint_llm.config.masking import masked, shown
 from blueprint_llm.config.model import Deployment
@@ -24,7 +25,6 @@ _TEXTS = ("api_key", "api_base", "api_version", "custom_llm_provider", "litellm_
 _COUNTS = ("rpm", "tpm", "order")
 _NUMBERS = ("weight", "max_budget")
 _NEAR = 0.84  # in 438 configurations of LiteLLM's it accuses one key, rightly: aws_secret_access_id
-_ENV = "os.environ/"
 
 
 def model_groups(entries: Any, report: Report) -> dict[str, list[Deployment]]:
@@ -145,13 +145,6 @@ def _deployment(group: str, params: dict[str, Any], info: dict[str, Any], report
         **{key: _number(params, key, int, where, report) for key in _COUNTS},
         **{key: _number(params, key, float, where, report) for key in _NUMBERS},
     )
-
-
-def from_environment(value: Any) -> Any:
-    """`value`, or what the environment says where it is `os.environ/NAME`: None where that is not set."""
-    if isinstance(value, str) and value.startswith(_ENV):
-        return os.environ.get(value.removeprefix(_ENV))
-    return value
 
 
 def seconds_of(value: Any) -> float:

@@ -14,18 +14,29 @@ from blueprint_llm.config.problems import Place, Rejected
 from blueprint_llm.config.tree import compose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _KEY = "include"
 
 
-def join_includes(root: yaml.MappingNode, file: Path) -> list[tuple[Place, str]]:
-    """Extend `root` (read from `file`) by all it includes, each file once; what went wrong comes back."""
+def join_includes(
+    root: yaml.MappingNode, file: Path, permit: Callable[[str], None]
+) -> tuple[list[tuple[Place, str]], list[str]]:
+    """Extend `root` (read from `file`) by all it includes, each file once.
+
+    `permit` is told each name before its file is opened, and may raise.
+
+    Returns:
+        What went wrong, and the names that were included.
+    """
     mistakes: list[tuple[Place, str]] = []
-    loaded = {file.resolve()}
+    loaded, names = {file.resolve()}, []
     waiting = _take(root, file, mistakes)
     while waiting:
         entry, declared_in = waiting.pop(0)
+        permit(entry.value)
+        names.append(entry.value)
         path = _resolve(entry.value, declared_in, file)
         if path in loaded:
             continue
@@ -33,7 +44,7 @@ def join_includes(root: yaml.MappingNode, file: Path) -> list[tuple[Place, str]]
         if included := _read(path, entry, mistakes):
             waiting += _take(included, path, mistakes)
             _merge(root, included)
-    return mistakes
+    return mistakes, names
 
 
 def _take(node: yaml.MappingNode, file: Path, mistakes: list[tuple[Place, str]]) -> list[tuple[yaml.ScalarNode, Path]]:

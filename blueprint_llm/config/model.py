@@ -6,7 +6,7 @@ Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
@@ -26,9 +26,13 @@ from blueprint_llm.config.blocks import (
     StoreConfig,
     Streaming,
 )
-from blueprint_llm.config.secrets import FALLBACKS, protect_named, protect_settings
+from blueprint_llm.config.environment import targets_of
+from blueprint_llm.config.secrets import FALLBACKS, WrittenText, protect_named, protect_settings
 from blueprint_llm.config.section import Names, Section
 from blueprint_llm.config.tool_blocks import Tools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Blueprint(Section):
@@ -73,7 +77,7 @@ class Deployment(Section):
     held = frozenset({"params", "info"})
 
     group: str
-    model: str
+    model: WrittenText
     params: dict[str, Any] = Field(default_factory=dict, repr=False)
     info: dict[str, Any] = Field(default_factory=dict)
     id: str = ""
@@ -109,19 +113,11 @@ class Config(Blueprint):
     num_retries: int = 2
     max_fallbacks: int = 5
     allowed_fails: int = 3
-    allowed_fails_policy: dict[str, Any] = Field(default_factory=dict)
     cooldown_time: float = 5
-    disable_cooldowns: bool = False
     retry_after: float = 0
-    retry_policy: dict[str, Any] = Field(default_factory=dict)
-    model_group_retry_policy: dict[str, Any] = Field(default_factory=dict)
     routing_strategy: str = "simple-shuffle"
-    routing_strategy_args: dict[str, Any] = Field(default_factory=dict)
-    provider_budget_config: dict[str, Any] = Field(default_factory=dict)
     timeout: float | None = None
     stream_timeout: float | None = None
-    drop_params: bool = False
-    enable_pre_call_checks: bool = False
     enable_tag_filtering: bool = False
     tag_filtering_match_any: bool = True
     tag_routing_prefix: str = ""
@@ -137,6 +133,13 @@ class Config(Blueprint):
         settings = {name: protect_settings(getattr(self, name)) for name in ("router_settings", "litellm_settings")}
         fallbacks = {name: protect_named(getattr(self, name)) for name in FALLBACKS}
         return super(Config, self.model_copy(update={**settings, **fallbacks})).protected()
+
+    def targets(self) -> Iterator[dict[str, Any]]:
+        """Yield the LiteLLM parameters of all that can be called, keys as Secrets or not yet resolved."""
+        groups = {
+            name: [{**each.params, "model": each.model} for each in found] for name, found in self.model_groups.items()
+        }
+        return targets_of(groups, (dict(provider) for provider in self.providers.values()), self.credential_list)
 
     @property
     def folder(self) -> Path | None:

@@ -6,21 +6,31 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from blueprint_llm.errors import StoreError
+
 Kind = Literal["config", "state", "data", "cache"]
 
 _DEFAULTS: dict[Kind, str] = {"config": ".config", "state": ".local/state", "data": ".local/share", "cache": ".cache"}
+_MEND = "set BLUEPRINT_HOME to a folder that you can write to"
 
 
 def folder(kind: Kind) -> Path:
-    """The folder for `kind`; it need not exist."""
+    """Return the folder for `kind`; it need not exist. Raises StoreError where the user has no home."""
     if home := os.environ.get("BLUEPRINT_HOME"):
         return Path(home) / kind
-    base = os.environ.get(f"XDG_{kind.upper()}_HOME")
-    return (Path(base) if base else Path.home() / _DEFAULTS[kind]) / "blueprint"
+    if base := os.environ.get(f"XDG_{kind.upper()}_HOME"):
+        return Path(base) / "blueprint"
+    try:
+        return Path.home() / _DEFAULTS[kind] / "blueprint"
+    except RuntimeError:  # no HOME, and the system knows no user of this number
+        raise StoreError(f"there is no home folder for the {kind} files: {_MEND}") from None
 
 
 def make_folder(kind: Kind) -> Path:
-    """The folder for `kind`, made with mode 0700 where it is missing."""
+    """Return the folder for `kind`, made with mode 0700 where it is missing. Raises StoreError."""
     path = folder(kind)
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the {kind} folder {path} cannot be made ({error.strerror}): {_MEND}") from None
     return path

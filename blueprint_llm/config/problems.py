@@ -86,15 +86,11 @@ class Report:
     def _finding(self, path: Path, text: str, *, key: bool) -> Finding:
         return Finding(self._tree.place(path, key=key), dotted(path), text)
 
-    def settle(self, *, strict: bool) -> list[str]:
-        """The notices of a configuration that loads.
-
-        Raises:
-            Rejected: It does not load, for every problem there is, in the order of the file.
-        """
-        if wrong := sorted({*self.problems, *(self.doubts if strict else ())}):
-            raise Rejected(wrong)
-        return [*self.ignored, *(str(finding) for finding in sorted(set(self.doubts)))]
+    def settle(self, *, strict: bool) -> tuple[list[str], list[str]]:
+        """Return every problem in the order of the file, and the notices; with `strict` a doubt is a problem."""
+        problems = sorted({*self.problems, *(self.doubts if strict else ())})
+        notices = [*self.ignored, *(() if strict else map(str, sorted(set(self.doubts))))]
+        return list(map(str, problems)), notices
 
 
 def dotted(path: Sequence[str | int]) -> str:

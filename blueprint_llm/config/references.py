@@ -11,7 +11,8 @@ from typing import Any
 
 from blueprint_llm.config.blocks import ProviderConfig
 from blueprint_llm.config.catalogue import doubt_about, is_model_id, known_ids
-from blueprint_llm.config.deployments import doubt_params, from_environment
+from blueprint_llm.config.deployments import doubt_params
+from blueprint_llm.config.environment import from_environment
 from blueprint_llm.config.masking import shown
 from blueprint_llm.config.problems import Path, Report, hint, nearest
 

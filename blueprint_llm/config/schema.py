@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema
 
+from blueprint_llm.config.blocks import bounds
 from blueprint_llm.config.known_keys import PROXY_ONLY, STRATEGIES
 from blueprint_llm.config.model import Blueprint
 
@@ -22,8 +23,9 @@ class _AsWritten(GenerateJsonSchema):
     def function_before_schema(self, schema: Any) -> dict[str, Any]:
         """What may be written where a validator runs first."""
         inner: dict[str, Any] = self.generate_inner(schema["schema"])
-        short = {"type": "string"} if inner.get("type") == "array" else {"type": "number"}
-        return {"anyOf": [short, inner]}
+        if inner.get("type") == "array":
+            return {"anyOf": [{"type": "string"}, inner]}
+        return {"anyOf": [{"type": "number"}, inner]} if schema["function"]["function"] is bounds else inner
 
 
 def file_schema() -> dict[str, Any]:

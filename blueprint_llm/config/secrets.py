@@ -8,26 +8,28 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, GetPydanticSchema, WithJsonSchema
 from pydantic_core import PydanticKnownError, core_schema
 
+from blueprint_llm.config.environment import ENVIRON
 from blueprint_llm.config.masking import is_secret_key
 from blueprint_llm.secret import Secret
 
-ENVIRON = "os.environ/"
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 NAMED = {*FALLBACKS, "model_group_alias", "model_group_retry_policy", "provider_budget_config", "providers", "chains"}
 OPEN = {"routes"}  # compared with what callers say
 
 
-def _text(value: Any) -> str | Secret:
-    if isinstance(value, str | Secret):
-        return value
-    raise PydanticKnownError("string_type")
+def _text(*kinds: type) -> GetPydanticSchema:
+    """Take text as the very object that was given: pydantic's own forgets where it was written."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, kinds):
+            return value
+        raise PydanticKnownError("string_type")
+
+    return GetPydanticSchema(lambda _kind, _handler: core_schema.no_info_plain_validator_function(checked))
 
 
-SecretText = Annotated[
-    str | Secret,
-    GetPydanticSchema(lambda _kind, _handler: core_schema.no_info_plain_validator_function(_text)),
-    WithJsonSchema({"type": "string"}),
-]
+WrittenText = Annotated[str, _text(str), WithJsonSchema({"type": "string"})]
+SecretText = Annotated[str | Secret, _text(str, Secret), WithJsonSchema({"type": "string"})]
 
 
 def protect(name: str, value: Any) -> Any:

@@ -32,6 +32,7 @@ class Tree:
     def __init__(self, value: Any, node: yaml.Node | None = None, name: str = "") -> None:
         self.value = value
         self.mistakes: list[tuple[Place, str]] = []
+        self.included: list[str] = []
         self._node = node
         self._name = name
 
@@ -138,7 +139,7 @@ class _Walk:
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         try:
             return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError, KeyError, AttributeError):  # what PyYAML's constructors raise
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # what PyYAML's constructors raise
             if node.tag.startswith(_TAG):
                 self._note(node, f"this is no {shown(node.tag.removeprefix(_TAG))}")
             else:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from blueprint_llm.types import ContextPart
 
+# In the reason why a part of a project was held back: the setting that lets it pass.
+HELD_BACK = "share_codebase is off"
 PROJECT_KINDS = frozenset({"project_map", "file", "snippet", "diff", "tool_result", "memory"})
 # LiteLLM prefixes of servers that run on the user's own machine unless told otherwise.
 _LOCAL_PREFIXES = frozenset({"embedded", "ollama", "ollama_chat", "llamafile", "lm_studio", "docker_model_runner"})
@@ -24,24 +26,18 @@ _LOCAL_NAMES = frozenset({"localhost", "ip6-localhost", "host.docker.internal"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextPolicy:
-    """What one provider may receive; None is no limit.
+    """What one provider may receive.
 
     Attributes:
         provider: Its name, for reasons and errors.
         kinds: The kinds of part that may pass.
         local: Whether the model runs on this machine.
-        max_tokens: Most tokens of all parts together.
-        max_files: Most different sources of project parts.
-        max_share: Most of the project's text, 0 to 1.
         redact: Rewrites every text before it passes; None leaves texts as they are.
     """
 
     provider: str = "the provider"
     kinds: frozenset[str] = frozenset()
     local: bool = False
-    max_tokens: int | None = None
-    max_files: int | None = None
-    max_share: float | None = None
     redact: Callable[[str], str] | None = None
 
     @property
@@ -111,41 +107,17 @@ def policy_for(
 
 
 def apply(parts: Iterable[ContextPart], policy: ContextPolicy) -> tuple[tuple[ContextPart, ...], tuple[str, ...]]:
-    """The parts that may pass, in order, and why the others may not."""
-    gate = _Gate(policy)
-    verdicts = [(part, gate.refuses(part)) for part in parts]
-    kept = tuple(_redacted(part, policy.redact) for part, refusal in verdicts if refusal is None)
-    return kept, tuple(refusal for _, refusal in verdicts if refusal is not None)
-
-
-def _redacted(part: ContextPart, redact: Callable[[str], str] | None) -> ContextPart:
-    text = redact(part.text) if redact else part.text
-    return part if text == part.text else part.model_copy(update={"text": text})
-
-
-class _Gate:
-    """Lets parts pass until a limit of the policy is reached."""
-
-    def __init__(self, policy: ContextPolicy) -> None:
-        self.policy = policy
-        self.tokens, self.share = 0, 0.0
-        self.files: set[str] = set()
-
-    def refuses(self, part: ContextPart) -> str | None:
-        """Why a part may not pass; None counts it in."""
-        policy = self.policy
-        files = self.files | {part.source} if part.kind in PROJECT_KINDS else self.files
-        limits: tuple[tuple[str, float, float | None], ...] = (
-            ("tokens", self.tokens + part.tokens, policy.max_tokens),
-            ("files", len(files), policy.max_files),
-            ("share", self.share + part.share, policy.max_share),
-        )
-        if part.kind not in policy.kinds:
-            return f"{part.kind}: not for {policy.provider}"
-        if over := next((name for name, value, limit in limits if limit is not None and value > limit), None):
-            return f"{part.kind}: {policy.provider} takes no more {over}"
-        self.tokens, self.share, self.files = self.tokens + part.tokens, self.share + part.share, files
-        return None
+    """Return the parts that may pass, in order, and why the others may not."""
+    kept: list[ContextPart] = []
+    refusals: list[str] = []
+    for part in parts:
+        if part.kind in policy.kinds:
+            text = policy.redact(part.text) if policy.redact else part.text
+            kept.append(part if text == part.text else part.model_copy(update={"text": text}))
+        else:
+            reason = f": {HELD_BACK}" if part.kind in PROJECT_KINDS else ""
+            refusals.append(f"{part.kind}: not for {policy.provider}{reason}")
+    return tuple(kept), tuple(refusals)
 
 
 def render(parts: Iterable[ContextPart]) -> dict[str, Any]:

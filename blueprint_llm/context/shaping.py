@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.context.policy import NOTHING, ContextPolicy, apply, render
-from blueprint_llm.context.tokens import Count, Meter, estimate, tool_tokens
-from blueprint_llm.context.units import SYSTEM_ROLES, Message, Unit, broken_pairs, is_result, pinned, split
+from blueprint_llm.context.tokens import Count, Message, estimate, upper_bound
+from blueprint_llm.context.units import (
+    SYSTEM_ROLES,
+    Unit,
+    broken_pairs,
+    is_question,
+    parts_of,
+    pinned,
+    result_ids,
+    split,
+)
 from blueprint_llm.errors import ContextDoesNotFitError
 
 if TYPE_CHECKING:
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
 # A shortened tool result keeps at least this many characters, else it says nothing.
 _LEAST_CHARS = 64
 _HEAD_SHARE = 0.7
+# Looking for the best length of a shortened result ends this close to it: each look tokenizes the result.
+_CLOSE_ENOUGH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +42,22 @@ class Shaped:
 
     Attributes:
         messages: A new list; messages that did not change are the caller's own objects.
-        tokens: Their size, tool schemas included.
+        tokens: Their size, tool schemas included: by `count`, or the bound where that settled it.
+        counted: Whether `tokens` is a count; only then it says something about a provider's own.
         dropped: The messages left out, in order.
-        truncated: How many tool results were shortened.
+        truncated: How many messages had a tool result shortened.
         reasons: Why something was left out or shortened; empty when the request is sent as it came.
     """
 
     messages: list[Message]
     tokens: int
+    counted: bool = True
     dropped: tuple[Message, ...] = ()
     truncated: int = 0
     reasons: tuple[str, ...] = ()
 
 
-def shape(
+def shape(  # noqa: PLR0913 - each is a fact of its own of one decision
     messages: Sequence[Message],
     budget_tokens: int,
     tools: Sequence[Any] = (),
@@ -52,25 +65,75 @@ def shape(
     *,
     parts: Sequence[ContextPart] = (),
     count: Count = estimate,
+    margin: float = 1.0,
 ) -> Shaped:
-    """The conversation, with the parts that `policy` lets pass, within `budget_tokens` (tools counted).
+    """Return the conversation, with the parts that `policy` lets pass, within `budget_tokens` (tools counted).
+
+    Args:
+        messages: The conversation; neither the list nor a message is changed.
+        budget_tokens: Most tokens of the whole.
+        tools: The tool schemas that go with it.
+        policy: What the target may see of `parts`.
+        parts: Context in the order of its worth.
+        count: The target's tokenizer; asked only where the bytes do not settle the question.
+        margin: By what factor `count` falls short of the provider's own count (`Margins.of`).
 
     Raises:
         ContextDoesNotFitError: The pins (system, last user turn, last unit, active plan) alone exceed the budget.
     """
-    meter = Meter(count)
-    overhead = tool_tokens(tools, count)
     allowed, refusals = apply(parts, policy)
     whole = _with_context(messages, allowed)
-    if meter.fits(whole, budget_tokens - overhead):
-        return Shaped(messages=whole, tokens=meter.total(whole) + overhead, reasons=refusals)
-    trim = _Trim(messages, budget_tokens - overhead, meter)
-    reasons = (*refusals, *trim.run(allowed))
+    bound = upper_bound(whole, tools)
+    if bound <= budget_tokens:
+        return Shaped(messages=whole, tokens=bound, counted=False, reasons=refusals)
+    meter = _Meter(count)
+    overhead = meter.overhead(messages, tools)
+    trim = _Trim(messages, int(budget_tokens / margin) - overhead, meter)
+    notes = trim.run(allowed)
+    if trim.left_nothing_out():
+        return Shaped(messages=whole, tokens=trim.tokens + overhead, reasons=refusals)
     final = trim.messages()
-    tokens = meter.total(final) + overhead
+    tokens = meter.total([final]) + overhead
+    if tokens > budget_tokens:  # the sentence that something is missing is the first thing that can be missed
+        final = trim.messages(marked=False)
+        tokens = meter.total([final]) + overhead
+    # A margin is for filling the window: where the pins fit without it, the provider may decide.
     if tokens > budget_tokens or broken_pairs(final) - broken_pairs(messages):
         raise ContextDoesNotFitError(provider=policy.provider, needed_tokens=tokens, limit_tokens=budget_tokens)
-    return Shaped(messages=final, tokens=tokens, dropped=trim.dropped(), truncated=trim.truncated(), reasons=reasons)
+    return Shaped(
+        messages=final,
+        tokens=tokens,
+        dropped=trim.dropped(),
+        truncated=trim.truncated(),
+        reasons=(*refusals, *notes),
+    )
+
+
+class _Meter:
+    """Counts each message once, known by its identity; it holds on to what it counted, so no identity comes twice."""
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._primer = count([], [])
+        self._known: dict[int, tuple[Message, int]] = {}
+
+    def of(self, message: Message) -> int:
+        """The tokens that a message adds."""
+        known = self._known.get(id(message))
+        if known is None:
+            known = self._known[id(message)] = (message, self._count([message], []) - self._primer)
+        return known[1]
+
+    def total(self, units: Iterable[Unit]) -> int:
+        """The tokens that units add."""
+        return sum(self.of(message) for unit in units for message in unit)
+
+    def overhead(self, messages: Sequence[Message], tools: Sequence[Any]) -> int:
+        """The tokens of everything but the messages; a system message takes the tools in with less."""
+        if not tools:
+            return self._primer
+        lead = [message for message in messages if message.get("role") == "system"][:1]
+        return self._count(lead, tools) - self._count(lead, []) + self._primer
 
 
 def _with_context(messages: Sequence[Message], parts: Sequence[ContextPart]) -> list[Message]:
@@ -88,50 +151,60 @@ def _marker(omitted: int) -> Message:
 
 
 class _Trim:
-    """One conversation that does not fit: `kept` maps the numbers of the units that stay to their messages."""
+    """One conversation and its room: `kept` maps the numbers of the units that stay to their messages."""
 
-    def __init__(self, messages: Sequence[Message], room: int, meter: Meter) -> None:
-        self.meter = meter
+    def __init__(self, messages: Sequence[Message], room: int, meter: _Meter) -> None:
+        self.meter, self.room = meter, room
         self.units = split(messages)
         self.kept = {n: self.units[n] for n in pinned(self.units)}
         self.parts: tuple[ContextPart, ...] = ()
+        self.refused: list[ContextPart] = []
         self.spare = room - meter.of(_marker(len(messages)))
 
     def run(self, parts: Sequence[ContextPart]) -> list[str]:
-        """Fills the room: the pins, then the parts, then the newest units; says what had to give way."""
-        self._keep_pins()
-        refused = self._keep_parts(parts)
-        self._walk_back()
-        dropped, truncated = len(self.dropped()), self.truncated()
-        reasons = [f"{part.kind} {part.source}: no room" for part in refused]
-        reasons += [f"dropped {dropped} messages that do not fit"] if dropped else []
-        return reasons + ([f"shortened {truncated} tool results"] if truncated else [])
-
-    def _keep_pins(self) -> None:
+        """Fill the room: the pins, then the parts, then the newest units; say what had to give way."""
         numbers = sorted(self.kept)
         fitted = _shorten([self.kept[n] for n in numbers], self.spare, self.meter)
         self.kept = dict(zip(numbers, fitted, strict=True))
-        self.spare -= sum(map(self.meter.total, fitted))
+        self.spare -= self.meter.total(fitted)
+        self._keep_parts(parts)
+        self._walk_back()
+        dropped, truncated = len(self.dropped()), self.truncated()
+        reasons = [f"{part.kind} {part.source}: no room" for part in self.refused]
+        reasons += [f"dropped {dropped} messages that do not fit"] if dropped else []
+        return reasons + ([f"shortened {truncated} tool results"] if truncated else [])
 
-    def _keep_parts(self, parts: Sequence[ContextPart]) -> list[ContextPart]:
-        refused = []
+    def _keep_parts(self, parts: Sequence[ContextPart]) -> None:
+        frame = self.meter.of(render(())) if parts else 0
         for part in parts:
-            cost = self.meter.of(render([*self.parts, part])) - (self.meter.of(render(self.parts)) if self.parts else 0)
+            cost = self.meter.of(render([part])) + (0 if self.parts else frame)
             if cost <= self.spare:
                 self.parts, self.spare = (*self.parts, part), self.spare - cost
             else:
-                refused.append(part)
-        return refused
+                self.refused.append(part)
 
     def _walk_back(self) -> None:
         for n in range(len(self.units) - 1, -1, -1):
             if n in self.kept:
                 continue
             [unit] = _shorten([self.units[n]], self.spare, self.meter)
-            if self.meter.total(unit) > self.spare:
+            if (cost := self.meter.total([unit])) > self.spare:
                 return
             self.kept[n] = unit
-            self.spare -= self.meter.total(unit)
+            self.spare -= cost
+
+    def left_nothing_out(self) -> bool:
+        """Return True if everything fits after all, the marker's room being free then; `tokens` is its size."""
+        if self.refused:
+            return False
+        context = self.meter.of(render(self.parts)) if self.parts else 0
+        left = self.room - context
+        for unit in reversed(self.units):  # the newest were counted before
+            left -= self.meter.total([unit])
+            if left < 0:
+                return False
+        self.tokens = self.room - left
+        return True
 
     def dropped(self) -> tuple[Message, ...]:
         """The messages of the units that were not kept."""
@@ -142,7 +215,7 @@ class _Trim:
         pairs = (pair for n, unit in self.kept.items() for pair in zip(unit, self.units[n], strict=True))
         return sum(message is not original for message, original in pairs)
 
-    def messages(self) -> list[Message]:
+    def messages(self, *, marked: bool = True) -> list[Message]:
         """The final list: one marker where the first unit is missing, or in front of a turn that is not the user's."""
         final: list[Message] = []
         gap = None
@@ -153,43 +226,81 @@ class _Trim:
         if gap is None:
             return final
         start = _leading_systems(final)
-        starts_with_user = start < len(final) and final[start].get("role") == "user"
+        starts_with_user = start < len(final) and is_question(final[start])
+        if starts_with_user and not marked:
+            return final
         final.insert(gap + bool(self.parts) if starts_with_user else start, _marker(len(self.dropped())))
         return final
 
 
-def _shorten(units: Sequence[Unit], room: int, meter: Meter) -> list[Unit]:
-    """Cuts the longest tool results to the largest common length at which the units fit, or as far as it goes."""
-    total = sum(map(meter.total, units))
-    low, high = _LEAST_CHARS, max((len(_result_text(m) or "") for unit in units for m in unit), default=0)
-    if total <= room or high <= low:
+def _shorten(units: Sequence[Unit], room: int, meter: _Meter) -> list[Unit]:
+    """Cut the longest tool results to about the largest common length at which the units fit, or as far as it goes."""
+    at_high = meter.total(units)
+    low, high = (
+        _LEAST_CHARS,
+        max((len(text) for unit in units for message in unit for text in _result_texts(message)), default=0),
+    )
+    if at_high <= room or high <= low:
         return list(units)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(meter.total(unit) for unit in _cut(units, middle, meter)) <= room:
-            low = middle
+    cut = _cut(units, low, meter)
+    at_low = meter.total(cut)
+    # Each look tokenizes the results, and tokens are nearly proportional to characters: a straight line finds the
+    # length in two or three looks, where halving takes a dozen. It may creep up from one side: every third look halves.
+    look = 0
+    while at_low < room and high - low > max(1, low // _CLOSE_ENOUGH):
+        look += 1
+        share = 0.5 if look % 3 == 0 else (room - at_low) / (at_high - at_low)
+        middle = min(high - 1, max(low + 1, low + int((high - low) * share)))
+        tried = _cut(units, middle, meter)
+        if (tokens := meter.total(tried)) <= room:
+            low, at_low, cut = middle, tokens, tried
         else:
-            high = middle - 1
-    return _cut(units, low, meter)
+            high, at_high = middle, tokens
+    return cut
 
 
-def _cut(units: Iterable[Unit], chars: int, meter: Meter) -> list[Unit]:
+def _cut(units: Iterable[Unit], chars: int, meter: _Meter) -> list[Unit]:
     return [[_cut_result(message, chars, meter) for message in unit] for unit in units]
 
 
-def _cut_result(message: Message, chars: int, meter: Meter) -> Message:
-    text = _result_text(message)
-    if text is None or len(text) <= chars:
+def _cut_result(message: Message, chars: int, meter: _Meter) -> Message:
+    if all(len(text) <= chars for text in _result_texts(message)):
         return message
-    head = int(chars * _HEAD_SHARE)
-    cut = {"truncated": True, "chars": len(text), "head": text[:head], "tail": text[len(text) - (chars - head) :]}
-    shorter = {**message, "content": json.dumps(cut, ensure_ascii=False)}
+    if message.get("role") in {"tool", "function"}:
+        shorter = {**message, "content": _cut_content(message["content"], chars)}
+    else:
+        shorter = {**message, "content": [_cut_part(part, chars) for part in message["content"]]}
     return shorter if meter.of(shorter) < meter.of(message) else message
 
 
-def _result_text(message: Message) -> str | None:
-    """The text of a tool result; None for every other message and for results that are not only text."""
-    content = message.get("content") if is_result(message) else None
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return "".join(str(part.get("text", "")) for part in content)
-    return content if isinstance(content, str) else None
+def _cut_part(part: Any, chars: int) -> Any:
+    is_result = isinstance(part, dict) and part.get("type") == "tool_result"
+    return {**part, "content": _cut_content(part.get("content"), chars)} if is_result else part
+
+
+def _cut_content(content: Any, chars: int) -> Any:
+    """Return the content with its text cut to head and tail; what else it has, like an image, stays."""
+    text = _text_of(content)
+    if len(text) <= chars:
+        return content
+    head = int(chars * _HEAD_SHARE)
+    cut = {"truncated": True, "chars": len(text), "head": text[:head], "tail": text[len(text) - (chars - head) :]}
+    written = json.dumps(cut, ensure_ascii=False)
+    others = [part for part in content if part.get("type") != "text"] if isinstance(content, list) else []
+    return [{"type": "text", "text": written}, *others] if others else written
+
+
+def _result_texts(message: Message) -> list[str]:
+    """Return the texts of the tool results in a message."""
+    if message.get("role") in {"tool", "function"}:
+        return [_text_of(message.get("content"))]
+    return [_text_of(part.get("content")) for part in parts_of(message, "tool_result")] if result_ids(message) else []
+
+
+def _text_of(content: Any) -> str:
+    """Return the text of a tool result; "" where it has none, or parts of an unknown form."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return ""
+    return "".join(str(part.get("text", "")) for part in content if part.get("type") == "text")

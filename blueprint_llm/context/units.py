@@ -1,7 +1,8 @@
-"""Cuts a conversation into units that may only be kept or dropped whole.
+"""Atomic units of a conversation: a message, or a turn that calls tools together with all their results.
 
-A unit is one message together with the tool results that answer it: a result without its call, or a call without
-its result, is a request that every provider refuses.
+Dropping whole units is what keeps a history valid: no tool call without its result, no result without its call, which
+every provider refuses. Calls are known in three shapes: OpenAI's `tool_calls` (which Gemini's are told in too), its
+older `function_call`, and Anthropic's `tool_use` and `tool_result` parts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Message = Mapping[str, Any]
+from blueprint_llm.context.tokens import Message
+
 Unit = list[Message]
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
@@ -19,40 +21,63 @@ ACTIVE_PLAN = "active_plan"
 
 
 def call_ids(message: Message) -> list[str]:
-    """The ids of the tool calls a message makes."""
-    return [str(call.get("id")) for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+    """Return the ids of the tool calls that a message makes."""
+    calls = [call.get("id") for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+    calls += [part.get("id") for part in parts_of(message, "tool_use")]
+    if isinstance(function := message.get("function_call"), Mapping):
+        calls.append(function.get("name"))
+    return list(map(str, calls))
 
 
-def is_result(message: Message) -> bool:
-    """Whether a message answers a tool call."""
-    return message.get("role") in {"tool", "function"}
+def result_ids(message: Message) -> list[str]:
+    """Return the ids of the tool calls that a message answers."""
+    match message.get("role"):
+        case "tool":
+            return [str(message.get("tool_call_id"))]
+        case "function":
+            return [str(message.get("name"))]
+        case _:
+            return [str(part.get("tool_use_id")) for part in parts_of(message, "tool_result")]
+
+
+def parts_of(message: Message, kind: str) -> list[Mapping[str, Any]]:
+    """Return the parts of one type in a message's content."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return []
+    return [part for part in content if isinstance(part, Mapping) and part.get("type") == kind]
+
+
+def is_question(message: Message) -> bool:
+    """Return True if the user says something: a message that only carries tool results is no turn of theirs."""
+    content = message.get("content")
+    only_results = isinstance(content, list) and len(parts_of(message, "tool_result")) == len(content) > 0
+    return message.get("role") == "user" and not only_results
 
 
 def split(messages: Sequence[Message]) -> list[Unit]:
-    """The units in order. A late result draws everything since its call into that call's unit."""
+    """Return the units in order. A late result draws everything since its call into that call's unit."""
     units: list[Unit] = []
     opened: dict[str, int] = {}
     for message in messages:
-        if not units or not is_result(message):
+        answered = result_ids(message)
+        if not units or not answered:
             units.append([])
-        elif opened.get(str(message.get("tool_call_id")), len(units)) < len(units) - 1:
-            _merge_back(units, opened, opened[str(message.get("tool_call_id"))])
+        else:
+            start = min(opened.get(identity, len(units) - 1) for identity in answered)
+            units[start:] = [[each for unit in units[start:] for each in unit]]
+            opened.update({call: start for call, unit in opened.items() if unit > start})
         units[-1].append(message)
         opened.update(dict.fromkeys(call_ids(message), len(units) - 1))
     return units
 
 
-def _merge_back(units: list[Unit], opened: dict[str, int], start: int) -> None:
-    units[start:] = [[message for unit in units[start:] for message in unit]]
-    opened.update({call: min(unit, start) for call, unit in opened.items()})
-
-
 def pinned(units: Sequence[Unit]) -> set[int]:
-    """The indices of units that stay: system, the last user turn, the last unit, the active plan."""
+    """Return the indices of units that stay: system, the last user turn, the last unit, the active plan."""
     kept = {n for n, unit in enumerate(units) if any(_always_stays(message) for message in unit)}
-    users = [n for n, unit in enumerate(units) if any(message.get("role") == "user" for message in unit)]
+    questions = [n for n, unit in enumerate(units) if any(map(is_question, unit))]
     turns = [n for n, unit in enumerate(units) if unit[0].get("role") not in SYSTEM_ROLES]
-    return kept | set(users[-1:]) | set(turns[-1:])
+    return kept | set(questions[-1:]) | set(turns[-1:])
 
 
 def _always_stays(message: Message) -> bool:
@@ -60,7 +85,7 @@ def _always_stays(message: Message) -> bool:
 
 
 def broken_pairs(messages: Sequence[Message]) -> Counter[str]:
-    """Tool calls without a result and results without a call, counted by id."""
+    """Return the tool calls without a result and the results without a call, counted by id."""
     return Counter(_unpaired(messages))
 
 
@@ -68,8 +93,7 @@ def _unpaired(messages: Sequence[Message]) -> Iterator[str]:
     waiting: list[str] = []
     for message in messages:
         waiting += call_ids(message)
-        if is_result(message):
-            identity = str(message.get("tool_call_id"))
+        for identity in result_ids(message):
             if identity in waiting:
                 waiting.remove(identity)
             else:

@@ -7,7 +7,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from blueprint_llm.credentials import private_file
+from blueprint_llm.config import private_file
 from blueprint_llm.credentials.credential import Finding
 from blueprint_llm.errors import CredentialsError
 
@@ -25,9 +25,7 @@ def findings(manager: CredentialsManager, *, now: Callable[[], float] = time.tim
     """The rows of `keys check`."""
     path = manager.sources.file.path
     return [
-        _file(manager, path),
-        *_age(path, now()),
-        *_parents(path),
+        *_file(manager, path, now()),
         *_keychain(manager),
         *(_provider(manager, name) for name in (*manager.config.providers, *_groups(manager))),
     ]
@@ -37,13 +35,20 @@ def _groups(manager: CredentialsManager) -> list[str]:
     return [] if manager.config.providers else list(manager.config.model_groups)
 
 
-def _file(manager: CredentialsManager, path: Path) -> Finding:
+def _file(manager: CredentialsManager, path: Path | None, now: float) -> Iterator[Finding]:
+    if path is None:
+        yield Finding(subject="credentials file", ok=True, message="none, for want of a home folder")
+        return
     try:
         entries = manager.sources.file.entries()
     except CredentialsError as error:
-        return _bad(str(path), str(error))
-    text = f"safe; providers: {', '.join(entries) or 'none'}" if path.exists() else "not there, which is fine"
-    return Finding(subject=str(path), ok=True, message=text)
+        yield _bad(str(path), str(error))
+    else:
+        is_there = private_file.stamp(str(path)) is not None
+        text = f"safe; providers: {', '.join(entries) or 'none'}" if is_there else "not there, which is fine"
+        yield Finding(subject=str(path), ok=True, message=text)
+    yield from _age(path, now)
+    yield from _parents(path)
 
 
 def _bad(subject: str, sentence: str) -> Finding:
@@ -61,8 +66,8 @@ def _age(path: Path, now: float) -> Iterator[Finding]:
 def _parents(path: Path) -> Iterator[Finding]:
     """Folders above in which somebody else could put another folder in the place of ours."""
     for folder in path.absolute().parents:
-        found = folder.stat() if folder.exists() else None
-        if found is None or (found.st_mode & stat.S_ISVTX and found.st_uid in {0, os.geteuid()}):
+        found = folder.stat() if os.path.exists(folder) else None  # noqa: PTH110 - it never raises
+        if found is None or (found.st_mode & stat.S_ISVTX and private_file.is_ours(found)):
             continue  # a sticky folder (/tmp) lets nobody rename what is ours
         if problem := private_file.folder_problem(folder, found):
             yield _bad(str(folder), problem)

@@ -40,10 +40,18 @@ def _collect(process: subprocess.Popen[bytes], program: str, timeout_s: float) -
     except subprocess.TimeoutExpired:
         return None, f"the command {program} gave no key within {timeout_s:g} s"
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # a child it left behind would keep the pipe, and the key
+        _end(process)
     if process.returncode != 0:
         return None, f"the command {program} failed (exit code {process.returncode})"
     secret = Secret(printed)
     problem = secret.problem()
     return (None, f"what the command {program} printed {problem}") if problem else (secret, None)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the program with all its children: one that it left behind would keep the pipe, and the key."""
+    with suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()

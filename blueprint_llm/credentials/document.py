@@ -7,8 +7,7 @@ raising, so that no traceback keeps a frame with a key in it; no sentence repeat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
@@ -17,41 +16,25 @@ from blueprint_llm.errors import CredentialsError
 from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class FromCommand:
-    """The key is what a program prints."""
-
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FromKeychain:
-    """The key is in the keychain under this user name."""
-
-    username: str
-
-
-@dataclass(frozen=True, slots=True)
-class FromEnvironment:
-    """The key is in this environment variable."""
-
-    name: str
-
-
-Place = Secret | FromCommand | FromKeychain | FromEnvironment  # a Secret: the key stands in the file itself
+Kind = Literal["command", "api_key", "keyring", "env"]
 
 
 class FileKey(NamedTuple):
-    """One key of a provider; `id` is unique within it. A tuple: half the time of a frozen record at every load."""
+    """One key of a provider; `id` is unique within it. A tuple: half the time of a frozen record at every load.
+
+    Attributes:
+        place: A Secret (`api_key`), words (`command`), or a name in the keychain or the environment.
+    """
 
     id: str
-    place: Place
+    kind: Kind
+    place: Secret | tuple[str, ...] | str
 
 
 class Entry(NamedTuple):
@@ -147,39 +130,29 @@ def _listed_key(number: int, raw: Any) -> FileKey:
     return _key(number, kinds[0], raw[kinds[0]], identity)
 
 
-def _key(number: int, kind: str, value: Any, identity: str | None = None) -> FileKey:
+def _key(number: int, kind: Kind, value: Any, identity: str | None = None) -> FileKey:
     try:
-        return FileKey(identity or str(number), _PLACES[kind](value))
+        return FileKey(identity or str(number), kind, _place(kind, value))
     except _MalformedError as error:
         raise _MalformedError(f"key {number}: {error}") from None
 
 
-def _in_file(value: Any) -> Place:
-    secret = Secret(value if isinstance(value, str) else "")
-    if problem := secret.problem():
-        raise _MalformedError(f"the API key {problem}: put the whole key there, on one line")
-    return secret
-
-
-def _from_command(value: Any) -> Place:
-    if not isinstance(value, list) or not value or not all(isinstance(word, str) and word for word in value):
+def _place(kind: Kind, value: Any) -> Secret | tuple[str, ...] | str:
+    if kind == "command":
+        if isinstance(value, list) and value and all(isinstance(word, str) and word for word in value):
+            return tuple(value)
         raise _MalformedError("command must be a list of words (no shell runs it): mend it")
-    return FromCommand(tuple(value))
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _MalformedError("env and keyring must be names: mend it")
-    return value
+    if kind == "api_key":
+        secret = Secret(value if isinstance(value, str) else "")
+        if problem := secret.problem():
+            raise _MalformedError(f"the API key {problem}: put the whole key there, on one line")
+        return secret
+    if isinstance(value, str) and value:
+        return value
+    raise _MalformedError("env and keyring must be names: mend it")
 
 
 # A command goes before a key written down: it is the fresher of the two.
-_PLACES: dict[str, Callable[[Any], Place]] = {
-    "command": _from_command,
-    "api_key": _in_file,
-    "keyring": lambda value: FromKeychain(_name(value)),
-    "env": lambda value: FromEnvironment(_name(value)),
-}
-_KINDS = tuple(_PLACES)
+_KINDS: tuple[Kind, ...] = ("command", "api_key", "keyring", "env")
 _KEY_FIELDS = {"id", *_KINDS}
 _ENTRY_FIELDS = {"keys", "base_url", "extra", *_KINDS}

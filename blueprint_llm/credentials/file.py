@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from blueprint_llm.credentials import private_file
+from blueprint_llm.config import private_file
 from blueprint_llm.credentials.document import Entry, parse
 from blueprint_llm.errors import CredentialsError
 from blueprint_llm.secret import Secret
@@ -26,10 +26,10 @@ _EMPTY = b'{"version": 1, "providers": {}}'
 class CredentialsFile:
     """The file at `path`, read again when it changes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = path  # None: the user has no home
         self.version = 0
-        self._path = str(path)
+        self._name = str(path)
         self._stamp: private_file.Stamp | None = None
         self._entries: dict[str, Entry] = {}
         self._problem: str | None = None
@@ -40,20 +40,20 @@ class CredentialsFile:
         Raises:
             CredentialsError: It is unsafe or malformed.
         """
-        now = private_file.stamp(self._path)
-        if now != self._stamp:
-            self._reload(now)
+        now = private_file.stamp(self._name) if self.path else None
+        if now != self._stamp and self.path:
+            self._reload(self.path, now)
         if self._problem:
             raise CredentialsError(self._problem)
         return self._entries
 
-    def _reload(self, now: private_file.Stamp | None) -> None:
+    def _reload(self, path: Path, now: private_file.Stamp | None) -> None:
         try:
-            raw = private_file.read(self.path)
-        except CredentialsError as error:
-            self._entries, self._problem = {}, str(error)
+            raw = private_file.read(path)
+        except private_file.Refused as refused:
+            self._entries, self._problem = {}, str(refused)
         else:
-            self._entries, self._problem = ({}, None) if raw is None else parse(self.path, raw)
+            self._entries, self._problem = ({}, None) if raw is None else parse(path, raw)
         self._stamp, self.version = now, self.version + 1
 
     def update(self, change: Callable[[dict[str, Any]], bool]) -> bool:
@@ -62,22 +62,28 @@ class CredentialsFile:
         Raises:
             CredentialsError: The file is unsafe, malformed, locked or cannot be written; it is as it was.
         """
-        with private_file.locked(self.path):
-            changed, problem = self._rewrite(private_file.read(self.path), change)
+        if self.path is None:
+            raise CredentialsError("there is no home folder for the credentials file: set BLUEPRINT_HOME to a folder")
+        try:
+            with private_file.locked(self.path):
+                changed, problem = _rewritten(self.path, private_file.read(self.path), change)
+        except private_file.Refused as refused:
+            changed, problem = False, str(refused)
         if problem:
             raise CredentialsError(problem)
         return changed
 
-    def _rewrite(self, raw: bytes | None, change: Callable[[dict[str, Any]], bool]) -> tuple[bool, str | None]:
-        raw = raw or _EMPTY
-        problem = parse(self.path, raw)[1]
-        if problem:
-            return False, problem
-        document = orjson.loads(raw)
-        if not change(document["providers"]):
-            return False, None
-        content = json.dumps(document, indent=2, default=_plain).encode() + b"\n"
-        return True, parse(self.path, content)[1] or private_file.replace(self.path, content)
+
+def _rewritten(path: Path, raw: bytes | None, change: Callable[[dict[str, Any]], bool]) -> tuple[bool, str | None]:
+    """Whether the file was changed, and what went wrong; this frame holds keys."""
+    raw = raw or _EMPTY
+    if problem := parse(path, raw)[1]:
+        return False, problem
+    document = orjson.loads(raw)
+    if not change(document["providers"]):
+        return False, None
+    content = json.dumps(document, indent=2, default=_plain).encode() + b"\n"
+    return True, parse(path, content)[1] or private_file.replace(path, content)
 
 
 def _plain(value: Any) -> str:

@@ -13,22 +13,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from blueprint_llm.config.environment import closed, variable_of, with_listed
 from blueprint_llm.config.model import Config
 from blueprint_llm.config.paths import folder
+from blueprint_llm.config.providers import TABLE, env_stem, names_of, needs_key
 from blueprint_llm.config.secrets import protect
 from blueprint_llm.credentials.credential import Credential, Finding, KeyInfo
 from blueprint_llm.credentials.document import Entry, check_name
 from blueprint_llm.credentials.file import CredentialsFile, drop, put
 from blueprint_llm.credentials.keychain import Keychain
-from blueprint_llm.credentials.origin import Origin, origin_of, variable_of, with_listed
-from blueprint_llm.credentials.providers import TABLE, env_stem, names_of, needs_key
+from blueprint_llm.credentials.origin import Origin, origin_of
 from blueprint_llm.credentials.sources import Candidate, Remembered, Sources
-from blueprint_llm.errors import CredentialsError, MissingKeyError
+from blueprint_llm.errors import CredentialsError, MissingKeyError, StoreError
 from blueprint_llm.redaction import register_url
 from blueprint_llm.secret import Secret
 
 MOST_ORIGINS = 1024
 BENCH_S: Mapping[str, float] = {"refused": 300.0, "rate_limited": 60.0}
+
+
+def _usual_file() -> Path | None:
+    """Where the credentials file is unless another one is named; None: the user has no home."""
+    try:
+        return folder("config") / "credentials.json"
+    except StoreError:
+        return None
 
 
 class CredentialsManager:
@@ -56,13 +65,13 @@ class CredentialsManager:
         secrets = {name: key if isinstance(key, Secret) else Secret(key) for name, key in (explicit or {}).items()}
         del explicit  # a traceback of what follows must not show it
         self.config = config or Config()
-        chosen = file or self.config.credentials.file or folder("config") / "credentials.json"
+        chosen = file or self.config.credentials.file
         self.sources = Sources(
             explicit=secrets,
             environ=environ,
             keychain=keychain or Keychain(),
             use_keychain=self.config.credentials.keyring,
-            file=CredentialsFile(Path(chosen).expanduser()),
+            file=CredentialsFile(Path(chosen).expanduser() if chosen else _usual_file()),
             remembered=Remembered(clock),
         )
         self._clock = clock
@@ -91,6 +100,8 @@ class CredentialsManager:
             CredentialsError: The provider needs a key and none is there, or the credentials file is not safe.
         """
         origin = self._origin(provider, model, params)
+        if problem := self._closed(origin):
+            raise CredentialsError(problem)
         for group in self.sources.groups(origin):
             for candidate in sorted(group, key=self._bench_until):
                 if secret := candidate.load():
@@ -99,22 +110,13 @@ class CredentialsManager:
             raise MissingKeyError(problem)
         return self._keyless(origin)
 
-    def keys_of(self, provider: str) -> builtins.list[Credential]:
-        """Every key of the source that `get` takes `provider`'s key from, in the order of the source."""
-        origin = self._origin(provider, None, None)
-        for group in self.sources.groups(origin):
-            loaded = [(candidate, candidate.load()) for candidate in group]
-            if found := [self._credential(origin, each, secret) for each, secret in loaded if secret]:
-                return found
-        return []
-
     def available(
         self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None
     ) -> str | None:
         """Why `provider` cannot be called, or None; asks no program and no keychain."""
         origin = self._origin(provider, model, params)
         try:
-            return None if origin.has_key or self._first(origin) else self._missing(origin)
+            return self._closed(origin) or (None if origin.has_key or self._first(origin) else self._missing(origin))
         except CredentialsError as error:
             return str(error)
 
@@ -197,13 +199,20 @@ class CredentialsManager:
         """The target's own address, else the one that the file keeps with the key, else the environment's."""
         declared = origin.params.get("api_base") or origin.params.get("base_url")
         variable = variable_of(declared)
-        found = (self.sources.environ.get(variable) if variable else declared) or (entry and entry.base_url)
+        named = (self.sources.environ.get(variable) or declared) if variable else declared  # unset is not default
+        found = named or (entry and entry.base_url)
         if not found:
             variables = (self.sources.environ.get(name) for name in names_of(origin.litellm).bases)
             found = next(filter(None, variables), None)
         if found:
             register_url(found)
         return found
+
+    def _closed(self, origin: Origin) -> str | None:
+        """Why a call would not go where the configuration says; asked anew each time, the environment may change."""
+        if (problem := closed(origin.params, self.sources.environ)) is None:
+            return None
+        return f"{origin.provider!r} cannot be called: {problem}"
 
     def _missing(self, origin: Origin) -> str | None:
         """What to say where no source has a key; None if none is needed."""
@@ -220,7 +229,7 @@ class CredentialsManager:
 
         A variable that is not set leaves its parameter out, as LiteLLM does.
         """
-        found = with_listed(self.config, params)
+        found = with_listed(self.config.credential_list, params)
         resolved = {name: self._resolved(name, value) for name, value in found.items()}
         return {name: value for name, value in resolved.items() if value is not None}
 

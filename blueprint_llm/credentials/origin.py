@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.secrets import ENVIRON, protect
-from blueprint_llm.credentials.providers import litellm_provider, names_of
+from blueprint_llm.config.environment import with_listed
+from blueprint_llm.config.providers import litellm_provider, names_of
+from blueprint_llm.config.secrets import protect
 from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from blueprint_llm.config.blocks import ProviderConfig
     from blueprint_llm.config.model import Config
-
-_LISTED = "litellm_credential_name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +49,13 @@ def origin_of(config: Config, provider: str, model: str | None, params: Mapping[
     """The origin of `provider`; `model` and `params` are those of the deployment, if the caller has chosen one."""
     entry = config.providers.get(provider)
     home, own = _home(config, provider, entry)
-    found = with_listed(config, own if params is None else params, entry.credentials if entry else None)
+    found = with_listed(config.credential_list, own if params is None else params, entry.credentials if entry else None)
     litellm = litellm_provider(model or home, found) if model or _is_configured(config, provider) else provider
     names, is_pinned = _names(provider, litellm, entry, found)
     if entry and litellm != litellm_provider(home, found):  # another provider's model in this one's place
         names = (litellm,)
     variables = () if is_pinned else names_of(litellm).keys
+    found["model"] = home if model in {None, home} else model  # the configuration's own knows where it stands
     return Origin(provider=provider, litellm=litellm, names=names, params=protect("", found), variables=variables)
 
 
@@ -74,14 +74,6 @@ def _home(config: Config, provider: str, entry: ProviderConfig | None) -> tuple[
     return model, params
 
 
-def with_listed(config: Config, params: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """`params`, completed from the entry of LiteLLM's `credential_list` that they (or `name`) borrow."""
-    wanted = params.get(_LISTED) or name
-    found = next((item for item in config.credential_list if item.get("credential_name") == wanted), {})
-    own = {key: value for key, value in params.items() if key != _LISTED}
-    return {**(found.get("credential_values") or {}), **own} if wanted else own
-
-
 def _names(
     provider: str, litellm: str, entry: ProviderConfig | None, params: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], bool]:
@@ -91,8 +83,3 @@ def _names(
     if entry and entry.credentials:
         return (entry.credentials,), True
     return tuple(dict.fromkeys((provider, litellm))), False
-
-
-def variable_of(value: Any) -> str | None:
-    """NAME of LiteLLM's `os.environ/NAME`."""
-    return value.removeprefix(ENVIRON) if isinstance(value, str) and value.startswith(ENVIRON) else None

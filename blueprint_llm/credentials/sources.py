@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from blueprint_llm.config.environment import variable_of
+from blueprint_llm.config.providers import env_stem
 from blueprint_llm.credentials import command
-from blueprint_llm.credentials.document import Entry, FileKey, FromCommand, FromEnvironment, FromKeychain
-from blueprint_llm.credentials.origin import Origin, variable_of
-from blueprint_llm.credentials.providers import env_stem
 from blueprint_llm.errors import CredentialsError
 from blueprint_llm.secret import Secret
 
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from blueprint_llm.credentials.credential import Source
+    from blueprint_llm.credentials.document import Entry, FileKey
     from blueprint_llm.credentials.file import CredentialsFile
     from blueprint_llm.credentials.keychain import Keychain
+    from blueprint_llm.credentials.origin import Origin
 
 KEEP_S = 300.0
 RETRY_S = 60.0
@@ -111,12 +112,12 @@ class Sources:
         match key.place:
             case Secret() as secret:
                 return Candidate(source="file", id=identity, load=lambda: secret, entry=entry)
-            case FromEnvironment(name):
-                return self._variable(name, identity, entry)
-            case FromKeychain(username):
-                return self._in_keychain(username, identity, entry)
-            case FromCommand(argv):
+            case tuple() as argv:
                 return self._printed(argv, identity, entry)
+            case name if key.kind == "env":
+                return self._variable(name, identity, entry)
+            case username:
+                return self._in_keychain(username, identity, entry)
 
     def _variable(self, name: str, identity: str | None = None, entry: Entry | None = None) -> Candidate:
         return Candidate(source="env", id=identity or name, load=lambda: self._environment(name), entry=entry)

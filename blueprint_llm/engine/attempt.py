@@ -1,193 +1,338 @@
-"""One try at one target: send, read, check every delta, and prove the end.
+"""One LiteLLM call: reserve, send, read, and settle whatever happened.
 
-Text is emitted as it comes; tool calls leave only complete and valid. Whatever goes wrong leaves as a CallError, after
-the upstream was closed.
+What goes wrong leaves as a CallError, after the upstream was closed and what was used was booked.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from blueprint_llm.engine.steps import END, Close, Now, Open, Read, Step, Store
-from blueprint_llm.errors import CallError, StreamBrokenError, ToolCallInvalidError
-from blueprint_llm.streaming import StreamVerdict, TextDelta, Verdict
-from blueprint_llm.types import PartialToolCall, StreamChunk
+from blueprint_llm.adapters.views import message_of, response_of, usage_info
+from blueprint_llm.context import message_tokens
+from blueprint_llm.engine.prepare import call_for, first_token_s, handler_for, own_timeout_s, timeout_s
+from blueprint_llm.engine.reader import AnswerReader
+from blueprint_llm.engine.reservation import LimitReached, reservation_for
+from blueprint_llm.errors import (
+    BudgetExceededError,
+    CallError,
+    DeadlineExceededError,
+    NoTargetError,
+    QuotaExceededError,
+    StreamBrokenError,
+)
+from blueprint_llm.policy import UNCHANGED, Change
+from blueprint_llm.streaming.chunks import progress
+from blueprint_llm.trace import CALLER, Account, AttemptTrace
+from blueprint_llm.types import UsageInfo, with_raw
+from blueprint_llm.usage import Outcome
+from blueprint_llm.usage.stores import waited_for
+from blueprint_llm.usage.stores.records import ABANDONED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
-    from blueprint_llm.adapters import Adapter, Call
-    from blueprint_llm.engine.voice import Voice
-    from blueprint_llm.streaming import StreamingHandler
+    from blueprint_llm.adapters import Call, StreamHandle
+    from blueprint_llm.credentials import Credential
+    from blueprint_llm.engine.state import RequestState
+    from blueprint_llm.routing.targets import Target
+    from blueprint_llm.streaming import StreamVerdict
+    from blueprint_llm.types import ChatResponse, StreamChunk
 
-
+T = TypeVar("T")
+LIMITS = (BudgetExceededError, QuotaExceededError, NoTargetError)
+# After these the provider may have billed tokens that we never saw.
+MAYBE_BILLED = frozenset({"timeout", "stream_broken", "malformed"})
+# English text and code, over the tokenizers in use.
+CHARS_PER_TOKEN = 4
 BEAT_CHUNKS = 16  # looking at the clock for every chunk would be seen in its time
+# How long a booking may keep the caller of a finished call waiting, at most and at least.
+BOOKING_S, SHORTEST_BOOKING_S = 1.0, 0.1
 
 
-class Manner(NamedTuple):
-    """How one try goes. Times in seconds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptOptions:
+    """How one attempt goes.
 
     Attributes:
-        until: When the whole answer, or a stream's first token, must be there (the monotonic clock).
-        idle_s: How long a stream may be silent after that.
+        until: When its target's time is up (the monotonic clock, seconds).
         streamed: Whether the answer is asked for as a stream.
-        prefix: Text that has been shown and is to be continued.
-        heartbeat: Makes the operation that keeps the reservation, sent every `beat_s`.
+        waited_s: How long it was waited before it.
+        force: Ask although the target's circuit is open.
+        change: What the recovery ladder changes of the request.
     """
 
     until: float
-    idle_s: float
     streamed: bool
-    prefix: str = ""
-    beat_s: float = float("inf")
-    heartbeat: Callable[[], Any] | None = None
+    waited_s: float = 0.0
+    force: bool = False
+    change: Change = UNCHANGED
 
 
 class Attempt:
-    """One try.
+    """One attempt at one target.
 
     Attributes:
-        sent_at, first_at: When it was sent, and when its first delta came (the monotonic clock).
-        raw: LiteLLM's own answer, where it came in one piece.
-        seen_chars: How much of an answer had arrived.
+        credential: The key that was used; None before one was found.
+        response: The whole answer, once it is sound and booked.
+        verdict: What the validator says of it.
+        reader: What has arrived.
+        streamed_s: For how long a stream had been flowing when it broke.
     """
 
-    def __init__(
-        self, call: Call, adapter: Adapter, handler: StreamingHandler, manner: Manner, voice: Voice | None = None
-    ) -> None:
-        self.call, self.adapter, self.handler, self.manner, self.voice = call, adapter, handler, manner, voice
-        self._provider, self._model = call.provider, call.model
-        # A beginning is sent without its trailing white space; the model then writes that again.
-        self._overlap = manner.prefix[len(manner.prefix.rstrip()) :]
-        self._is_first = True
-        self.sent_at = 0.0
-        self.first_at: float | None = None
-        self.raw: Any = None
-        self.seen_chars = 0
-        self._beaten_at = 0.0
+    def __init__(self, state: RequestState, target: Target, options: AttemptOptions) -> None:
+        self.state, self.runtime, self.target, self.options = state, state.runtime, target, options
+        self.credential: Credential | None = None
+        self.response: ChatResponse | None = None
+        self.verdict: StreamVerdict | None = None
+        self.streamed_s = 0.0
+        self._whole: Any = None
+        self._deployment: str | None = None
+        self._as_whole: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+        self._usage: Any = None
+        self._sent_at = 0.0
+        self._first_at: float | None = None
+        trace = state.trace
+        self._row = AttemptTrace(
+            n=len(trace.attempts) + 1, provider=target.provider, model=target.model, waited_s=options.waited_s
+        )
+        self._reservation = reservation_for(self.runtime, state.request, target, trace=trace, row=self._row)
+        # Of a group, the guard inside the Router reserves, books and traces: attempt by attempt, after these.
+        self._is_routed, self._rows_before = self.runtime.is_routed(target), len(trace.attempts)
 
-    def run(self) -> Generator[Step, Any, StreamVerdict]:
-        """The verdict on a complete, valid answer. Raises CallError."""
-        self.sent_at = self._beaten_at = yield Now()
-        verdict = yield from (self._read() if self.manner.streamed else self._whole())
-        self._require_sound(verdict)
-        if not self.manner.prefix:
-            return verdict
-        return replace(verdict, text=self.manner.prefix + self._fresh(verdict.text))
+    async def run(self) -> AsyncGenerator[StreamChunk, None]:
+        """Yield the answer as it comes; the last chunk comes after the booking, so that its usage is final.
 
-    def so_far(self) -> StreamVerdict:
-        """What an answer that will not be finished had said."""
-        verdict = self.handler.close(ended_by="none")
-        return replace(verdict, text=self._fresh(verdict.text))
-
-    def _open(self) -> Generator[Step, Any, Any]:
-        step = Open(adapter=self.adapter, call=self.call, stream=self.manner.streamed, until=self.manner.until)
+        Raises:
+            CallError: The attempt failed.
+            LimitReached, CircuitOpen, ContextDoesNotFitError, CredentialsError: Nothing was sent.
+        """
+        self._call = call = await self._prepare()
+        self._sent_at = self.runtime.now()
+        self.reader = AnswerReader(
+            handler_for(self.runtime, self.state.request, call),
+            provider=call.provider,
+            model=call.model,
+            prefix=self.options.change.prefix,
+        )
+        failure: CallError | None = None
         try:
-            return (yield step)
+            async with aclosing(self._exchange(call)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except CallError as error:
+            failure = error
+            raise
+        except LIMITS as refusal:  # of the guard inside a Router
+            raise LimitReached(refusal, tuple(refusal.chain)) from None
+        finally:
+            # In a `finally`: a caller who was cancelled or has let go of the stream pays for what it used, too.
+            await self._settle(failure)
+        self.response = self._respond(call)
+        yield self.reader.final_chunk(self.response.usage, self.response.tool_calls)
+
+    async def _prepare(self) -> Call:
+        """Return the call, with the worst that it can cost reserved."""
+        cap = self._reservation.cap(self.options.change.max_tokens)
+        if self._is_routed:
+            cap = replace(cap, send=self.options.change.max_tokens)
+        else:
+            await self._fetch_key()
+        call = call_for(
+            self.runtime,
+            self.state.request,
+            self.target,
+            trace=self.state.trace,
+            change=self.options.change,
+            output_tokens=cap.send,
+        )
+        self.credential = call.credential
+        if self._is_routed:
+            self.state.note_overhead()
+            return call
+        try:
+            async with asyncio.timeout_at(self.state.deadline):
+                await self._reservation.take(call, cap, force=self.options.force)
+        except TimeoutError as error:
+            held = waited_for(error) or "the ledger"
+            text = f"no answer within the deadline of {self.state.limit_s:g} s: waited for {held}"
+            raise DeadlineExceededError(text, attempts=self.state.failures) from None
+        self.state.trace.attempts.append(self._row)
+        self.state.note_overhead()
+        return call
+
+    async def _fetch_key(self) -> None:
+        """Fetch a key from a program or the keychain off the event loop: that may take seconds."""
+        credentials, target = self.runtime.credentials, self.target
+        if target.group is None and credentials.is_slow(target.provider, model=target.model, params=target.params):
+            await asyncio.to_thread(credentials.get, target.provider, model=target.model, params=target.params)
+
+    async def _exchange(self, call: Call) -> AsyncGenerator[StreamChunk, None]:
+        """Send the call, yield what its answer shows, and judge it. Raises CallError."""
+        adapter, own_s = self.runtime.adapter(self.target), own_timeout_s(self.state.request)
+        limit_s = own_s or timeout_s(self.runtime, self.target, streamed=self.options.streamed)
+        until = min(self.options.until, self._sent_at + limit_s)
+        if self.options.streamed:
+            first = until if own_s else min(until, self._sent_at + first_token_s(self.runtime, self.target))
+            handle = await self._in_time(self._on_account(adapter.open(call)), first)
+            try:
+                async with aclosing(self._read(handle, first, own_s or self.runtime.config.deadline.idle_s)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            finally:
+                self._usage, self._as_whole = handle.usage(), handle.as_whole
+                self._deployment = handle.hidden_params.get("model_id")
+                await handle.aclose()
+            ended_by = handle.ended_by()
+            self.reader.take_refusal(message_of(self.answer).get("refusal"))
+        else:
+            self._whole = await self._in_time(self._on_account(adapter.complete(call)), until)
+            self._deployment = (getattr(self._whole, "_hidden_params", None) or {}).get("model_id")
+            self._first_at = self.runtime.now()
+            for shown in self.reader.take_whole(self._whole):
+                yield shown
+            self._usage, ended_by = _usage_in(self._whole), "terminal"
+        verdict = self.reader.close(self._usage, ended_by)
+        refusals = "content_policy" not in self.state.redirects
+        self.verdict = self.reader.require_sound(verdict, hands_over_refusals=refusals)
+
+    async def _on_account(self, answer: Awaitable[T]) -> T:
+        """Await an answer; a guard inside knows whose it is and where its attempts are traced."""
+        request = self.state.request
+        token = CALLER.set(Account(request.project, request.session, self.state.trace, self.state.began))
+        try:
+            return await answer
+        finally:
+            CALLER.reset(token)
+
+    async def _in_time(self, answer: Awaitable[Any], until: float) -> Any:
+        try:
+            async with asyncio.timeout_at(until):
+                return await answer
         except TimeoutError:
-            pass  # what is raised below must not carry its context: that is LiteLLM's frames, which hold the key
+            pass  # raised below, without the context of LiteLLM's frames, which hold the key
         raise self._late("no answer in time", code="no_response")
 
-    def _whole(self) -> Generator[Step, Any, StreamVerdict]:
-        self.raw = yield from self._open()
-        yield from self._take(self.raw)
-        if self.voice is not None:
-            yield from self.voice.recite(lambda: self.raw)
-        return self.handler.close(ended_by="terminal")
-
-    def _read(self) -> Generator[Step, Any, StreamVerdict]:
-        handle = yield from self._open()
-        if self.voice is not None:
-            self.voice.handle = handle
-        try:
-            yield from self._read_all(handle)
-        finally:
-            yield Close(handle=handle)
-        return self.handler.close(usage=handle.usage(), ended_by=handle.ended_by())
-
-    def _read_all(self, handle: Any) -> Generator[Step, Any, None]:
-        first = Read(handle=handle, until=self.manner.until)
-        later = Read(handle=handle, within_s=self.manner.idle_s)
-        for number in itertools.count():
+    async def _read(self, handle: StreamHandle, until: float, idle_s: float) -> AsyncGenerator[StreamChunk, None]:
+        """Yield a stream's chunks. Keep-alives are no progress, everything else is."""
+        beaten_at, number = self._sent_at, 0
+        while True:
             try:
-                chunk = yield (first if self.first_at is None else later)
+                async with asyncio.timeout_at(until):
+                    chunk = await anext(handle, None)
             except TimeoutError:
                 break
-            if chunk is END:
+            if chunk is None:
                 return
-            yield from self._take(chunk)
-            if self.voice is not None:
-                yield from self.voice.hear(chunk)
-            if number % BEAT_CHUNKS == 0:
-                yield from self._beat()
-        raise self._silence()  # outside the handler, as above
-
-    def _take(self, chunk: Any) -> Generator[Step, Any, None]:
-        for event in self.handler.feed(chunk):
-            if self.first_at is None:
-                self.first_at = yield Now()
-            shown = self._shown(event)
-            if shown is not None and self.voice is not None:
-                yield from self.voice.emit(shown)
-
-    def _shown(self, event: Any) -> StreamChunk | None:
-        """What the caller sees of an event. Raises ToolCallInvalidError where it is the end of the answer."""
-        if isinstance(event, TextDelta):
-            self.seen_chars += len(event.text)
-            text = self._fresh(event.text) if self._is_first else event.text
-            self._is_first = False
-            return None if event.choice else StreamChunk(delta=text, provider=self._provider, model=self._model)
-        if isinstance(event, PartialToolCall):
-            self.seen_chars += len(event.arguments_delta)
-            return StreamChunk(tool_call=event, provider=self._provider, model=self._model)
-        self._refuse(event)
-        return None
-
-    def _fresh(self, text: str) -> str:
-        """A continuation without the white space that has been shown before."""
-        return text.removeprefix(self._overlap) if self._overlap else text
-
-    def _beat(self) -> Generator[Step, Any, None]:
-        now = yield Now()
-        if self.manner.heartbeat is not None and now - self._beaten_at > self.manner.beat_s:
-            self._beaten_at = now
-            yield Store(op=self.manner.heartbeat())
-
-    def _refuse(self, event: Any) -> None:
-        if isinstance(event, Verdict) and event.status == "invalid":
-            raise ToolCallInvalidError(self._words(event), verdict=event, code=event.code, **self._who())
-
-    def _require_sound(self, verdict: StreamVerdict) -> None:
-        if verdict.status in {"ok", "suspect"}:
-            return
-        first = next((each for each in verdict.verdicts if each.status in {"invalid", "incomplete"}), None)
-        if verdict.ended_by != "terminal":
-            code = "empty_stream" if self.first_at is None else first.code if first else "missing_finish"
-            text = f"{self._name()}: the stream ended without proof of its end"
-            raise StreamBrokenError(text, code=code, **self._who())
-        code = first.code if first else "malformed"
-        raise ToolCallInvalidError(self._words(first), verdict=first, code=code, **self._who())
-
-    def _words(self, verdict: Verdict | None) -> str:
-        if verdict is None:
-            return f"{self._name()}: the answer is not valid"
-        where = f" at {verdict.path}" if verdict.path else ""
-        what = f" in the arguments of {verdict.tool!r}{where}" if verdict.tool else where
-        return f"{self._name()}: {verdict.code}{what}"
-
-    def _silence(self) -> CallError:
-        if self.first_at is None:
-            return self._late("no first token in time", code="first_token")
-        text = f"{self._name()}: nothing came for {self.manner.idle_s:g} s"
-        return StreamBrokenError(text, code="stalled", **self._who())
+            if progress(chunk):
+                now = self.runtime.now()
+                self._first_at = self._first_at or now
+                until = now + idle_s
+            for shown in self.reader.take(chunk):
+                yield shown
+            number += 1
+            if number % BEAT_CHUNKS == 0 and self.runtime.now() - beaten_at > self.runtime.ledger.ttl_s / 3:
+                beaten_at = self.runtime.now()
+                await self._reservation.keep_alive()
+        if self._first_at is None:
+            raise self._late("no first token in time", code="first_token")
+        self.streamed_s -= idle_s  # waiting for nothing is no time of streaming
+        text = f"{self.reader.name}: nothing came for {idle_s:g} s"
+        raise StreamBrokenError(text, code="stalled", **self.reader.who)
 
     def _late(self, what: str, *, code: str) -> CallError:
-        return CallError(f"{self._name()}: {what}", category="timeout", code=code, **self._who())
+        return CallError(f"{self.reader.name}: {what}", category="timeout", code=code, **self.reader.who)
 
-    def _name(self) -> str:
-        return f"{self.call.provider} ({self.call.model})"
+    async def _settle(self, failure: CallError | None) -> None:
+        """Book what the attempt took. Without a verdict or a failure, its caller has left."""
+        if self._is_routed:
+            self._judge_inner(failure)
+            return
+        now, row = self.runtime.now(), self._row
+        category = failure.category if failure else None if self.verdict else ABANDONED
+        row.category, row.at_s = category, round(self._sent_at - self.state.began, 6)
+        row.duration_s = round(now - self._sent_at, 6)
+        row.ttft_s = None if self._first_at is None else round(self._first_at - self._sent_at, 6)
+        self.streamed_s += 0.0 if self._first_at is None else now - self._first_at
+        if failure is not None:
+            row.status, row.code, row.address = failure.status, failure.code, failure.address
+            row.tokens_saved = getattr(getattr(failure, "verdict", None), "tokens_saved", None)
+        outcome = self._outcome(category, latency_s=row.duration_s)
+        self._reservation.note(outcome)
+        self._tell(outcome)
+        within_s = max(SHORTEST_BOOKING_S, min(BOOKING_S, self.state.deadline - now))
+        await self.runtime.book(self._reservation.settle(outcome, failure), within_s=within_s)
 
-    def _who(self) -> dict[str, Any]:
-        return {"provider": self.call.provider, "model": self.call.model}
+    def _judge_inner(self, failure: CallError | None) -> None:
+        """Note in the last attempt's row what only we found wrong with its answer."""
+        self.streamed_s += 0.0 if self._first_at is None else self.runtime.now() - self._first_at
+        rows = self.state.trace.attempts[self._rows_before :]
+        if failure is not None and rows and rows[-1].category is None:
+            rows[-1].category, rows[-1].code = failure.category, failure.code
+
+    def _outcome(self, category: str | None, *, latency_s: float) -> Outcome:
+        """Return what was taken: nothing where the provider refused, else what it says, or what was seen."""
+        timed = Outcome(category=category, latency_s=latency_s, ttft_s=self._row.ttft_s)
+        if category is not None and category != ABANDONED and category not in MAYBE_BILLED:
+            return timed._replace(cost_usd=0.0)
+        reported = usage_info(self._usage)
+        if reported and self._call.counted_tokens:  # how far our counts fall short, for the next request's window
+            self.runtime.margins.learn(self._call.model, self._call.counted_tokens, reported.prompt_tokens)
+        usage = reported or estimated(self._call, self.reader.seen_chars)
+        answer = self.answer if category is None else None
+        cost_usd = self._reservation.cost_usd(usage, call=self._call, answer=answer, seconds=latency_s)
+        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=category is not None)
+
+    @property
+    def answer(self) -> Any:
+        """LiteLLM's whole answer: as it came, or merged from its chunks (then in JSON's types)."""
+        if self._whole is None:
+            self._whole = self._as_whole(self.reader.merged(self._usage))
+        return self._whole
+
+    def _respond(self, call: Call) -> ChatResponse:
+        verdict, trace, row = self.verdict, self.state.trace, self._row
+        assert verdict is not None  # noqa: S101 - an exchange that ends well has judged its answer
+        model, cost_usd = call.model, row.cost_usd
+        if self._is_routed:
+            rows = trace.attempts[self._rows_before :]
+            model = rows[-1].model if rows else model
+            known = [each.cost_usd for each in rows if each.cost_usd is not None]
+            cost_usd = sum(known) if known else None
+        trace.served_by = f"{call.provider}/{model}"
+        usage = usage_info(self._usage) or estimated(self._call, self.reader.seen_chars)
+        priced = with_raw(usage.model_copy(update={"estimated_cost": cost_usd}), usage.raw)
+        return response_of(
+            self.answer,
+            provider=call.provider,
+            model=model,
+            content=verdict.text if verdict.structured is None else verdict.structured,
+            tool_calls=verdict.tool_calls,
+            usage=priced,
+            metadata={"trace": trace.to_dict(), "cached": False, "deployment": self._deployment},
+        )
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Say how the attempt ended, to whoever listens."""
+        if not self.runtime.audience:
+            return
+        how = {None: "succeeded", ABANDONED: "abandoned"}.get(outcome.category, "failed")
+        usage = outcome.usage or UsageInfo()
+        tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        facts = {**self._row.to_dict(), **tokens, "trace_id": self.state.trace.id}
+        self.runtime.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)
+
+
+def _usage_in(answer: Any) -> Any:
+    return answer.get("usage") if isinstance(answer, dict) else getattr(answer, "usage", None)
+
+
+def estimated(call: Call, seen_chars: int) -> UsageInfo:
+    """Return a usage from the lengths of request and answer, for a provider that sent none."""
+    prompt = sum(message_tokens(message) for message in call.messages)
+    completion = -(-seen_chars // CHARS_PER_TOKEN)
+    return UsageInfo(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion, source="estimated"
+    )

@@ -67,13 +67,19 @@ def _histogram(name: str, unit: str, description: str, least: float) -> Any:
 
 
 def record_call(
-    request: ChatRequest, told: Trace, *, duration_s: float, response: ChatResponse | None, error: str | None
+    request: ChatRequest,
+    told: Trace,
+    *,
+    duration_s: float,
+    response: ChatResponse | None,
+    error: str | None,
+    operation: str = "chat",
 ) -> None:
     """One span for a call that has just ended, one below it for each attempt, and the metrics."""
     end = time.time_ns()
     first = told.attempts[0].model if told.attempts else request.model or (response.model if response else "")
-    who = _who(response.model if response else first, first)
-    span = _start(f"chat {first}".strip(), end - int(duration_s * _NANO), kind="CLIENT", facts=who)
+    who = _who(response.model if response else first, first, operation)
+    span = _start(f"{operation} {first}".strip(), end - int(duration_s * _NANO), kind="CLIENT", facts=who)
     if span.is_recording():
         span.set_attributes(_present({**_asked(request), **_answered(response), **_own(told, response)}))
         span.set_attributes(_texts(request, response))
@@ -91,9 +97,9 @@ def _start(name: str, at: int, *, kind: str = "INTERNAL", parent: Any = None, fa
     return _tracer().start_span(name, context=context, kind=trace.SpanKind[kind], attributes=facts, start_time=at)
 
 
-def _who(model: str, asked: str) -> dict[str, Any]:
+def _who(model: str, asked: str, operation: str) -> dict[str, Any]:
     provider = litellm_provider(model)
-    known = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
+    known = {"gen_ai.operation.name": operation, "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
     return {**known, "gen_ai.request.model": asked} if asked else known
 
 

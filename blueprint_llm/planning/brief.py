@@ -5,10 +5,11 @@ A constraint of the form `path: ...` is proved by lint; every other one is passe
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,34 +27,23 @@ class PathRule:
     """A constraint on paths: `only` allows writing nowhere else, `off-limits` forbids reading too."""
 
     path: str
-    kind: Literal["only", "read-only", "off-limits"]
+    kind: str
     text: str
 
     def forbids(self, change: FileChange) -> bool:
-        """Whether a change breaks the rule."""
-        inside = self._covers(change.path)
-        match self.kind:
-            case "only":
-                return change.op != "read" and not inside
-            case "read-only":
-                return change.op != "read" and inside
-            case _:
-                return inside
-
-    def _covers(self, path: str) -> bool:
-        return path == self.path or path.startswith(f"{self.path}/") or fnmatchcase(path, self.path)
+        """Return True if a change breaks the rule."""
+        path, writes = change.path, change.op != "read"
+        inside = path == self.path or path.startswith(f"{self.path}/") or fnmatchcase(path, self.path)
+        return {"only": writes and not inside, "read-only": writes and inside}.get(self.kind, inside)
 
 
 def read_constraint(text: str) -> PathRule | None:
-    """The rule behind `path: X is read-only`, `path: X is off-limits` or `path: only X`; None for free text."""
+    """Return the rule behind `path: X is read-only`, `path: X is off-limits` or `path: only X`; None for free text."""
     found = _PATH_RULE.fullmatch(text.strip())
     if found is None:
         return None
-    kind: Literal["only", "read-only", "off-limits"] = "only"
-    if found["what"]:
-        kind = "read-only" if found["what"].lower() == "read-only" else "off-limits"
     path = (found["where"] or found["path"]).strip("'\"`").removeprefix("./").rstrip("/")
-    return PathRule(path=path, kind=kind, text=text)
+    return PathRule(path=path, kind=(found["what"] or "only").lower(), text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +67,7 @@ _STEP_TOKENS, _FILE_TOKENS, _FRAME_TOKENS = 325, 25, 200
 
 
 def output_tokens(limits: PlanLimits, *, with_files: bool) -> int:
-    """The most tokens that a plan within the limits takes."""
+    """Return the most tokens that a plan within the limits takes."""
     step = _STEP_TOKENS + (_FILE_TOKENS * limits.max_files if with_files else 0)
     return _FRAME_TOKENS + limits.max_steps * step
 
@@ -102,19 +92,21 @@ class Brief:
     rules: tuple[PathRule, ...] = ()
     unverified: tuple[str, ...] = ()
     previous: Plan | None = None
-    done: tuple[PlanStep, ...] = field(default=())
+    done: tuple[PlanStep, ...] = ()
 
     def step_ids(self, count: int) -> list[str]:
-        """The ids of new steps, in order, next to those of the finished ones."""
+        """Return the ids of new steps, in order, next to those of the finished ones."""
         taken = {step.id for step in self.done}
         return [name for n in range(1, count + len(taken) + 1) if (name := f"S{n}") not in taken][:count]
 
 
 def read_brief(context: PlanningContext) -> Brief:
-    """The brief of a planning context; the last of the previous plans is the one revised."""
+    """Return the brief of a planning context; the last of the previous plans is the one revised."""
     previous = context.previous_plans[-1] if context.previous_plans else None
     known: Mapping[str, str] = previous.metadata.get("requirements", {}) if previous else {}
-    requirements = _numbered(context.requirements, known)
+    ids = {text: name for name, text in known.items()}
+    free = (name for n in itertools.count(1) if (name := f"R{n}") not in known)
+    requirements = {ids.get(text) or next(free): text for text in dict.fromkeys(context.requirements)}
     rules = {text: read_constraint(text) for text in context.constraints}
     return Brief(
         goal=context.goal,
@@ -126,9 +118,3 @@ def read_brief(context: PlanningContext) -> Brief:
         previous=previous,
         done=tuple(step for step in previous.steps if step.status == "done") if previous else (),
     )
-
-
-def _numbered(texts: list[str], known: Mapping[str, str]) -> dict[str, str]:
-    ids = {text: name for name, text in known.items()}
-    free = (name for n in range(1, len(texts) + len(known) + 1) if (name := f"R{n}") not in known)
-    return {ids.get(text) or next(free): text for text in dict.fromkeys(texts)}

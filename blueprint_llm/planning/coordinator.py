@@ -1,72 +1,77 @@
 """Turns a goal into a plan that holds: asked for, checked, mended where that is safe, asked again once, or refused.
 
-`PlanningCoordinator.plan` is a generator: it yields `Chat` and `Offload` steps and is sent their results, so the
-same logic serves both clients and knows neither. No step, coverage or acceptance is ever invented here.
+No step, coverage or acceptance is invented here, and what the model did not say itself is named in
+`metadata["repairs"]`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from blueprint_llm.context import EVERYTHING, ContextPolicy, apply, estimate, message_tokens
-from blueprint_llm.engine.steps import Offload
+from blueprint_llm.context import EVERYTHING, HELD_BACK, ContextPolicy, apply, estimate
+from blueprint_llm.context.tokens import text_tokens
 from blueprint_llm.errors import BlueprintError, CallError, PlanError
 from blueprint_llm.planning.brief import ASKED, Brief, PlanLimits, output_tokens, read_brief
 from blueprint_llm.planning.codebase import read_codebase
 from blueprint_llm.planning.costs import ModelChoice, Price, with_costs
-from blueprint_llm.planning.findings import Finding
-from blueprint_llm.planning.lint import LintFacts, lint
-from blueprint_llm.planning.pack import Pack, Project, Ranker, build_pack
+from blueprint_llm.planning.lint import Finding, LintFacts, lint
+from blueprint_llm.planning.pack import Project, build_pack, rank_project
 from blueprint_llm.planning.prompts import correction, plan_messages, previous_part
 from blueprint_llm.planning.repair import repair
 from blueprint_llm.planning.revision import diff_plans
 from blueprint_llm.planning.schema import plan_schema, read_plan, request_params
-from blueprint_llm.planning.steps import Chat
-from blueprint_llm.planning.summaries import SummaryCache, summarise
+from blueprint_llm.planning.summaries import Chat, Summaries
 from blueprint_llm.types import ChatRequest, ChatResponse, ContextPart, Plan, PlanningContext
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
 Mode = Literal["schema", "tool", "text"]
-Walk = Generator[Chat | Offload, Any, Plan]
 
 # A small window goes by three eighths to the answer: 4,096 tokens leave a 135M model the four steps it can write.
 _ANSWER_SHARE = 3 / 8
 _LEAST_STEPS = 3
 _SLACK_TOKENS = 64
+_EMBEDDED = "embedded/smollm2"
 _NEXT_MODE: Mapping[Mode, Mode] = {"schema": "tool", "tool": "text", "text": "text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningTarget:
-    """A provider that may be asked for a plan, in the order given.
+    """A provider that may be asked for a plan.
 
     Attributes:
-        provider: Its key of `providers`.
+        provider: Its key of `providers`; None: whom the client's routing chooses.
         policy: What of the project it may see.
         window_tokens: Input and answer together, if known.
         max_output_tokens: Most tokens of an answer, if known.
         mode: How it is told the schema: by `response_format`, by a tool, or in words.
     """
 
-    provider: str
+    provider: str | None = None
     policy: ContextPolicy = EVERYTHING
     window_tokens: int | None = None
     max_output_tokens: int | None = None
     mode: Mode = "schema"
 
+    @property
+    def name(self) -> str:
+        """The provider's name in texts."""
+        return self.provider or "the client"
+
     def limits(self, *, with_files: bool) -> PlanLimits:
-        """How large a plan it can write."""
+        """Return how large a plan it can write."""
         bounds = [self.max_output_tokens, int(self.window_tokens * _ANSWER_SHARE) if self.window_tokens else None]
         room = min((bound for bound in bounds if bound is not None), default=None)
         if room is None:
             return ASKED
-        per_step = output_tokens(replace(ASKED, max_steps=1), with_files=with_files)
-        frame = output_tokens(replace(ASKED, max_steps=0), with_files=with_files)
-        return replace(ASKED, max_steps=max(_LEAST_STEPS, min(ASKED.max_steps, (room - frame) // (per_step - frame))))
+        frame, one = (output_tokens(replace(ASKED, max_steps=n), with_files=with_files) for n in (0, 1))
+        return replace(ASKED, max_steps=max(_LEAST_STEPS, min(ASKED.max_steps, (room - frame) // (one - frame))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +85,8 @@ class PlanningSettings:
         budget_blocks: Whether that budget blocks: then a plan over it is refused, else it carries a finding.
         max_context_tokens: Most tokens of a whole prompt.
         summaries: Whether files that do not fit are summarised by extra calls.
+        summary_folder: Where summaries are kept; None: nowhere.
+        progress: Told how many files of a codebase have been read, from another thread.
     """
 
     choices: Sequence[ModelChoice] = ()
@@ -88,157 +95,159 @@ class PlanningSettings:
     budget_blocks: bool = False
     max_context_tokens: int = 150_000
     summaries: bool = False
-    cache: SummaryCache | None = None
+    summary_folder: Path | None = None
     progress: Callable[[int], None] | None = None
 
 
 class PlanningCoordinator:
-    """Plans with the given targets, first to last, at most two requests each."""
+    """Plans with the given targets, first to last, at most two requests each.
 
-    def __init__(self, targets: Sequence[PlanningTarget], settings: PlanningSettings | None = None) -> None:
-        self.targets = tuple(targets)
+    Example:
+        plan = await PlanningCoordinator(client.chat).plan(PlanningContext(goal="add a health check"))
+
+    Args:
+        chat: Answers a `ChatRequest`: `LLMClient.chat`, or any coroutine function.
+        targets: Whom to ask, in order; by default whom the client's routing chooses.
+        settings: Prices, budgets and sizes.
+    """
+
+    def __init__(
+        self, chat: Chat, targets: Sequence[PlanningTarget] | None = None, settings: PlanningSettings | None = None
+    ) -> None:
+        self.chat = chat
+        self.targets = (PlanningTarget(),) if targets is None else tuple(targets)
         self.settings = settings or PlanningSettings()
-        self._ranker = Ranker()
-        self._cache = self.settings.cache or SummaryCache()
 
-    def plan(self, context: PlanningContext) -> Walk:
-        """The walk of one plan. Raises PlanError with the findings of the best attempt."""
+    async def plan(self, context: PlanningContext) -> Plan:
+        """Return a plan that passes every check. Raises PlanError with the findings of the attempts."""
         if not self.targets:
             raise PlanError("no planning provider: set planning.provider, chains.planning or chains.default")
         brief = read_brief(context)
-        project = yield from self._read(context)
+        project: Project | None = None
+        if context.codebase is not None:  # read once for all targets, on a thread: a disk may be slow
+            codebase = await asyncio.to_thread(read_codebase, context.codebase, self.settings.progress)
+            query = "\n".join([context.goal, *context.requirements])
+            project = await asyncio.to_thread(rank_project, codebase, query)
         findings: list[Finding] = []
         for target in self.targets:
-            attempt = _Attempt(self, brief, target, project)
-            plan = yield from attempt.run()
+            attempt = _Attempt(self.chat, self.settings, brief, target, project)
+            plan = await attempt.run()
             if plan is not None:
                 return plan
-            findings += attempt.findings
-        names = ", ".join(target.provider for target in self.targets)
+            findings += [*attempt.findings, *attempt.notices()]
+        names = ", ".join(target.name for target in self.targets)
         raise PlanError(
             f"no valid plan from {names}: {'; '.join(finding.message for finding in findings[:5])}",
             findings=[finding.to_dict() for finding in findings],
         )
-
-    def _read(self, context: PlanningContext) -> Generator[Offload, Any, Project | None]:
-        if context.codebase is None:
-            return None
-        codebase = yield Offload(function=partial(read_codebase, context.codebase, self.settings.progress))
-        query = "\n".join([context.goal, *context.requirements])
-        project: Project = yield Offload(function=partial(self._ranker.project, codebase, query))
-        return project
-
-    def summary_part(self, pack: Pack, target: PlanningTarget) -> Generator[Chat, Any, list[ContextPart]]:
-        """What stands for the files that did not fit; nothing where summaries are off."""
-        if not self.settings.summaries or not pack.overflow:
-            return []
-        part = yield from summarise(pack.overflow, target.provider, self._cache)
-        return [part] if part else []
 
 
 class _Attempt:
     """One target's two requests."""
 
     def __init__(
-        self, coordinator: PlanningCoordinator, brief: Brief, target: PlanningTarget, project: Project | None
+        self, chat: Chat, settings: PlanningSettings, brief: Brief, target: PlanningTarget, project: Project | None
     ) -> None:
-        self.coordinator, self.brief, self.target, self.project = coordinator, brief, target, project
-        self.settings = coordinator.settings
+        self.chat, self.settings, self.brief, self.target, self.project = chat, settings, brief, target, project
         self.with_files = target.policy.shares_codebase
         self.limits = target.limits(with_files=self.with_files)
         self.schema = plan_schema(brief, self.limits, with_files=self.with_files)
         self.mode: Mode = target.mode
+        self.bound: dict[str, list[str]] = {}
         self.findings: list[Finding] = []
-        self.notes: list[str] = []
+        self.answer: ChatResponse | None = None
 
-    def run(self) -> Generator[Chat | Offload, Any, Plan | None]:
-        """The plan, or None with `findings` set."""
-        context = yield from self._context()
+    async def run(self) -> Plan | None:
+        """Return the plan, or None with `findings` set."""
+        context = await self._context()
         extra: list[dict[str, Any]] = []
         for _ in range(2):
-            answer = yield from self._ask(context, extra)
+            answer = await self._ask(context, extra)
+            if answer is None and self.mode == self.target.mode:
+                return None  # not the way of asking was at fault: the next target may do better
             if answer is None:
-                if self.mode == self.target.mode:
-                    return None
                 continue
-            plan = self._judge(answer)
-            if plan is not None:
+            if (plan := self._judge(answer)) is not None:
                 return plan
             extra = correction(_answer_text(answer), self.findings)
-            self._bind_coverage()
+            if any(finding.code == "uncovered_requirement" for finding in self.findings):
+                self._bind_coverage()
         return None
 
     def _bind_coverage(self) -> None:
         """A model that left a requirement out is asked again under a schema that deals them out to the steps."""
-        if any(finding.code == "uncovered_requirement" for finding in self.findings):
-            self.notes = ["asked again with every requirement bound to a step"]
-            self.schema = plan_schema(self.brief, self.limits, with_files=self.with_files, bound=True)
+        ids, wanted = self.brief.step_ids(self.limits.max_steps), list(self.brief.requirements)
+        self.bound = {name: share for n, name in enumerate(ids) if (share := wanted[n :: len(ids)])}
+        self.schema = plan_schema(self.brief, self.limits, with_files=self.with_files, bound=self.bound)
 
-    def _context(self) -> Generator[Chat, Any, tuple[ContextPart, ...]]:
-        """The parts this target may see; they are checked again wherever the request goes."""
-        parts: list[ContextPart] = []
+    async def _context(self) -> tuple[ContextPart, ...]:
+        """Return the parts this target may see; they are checked again wherever the request goes."""
+        parts = previous_part(self.brief)
         if self.project is not None and self.with_files:
-            pack = build_pack(self.project, max(0, self._room()))
-            summary = yield from self.coordinator.summary_part(pack, self.target)
-            parts = [*pack.parts, *summary]
-        kept, _ = apply([*previous_part(self.brief), *parts], self.target.policy)
+            packed, overflow = build_pack(self.project, max(0, self._room(parts)))
+            parts += packed
+            if self.settings.summaries and overflow:
+                summaries = Summaries(self.chat, self.target.provider, self.settings.summary_folder)
+                parts += filter(None, [await summaries.of(overflow)])
+        kept, _ = apply(parts, self.target.policy)
         return kept
 
-    def _room(self) -> int:
-        """The tokens left for the project: the prompt and a correction with a whole answer set aside."""
+    def _room(self, previous: Sequence[ContextPart]) -> int:
+        """Return the tokens left for the project: the prompt and a correction with a whole answer set aside."""
         answer = output_tokens(self.limits, with_files=self.with_files)
         window = self.target.window_tokens
         most = self.settings.max_context_tokens
         most = min(most, window - answer) if window else most
-        previous = sum(part.tokens for part in previous_part(self.brief))
-        return (
-            most
-            - sum(map(message_tokens, self._messages()))
-            - estimate(json.dumps(self.schema))
-            - (previous + answer + _SLACK_TOKENS)
-        )
+        prompt = estimate(self._messages(), [self.schema]) + sum(part.tokens for part in previous)
+        return most - prompt - answer - _SLACK_TOKENS
 
     def _messages(self) -> list[dict[str, Any]]:
         return plan_messages(self.brief, self.schema, with_files=self.with_files, show_schema=self.mode == "text")
 
-    def _ask(
-        self, context: tuple[ContextPart, ...], extra: list[dict[str, Any]]
-    ) -> Generator[Chat, Any, ChatResponse | None]:
-        """One request; a failure becomes a finding, and a refused schema the next way of telling it."""
+    async def _ask(self, context: tuple[ContextPart, ...], extra: list[dict[str, Any]]) -> ChatResponse | None:
+        """Ask once; a failure becomes a finding, and a refused schema the next way of telling it."""
         request = ChatRequest.model_validate(
             {
                 "messages": [*self._messages(), *extra],
                 "context": context,
                 "provider": self.target.provider,
-                "fallback": False,
+                "fallback": self.target.provider is None,
                 "temperature": 0,
                 "max_tokens": output_tokens(self.limits, with_files=self.with_files),
                 "task_type": "planning",
-                "check_answer": False,  # lint says more than a schema, and the second request is this walk's
+                "check_answer": False,  # lint says more than a schema, and the second request is this attempt's
                 **request_params(self.schema, self.mode),
             }
         )
         try:
-            response: ChatResponse = yield Chat(request=request)
+            self.answer = await self.chat(request)
         except BlueprintError as error:
-            self.findings = [Finding(code="call_failed", message=f"{self.target.provider}: {error}")]
+            self.findings = [Finding(code="call_failed", message=f"{self.target.name}: {error}")]
             if isinstance(error, CallError) and error.category == "invalid_request":
                 self.mode = _NEXT_MODE[self.mode]
             return None
-        return response
+        return self.answer
 
     def _judge(self, answer: ChatResponse) -> Plan | None:
-        """The finished plan; None with `findings` set when the answer cannot be used."""
-        plan, self.findings = read_plan(_answer_text(answer), self._plan_id(), with_files=self.with_files)
+        """Return the finished plan; None with `findings` set when the answer cannot be used."""
+        brief = self.brief
+        goal = hashlib.sha256(brief.goal.encode()).hexdigest()
+        plan_id = brief.previous.id if brief.previous else f"plan-{goal[:10]}"
+        plan, self.findings = read_plan(_answer_text(answer), plan_id, with_files=self.with_files)
         if plan is None:
             if answer.finish_reason == "length":
                 self.findings.append(Finding(code="truncated", message="the answer was cut off: be briefer"))
             return None
-        steps, notes = repair(
-            plan.steps, self.brief.step_ids(len(plan.steps)), frozenset(s.id for s in self.brief.done)
-        )
-        plan = plan.model_copy(update={"steps": [*self.brief.done, *steps]})
-        costed = with_costs(plan, self.settings.choices, self.settings.price, self._sizes())
+        done = frozenset(step.id for step in brief.done)
+        steps, notes = repair(plan.steps, brief.step_ids(len(plan.steps)), done)
+        notes += [
+            f"{step.id}: covers {name} because the second request's schema said so"
+            for step in steps
+            for name in self.bound.get(step.id, ())
+            if name in step.covers
+        ]
+        plan = plan.model_copy(update={"steps": [*brief.done, *steps]})
+        costed = with_costs(plan, self.settings.choices, self.settings.price, self._sizes(plan))
         self.findings = lint(costed, self._facts())
         over_budget = [finding for finding in self.findings if finding.code == "over_budget"]
         if len(over_budget) < len(self.findings):
@@ -248,64 +257,67 @@ class _Attempt:
         return self._finished(costed, notes, over_budget)
 
     def _facts(self) -> LintFacts:
-        brief = self.brief
+        choices = self.settings.choices
         return LintFacts(
-            requirements=frozenset(brief.requirements) if brief.requirements else None,
-            retired=brief.retired,
-            rules=brief.rules,
+            requirements=frozenset(self.brief.requirements) or None,
+            retired=self.brief.retired,
+            rules=self.brief.rules,
             files=self.project.codebase.paths if self.project is not None and self.with_files else None,
-            models=frozenset(choice.name for choice in self.settings.choices) if self.settings.choices else None,
+            models=frozenset(choice.name for choice in choices) or None,
             left_usd=self.settings.left_usd,
         )
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self, plan: Plan) -> dict[str, int]:
+        touched = {change.path for step in plan.steps for change in step.files}
         ranked = self.project.ranked if self.project is not None else ()
-        return {file.path: estimate(file.text) for file in ranked}
+        return {file.path: text_tokens(file.text) for file in ranked if file.path in touched}
 
-    def _plan_id(self) -> str:
-        if self.brief.previous is not None:
-            return self.brief.previous.id
-        return "plan-" + hashlib.sha256(self.brief.goal.encode()).hexdigest()[:10]
+    def notices(self) -> list[Finding]:
+        """Return what the reader of a plan must know about how it was made."""
+        by = (self.answer and self.answer.provider) or self.target.name
+        reasons = self.answer.trace.get("context", ()) if self.answer else ()
+        hidden = ["the codebase"] * (self.project is not None) + ["the previous plan"] * (
+            self.brief.previous is not None
+        )
+        found: list[Finding] = []
+        if hidden and (not self.with_files or any(HELD_BACK in reason for reason in reasons)):
+            why = " because its model runs on this machine" if self.target.policy.local else ""
+            message = (
+                f"{by} was not shown {' and '.join(hidden)}{why}: set providers.{by}.share_codebase to true to allow it"
+            )
+            found.append(Finding(code="codebase_not_shared", message=message))
+        elif self.project is not None:
+            found += [Finding(code="unread_file", message=note) for note in self.project.codebase.notes]
+            unread = self.project.named - {file.path for file in self.project.ranked}
+            found += [
+                Finding(code="unread_file", path=path, message=f"{path}: not read (binary, or too large)")
+                for path in sorted(unread)
+            ]
+        if self.answer is not None and self.answer.model == _EMBEDDED:
+            message = (
+                "a model of 135 million parameters made this plan: its form is checked, read its content with care"
+            )
+            found.append(Finding(code="small_model", message=message))
+        return found
 
     def _finished(self, plan: Plan, notes: list[str], findings: list[Finding]) -> Plan:
-        previous = self.brief.previous
+        brief, previous = self.brief, self.brief.previous
         metadata = {
             **plan.metadata,
             "findings": [finding.to_dict() for finding in findings],
-            "repairs": [*self.notes, *notes],
-            "unverified": list(self.brief.unverified),
-            "requirements": dict(self.brief.requirements),
-            "retired": sorted(self.brief.retired),
-            "constraints": list(self.brief.constraints),
-            "planned_by": self.target.provider,
+            "notices": [notice.to_dict() for notice in self.notices()],
+            "repairs": notes,
+            "unverified": list(brief.unverified),
+            "requirements": dict(brief.requirements),
+            "retired": sorted(brief.retired),
+            "constraints": list(brief.constraints),
+            "planned_by": self.target.provider or (self.answer and self.answer.provider),
         }
         if previous is not None:
             metadata["changes"] = diff_plans(previous, plan).to_dict()
-        revision = previous.revision + 1 if previous is not None else 1
-        return plan.model_copy(update={"revision": revision, "metadata": metadata})
+        return plan.model_copy(update={"revision": previous.revision + 1 if previous else 1, "metadata": metadata})
 
 
 def _answer_text(answer: ChatResponse) -> str:
-    """The answer's text, or the arguments of the tool it called."""
+    """Return the answer's text, or the arguments of the tool it called."""
     return json.dumps(answer.tool_calls[0].arguments) if answer.tool_calls else answer.content
-
-
-def plan_walk(context: PlanningContext, coordinator: PlanningCoordinator) -> Walk:
-    """The walk of one plan, for a driver."""
-    return coordinator.plan(context)
-
-
-def drive(walk: Generator[Chat | Offload, Any, Plan], ask: Callable[[ChatRequest], ChatResponse]) -> Plan:
-    """Run a planning walk with a blocking `ask`: planning on its own, without a client."""
-    try:
-        step = next(walk)
-        while True:
-            try:
-                result = step.function() if isinstance(step, Offload) else ask(step.request)
-            except BlueprintError as error:
-                step = walk.throw(error)
-            else:
-                step = walk.send(result)
-    except StopIteration as stop:
-        plan: Plan = stop.value
-        return plan

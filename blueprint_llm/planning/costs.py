@@ -68,22 +68,16 @@ def with_costs(plan: Plan, choices: Sequence[ModelChoice], price: Price, sizes: 
 
 
 def _costed(step: PlanStep, choices: Sequence[ModelChoice], price: Price, sizes: Mapping[str, int]) -> PlanStep:
+    """Choose the cheapest model that is strong and large enough, else the strongest that fits; unknown prices last."""
     read = _PROMPT_TOKENS + sum(sizes.get(change.path, _NEW_FILE_TOKENS) for change in step.files)
     written = _ANSWER_TOKENS + _WRITE_TOKENS * sum(change.op in {"edit", "create"} for change in step.files)
-    choice = _cheapest(step, choices, price, read, written)
-    if choice is None:
-        return step.model_copy(update={"suggested_model": None, "estimated_cost_usd": None})
-    once = price(choice.model, read, written)
-    cost = None if once is None else {name: round(once * turns, 6) for name, turns in _TURNS.items()}
-    return step.model_copy(update={"suggested_model": choice.name, "estimated_cost_usd": cost})
-
-
-def _cheapest(
-    step: PlanStep, choices: Sequence[ModelChoice], price: Price, read: int, written: int
-) -> ModelChoice | None:
-    """The cheapest that is strong and large enough; where none is, the strongest that fits. Unknown prices last."""
-    fitting = [c for c in choices if c.max_input_tokens is None or c.max_input_tokens >= read]
-    fitting = [c for c in fitting if c.shares_codebase or not step.files]
-    needed = min(_STRENGTH[complexity(step)], max((c.strength for c in fitting), default=0))
-    costs = [(price(c.model, read, written), c) for c in fitting if c.strength >= needed]
-    return min(costs, key=lambda pair: (pair[0] is None, pair[0] or 0.0), default=(None, None))[1]
+    fitting = [
+        choice
+        for choice in choices
+        if (choice.max_input_tokens or read) >= read and (choice.shares_codebase or not step.files)
+    ]
+    needed = min(_STRENGTH[complexity(step)], max((choice.strength for choice in fitting), default=0))
+    costs = [(price(choice.model, read, written), choice.name) for choice in fitting if choice.strength >= needed]
+    once, name = min(costs, key=lambda pair: (pair[0] is None, pair[0] or 0.0), default=(None, None))
+    cost = None if once is None else {what: round(once * turns, 6) for what, turns in _TURNS.items()}
+    return step.model_copy(update={"suggested_model": name, "estimated_cost_usd": cost})

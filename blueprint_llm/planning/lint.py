@@ -5,19 +5,32 @@ Each rule is one generator over a survey of the plan; adding a rule is adding it
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.planning.brief import PathRule, PlanLimits
-from blueprint_llm.planning.findings import Finding
 
 if TYPE_CHECKING:
     from blueprint_llm.types import FileChange, Plan, PlanStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One defect: `code` names its kind, `message` says what to do; the rest says where."""
+
+    code: str
+    message: str
+    step: str | None = None
+    path: str | None = None
+    requirement: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return only what is known."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +40,11 @@ class LintFacts:
     Attributes:
         requirements: The ids that must be covered.
         retired: Ids that may still be named.
+        rules: Constraints on paths.
         files: Every path of the codebase.
         models: The names a step may suggest.
         left_usd: What is left of the budget.
+        limits: How large the plan may be.
     """
 
     requirements: frozenset[str] | None = None
@@ -42,81 +57,39 @@ class LintFacts:
 
 
 def lint(plan: Plan, facts: LintFacts | None = None) -> list[Finding]:
-    """Everything that is wrong with a plan, in the order of the rules."""
+    """Return everything that is wrong with a plan, in the order of the rules."""
     survey = _Survey(plan, facts or LintFacts())
     return [finding for rule in RULES for finding in rule(survey)]
 
 
 class _Survey:
-    """A plan with what several rules need: positions, order and who writes what."""
+    """A plan with what several rules need.
+
+    Attributes:
+        position: The place of each step by its id.
+        cycle: The ids on a cycle; empty when there is none.
+        order: The places in an order that respects dependencies; empty when the plan is cyclic.
+        before: For each place the steps that come before it, as a bit set over places.
+        changes: Every file of every step that is not finished; what finished ones did is on disk already.
+    """
 
     def __init__(self, plan: Plan, facts: LintFacts) -> None:
-        self.plan, self.facts = plan, facts
-        self.steps = plan.steps
+        self.plan, self.facts, self.steps = plan, facts, plan.steps
         self.position = {step.id: n for n, step in enumerate(self.steps)}
-
-    @cached_property
-    def cycle(self) -> list[str]:
-        """The ids on a cycle; empty when there is none."""
+        self.cycle: list[str] = []
+        self.order: list[int] = []
+        graph = {step.id: [name for name in step.depends_on if name in self.position] for step in self.steps}
         try:
-            self._sorter.prepare()
+            self.order = [self.position[name] for name in TopologicalSorter(graph).static_order()]
         except CycleError as error:
-            return [str(name) for name in error.args[1]]
-        return []
-
-    @cached_property
-    def _sorter(self) -> TopologicalSorter[str]:
-        return TopologicalSorter({step.id: [d for d in step.depends_on if d in self.position] for step in self.steps})
-
-    @cached_property
-    def order(self) -> list[int]:
-        """The positions in an order that respects dependencies; empty when the plan is cyclic."""
-        if self.cycle:
-            return []
-        ordered: list[int] = []
-        while self._sorter.is_active():
-            ready = self._sorter.get_ready()
-            ordered += [self.position[name] for name in ready]
-            self._sorter.done(*ready)
-        return ordered
-
-    @cached_property
-    def ancestors(self) -> list[int]:
-        """For each step the steps before it, as a bit set over positions."""
-        before = [0] * len(self.steps)
+            self.cycle = [str(name) for name in error.args[1]]
+        self.before = [0] * len(self.steps)
         for n in self.order:
-            for name in self.steps[n].depends_on:
-                if (m := self.position.get(name)) is not None:
-                    before[n] |= before[m] | (1 << m)
-        return before
-
-    @cached_property
-    def writers(self) -> dict[str, list[int]]:
-        """For each path the positions of the open steps that change it, in dependency order."""
-        found: dict[str, list[int]] = {}
-        for n in self.order:
-            for change in self.steps[n].files if self.steps[n].status != "done" else ():
-                if change.op != "read":
-                    found.setdefault(change.path, []).append(n)
-        return found
-
-    @cached_property
-    def makers(self) -> dict[tuple[str, str], int]:
-        """For each (path, op) of creations and deletions the steps that do it, as a bit set."""
-        found: dict[tuple[str, str], int] = {}
-        for n, _, change in self.files():
-            if change.op in {"create", "delete"}:
-                found[change.path, change.op] = found.get((change.path, change.op), 0) | 1 << n
-        return found
-
-    def before(self, n: int, path: str, op: str) -> bool:
-        """Whether a step before `n` does `op`, a creation or deletion, to a path."""
-        made = self.makers.get((path, op))
-        return bool(made and self.ancestors[n] & made)
-
-    def files(self) -> Iterator[tuple[int, PlanStep, FileChange]]:
-        """Every file of every step that is not finished; what finished ones did is on disk already."""
-        return ((n, s, change) for n, s in enumerate(self.steps) if s.status != "done" for change in s.files)
+            for name in graph[self.steps[n].id]:
+                self.before[n] |= self.before[self.position[name]] | 1 << self.position[name]
+        self.changes: list[tuple[int, PlanStep, FileChange]] = [
+            (n, step, change) for n, step in enumerate(self.steps) if step.status != "done" for change in step.files
+        ]
 
 
 def _step_count(survey: _Survey) -> Iterator[Finding]:
@@ -128,10 +101,9 @@ def _step_count(survey: _Survey) -> Iterator[Finding]:
 
 
 def _duplicate_ids(survey: _Survey) -> Iterator[Finding]:
-    if len(survey.position) < len(survey.steps):
-        for name, count in Counter(step.id for step in survey.steps).items():
-            if count > 1:
-                yield Finding(code="duplicate_id", step=name, message=f"{count} steps have the id {name}")
+    for name, count in Counter(step.id for step in survey.steps).items():
+        if count > 1:
+            yield Finding(code="duplicate_id", step=name, message=f"{count} steps have the id {name}")
 
 
 def _dependencies(survey: _Survey) -> Iterator[Finding]:
@@ -146,9 +118,8 @@ def _dependencies(survey: _Survey) -> Iterator[Finding]:
 
 def _cycles(survey: _Survey) -> Iterator[Finding]:
     if len(set(survey.cycle)) > 1:
-        yield Finding(
-            code="cycle", step=survey.cycle[0], message=f"dependencies form a cycle: {' -> '.join(survey.cycle)}"
-        )
+        message = f"dependencies form a cycle: {' -> '.join(survey.cycle)}"
+        yield Finding(code="cycle", step=survey.cycle[0], message=message)
 
 
 def _texts(survey: _Survey) -> Iterator[Finding]:
@@ -180,19 +151,16 @@ def _coverage(survey: _Survey) -> Iterator[Finding]:
     wanted = survey.facts.requirements
     if wanted is None:
         return
-    known = wanted | survey.facts.retired
-    covered = {name for step in survey.steps for name in step.covers}
-    for step in survey.steps:
-        for name in step.covers:
-            if name not in known:
-                message = f"{step.id} covers {name}, which is no requirement"
-                yield Finding(code="unknown_requirement", step=step.id, requirement=name, message=message)
-    for name in sorted(wanted - covered):
+    covered = {name: step.id for step in survey.steps for name in step.covers}
+    for name in sorted(covered.keys() - wanted - survey.facts.retired):
+        message = f"{covered[name]} covers {name}, which is no requirement"
+        yield Finding(code="unknown_requirement", step=covered[name], requirement=name, message=message)
+    for name in sorted(wanted - covered.keys()):
         yield Finding(code="uncovered_requirement", requirement=name, message=f"no step covers {name}")
 
 
 def _paths(survey: _Survey) -> Iterator[Finding]:
-    for _, step, change in survey.files():
+    for _, step, change in survey.changes:
         path = change.path
         if not path or path.startswith(("/", "~")) or "\\" in path or ".." in path.split("/") or path[1:2] == ":":
             message = f"{step.id}: {path!r} is not a POSIX path inside the codebase"
@@ -207,9 +175,14 @@ def _existence(survey: _Survey) -> Iterator[Finding]:
     known = survey.facts.files
     if known is None or survey.cycle:
         return
-    for n, step, change in survey.files():
+    made: dict[str, dict[str, int]] = {"create": defaultdict(int), "delete": defaultdict(int)}  # steps as a bit set
+    for n, _, change in survey.changes:
+        if change.op in made:
+            made[change.op][change.path] |= 1 << n
+    for n, step, change in survey.changes:
         path, exists = change.path, change.path in known
-        created, deleted = survey.before(n, path, "create"), survey.before(n, path, "delete")
+        created = path in made["create"] and survey.before[n] & made["create"][path]
+        deleted = path in made["delete"] and survey.before[n] & made["delete"][path]
         if change.op == "create" and exists and not deleted:
             message = f"{step.id} creates {path}, which exists: edit it"
             yield Finding(code="create_exists", step=step.id, path=path, message=message)
@@ -223,9 +196,14 @@ def _existence(survey: _Survey) -> Iterator[Finding]:
 
 def _write_conflicts(survey: _Survey) -> Iterator[Finding]:
     """In dependency order, all writers of a file are ordered if and only if every neighbouring pair is."""
-    for path, writers in survey.writers.items():
-        for first, second in pairwise(writers):
-            if first != second and not survey.ancestors[second] >> first & 1:
+    place = {n: rank for rank, n in enumerate(survey.order)}
+    writers: dict[str, list[int]] = defaultdict(list)
+    for n, _, change in survey.changes if place else ():
+        if change.op != "read":
+            writers[change.path].append(n)
+    for path, found in writers.items():
+        for first, second in pairwise(sorted(set(found), key=place.__getitem__) if len(found) > 1 else ()):
+            if not survey.before[second] >> first & 1:
                 a, b = survey.steps[first].id, survey.steps[second].id
                 message = f"{a} and {b} both write {path}, and neither comes first: make one depend on the other"
                 yield Finding(code="write_conflict", step=b, path=path, message=message)
@@ -250,16 +228,8 @@ def _cost(survey: _Survey) -> Iterator[Finding]:
 Rule = Callable[[_Survey], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
-    _step_count,
-    _duplicate_ids,
-    _dependencies,
-    _cycles,
-    _texts,
-    _sizes,
-    _coverage,
-    _paths,
-    _existence,
-    _write_conflicts,
-    _models,
-    _cost,
+    *(_step_count, _duplicate_ids, _dependencies, _cycles),
+    *(_texts, _sizes, _coverage),
+    *(_paths, _existence, _write_conflicts),
+    *(_models, _cost),
 )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blueprint_llm.planning.brief import Brief
-    from blueprint_llm.planning.findings import Finding
+    from blueprint_llm.planning.lint import Finding
 
 _ROLE = (
     "You plan software work. Break the goal into concrete steps. Every step has a title, a description, the ids of "
@@ -25,32 +25,28 @@ _FILES = (
 
 
 def plan_messages(brief: Brief, schema: dict[str, Any], *, with_files: bool, show_schema: bool) -> list[dict[str, Any]]:
-    """The request for a plan: the role, then the task."""
+    """Return the request for a plan: the role, then the task."""
     system = _ROLE + (_FILES if with_files else "")
     if show_schema:
         system += f" The object follows this JSON Schema: {json.dumps(schema)}"
-    return [{"role": "system", "content": system}, {"role": "user", "content": _task(brief)}]
-
-
-def _task(brief: Brief) -> str:
     lines = [f"Goal: {brief.goal}"]
     lines += ["Requirements:", *(f"- {name}: {text}" for name, text in brief.requirements.items())]
     lines += ["Constraints:", *(f"- {text}" for text in brief.constraints)] if brief.constraints else []
     if brief.previous:
         done = ", ".join(step.id for step in brief.done) or "none"
         lines.append(f"This revises an earlier plan. Finished steps: {done}. Plan only what is still to be done.")
-    return "\n".join(lines)
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(lines)}]
 
 
 def previous_part(brief: Brief) -> list[ContextPart]:
-    """The plan that is being revised, as a part: it is another answer about the project."""
+    """Return the plan that is being revised as a part: it is another answer about the project."""
     if brief.previous is None:
         return []
     return [ContextPart(kind="memory", source="previous plan", text=brief.previous.to_markdown())]
 
 
 def correction(answer: str, findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """The same model's answer back to it, with what is wrong."""
+    """Return the same model's answer back to it, with what is wrong."""
     lines = [f"- {finding.code}: {finding.message}" for finding in findings]
     text = "\n".join(["That plan cannot be used:", *lines, "Answer with the whole corrected JSON object."])
     return [{"role": "assistant", "content": answer or "(no answer)"}, {"role": "user", "content": text}]

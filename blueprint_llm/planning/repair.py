@@ -15,30 +15,24 @@ if TYPE_CHECKING:
 
 
 def repair(steps: Sequence[PlanStep], ids: Sequence[str], known: frozenset[str]) -> tuple[list[PlanStep], list[str]]:
-    """The steps under `ids`, their dependencies cleared, and a note for every change.
+    """Return the steps under `ids`, their dependencies cleared, and a note for every change.
 
     Args:
         steps: The new steps, as the model wrote them.
         ids: The ids they should have.
         known: Ids of finished steps, which they may depend on.
     """
-    names, notes = _new_names(steps, ids)
+    old = [step.id for step in steps]
+    referred = {name for step in steps for name in step.depends_on}
+    if any(old.count(name) > 1 for name in referred):  # nobody can tell which one is meant: lint has to refuse
+        ids = old
+    names = dict(zip(old, ids, strict=False))
+    notes = [f"renumbered {a} to {b}" for a, b in zip(old, ids, strict=False) if a != b]
+    present = known | set(ids[: len(steps)])
     mended = []
-    for n, step in enumerate(steps):
-        own = ids[n] if names is not None else step.id
-        wanted = [(names or {}).get(name, name) for name in step.depends_on]
-        present = known | (set(ids[: len(steps)]) if names is not None else {other.id for other in steps})
-        kept = [name for name in dict.fromkeys(wanted) if name != own and name in present]
-        notes += [f"{own}: dropped the dependency on {name}" for name in dict.fromkeys(wanted) if name not in kept]
+    for step, own in zip(steps, ids, strict=False):
+        wanted = dict.fromkeys(names.get(name, name) for name in step.depends_on)
+        kept = [name for name in wanted if name != own and name in present]
+        notes += [f"{own}: dropped the dependency on {name}" for name in wanted if name not in kept]
         mended.append(step.model_copy(update={"id": own, "depends_on": kept}))
     return mended, notes
-
-
-def _new_names(steps: Sequence[PlanStep], ids: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """Old id to new; None where a doubled id is referred to, because then nobody can tell which one is meant."""
-    old = [step.id for step in steps]
-    doubled = {name for name in old if old.count(name) > 1}
-    if doubled & {name for step in steps for name in step.depends_on}:
-        return None, []
-    names = dict(zip(old, ids, strict=False))
-    return names, [f"renumbered {a} to {b}" for a, b in zip(old, ids, strict=False) if a != b]

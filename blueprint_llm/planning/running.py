@@ -1,4 +1,4 @@
-"""Carries out an approved plan step by step and stops at the first acceptance criterion that is not met.
+"""Carries out an approved plan: which step is next, what its model is told, and whether it is done.
 
 The approval names the plan's hash, so a plan that changed after it was read is not run. Whether a criterion is met
 is what the model that did the step reports at its end; a report that is missing counts as not met.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.errors import BlueprintError, PlanError
+from blueprint_llm.errors import PlanError
 from blueprint_llm.planning.lint import lint
-from blueprint_llm.planning.steps import Keep, Perform
-from blueprint_llm.types import Plan, PlanStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blueprint_llm.types import Plan, PlanStep
 
 _REPORT = re.compile(r'\{\s*"acceptance"\s*:\s*\[[^\]]*\]\s*\}')
 _ROLE = (
@@ -22,11 +24,20 @@ _ROLE = (
     'and end your last message with one line of JSON, a boolean for each criterion in order: {"acceptance": [true]}'
 )
 
-Walk = Generator[Perform | Keep, Any, Plan]
 
+def run_plan(
+    plan: Plan,
+    approved_hash: str,
+    perform: Callable[[PlanStep, list[dict[str, Any]]], str | None],
+    keep: Callable[[Plan], Any],
+) -> Plan:
+    """Run the unfinished steps in dependency order, up to the first that is not met; return the plan as it is then.
 
-def run_walk(plan: Plan, approved_hash: str) -> Walk:
-    """Runs the unfinished steps in dependency order; the plan that comes back has their statuses.
+    Args:
+        plan: The plan.
+        approved_hash: The hash of the plan that was approved.
+        perform: Carries out a step with the messages given and returns the last answer; None: it failed.
+        keep: Told the plan whenever a status has changed.
 
     Raises:
         PlanError: The approval is for another plan, or the plan's steps have no order.
@@ -38,17 +49,17 @@ def run_walk(plan: Plan, approved_hash: str) -> Walk:
         raise PlanError("the plan cannot be run", findings=[finding.to_dict() for finding in defects])
     while (step := _next(plan)) is not None:
         plan = with_status(plan, step.id, "in_progress")
-        yield Keep(plan=plan)
-        met = yield from _perform(plan, step)
+        keep(plan)
+        met = is_met(step, perform(step, step_messages(plan, step)))
         plan = with_status(plan, step.id, "done" if met else "failed")
-        yield Keep(plan=plan)
+        keep(plan)
         if not met:
             break
     return plan
 
 
 def with_status(plan: Plan, step_id: str, status: str) -> Plan:
-    """The plan with one step's status changed; its hash stays."""
+    """Return the plan with one step's status changed; its hash stays."""
     steps = [step.model_copy(update={"status": status}) if step.id == step_id else step for step in plan.steps]
     return plan.model_copy(update={"steps": steps})
 
@@ -58,15 +69,8 @@ def _next(plan: Plan) -> PlanStep | None:
     return next((step for step in plan.steps if step.id not in done and set(step.depends_on) <= done), None)
 
 
-def _perform(plan: Plan, step: PlanStep) -> Generator[Perform, Any, bool]:
-    try:
-        result = yield Perform(step=step, messages=_messages(plan, step))
-    except BlueprintError:
-        return False
-    return _all_met(str(result.content), len(step.acceptance))
-
-
-def _messages(plan: Plan, step: PlanStep) -> list[dict[str, Any]]:
+def step_messages(plan: Plan, step: PlanStep) -> list[dict[str, Any]]:
+    """Return what the model that carries out a step is told."""
     files = [f"- {change.op} {change.path}" for change in step.files]
     criteria = [f"{n}. {text}" for n, text in enumerate(step.acceptance, 1)]
     task = [f"Plan: {plan.overview}", f"Step {step.id}: {step.title}", step.description]
@@ -74,10 +78,11 @@ def _messages(plan: Plan, step: PlanStep) -> list[dict[str, Any]]:
     return [{"role": "system", "content": _ROLE}, {"role": "user", "content": "\n".join(task)}]
 
 
-def _all_met(text: str, count: int) -> bool:
-    reports = _REPORT.findall(text)
+def is_met(step: PlanStep, answer: str | None) -> bool:
+    """Return True if the last report in an answer says of every criterion that it is met."""
+    reports = _REPORT.findall(answer or "")
     try:
         verdicts = json.loads(reports[-1])["acceptance"] if reports else []
     except ValueError:
         return False
-    return len(verdicts) == count > 0 and all(verdict is True for verdict in verdicts)
+    return len(verdicts) == len(step.acceptance) > 0 and all(verdict is True for verdict in verdicts)

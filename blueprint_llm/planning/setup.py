@@ -2,106 +2,99 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blueprint_llm import models
 from blueprint_llm.config.paths import folder
-from blueprint_llm.context import policy_for
-from blueprint_llm.engine.dispatch import input_window
-from blueprint_llm.engine.steps import Store
+from blueprint_llm.context import ContextPolicy, policy_for
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
 from blueprint_llm.planning.costs import ModelChoice
-from blueprint_llm.planning.summaries import SummaryCache
 from blueprint_llm.redaction import redact
 from blueprint_llm.usage import Payer
+from blueprint_llm.usage.money import NANO
 from blueprint_llm.usage.pricing import Tokens, cost
-from blueprint_llm.usage.stores.ops import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from blueprint_llm.engine.parts import Parts
+    from blueprint_llm.engine.runtime import Runtime
+    from blueprint_llm.planning.summaries import Chat
     from blueprint_llm.routing.targets import Target
     from blueprint_llm.types import Plan, PlanningContext
-    from blueprint_llm.usage.stores.ops import Level
-
-NANO = 10**9
+    from blueprint_llm.usage.stores.records import Level
 
 
-def planning_walk(parts: Parts, context: PlanningContext) -> Generator[Any, Any, Plan]:
+async def make_plan(runtime: Runtime, context: PlanningContext, chat: Chat) -> Plan:
     """Plan with the configured providers, within what is left of the project's budgets. Raises PlanError."""
-    levels = yield from _budgets(parts)
-    tightest = min(levels, key=lambda level: level.charge.limit - level.used, default=None)
+    tightest = await _tightest_budget(runtime)
+    configured = _first_targets(runtime, runtime.table.names)
+    by_model = {target.model: target for target in configured}
+
+    def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
+        card = runtime.price(by_model[model]) if model in by_model else None
+        nano = cost(card, Tokens(prompt=input_tokens, completion=output_tokens)) if card else None
+        return None if nano is None else nano / NANO
+
+    planning = runtime.config.planning
     settings = PlanningSettings(
-        choices=[_choice(target) for target in _first_targets(parts, parts.table.names)],
-        price=_Prices(parts),
+        choices=list(map(_choice, configured)),
+        price=price,
         left_usd=None if tightest is None else max(0, tightest.charge.limit - tightest.used) / NANO,
         budget_blocks=tightest is not None and tightest.charge.on_exceed == "block",
-        max_context_tokens=parts.config.planning.max_context_tokens,
-        summaries=parts.config.planning.summaries,
-        cache=SummaryCache(folder("cache") / "summaries"),
-        progress=lambda files: parts.tell("planning.progress", level="debug", files=files),
+        max_context_tokens=planning.max_context_tokens,
+        summaries=planning.summaries,
+        summary_folder=folder("cache") / "summaries",
+        progress=lambda files: runtime.tell("planning.progress", level="debug", files=files),
     )
-    targets = [_planner(target) for target in _first_targets(parts, _planners(parts))]
-    return (yield from PlanningCoordinator(targets, settings).plan(context))
+    # The planning provider, then the chain; each once.
+    first = [planning.provider] if planning.provider else []
+    chain = runtime.chains.get("planning") or runtime.chains.get("default") or ([] if first else runtime.table.names)
+    targets = list(map(_planner, _first_targets(runtime, list(dict.fromkeys([*first, *chain])))))
+    return await PlanningCoordinator(chat, targets, settings).plan(context)
 
 
-def _budgets(parts: Parts) -> Generator[Any, Any, tuple[Level, ...]]:
-    payer = Payer(call_id="", provider="", model="", project=parts.project, session=parts.session)
-    nothing = parts.ledger.estimate(None, input_tokens=0, output_tokens=0)
-    charges = tuple(charge for charge in parts.ledger.charges(payer, nothing) if charge.kind == "usd")
-    levels: tuple[Level, ...] = (yield Store(op=Standing(charges=charges))) if charges else ()
-    return tuple(level for level in levels if level.charge.window != "call")
+async def _tightest_budget(runtime: Runtime) -> Level | None:
+    payer = Payer(call_id="", provider="", model="", project=runtime.project, session=runtime.session)
+    nothing = runtime.ledger.estimate(None, input_tokens=0, output_tokens=0)
+    charges = [charge for charge in runtime.ledger.charges(payer, nothing) if charge.kind == "usd"]
+    lasting = [charge for charge in charges if charge.window != "call"]
+    levels = await runtime.store.levels(lasting) if lasting else ()
+    return min(levels, key=lambda level: level.charge.limit - level.used, default=None)
 
 
-def _planners(parts: Parts) -> list[str]:
-    """The planning provider, then the chain; each once."""
-    first = [parts.config.planning.provider] if parts.config.planning.provider else []
-    chain = parts.chains.get("planning") or parts.chains.get("default") or ([] if first else parts.table.names)
-    return list(dict.fromkeys([*first, *chain]))
+def _first_targets(runtime: Runtime, names: list[str]) -> list[Target]:
+    return [found[0] for name in names if (found := runtime.table.of_name(name))]
 
 
-def _first_targets(parts: Parts, names: list[str]) -> list[Target]:
-    return [found[0] for name in names if (found := parts.table.of_name(name))]
+def _policy(target: Target) -> ContextPolicy:
+    return policy_for(
+        target.provider,
+        target.model,
+        api_base=target.params.get("api_base"),
+        share_codebase=target.share_codebase,
+        redact=redact,
+    )
+
+
+def _window(target: Target) -> int | None:
+    facts = models.info(target.model)
+    return target.max_context_tokens or (facts.max_input_tokens if facts else None)
 
 
 def _planner(target: Target) -> PlanningTarget:
     facts = models.info(target.model)
     return PlanningTarget(
         provider=target.provider,
-        policy=policy_for(
-            target.provider,
-            target.model,
-            api_base=target.params.get("api_base"),
-            share_codebase=target.share_codebase,
-            redact=redact,
-        ),
-        window_tokens=input_window(target, None),
+        policy=_policy(target),
+        window_tokens=_window(target),
         max_output_tokens=facts.max_output_tokens if facts else None,
     )
 
 
 def _choice(target: Target) -> ModelChoice:
-    policy = policy_for(
-        target.provider, target.model, api_base=target.params.get("api_base"), share_codebase=target.share_codebase
-    )
-    strength = {"local": 0, "opus": 2}.get(target.role or target.provider, 0 if policy.local else 1)
+    policy = _policy(target)
     return ModelChoice(
         name=target.provider,
         model=target.model,
-        strength=strength,
-        max_input_tokens=input_window(target, None),
+        strength={"local": 0, "opus": 2}.get(target.role or target.provider, 0 if policy.local else 1),
+        max_input_tokens=_window(target),
         shares_codebase=policy.shares_codebase,
     )
-
-
-class _Prices:
-    """USD of (model id, input tokens, output tokens); None where no price is known."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._targets = {target.model: target for target in _first_targets(parts, parts.table.names)}
-
-    def __call__(self, model: str, input_tokens: int, output_tokens: int) -> float | None:
-        card = self._parts.price(self._targets[model]) if model in self._targets else None
-        return None if card is None else cost(card, Tokens(prompt=input_tokens, completion=output_tokens)) / NANO

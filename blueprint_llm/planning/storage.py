@@ -38,7 +38,7 @@ class PlanStore:
             revision += 1
 
     def load(self, plan_id: str, revision: int | None = None) -> Plan:
-        """A revision of a plan, by default the newest. Raises PlanError where there is none."""
+        """Return a revision of a plan, by default the newest. Raises PlanError where there is none."""
         revisions = self.revisions(plan_id)
         wanted = revision if revision is not None else max(revisions, default=0)
         if wanted not in revisions:
@@ -46,19 +46,18 @@ class PlanStore:
         return read_plan_file(self.root / plan_id / f"r{wanted}.json")
 
     def revisions(self, plan_id: str) -> list[int]:
-        """The numbers of a plan's saved revisions, in order."""
+        """Return the numbers of a plan's saved revisions, in order."""
         return sorted(int(path.stem[1:]) for path in (self.root / plan_id).glob("r*.json") if path.stem[1:].isdigit())
 
 
 def write_plan(plan: Plan, path: Path, *, replace: bool = True) -> None:
     """Write a plan atomically. Raises FileExistsError where the file exists and `replace` is False."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    temporary = Path(name)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(plan.model_dump_json(indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary = Path(file.name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(plan.model_dump_json(indent=2))
-            file.flush()
-            os.fsync(file.fileno())
         if replace:
             temporary.replace(path)
         else:
@@ -68,7 +67,7 @@ def write_plan(plan: Plan, path: Path, *, replace: bool = True) -> None:
 
 
 def read_plan_file(path: Path) -> Plan:
-    """The plan in a JSON file. Raises PlanError that says what is wrong with the file."""
+    """Return the plan in a JSON file. Raises PlanError that says what is wrong with the file."""
     try:
         return Plan.model_validate(json.loads(path.read_text("utf-8")))
     except OSError as error:
@@ -81,7 +80,7 @@ def read_plan_file(path: Path) -> Plan:
 
 
 def plan_facts(plan: Plan, codebase: Path | None = None) -> LintFacts:
-    """What a saved plan can be checked against: its own requirements and constraints, and a codebase if given."""
+    """Return what a saved plan can be checked against: its own requirements and constraints, and a codebase."""
     requirements = plan.metadata.get("requirements")
     rules = [read_constraint(text) for text in plan.metadata.get("constraints", ())]
     return LintFacts(

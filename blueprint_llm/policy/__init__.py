@@ -1,31 +1,34 @@
-"""Decisions over one call: what a failure means, whether and when to try again, whom to leave alone.
+"""Decisions over one call: what a failure means, whether and when to try again, which target to leave alone.
 
 Everything here is pure: the clock, randomness and state are arguments.
 """
 
-from blueprint_llm.policy.classification import Classified, classify
-from blueprint_llm.policy.per_exception import breaker_rules, retry_rules
-from blueprint_llm.policy.recovery import UNCHANGED, Change, Means, climb
-from blueprint_llm.policy.retry import RetryRatio, RetryRules, backoff_s, retry_after_s
-from blueprint_llm.policy.verdict import Decision, GoOn, Progress, RetryHere, Stop, decide
+from blueprint_llm.policy.classification import Classified, classify, wait_s
+from blueprint_llm.policy.clues import CLUES, LASTING, Clue
+from blueprint_llm.policy.decision import Decision, Fail, NextTarget, Progress, Retry, decide
+from blueprint_llm.policy.recovery import UNCHANGED, Change, RecoveryOptions, recovery_step
+from blueprint_llm.policy.retry import HeldBack, RetryRatio, RetryRules, backoff_s, retry_after_s
 
 __all__ = [
+    "CLUES",
+    "LASTING",
     "UNCHANGED",
     "Change",
     "Classified",
+    "Clue",
     "Decision",
-    "GoOn",
-    "Means",
+    "Fail",
+    "HeldBack",
+    "NextTarget",
     "Progress",
-    "RetryHere",
+    "RecoveryOptions",
+    "Retry",
     "RetryRatio",
     "RetryRules",
-    "Stop",
     "backoff_s",
-    "breaker_rules",
     "classify",
-    "climb",
     "decide",
+    "recovery_step",
     "retry_after_s",
-    "retry_rules",
+    "wait_s",
 ]

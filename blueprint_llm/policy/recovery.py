@@ -1,6 +1,6 @@
-"""The ladder for answers that broke or are not valid: what to change before the same model is asked again.
+"""The recovery ladder: what to change before the same model is asked again after an answer broke or was not valid.
 
-Rungs, each climbed at most as often as it may help: a higher output cap for what was cut by length, a short
+Each step is taken at most as often as it may help: a higher output cap for a call that was cut by length, a short
 machine-made clarification for what was malformed, one request without streaming after streams that broke twice. A
 broken call never enters the history as a tool call.
 """
@@ -8,13 +8,13 @@ broken call never enters the history as a tool call.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blueprint_llm.errors import CallError
 
-CUT_BY_LENGTH = frozenset({"truncated_length"})
 FIRST_CAP = 4096
+_MOST_BREAKS = 2  # streams that break are asked for in one piece after the second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,19 @@ class Change:
     prefix: str = ""
     breaks: int = 0
 
+    def is_reask(self, before: Change) -> bool:
+        """Return True if this step asks again for an invalid answer.
+
+        That is no retry of an outage: it needs no wait, and the retry ratio does not count it.
+        """
+        return (self.notes, self.max_tokens) != (before.notes, before.max_tokens)
+
 
 UNCHANGED = Change()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class RecoveryOptions:
     """What the ladder may use.
 
     Attributes:
@@ -58,31 +65,32 @@ class Means:
     text: str = ""
 
 
-def climb(error: CallError, change: Change, means: Means) -> Change | None:
-    """The next rung for `error`, or None when the same model has nothing more to offer."""
+def recovery_step(error: CallError, change: Change, options: RecoveryOptions) -> Change | None:
+    """Return the next step for `error`, or None when the same model has nothing more to offer."""
     if error.category == "stream_broken":
-        return _after_break(change, means)
-    if error.category != "malformed" or getattr(error, "verdict", None) is None:
+        return _after_break(change, options)
+    verdict: Any = getattr(error, "verdict", None)
+    if error.category != "malformed" or verdict is None:
         return change
-    if error.code in CUT_BY_LENGTH and change.max_tokens is None and (cap := _higher(means)):
+    if error.code == "truncated_length" and change.max_tokens is None and (cap := _higher(options)):
         return replace(change, max_tokens=cap)
-    if len(change.notes) < means.reask and error.verdict.retriable:  # type: ignore[attr-defined] # checked above
-        return replace(change, notes=(*change.notes, error.verdict.clarification()))  # type: ignore[attr-defined]
+    if len(change.notes) < options.reask and verdict.retriable:
+        return replace(change, notes=(*change.notes, verdict.clarification()))
     return None
 
 
-def _after_break(change: Change, means: Means) -> Change | None:
+def _after_break(change: Change, options: RecoveryOptions) -> Change | None:
     """Continue, else a plain retry, then one request without streaming."""
     if not change.streamed:
         return None
     breaks = change.breaks + 1
-    if means.can_continue and means.text.strip():
-        return replace(change, prefix=change.prefix + means.text, breaks=breaks)
-    return replace(change, prefix="", breaks=breaks, streamed=breaks < 2)  # noqa: PLR2004 - the second break
+    if options.can_continue and options.text.strip():
+        return replace(change, prefix=change.prefix + options.text, breaks=breaks)
+    return replace(change, prefix="", breaks=breaks, streamed=breaks < _MOST_BREAKS)
 
 
-def _higher(means: Means) -> int | None:
-    """Twice the cap, as far as the model goes; None where that is no more than before."""
-    before = means.max_tokens or FIRST_CAP
-    cap = min(before * 2, means.most_tokens or before * 2)
+def _higher(options: RecoveryOptions) -> int | None:
+    """Return twice the cap, as far as the model goes; None where that is no more than before."""
+    before = options.max_tokens or FIRST_CAP
+    cap = min(before * 2, options.most_tokens or before * 2)
     return cap if cap > before else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ class RetryRules:
 
     Attributes:
         min_s: What a wait is at least.
-        insist: Try again also where that is not known to help.
     """
 
     max_attempts: int = 3
@@ -31,11 +30,10 @@ class RetryRules:
     jitter: bool = True
     max_retry_after_s: float = 20.0
     min_s: float = 0.0
-    insist: bool = False
 
 
 def backoff_s(rules: RetryRules, *, retry: int, draw: float) -> float:
-    """The wait before the `retry`-th retry (1 is the first), exponential with full jitter.
+    """Return the wait before the `retry`-th retry (1 is the first), exponential with full jitter.
 
     Full jitter as in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
@@ -44,7 +42,7 @@ def backoff_s(rules: RetryRules, *, retry: int, draw: float) -> float:
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
-    """How long the provider asks us to wait: `retry-after-ms`, seconds (int or float) or an HTTP date.
+    """Return the wait that headers ask for: `retry-after-ms`, seconds (int or float) or an HTTP date.
 
     Args:
         headers: Response headers, names in lower case.
@@ -78,14 +76,42 @@ def _until(text: str | None, *, since: float) -> float | None:
     return None if moment is None else max(0.0, moment - since)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """A retry that the ratio did not allow, for the trace and the final error.
+
+    Attributes:
+        retries, calls: What there was within the last `window_s` seconds.
+        ratio: The share of retries that is allowed.
+        floor: How many retries are allowed however few calls there are.
+    """
+
+    retries: int
+    calls: int
+    ratio: float
+    floor: int
+    window_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"a retry was held back: {self.retries} retries beside {self.calls} calls in {self.window_s:g} s, "
+            f"at most {self.ratio:g} of the calls or {self.floor} are allowed (retry.ratio)"
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the record for a trace."""
+        return asdict(self)
+
+
 @dataclass(slots=True)
 class RetryRatio:
     """Retries may be at most `ratio` of recent calls, so that an outage is not multiplied.
 
-    A floor of `floor` retries per `window_s` keeps quiet clients from being starved.
+    A floor of `floor` retries per `window_s` keeps quiet clients from being starved. Re-asks for invalid answers are no
+    retries of an outage and are not asked for here.
     """
 
-    ratio: float
+    ratio: float = 0.2
     floor: int = 10
     window_s: float = 10.0
     _calls: deque[float] = field(default_factory=deque)
@@ -96,14 +122,19 @@ class RetryRatio:
         self._calls.append(now)
         _forget(self._calls, now - self.window_s)
 
-    def allow(self, now: float) -> bool:
-        """Count a retry if there is room for one."""
+    def hold_back(self, now: float) -> HeldBack | None:
+        """Count a retry if there is room for one and return None; else return why it is held back."""
         _forget(self._calls, now - self.window_s)
         _forget(self._retries, now - self.window_s)
-        allowed = len(self._retries) < max(self.floor, self.ratio * len(self._calls))
-        if allowed:
-            self._retries.append(now)
-        return allowed
+        calls, retries = len(self._calls), len(self._retries)
+        if retries >= max(self.floor, self.ratio * calls):
+            return HeldBack(retries=retries, calls=calls, ratio=self.ratio, floor=self.floor, window_s=self.window_s)
+        self._retries.append(now)
+        return None
+
+    def allow(self, now: float) -> bool:
+        """Count a retry if there is room for one, and return True."""
+        return self.hold_back(now) is None
 
 
 def _forget(times: deque[float], before: float) -> None:

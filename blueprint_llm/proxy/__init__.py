@@ -1,7 +1,4 @@
-"""Our policies in a running LiteLLM proxy: `litellm_settings: {callbacks: [blueprint_llm.proxy.hooks]}` in its YAML.
-
-LiteLLM routes, retries, holds the keys and makes the calls; each call that it makes is an attempt of ours.
-"""
+"""Our policies in a running LiteLLM proxy: `litellm_settings: {callbacks: [blueprint_llm.proxy.hooks]}` in its YAML."""
 
 from blueprint_llm.proxy.plugin import Hooks, config_source
 

@@ -26,10 +26,18 @@ class Series:
     values: Sequence[float | None]
 
 
-def bars(labels: Sequence[str], series: Sequence[Series], wording: Callable[[float], str], title: str) -> Html:
-    """Stacked columns."""
+def bars(
+    labels: Sequence[str],
+    series: Sequence[Series],
+    wording: Callable[[float], str],
+    title: str,
+    *,
+    is_count: bool = False,
+) -> Html:
+    """Stacked columns; of a count there are no halves."""
     stacks = list(zip(*(each.values for each in series), strict=True))
     top, ticks = scale(max((sum(filter(None, stack)) for stack in stacks), default=0))
+    ticks = [tick for tick in ticks if not is_count or tick == int(tick)]
     slot = 100 / max(1, len(labels))
     columns = []
     for n, (label, stack) in enumerate(zip(labels, stacks, strict=True)):

@@ -10,19 +10,20 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Self
 
 from blueprint_llm.usage.stores import totals
-from blueprint_llm.usage.stores.ops import ABANDONED
+from blueprint_llm.usage.stores.records import ABANDONED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from blueprint_llm.types import UsageStats
-    from blueprint_llm.usage.stores.ops import AttemptRow
+    from blueprint_llm.usage.stores.records import AttemptRow
 
 Outcome = Literal["answered", "cached", "fallback", "left", "failed"]
 OUTCOMES: tuple[Outcome, ...] = ("answered", "cached", "fallback", "left", "failed")
 
-_DAY_S = 86400
-_FEWEST, _MOST = 14, 62  # columns of a chart; more days than that share columns
+_HOUR_S, _DAY_S = 3600, 86400
+_FEWEST = {_HOUR_S: 24, _DAY_S: 14}  # columns of a chart
+_MOST = 62  # more days than that share columns
 
 _facts = attrgetter(*totals.FACTS)
 
@@ -62,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One day of the charts, or the few days that share a column."""
+    """One hour or day of the charts, or the few days that share a column."""
 
     label: str
     stats: UsageStats
@@ -71,10 +72,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Everything the page shows but the limits. `since` and `until` are Unix seconds."""
+    """Everything the page shows but the limits. `since` and `until` are Unix seconds.
+
+    `unit` is what the charts count by: a single day is shown by its hours.
+    """
 
     since: float
     until: float
+    unit: Literal["hour", "day"]
     stats: UsageStats
     columns: Sequence[Column]
     calls: Sequence[Call]
@@ -89,6 +94,7 @@ class Figures:
         return cls(
             since=begin,
             until=until,
+            unit="hour" if _column_s(begin, until) == _HOUR_S else "day",
             stats=_stats(rows),
             columns=_columns(calls, begin, until),
             calls=calls[::-1],
@@ -118,23 +124,30 @@ def _calls(rows: Sequence[AttemptRow]) -> list[Call]:
     return sorted(grouped, key=lambda call: call.attempts[0].at)
 
 
+def _column_s(since: float, until: float) -> int:
+    return _HOUR_S if until - since < _DAY_S else _DAY_S
+
+
 def _columns(calls: Sequence[Call], since: float, until: float) -> list[Column]:
-    last = int(until // _DAY_S)
-    days = max(_FEWEST, last - int(since // _DAY_S) + 1)
-    width = -(-days // _MOST)
-    first = last + 1 - width * -(-days // width)
-    groups: dict[int, list[Call]] = {day: [] for day in range(first, last + 1, width)}
+    size = _column_s(since, until)
+    last = int(until // size)
+    slots = max(_FEWEST[size], last - int(since // size) + 1)
+    width = -(-slots // _MOST)
+    first = last + 1 - width * -(-slots // width)
+    groups: dict[int, list[Call]] = {slot: [] for slot in range(first, last + 1, width)}
     for call in calls:
-        day = int(call.attempts[0].at // _DAY_S)
-        groups[max(first, day - (day - first) % width)].append(call)
-    return [_column(day, width, group) for day, group in groups.items()]
+        slot = int(call.attempts[0].at // size)
+        groups[max(first, slot - (slot - first) % width)].append(call)
+    return [_column(slot * size, (slot + width - 1) * size, group) for slot, group in groups.items()]
 
 
-def _column(day: int, width: int, calls: Sequence[Call]) -> Column:
-    label = _date(day) if width == 1 else f"{_date(day)} – {_date(day + width - 1)}"
+def _column(begin: float, end: float, calls: Sequence[Call]) -> Column:
+    label = f"{datetime.fromtimestamp(begin, UTC):%H:00}" if begin % _DAY_S or end % _DAY_S else _date(begin)
     rows = [row for call in calls for row in call.attempts]
-    return Column(label=label, stats=_stats(rows), outcomes=_outcomes(calls))
+    return Column(
+        label=label if begin == end else f"{_date(begin)} – {_date(end)}", stats=_stats(rows), outcomes=_outcomes(calls)
+    )
 
 
-def _date(day: int) -> str:
-    return f"{datetime.fromtimestamp(day * _DAY_S, UTC):%-d %b}"
+def _date(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%-d %b}"

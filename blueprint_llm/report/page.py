@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.report.calls import calls_panel
 from blueprint_llm.report.charts import Series, bars, legend, lines
 from blueprint_llm.report.figures import OUTCOMES, Figures
 from blueprint_llm.report.markup import Html, join, tag
-from blueprint_llm.report.wording import count, counted, moment, percent, seconds, spent, usd
+from blueprint_llm.report.wording import count, counted, moment, partly, percent, seconds, spent, usd
 from blueprint_llm.usage import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from blueprint_llm.types import UsageTotals
-    from blueprint_llm.usage.stores.ops import Level
+    from blueprint_llm.usage.stores.records import Level
 
 _STYLE = Path(__file__).with_name("style.css")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing on the page may load anything
+_SCRIPT = Path(__file__).with_name("filter.js").read_text(encoding="utf-8")
+_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+# Nothing on the page may load anything, and no script but ours may run.
+_POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'"
 _COLOURS = 7  # models with a colour of their own; the others share one
 _WARNING = 0.8
 _REACTIONS = {"block": "blocks beyond", "warn": "warns beyond", "degrade": "degrades beyond to "}
@@ -33,9 +38,24 @@ _WORDS = {
 }
 
 
-def render(figures: Figures, levels: Sequence[Level] = (), *, project: str | None = None, note: str = "") -> str:
-    """The whole document; `note` is a remark on what it leaves out."""
-    title = f"Usage of {project}" if project else "Usage"
+def render(
+    figures: Figures,
+    levels: Sequence[Level] = (),
+    *,
+    project: str | None = None,
+    note: str = "",
+    traces: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Return the whole document.
+
+    Args:
+        figures: What was used.
+        levels: How full the limits are.
+        project: The one that `figures` are of; None: all.
+        note: A remark on what the page leaves out.
+        traces: What was kept of calls that did not go smoothly, by call id.
+    """
+    title = f"Usage of {project or 'all projects'}"
     head = join(
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
@@ -43,17 +63,18 @@ def render(figures: Figures, levels: Sequence[Level] = (), *, project: str | Non
         tag("title", title),
         Html(f"<style>{_STYLE.read_text(encoding='utf-8')}</style>"),
     )
-    body = tag("main", _header(title, figures, note), _tiles(figures), _panels(figures, levels))
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    body = tag("main", _header(title, figures, note), _tiles(figures), _panels(figures, levels, traces or {}))
+    script = Html(f"<script>{_SCRIPT}</script>")
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}{script}</body></html>\n'
 
 
-def _panels(figures: Figures, levels: Sequence[Level]) -> Html:
+def _panels(figures: Figures, levels: Sequence[Level], traces: Mapping[str, Mapping[str, Any]]) -> Html:
     return join(
         _cost(figures),
         tag("div", _latency(figures), _outcomes(figures), class_="pair"),
         tag("div", _budgets(levels), _savings(figures), class_="pair"),
         _models(figures),
-        calls_panel(figures.calls),
+        calls_panel(figures.calls, traces),
     )
 
 
@@ -71,7 +92,7 @@ def _tiles(figures: Figures) -> Html:
     failed, fallbacks = figures.outcomes["failed"], figures.outcomes["fallback"]
     return tag(
         "section",
-        _tile("Cost", usd(stats.cost_usd), unpriced),
+        _tile("Cost", partly(stats.cost_usd, stats.unpriced), unpriced),
         _tile("Calls", count(calls), tokens),
         _tile("Failed", count(failed), f"{percent(_share(failed, calls))} of the calls", "bad" if failed else None),
         _tile("Fallbacks", count(fallbacks), f"{percent(_share(fallbacks, calls))} of the calls"),
@@ -102,21 +123,22 @@ def _labels(figures: Figures) -> list[str]:
 
 
 def _cost(figures: Figures) -> Html:
-    """Cost per day, stacked by model; the cheapest share a colour."""
+    """Cost per day or hour, stacked by model; the cheapest share a colour."""
+    title = f"Cost per {figures.unit}"
     costs = sorted(((t.cost_usd, name) for name, t in figures.stats.by_model.items() if t.cost_usd), reverse=True)
     names = [name for _, name in costs]
     shares: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in names[:_COLOURS]]
     if names[_COLOURS:]:
         shares.append((f"{len(names) - _COLOURS} others", tuple(names[_COLOURS:])))
     series = [
-        Series(title, f"c{n}", [_cost_of(column.stats.by_model, members) for column in figures.columns])
-        for n, (title, members) in enumerate(shares)
+        Series(label, f"c{n}", [_cost_of(column.stats.by_model, members) for column in figures.columns])
+        for n, (label, members) in enumerate(shares)
     ]
     if not series:
-        return _panel("Cost per day", _nothing("Nothing that was used had a price."), name="cost")
+        return _panel(title, _nothing("Nothing that was used had a price."), name="cost")
     entries = [(s.colour, s.name, usd(sum(filter(None, s.values)))) for s in series]
-    chart = bars(_labels(figures), series, usd, "Cost per day by model")
-    return _panel("Cost per day", chart, legend(entries), name="cost")
+    chart = bars(_labels(figures), series, usd, f"{title} by model")
+    return _panel(title, chart, legend(entries), name="cost")
 
 
 def _cost_of(models: dict[str, UsageTotals], names: Sequence[str]) -> float:
@@ -131,7 +153,7 @@ def _latency(figures: Figures) -> Html:
         return _panel("Latency", _nothing("No answer came from a provider."), name="latency")
     whole = figures.stats
     entries = [("p50", "p50", seconds(whole.latency_p50_s)), ("p95", "p95", seconds(whole.latency_p95_s))]
-    chart = lines(_labels(figures), [fast, slow], seconds, "Latency per day, p50 and p95")
+    chart = lines(_labels(figures), [fast, slow], seconds, f"Latency per {figures.unit}, p50 and p95")
     return _panel("Latency", chart, legend(entries), name="latency")
 
 
@@ -144,7 +166,7 @@ def _outcomes(figures: Figures) -> Html:
     entries = [(o, _WORDS[o], count(figures.outcomes[o])) for o in present]
     reasons = [tag("li", tag("code", name), " ", count(n)) for name, n in figures.categories.items()]
     failures = tag("ul", tag("li", "Attempts failed of:"), *reasons, class_="reasons") if reasons else None
-    chart = bars(_labels(figures), series, count, "Calls per day by how they ended")
+    chart = bars(_labels(figures), series, count, f"Calls per {figures.unit} by how they ended", is_count=True)
     return _panel("How calls ended", chart, legend(entries), failures, name="outcomes")
 
 
@@ -155,7 +177,7 @@ def _savings(figures: Figures) -> Html:
         return _panel("Cache savings", _nothing("No answer came from the cache."), name="savings")
     rate = percent(_share(figures.outcomes["cached"], stats.calls))
     entries = [("cached", f"{counted(stats.cache_hits, 'answer')}, {rate} of the calls, saved", usd(stats.saved_usd))]
-    chart = bars(_labels(figures), [saved], usd, "Saved by the cache per day") if stats.saved_usd else None
+    chart = bars(_labels(figures), [saved], usd, f"Saved by the cache per {figures.unit}") if stats.saved_usd else None
     return _panel("Cache savings", chart, legend(entries), name="savings")
 
 
@@ -192,6 +214,6 @@ def _models(figures: Figures) -> Html:
 
 
 def _model_row(name: str, t: UsageTotals) -> tuple[str, ...]:
-    cost = f"{usd(t.cost_usd)} + unknown" if t.unpriced and t.cost_usd else usd(None if t.unpriced else t.cost_usd)
+    cost = partly(t.cost_usd, t.unpriced)
     numbers = (count(t.calls), count(t.errors), count(t.prompt_tokens), count(t.completion_tokens))
     return (name, cost, *numbers, seconds(t.latency_p50_s), seconds(t.latency_p95_s))

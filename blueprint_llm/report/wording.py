@@ -16,6 +16,11 @@ def usd(value: float | None) -> str:
     return f"${value:,.{digits}f}"
 
 
+def partly(value: float, unpriced: int) -> str:
+    """A sum of which `unpriced` parts are unknown: `$1.00 + unknown`, `unknown`."""
+    return f"{usd(value)} + unknown" if unpriced and value else usd(None if unpriced else value)
+
+
 def count(value: float) -> str:
     """`1,234`, `12.3k`, `4.5M`."""
     for unit, size, least in (("M", 10**6, 10**6), ("k", 10**3, 10**4)):

@@ -72,15 +72,16 @@ def by_provider(question: Question) -> Choice | None:
 
 
 def _with_model(targets: list[Target], model: str, table: TargetTable) -> list[Target]:
-    """`targets` of one provider with another model, or with the deployments of another group."""
-    target, group = targets[0], table.group(model)
-    if group is None:
-        return [replace(target, model=model, params=_fitting(target.params, target, model))]
-    if group == target.group == model:
+    """`targets` of one provider with another model or group."""
+    (target,) = targets
+    if table.group(model) is None:
+        params = _fitting(target.params, target, model)
+        return [replace(target, model=model, group=None, info={}, home=None, params=params)]
+    if target.group == model:
         return targets
     own = table.own_params(target.provider)
     return [
-        replace(each, provider=target.provider, params={**each.params, **_fitting(own, target, each.model)})
+        replace(each, provider=target.provider, params=_fitting(own, target, each.model))
         for each in table.of_group(model)
     ]
 
@@ -203,7 +204,7 @@ def choose(question: Question) -> Choice:
         raise ConfigError("no routing rule answered")
     if any(map(question.request.params.get, CONNECTION)):
         choice = choice._replace(targets=_connected(choice.targets, question))
-    return choice if question.request.fallback else choice._replace(targets=_first_only(choice), on_failure={})
+    return choice if question.request.fallback else choice._replace(targets=choice.targets[:1], on_failure={})
 
 
 def _connected(targets: list[Target], question: Question) -> list[Target]:
@@ -214,13 +215,6 @@ def _connected(targets: list[Target], question: Question) -> list[Target]:
         return targets
     vendor = litellm_provider(targets[0].model)
     return [question.table.connected(each, own) if litellm_provider(each.model) == vendor else each for each in targets]
-
-
-def _first_only(choice: Choice) -> list[Target]:
-    """The first target, with the other deployments of its group: choosing among them is no fallback."""
-    first = choice.targets[:1]
-    places = {(target.provider, target.group) for target in first}
-    return [target for target in choice.targets if (target.provider, target.group) in places]
 
 
 Screen = Callable[[Target], str | None]

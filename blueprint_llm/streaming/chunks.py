@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.streaming.text import printable
 from blueprint_llm.types import UsageInfo
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class Entry(NamedTuple):
-    """One piece of a tool call as a chunk carries it; empty ids and names are None."""
+    """One piece of a tool call as a chunk carries it; empty ids and names are None.
+
+    Attributes:
+        is_other: It is no function call of the model's for the caller to execute: a custom tool's, or one that the
+            provider's server runs.
+    """
 
     place: int | None
     id: str | None
     name: str | None
     arguments: str
     was_object: bool = False
+    is_other: bool = False
+
+
+_FUNCTION = frozenset({"", "function"})
+_SERVER_TOOL = "srvtoolu_"  # the ids of Anthropic's own tools, which LiteLLM shows as function calls
+
+# What a delta has whether it carries anything or not.
+_ENVELOPE = frozenset({"role", "index", "type", "object", "content_filter_results", "content_filter_offsets"})
 
 
 class Attributes:
@@ -28,12 +44,12 @@ class Attributes:
         self._record = record
 
     def get(self, name: str) -> Any:
-        """The attribute, or None."""
+        """Return the attribute, or None."""
         return getattr(self._record, name, None)
 
 
 def fields(record: Any) -> dict[str, Any] | Attributes:
-    """The fields of a dict or of an object.
+    """Return the fields of a dict or of an object.
 
     LiteLLM's and OpenAI's models keep most of theirs among pydantic's extras, where `getattr` takes up to 1 us.
     """
@@ -46,22 +62,22 @@ def fields(record: Any) -> dict[str, Any] | Attributes:
 
 
 def sequence(value: Any) -> list[Any] | tuple[Any, ...]:
-    """The value if it is a list, else an empty one."""
+    """Return the value if it is a list, else an empty one."""
     return value if isinstance(value, list | tuple) else ()
 
 
 def word(value: Any) -> str | None:
-    """A non-empty string that any encoding can carry, else None."""
+    """Return a non-empty string that any encoding can carry, else None."""
     return printable(value) if isinstance(value, str) and value else None
 
 
 def count(value: Any) -> int:
-    """A number of tokens; 0 for anything else."""
+    """Return a number of tokens; 0 for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def text_of(content: Any) -> str:
-    """The text of a `content`, which may be a list of parts."""
+    """Return the text of a `content`, which may be a list of parts."""
     if isinstance(content, str):
         return content
     parts = (fields(part).get("text") for part in sequence(content))
@@ -69,7 +85,7 @@ def text_of(content: Any) -> str:
 
 
 def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> list[Entry]:
-    """The pieces of tool calls in a delta; in a whole message the place of a call is its index."""
+    """Return the pieces of tool calls in a delta; in a whole message the place of a call is its index."""
     calls = delta.get("tool_calls")
     if calls:
         return [_entry(fields(call), place if is_whole else None) for place, call in enumerate(sequence(calls))]
@@ -81,35 +97,64 @@ def _entry(call: dict[str, Any] | Attributes, place: int | None) -> Entry:
     function = call.get("function")
     said = call if function is None else fields(function)
     index = call.get("index") if place is None else place
-    call_id, name, arguments = call.get("id"), said.get("name"), said.get("arguments")
+    call_id, name, arguments = word(call.get("id")), word(said.get("name")), said.get("arguments")
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
+    kind = call.get("type")
     return Entry(
         index if isinstance(index, int) and not isinstance(index, bool) else None,
-        word(call_id) if call_id else None,
-        word(name) if name else None,
+        call_id,
+        name,
         arguments if isinstance(arguments, str) else _encoded(arguments),
         isinstance(arguments, dict),
+        is_other=(isinstance(kind, str) and kind not in _FUNCTION)
+        or (function is None and call.get("custom") is not None)
+        or (call_id is not None and call_id.startswith(_SERVER_TOOL)),
     )
 
 
 def _encoded(arguments: Any) -> str:
-    """Arguments that came as a value instead of a text; whatever is not an object is rejected like its text."""
+    """Return arguments that came as a value as a text; whatever is not an object is then rejected like its text."""
     try:
         return "" if arguments is None else json.dumps(arguments)
     except (TypeError, ValueError, RecursionError):
         return "?"  # no JSON: rejected at its first character
 
 
-def answers_otherwise(delta: dict[str, Any] | Attributes) -> bool:
-    """Whether a delta carries a refusal or media instead of text; LiteLLM keeps a whole answer's refusal aside."""
+def refusal_in(delta: dict[str, Any] | Attributes) -> bool:
+    """Return True if a delta carries a refusal; LiteLLM keeps a whole answer's aside."""
     aside = delta.get("provider_specific_fields")
-    refusal = delta.get("refusal") or (aside.get("refusal") if isinstance(aside, dict) else None)
-    return bool(refusal or delta.get("audio") or delta.get("images"))
+    return bool(delta.get("refusal") or (aside.get("refusal") if isinstance(aside, dict) else None))
+
+
+def progress(chunk: Any) -> bool:
+    """Return True if a chunk carries anything: text, reasoning, audio, tool arguments, an end, usage.
+
+    By shape, so that a field that does not exist yet counts; keep-alives and empty deltas do not.
+    """
+    said = fields(chunk)
+    choices = sequence(said.get("choices"))
+    return any(map(carries, choices)) or carries(said.get("usage"))
+
+
+def carries(value: Any) -> bool:
+    """Return True if a value holds anything beside an envelope."""
+    match value:
+        case None | str() | int() | float():
+            return bool(value)
+        case list() | tuple():
+            return any(map(carries, value))
+    return any(name not in _ENVELOPE and carries(each) for name, each in _items(value))
+
+
+def _items(record: Any) -> Iterable[tuple[str, Any]]:
+    """Return the fields of a dict or of one of LiteLLM's or OpenAI's objects."""
+    found = fields(record)
+    return found.items() if isinstance(found, dict) else vars(record).items() if hasattr(record, "__dict__") else ()
 
 
 def usage_info(usage: Any) -> UsageInfo | None:
-    """A provider's usage object in our terms; None where it says nothing."""
+    """Return a provider's usage object in our terms; None where it says nothing."""
     if isinstance(usage, UsageInfo) or usage is None:
         return usage
     said = fields(usage)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.streaming.lexemes import MAX_BLANKS
 from blueprint_llm.streaming.machine import JsonMachine, JsonRejected
 from blueprint_llm.streaming.text import Text
+from blueprint_llm.streaming.tokens import MAX_BLANKS
 from blueprint_llm.streaming.whole import Declined, parse_whole
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Document:
             self._finish()
 
     def _begin(self, piece: str) -> None:
-        """Without a machine there was nothing yet, or the value is complete."""
+        """Take a piece without a machine: there was nothing yet, or the value is complete."""
         if self.complete:
             self._trail(piece)
         elif not self._parsed(piece):
@@ -67,7 +67,7 @@ class Document:
             self._finish()
 
     def _parsed(self, piece: str) -> bool:
-        """Whether the piece is a whole, sound document."""
+        """Return True if the piece is a whole, sound document."""
         if piece.rstrip(_BLANKS)[-1:] not in {"}", "]"}:
             return False
         try:
@@ -99,7 +99,7 @@ class Document:
             raise JsonRejected(wrong.code, max(0, len(self.whole) - 1), path=wrong.path, expected=wrong.expected)
 
     def _trail(self, piece: str) -> None:
-        """After the value only blanks may come, and not for ever."""
+        """Take what follows the value: only blanks may, and not for ever."""
         blanks = len(piece) - len(piece.lstrip(_BLANKS))
         offset = len(self.whole) + self._blanks
         self._blanks += blanks

@@ -1,4 +1,4 @@
-"""Weigh what proves that an answer ended, and ended where the model meant it to.
+"""Weigh what proves that an answer ended, and why it ended.
 
 `finish_reason` alone proves little: servers report `tool_calls` for calls that the output limit cut.
 """
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from blueprint_llm.streaming.verdict import EndedBy
+    from blueprint_llm.streaming.verdict import EndedBy, Why
 
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
-_FILTERED = frozenset(
+_REFUSED = frozenset(
     {
         *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "refusal"),
         *("guardrail_intervened", "sensitive", "spii", "language", "error_toxic", "escalation"),
+        *("image_safety", "image_prohibited_content", "image_recitation"),
     }
 )
 # The answer was given up: by the server, or because what the model wrote was no call.
@@ -48,50 +49,58 @@ class Ending:
     Attributes:
         ended_by: What proves that the stream ended at all.
         finish_reason: The provider's word.
+        refusal: The answer is a refusal and nothing else.
         used_up: The answer has as many tokens as it may have.
     """
 
     ended_by: EndedBy
     finish_reason: str | None = None
+    refusal: bool = False
     used_up: bool = False
 
     @property
-    def says_cut(self) -> bool:
-        """Whether the output limit cut the answer."""
-        return self.used_up or says_cut(self.finish_reason)
+    def why(self) -> Why:
+        """Why the answer ended. A provider that says that it refused needs no other proof."""
+        if self.refusal or says_refused(self.finish_reason):
+            return "refused"
+        if self.ended_by != "terminal":
+            return "broken"
+        return "cut" if says_cut(self.finish_reason) else "done"
 
     @property
     def says_called(self) -> bool:
-        """Whether the finish reason announces tool calls."""
+        """True if the finish reason announces tool calls."""
         return (self.finish_reason or "").lower() in _CALLED
 
     @property
     def truncation(self) -> str | None:
         """Why the answer may lack its end; None when nothing says so."""
-        if self.ended_by != "terminal":
-            return "missing_finish"
-        if (self.finish_reason or "").lower() in _FILTERED:
-            return "content_filter"
-        return "truncated_length" if self.says_cut else None
+        code = {"refused": "content_filter", "broken": "missing_finish", "cut": "truncated_length"}.get(self.why)
+        return "truncated_length" if code is None and self.used_up else code
 
 
 def says_cut(reason: str | None) -> bool:
-    """Whether a finish reason says that a limit cut the answer."""
+    """Return True if a finish reason says that a limit cut the answer."""
     return (reason or "").lower() in _CUT
 
 
+def says_refused(reason: str | None) -> bool:
+    """Return True if a finish reason says that the model or its provider refused."""
+    return (reason or "").lower() in _REFUSED
+
+
 def broke_off(reason: str | None) -> bool:
-    """Whether a finish reason says that the answer was given up."""
+    """Return True if a finish reason says that the answer was given up."""
     return (reason or "").lower() in _BROKEN
 
 
 def is_lost(reason: str | None) -> bool:
-    """Whether LiteLLM writes "stop" though the answer was given up, or cut by a limit it does not know."""
+    """Return True if LiteLLM writes "stop" though the answer was given up, or cut by a limit it does not know."""
     return broke_off(reason) or (says_cut(reason) and reason not in {"length", "max_tokens"})
 
 
 def leaks_call(text: str, names: Iterable[str]) -> bool:
-    """Whether a text looks like a tool call that the server's parser missed. Such calls are never parsed."""
+    """Return True if a text looks like a tool call that the server's parser missed. Such calls are never parsed."""
     if any(map(text.__contains__, _MARKS)) or _IS_CALL(text):
         return True
     any_name = "|".join(map(re.escape, names))

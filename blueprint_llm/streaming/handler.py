@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.streaming.choice import Choice, Event, Rules
 from blueprint_llm.streaming.chunks import count, fields, sequence, usage_info, word
 from blueprint_llm.streaming.document import Document
-from blueprint_llm.streaming.ending import Ending
-from blueprint_llm.streaming.schema_check import compile_schema, tool_schemas
+from blueprint_llm.streaming.offered import Tools
+from blueprint_llm.streaming.schema_check import compile_schema
 from blueprint_llm.streaming.verdict import EndedBy, StreamVerdict, Verdict, worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from blueprint_llm.types import UsageInfo
-
 MAX_CHOICES = 128
 
 
 class StreamingHandler:
-    """Checks one answer, delta by delta. A whole answer is checked the same way: it is one chunk.
+    """Check one answer, delta by delta. A whole answer is checked the same way: it is one chunk.
 
     Args:
-        tools: The tools that were offered, as `Tool` records or OpenAI dicts; with none, calls of any name and shape
-            pass as long as they are sound JSON.
+        tools: The tools that were offered, as `Tool` records or dicts; with none, calls of any name and shape pass as
+            long as they are sound JSON. Calls of tools that are no functions are passed on unread.
         response_format: As in the request; with `json_schema` or `json_object` the text is checked as it streams.
         max_tokens: The cap on the answer's tokens.
 
@@ -35,9 +34,7 @@ class StreamingHandler:
     """
 
     def __init__(self, tools: Iterable[Any] = (), response_format: Any = None, max_tokens: int | None = None) -> None:
-        self._rules = Rules(
-            declared=tool_schemas(tools or ()), max_tokens=max_tokens, document=_document_of(response_format)
-        )
+        self._rules = Rules(tools=Tools.of(tools or ()), max_tokens=max_tokens, document=_document_of(response_format))
         self._choices: dict[int, Choice] = {}
         self._verdicts: list[Verdict] = []
         self._usage: Any = None
@@ -45,7 +42,7 @@ class StreamingHandler:
         self._closed: StreamVerdict | None = None
 
     def feed(self, chunk: Any) -> list[Event]:
-        """Take a chunk; what may be shown, and what was found wrong. Never raises on model output.
+        """Take a chunk and return what may be shown, and what was found wrong. Never raises on model output.
 
         Tool calls never come out here: `PartialToolCall` is for display only, and only the first choice has them.
         """
@@ -70,7 +67,7 @@ class StreamingHandler:
         return self._choices[number]
 
     def _oddities(self, chunk: Any) -> list[Event]:
-        """What is wrong with a chunk that brought nothing."""
+        """Return what is wrong with a chunk that brought nothing."""
         error = chunk.get("error") if isinstance(chunk, dict) else None
         is_chunk = isinstance(chunk, dict) or hasattr(chunk, "choices")
         code = "error_object" if error else None if is_chunk else "bad_chunk"
@@ -81,7 +78,7 @@ class StreamingHandler:
         return [verdict]
 
     def close(self, usage: Any = ..., ended_by: EndedBy | None = None) -> StreamVerdict:
-        """The verdict on the whole answer, with its tool calls; asked again, the same.
+        """Return the verdict on the whole answer, with its tool calls; asked again, the same.
 
         Args:
             usage: The provider's usage object or a UsageInfo; None says that it sent none. Without it, what the
@@ -90,37 +87,26 @@ class StreamingHandler:
         """
         if self._closed is None:
             found = usage_info(self._usage if usage is ... else usage)
-            choices = [self._choices[number] for number in sorted(self._choices)] or [Choice(0, self._rules)]
-            closed = [each.close(self._ending(each, found, ended_by), found, self._answer_id) for each in choices]
+            choices = [self._choices[number] for number in sorted(self._choices)]
+            if not choices:  # not even an empty answer: whatever ended it, no answer did
+                choices, ended_by = [Choice(0, self._rules)], "none"
+            alone = len(choices) == 1
+            closed = [each.close(found, ended_by, self._answer_id, alone=alone) for each in choices]
             self._closed = self._joined(closed)
         return self._closed
 
-    def _ending(self, choice: Choice, usage: UsageInfo | None, ended_by: EndedBy | None) -> Ending:
-        used = usage.completion_tokens if usage is not None and len(self._choices) == 1 else 0
-        cap = self._rules.max_tokens
-        if choice.broke_off:
-            ended_by = "none"
-        return Ending(
-            ended_by=ended_by or ("terminal" if choice.finish_reason else "none"),
-            finish_reason=choice.finish_reason,
-            used_up=cap is not None and used >= cap > 0,
-        )
-
     def _joined(self, closed: list[StreamVerdict]) -> StreamVerdict:
-        """The first answer, under the worst status of all."""
+        """Return the first answer, under the worst status of all."""
         first = closed[0]
         if len(closed) == 1 and not self._verdicts:
             return first
         verdicts = (*self._verdicts, *(verdict for each in closed for verdict in each.verdicts))
         status = worst(verdicts)
-        return StreamVerdict(
+        return replace(
+            first,
             status=status,
             verdicts=verdicts,
             tool_calls=first.tool_calls if status in {"ok", "suspect"} else (),
-            text=first.text,
-            finish_reason=first.finish_reason,
-            ended_by=first.ended_by,
-            usage=first.usage,
             choices=tuple(closed) if len(closed) > 1 else (),
         )
 
@@ -134,14 +120,14 @@ def validate_message(
     response_format: Any = None,
     max_tokens: int | None = None,
 ) -> StreamVerdict:
-    """The verdict on a whole assistant message in OpenAI's shape. Without a finish reason it counts as ended."""
+    """Return the verdict on a whole assistant message in OpenAI's shape. Without a finish reason it counts as ended."""
     handler = StreamingHandler(tools, response_format, max_tokens)
     handler.feed({"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]})
     return handler.close(usage=usage, ended_by="terminal")
 
 
 def _document_of(response_format: Any) -> Any:
-    """A maker of Documents for a structured answer; None for prose. Raises InvalidRequestError."""
+    """Return a maker of Documents for a structured answer; None for prose. Raises InvalidRequestError."""
     if response_format is None:
         return None
     if hasattr(response_format, "model_json_schema"):

@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from blueprint_llm.streaming.lexemes import (
+from blueprint_llm.streaming.tokens import (
     AFTER_NUMBER,
     INFINITE,
     MAX_BLANKS,
@@ -53,7 +53,7 @@ Action = Callable[["JsonMachine", str, int], int]
 
 
 class State(dict[str, Action]):
-    """What each next character does; `otherwise` is the error for all the others."""
+    """The actions of the next character; `otherwise` is the error for all others."""
 
     def __init__(self, otherwise: str, actions: dict[str, Action]) -> None:
         super().__init__(actions)
@@ -65,7 +65,7 @@ def _begins_one(text: str, allowed: Sequence[str]) -> bool:
 
 
 class JsonMachine:
-    """Checks one JSON object while it is written.
+    """Check one JSON object while it is written.
 
     Beyond the grammar it turns down what parsers disagree about or what would harm: repeated keys, lone surrogates,
     numbers that overflow a float or have more than 400 characters, nesting over 128, more than 256 blanks in a row
@@ -101,7 +101,7 @@ class JsonMachine:
         self._expect = self._VALUE if any_root else self._ROOT
         self._schema, self._limit = schema, max_chars
         self._token: Action | None = None  # set inside a string
-        self._plain = False  # inside a string whose text nobody asks about
+        self._plain = False  # inside a string whose content no rule depends on
         self._carry = ""
         self._start = 0  # the offset of the next character, or of the carried text
         self._held: list[str] = []  # what is known of a key, or of a string with listed values
@@ -114,12 +114,12 @@ class JsonMachine:
 
     @property
     def complete(self) -> bool:
-        """Whether the document is whole."""
+        """True if the document is whole."""
         return self._expect is self._DONE
 
     @property
     def started(self) -> bool:
-        """Whether anything was fed."""
+        """True if anything was fed."""
         return bool(self._start or self._carry)
 
     def feed(self, text: str) -> None:
@@ -167,7 +167,7 @@ class JsonMachine:
         self._start += end - len(self._carry)
 
     def _passes_whole(self, text: str) -> bool:
-        """Whether the text is all of a sound document, by the C parser; no schema can follow that one."""
+        """Return True if the C parser finds the text a whole, sound document; no schema can follow that one."""
         if self._schema is not None or len(text) > self._limit:
             return False
         try:
@@ -261,7 +261,7 @@ class JsonMachine:
         return self._text(text, pos + 1)
 
     def _text(self, text: str, pos: int) -> int:
-        """Pass over the text of a string that nobody asks about."""
+        """Pass over the text of a string whose content no rule depends on."""
         end = body(text, pos).end()
         self._plain = end == len(text)
         if self._plain:

@@ -55,7 +55,7 @@ class Node:
         return self.kinds - {"number"} | {"integer"} if self.integer and "number" in self.kinds else self.kinds
 
     def admits(self, value: Any) -> bool:
-        """Whether a string, number, boolean or null may be this node's value."""
+        """Return True if a string, number, boolean or null may be this node's value."""
         if self.integer and isinstance(value, float) and not value.is_integer():
             return False
         return not self.listed or all(any(_same(value, each) for each in values) for values in self.listed)
@@ -80,7 +80,7 @@ class SchemaIndex:
         self.roots = self._nodes((schema,))
 
     def member(self, node: Node, name: str) -> tuple[Node, ...]:
-        """What the value of key `name` may be."""
+        """Return what the value of key `name` may be."""
         found = node.children.get(name)
         if found is not None:
             return found
@@ -92,7 +92,7 @@ class SchemaIndex:
         return found
 
     def item(self, node: Node, index: int) -> tuple[Node, ...]:
-        """What the item at `index` may be."""
+        """Return what the item at `index` may be."""
         place = min(index, node.prefix)
         found = node.children.get(place)
         if found is None:
@@ -108,7 +108,7 @@ class SchemaIndex:
         return (ANY,) if branches is None else tuple(_node(branch) for branch in branches)
 
     def _branches(self, schema: Any, depth: int) -> list[Schemas]:
-        """The alternatives of `schema`, each a conjunction of keyword sets."""
+        """Return the alternatives of `schema`, each a conjunction of keyword sets."""
         if schema is False:
             return []
         self._spent += 1
@@ -132,7 +132,7 @@ class SchemaIndex:
         return groups
 
     def _target(self, reference: Any) -> Any:
-        """The schema that a local reference points to; True for any other."""
+        """Return the schema that a local reference points to; True for any other."""
         if not is_pointer(reference) or self._has_ids:
             return True
         try:
@@ -142,18 +142,18 @@ class SchemaIndex:
 
 
 def is_pointer(reference: Any) -> bool:
-    """Whether a `$ref` is a JSON pointer into its own document."""
+    """Return True if a `$ref` is a JSON pointer into its own document."""
     return isinstance(reference, str) and (reference == "#" or reference.startswith("#/"))
 
 
 def find(root: Any, pointer: str) -> Any:
-    """What a pointer (`#/$defs/x`) points to. Raises LookupError."""
+    """Return what a pointer (`#/$defs/x`) points to. Raises LookupError."""
     steps = unquote(pointer[1:]).split("/")[1:]
     return functools.reduce(step_into, (step.replace("~1", "/").replace("~0", "~") for step in steps), root)
 
 
 def step_into(place: Any, step: str | int) -> Any:
-    """The member or item of a container. Raises LookupError."""
+    """Return the member or item of a container. Raises LookupError."""
     try:
         return place[int(step) if isinstance(place, list) else step]
     except (TypeError, ValueError):
@@ -161,7 +161,7 @@ def step_into(place: Any, step: str | int) -> Any:
 
 
 def has_inner_id(schema: Any) -> bool:
-    """Whether some part of the schema is a resource of its own, which changes what `#` means in it."""
+    """Return True if some part of the schema is a resource of its own, which changes what `#` means in it."""
     stack = list(schema.values()) if isinstance(schema, dict) else []
     while stack:
         each = stack.pop()
@@ -175,7 +175,7 @@ def has_inner_id(schema: Any) -> bool:
 
 
 def _product(groups: list[list[Schemas]]) -> list[Schemas] | None:
-    """Every choice of one branch per group; None when there are too many."""
+    """Return every choice of one branch per group; None when there are too many."""
     size = 1
     for group in groups:
         size *= len(group)
@@ -266,5 +266,5 @@ def _kind(value: Any) -> str:
 
 
 def _same(value: Any, listed: Any) -> bool:
-    """Whether two plain values are equal in JSON Schema's sense, where true is not 1."""
+    """Return True if two plain values are equal in JSON Schema's sense, where true is not 1."""
     return _kind(value) == _kind(listed) and bool(value == listed)

@@ -1,7 +1,6 @@
-"""Compile a JSON Schema once: for decisions in mid-stream, and for the last word by a full validator.
+"""The one path to a schema check: compile a JSON Schema once, decide in mid-stream, and have the last word.
 
-The validator is jsonschema-rs where it is installed, else jsonschema. A reference to another document is never
-fetched: it is dropped, so it forbids nothing.
+The validator is jsonschema-rs where it is installed, else jsonschema, made to agree with it.
 """
 
 from __future__ import annotations
@@ -9,20 +8,18 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from blueprint_llm.errors import InvalidRequestError
-from blueprint_llm.streaming.lexemes import escaped
-from blueprint_llm.streaming.nodes import SchemaIndex, find, has_inner_id, is_pointer, step_into
+from blueprint_llm.streaming.dialect import for_python, for_validators, read_schema
+from blueprint_llm.streaming.nodes import SchemaIndex, step_into
 from blueprint_llm.streaming.schema_machine import SchemaMachine
+from blueprint_llm.streaming.tokens import escaped
 
-_DRAFTS = {"2020-12": "Draft202012", "2019-09": "Draft201909", "draft-07": "Draft7", "draft-06": "Draft6"}
-_DRAFTS["draft-04"] = "Draft4"
-_DEFAULT_DRAFTS = ("Draft202012", "Draft7", "Draft4")  # the first that a schema without `$schema` is valid under
 _YOUNG = {"Draft202012": (), "Draft4": ("prefixItems", "const")}  # words that a draft does not know yet
-_PLAIN_VALUES = frozenset({"const", "enum", "default", "examples"})  # hold instances, not schemas
 _CODES = {"additionalProperties": "schema_unknown_property", "const": "schema_enum"}
 _EXPECTED_CHARS = 120
 
@@ -35,36 +32,36 @@ class Mismatch:
     path: str
     expected: str
 
+    def __str__(self) -> str:
+        return f"{self.code} at {self.path or 'the top'}, expected {self.expected}"
+
 
 Validate = Callable[[Any], Mismatch | None]
 
 
 class CompiledSchema:
-    """One schema, ready for any number of answers."""
+    """One schema, ready for any number of answers and calls. Raises InvalidRequestError if it is no JSON Schema."""
 
     def __init__(self, schema: Any) -> None:
-        self._schema = _without_remote(schema)
-        self._draft = _draft_of(self._schema)
-        _require_targets(self._schema)
+        self._schema, self._draft = read_schema(schema)
         self._index = SchemaIndex(
             self._schema,
             lone_refs=self._draft in {"Draft4", "Draft6", "Draft7"},
             unread=frozenset(_YOUNG.get(self._draft, ("prefixItems",))),
         )
-        self._validate: Validate | None = None
 
     def machine(self) -> SchemaMachine:
-        """Decides in mid-stream."""
+        """Return a decider for one value in mid-stream."""
         return SchemaMachine(self._index)
 
+    @functools.cached_property
+    def _validate(self) -> Validate:
+        return _validator(for_validators(self._schema, self._draft), self._draft)
+
     def mismatch(self, value: Any) -> Mismatch | None:
-        """The first thing wrong with a whole value."""
-        if self._validate is None:
-            self._validate = _validator(self._schema, self._draft)
+        """Return the first thing wrong with a whole value of plain JSON; None where it satisfies the schema."""
         try:
             return self._validate(value)
-        except OverflowError:  # an integer that no float holds, under `multipleOf: 0.1`
-            return Mismatch(code="number_overflow", path="", expected="a smaller number")
         except BaseException as error:
             if not isinstance(error, RecursionError) and type(error).__name__ != "PanicException":
                 raise  # a panic is how the Rust part of jsonschema answers a RecursionError
@@ -72,7 +69,7 @@ class CompiledSchema:
 
 
 def compile_schema(schema: Any) -> CompiledSchema:
-    """`schema`, compiled once however often it is used. Raises InvalidRequestError if it is no JSON Schema."""
+    """Return `schema`, compiled once however often it is used. Raises InvalidRequestError if it is no JSON Schema."""
     try:
         return _compiled(json.dumps(schema, sort_keys=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -84,79 +81,6 @@ def compile_schema(schema: Any) -> CompiledSchema:
 @functools.lru_cache(maxsize=256)
 def _compiled(text: str) -> CompiledSchema:
     return CompiledSchema(json.loads(text))
-
-
-def tool_schemas(tools: Iterable[Any]) -> dict[str, Any]:
-    """The parameter schemas by tool name, of Tool records or OpenAI dicts."""
-    return dict(_name_and_schema(tool) for tool in tools)
-
-
-def check_tools(tools: Iterable[Any]) -> None:
-    """Raise InvalidRequestError for a tool whose parameters are not a valid JSON Schema."""
-    for name, schema in map(_name_and_schema, tools):
-        try:
-            compile_schema(schema)
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"tool {name!r}: {error}") from None
-
-
-def _name_and_schema(tool: Any) -> tuple[str, Any]:
-    record = tool if isinstance(tool, Mapping) else {"name": tool.name, "parameters": tool.parameters}
-    function = record.get("function", record)
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InvalidRequestError("a tool needs a name")
-    return function["name"], function.get("parameters") or {}
-
-
-def _without_remote(schema: Any) -> Any:
-    """A copy without references to other documents."""
-    if isinstance(schema, list):
-        return [_without_remote(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        word: value if word in _PLAIN_VALUES else _without_remote(value)
-        for word, value in schema.items()
-        if not (word == "$ref" and isinstance(value, str) and not value.startswith("#"))
-    }
-
-
-def _draft_of(schema: Any) -> str:
-    """The draft that a schema says it follows, else the first that it is valid under. Raises InvalidRequestError."""
-    import jsonschema  # noqa: PLC0415 - heavy: only requests with schemas pay for it
-
-    declared = schema.get("$schema") if isinstance(schema, dict) else None
-    named = [draft for part, draft in _DRAFTS.items() if isinstance(declared, str) and part in declared]
-    problems = []
-    for draft in named or _DEFAULT_DRAFTS:
-        try:
-            getattr(jsonschema, f"{draft}Validator").check_schema(schema)
-        except jsonschema.SchemaError as error:
-            problems.append(f"{error.json_path}: {error.message[:_EXPECTED_CHARS]}")
-        else:
-            return draft
-    raise InvalidRequestError(f"not a valid JSON Schema: {problems[0]}")
-
-
-def _require_targets(schema: Any) -> None:
-    """Raise InvalidRequestError for a local reference to nothing."""
-    for reference in () if has_inner_id(schema) else _references(schema):
-        try:
-            find(schema, reference)
-        except LookupError:
-            raise InvalidRequestError(f"not a valid JSON Schema: {reference!r} points to nothing") from None
-
-
-def _references(schema: Any) -> Iterable[str]:
-    stack = [schema]
-    while stack:
-        each = stack.pop()
-        if isinstance(each, dict):
-            if is_pointer(each.get("$ref")):
-                yield each["$ref"]
-            stack += [value for word, value in each.items() if word not in _PLAIN_VALUES]
-        elif isinstance(each, list):
-            stack += each
 
 
 def _validator(schema: Any, draft: str) -> Validate:
@@ -174,8 +98,10 @@ def _validator(schema: Any, draft: str) -> Validate:
     def validate(value: Any) -> Mismatch | None:
         if validator.is_valid(value):
             return None
-        error = next(iter(validator.iter_errors(value)))
-        return _mismatch(error.instance_path, error.schema_path[-1], _rule(plain, error.schema_path))
+        return _first(
+            (error.instance_path, str(error.schema_path[-1]), _rule(plain, error.schema_path))
+            for error in validator.iter_errors(value)
+        )
 
     return validate
 
@@ -184,14 +110,23 @@ def _python_validator(schema: Any, draft: str) -> Validate:
     import jsonschema  # noqa: PLC0415 - heavy
     import referencing  # noqa: PLC0415 - heavy
 
-    validator = getattr(jsonschema, f"{draft}Validator")(schema, registry=referencing.Registry())
+    def multiple_of(validator: Any, factor: Any, value: Any, _schema: Any) -> Iterator[Any]:
+        """19.99 is a multiple of 0.01: numbers are what their digits say, not what their bits do."""
+        if validator.is_type(value, "number") and (Fraction(str(value)) / Fraction(str(factor))).denominator != 1:
+            yield jsonschema.ValidationError("not a multiple")
+
+    extend: Any = jsonschema.validators.extend
+    cls = extend(getattr(jsonschema, f"{draft}Validator"), {"multipleOf": multiple_of})
+    validator = cls(for_python(schema), registry=referencing.Registry())
 
     def validate(value: Any) -> Mismatch | None:
         try:
-            error = next(iter(validator.iter_errors(value)), None)
-        except (re.error, referencing.exceptions.Unresolvable, TypeError, AttributeError):
+            return _first(
+                (error.absolute_path, str(error.validator), error.validator_value)
+                for error in validator.iter_errors(value)
+            )
+        except (referencing.exceptions.Unresolvable, TypeError, AttributeError):
             return None  # what the validator cannot read (a part of another draft behind a reference) forbids nothing
-        return error and _mismatch(error.absolute_path, str(error.validator), error.validator_value)
 
     return validate
 
@@ -203,11 +138,16 @@ def _rule(schema: Any, path: list[str | int]) -> Any:
         return None
 
 
-def _mismatch(path: Iterable[str | int], keyword: str, rule: Any) -> Mismatch:
-    snake = re.sub("[A-Z]", lambda found: "_" + found[0].lower(), str(keyword))
+def _first(errors: Iterable[tuple[Iterable[str | int], str, Any]]) -> Mismatch | None:
+    """Return the first of a value's errors: that of the first place, and there of the first keyword."""
+    found = [(tuple(map(escaped, path)), keyword, rule) for path, keyword, rule in errors]
+    if not found:
+        return None
+    path, keyword, rule = min(found, key=lambda each: each[:2])
+    snake = re.sub("[A-Z]", lambda upper: "_" + upper[0].lower(), keyword)
     said = rule if isinstance(rule, str) else json.dumps(rule, default=str)
     return Mismatch(
-        code=_CODES.get(str(keyword), f"schema_{snake}"),
-        path="".join(map(escaped, path)),
+        code=_CODES.get(keyword, f"schema_{snake}"),
+        path="".join(path),
         expected=said[:_EXPECTED_CHARS] if keyword == "type" else f"{keyword} {said[:_EXPECTED_CHARS]}",
     )

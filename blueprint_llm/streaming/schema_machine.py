@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from blueprint_llm.streaming.lexemes import listed
 from blueprint_llm.streaming.nodes import ANY, Node, SchemaIndex
+from blueprint_llm.streaming.tokens import listed
 
 MAX_THREADS = 64
 
@@ -17,7 +17,7 @@ Thread = tuple[Node, Any]
 
 
 class SchemaMachine:
-    """Decides wrong types, unknown keys, unlisted values and missing keys as soon as they are certain.
+    """Decide wrong types, unknown keys, unlisted values and missing keys as soon as they are certain.
 
     `begin`, `scalar` and `end` answer whether a valid document is still possible; if not, `code` and `expected` say
     why. Schemas whose alternatives multiply beyond reason are no longer followed.
@@ -32,7 +32,7 @@ class SchemaMachine:
         self.code = self.expected = ""
 
     def begin(self, kind: str) -> bool:
-        """A value of `kind` begins."""
+        """Begin a value of `kind`."""
         now = self._now
         if len(now) != 1 or kind not in now[0][0].kinds:
             now = [thread for thread in now if kind in thread[0].kinds]
@@ -44,21 +44,21 @@ class SchemaMachine:
         return True
 
     def key(self, name: str) -> None:
-        """The value of key `name` comes next."""
+        """Go to the value of key `name`."""
         member = self._index.member
         self._now = [(node, up) for up in self._frames[-1] for node in member(up[0], name)]
         if len(self._now) > MAX_THREADS:
             self._give_up()
 
     def item(self, place: int) -> None:
-        """The item at `place` comes next."""
+        """Go to the item at `place`."""
         item = self._index.item
         self._now = [(node, up) for up in self._frames[-1] for node in item(up[0], place)]
         if len(self._now) > MAX_THREADS:
             self._give_up()
 
     def scalar(self, value: Any) -> bool:
-        """The value at hand is this string, number, boolean or null."""
+        """Take the value at hand: a string, number, boolean or null."""
         now = self._now
         if len(now) == 1 and (now[0][0].is_free or now[0][0].admits(value)):
             return True
@@ -71,7 +71,7 @@ class SchemaMachine:
         return True
 
     def end(self, keys: set[str] | None) -> bool:
-        """The innermost container ends; `keys` are an object's."""
+        """End the innermost container; `keys` are an object's."""
         now = self._frames.pop()
         kept = now if keys is None else [thread for thread in now if thread[0].required <= keys]
         if not kept:
@@ -81,12 +81,12 @@ class SchemaMachine:
         return True
 
     def allowed_keys(self) -> tuple[str, ...] | None:
-        """The only keys that the innermost object may have, sorted; None: any."""
+        """Return the only keys that the innermost object may have, sorted; None: any."""
         threads = self._frames[-1]
         return threads[0][0].closed if len(threads) == 1 else _union([thread[0].closed for thread in threads])
 
     def allowed_texts(self) -> tuple[str, ...] | None:
-        """The only strings that the value at hand may be, sorted; None: any."""
+        """Return the only strings that the value at hand may be, sorted; None: any."""
         now = self._now
         return now[0][0].texts if len(now) == 1 else _union([thread[0].texts for thread in now])
 
@@ -96,7 +96,7 @@ class SchemaMachine:
         self._now = [blind]
 
     def _keep(self, threads: list[Thread]) -> None:
-        """Only `threads` are still possible, and of the container's only those that they serve."""
+        """Keep only `threads`, and of the container's only those that they serve."""
         self._now = threads
         if self._frames and len(self._frames[-1]) > 1:
             self._frames[-1] = list({id(up): up for _, up in threads}.values())

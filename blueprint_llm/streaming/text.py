@@ -21,7 +21,7 @@ class Text:
         self._half = ""  # the first half of a pair whose second has not come
 
     def join(self, piece: str) -> str:
-        """The piece with halves of characters joined; a first half at its end is held back for the next piece."""
+        """Return the piece with halves of characters joined; a first half at its end waits for the next piece."""
         if piece.isascii() and not self._half:
             return piece
         piece, self._half = self._half + piece, ""
@@ -34,12 +34,12 @@ class Text:
         return piece
 
     def rest(self) -> str:
-        """The half that nothing followed."""
+        """Return the half that nothing followed."""
         half, self._half = self._half, ""
         return half
 
     def add(self, piece: str) -> None:
-        """Append."""
+        """Append a piece."""
         self.length += len(piece)
         self._pieces.append(piece)
         if len(self._pieces) >= _BATCH:
@@ -47,17 +47,17 @@ class Text:
             self._pieces.clear()
 
     def value(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
         whole = "".join((*self._chunks, *self._pieces))
         self._chunks, self._pieces = [whole], []
         return whole
 
     def tail(self, chars: int) -> str:
-        """The last characters, at least `chars` where there are so many."""
+        """Return the last characters, at least `chars` where there are so many."""
         last = -1 - chars // _BATCH  # no piece is empty
         return ("".join(self._chunks[last:]) + "".join(self._pieces))[-chars:]
 
 
 def printable(text: str) -> str:
-    """The text with what no encoding can carry replaced."""
+    """Return the text with what no encoding can carry replaced."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,17 +1,14 @@
 """What the validator says: about one call or piece of text, and about a whole answer.
 
-`ok` verdicts are warnings about what was put right without loss. Codes:
+`ok` verdicts are warnings about what was odd and taken without loss. Codes:
 syntax: `expected_key`, `expected_value`, `expected_colon`, `expected_comma_or_end`, `extra_data`, `bad_literal`,
     `bad_number`, `invalid_escape`, `control_char_in_string`, `lone_surrogate`, `duplicate_key`, `number_overflow`,
     `root_not_object`
 limit: `too_deep`, `too_large`, `number_too_long`, `runaway_whitespace`, `too_many_calls`
 schema: `schema_type`, `schema_enum`, `schema_required`, `schema_unknown_property`, `schema_<keyword>`,
     `schema_unusable`, `unknown_tool`
-protocol: `concatenated_objects`, `ambiguous_calls`, `missing_name`, `missing_tool_call`, `empty_arguments`,
-    `empty_answer`, `tool_call_in_content`, `bad_chunk`, `error_object`; warnings `split_by_id`, `index_inferred`,
-    `id_missing`, `id_changed`, `id_repeated`, `name_resent`, `name_joined`, `duplicate_resend`, `cumulative_resend`,
-    `arguments_object`
-finish: `truncated_length`, `content_filter`, `missing_finish`, `unclosed_json`
+protocol: see `_PROTOCOL`
+finish: `truncated_length`, `content_filter`, `missing_finish`, `empty_stream`, `unclosed_json`
 """
 
 from __future__ import annotations
@@ -27,23 +24,26 @@ if TYPE_CHECKING:
 Status = Literal["ok", "invalid", "incomplete", "suspect"]
 DecidedBy = Literal["syntax", "schema", "protocol", "finish", "limit"]
 EndedBy = Literal["terminal", "invented", "none"]
+Why = Literal["done", "cut", "refused", "broken"]
 
 LIMITS = frozenset({"too_deep", "too_large", "number_too_long", "runaway_whitespace", "too_many_calls"})
 NOT_RETRIABLE = frozenset({"content_filter", "schema_unusable"})
 _PROTOCOL = frozenset(
     {
         *("concatenated_objects", "ambiguous_calls", "missing_name", "missing_tool_call", "empty_arguments"),
-        *("empty_answer", "tool_call_in_content", "bad_chunk", "error_object", "split_by_id", "index_inferred"),
-        *("id_missing", "id_changed", "id_repeated", "name_resent", "name_joined", "duplicate_resend"),
-        *("cumulative_resend", "arguments_object"),
+        *("empty_answer", "tool_call_in_content", "bad_chunk", "error_object"),
+        # Warnings only.
+        *("split_by_id", "split_by_name", "index_inferred", "id_missing", "id_changed", "id_repeated", "name_resent"),
+        *("name_joined", "duplicate_resend", "cumulative_resend", "arguments_object", "passed_through"),
+        *("text_beside_call", "reasoning_in_text"),
     }
 )
-_FINISH = frozenset({"truncated_length", "content_filter", "missing_finish", "unclosed_json"})
+_FINISH = frozenset({"truncated_length", "content_filter", "missing_finish", "empty_stream", "unclosed_json"})
 _SEVERITY: tuple[Status, ...] = ("ok", "suspect", "incomplete", "invalid")
 
 
 def decided_by(code: str) -> DecidedBy:
-    """What kind of rule a code belongs to."""
+    """Return what kind of rule a code belongs to."""
     if code in LIMITS:
         return "limit"
     if code in _FINISH:
@@ -54,7 +54,7 @@ def decided_by(code: str) -> DecidedBy:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Status:
-    """The gravest status among verdicts."""
+    """Return the gravest status among verdicts."""
     return max((verdict.status for verdict in verdicts), key=_SEVERITY.index, default="ok")
 
 
@@ -96,7 +96,7 @@ class Verdict:
     choice: int = 0
 
     def clarification(self) -> str:
-        """A short text for a second request: tool, place, expected, got."""
+        """Return a short text for a second request: tool, place, expected, got."""
         what = f"Your call of {self.tool}" if self.tool else "Your answer"
         where = f" at {self.path}" if self.path else ""
         wanted = f", expected {self.expected}" if self.expected else ""
@@ -123,12 +123,14 @@ _CLARIFIED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamVerdict:
-    """The verdict on a whole answer.
+    """The verdict on a whole answer. `judgement.judge` says what to do about it.
 
     Attributes:
         status: The worst of all verdicts: invalid, incomplete, suspect, ok.
         tool_calls: The complete, valid calls; empty unless all of them are.
         text: The text of the first choice.
+        structured: The JSON of a structured answer: the text without `<think>...</think>` before it; None for prose.
+        why: Why the answer ended.
         ended_by: What proves the end: a terminal event, a finish reason that was made up, or nothing.
         usage: As the provider sent it; None where it sent none.
         choices: Where several answers were asked for, the verdict on each, in order.
@@ -138,7 +140,9 @@ class StreamVerdict:
     verdicts: tuple[Verdict, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     text: str = ""
+    structured: str | None = None
     finish_reason: str | None = None
+    why: Why = "done"
     ended_by: EndedBy = "none"
     usage: UsageInfo | None = None
     choices: tuple[StreamVerdict, ...] = ()
@@ -157,9 +161,9 @@ class StreamVerdict:
 
     @property
     def retriable(self) -> bool:
-        """Whether another try at the same model may help."""
+        """True if another try at the same model may help."""
         return self.problem is not None and self.problem.retriable
 
     def clarification(self) -> str:
-        """A short text for a second request; empty for an answer that is ok."""
+        """Return a short text for a second request; empty for an answer that is ok."""
         return self.problem.clarification() if self.problem else ""

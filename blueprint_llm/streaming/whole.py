@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from blueprint_llm.streaming.lexemes import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
+from blueprint_llm.streaming.tokens import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
 
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]").search
 _STRIDE = 32
@@ -26,7 +26,7 @@ class Declined(ValueError):  # noqa: N818 - not an error, only not for here
 
 
 def parse_whole(text: str, *, any_root: bool = False) -> Any:
-    """The value of a sound document. Raises Declined."""
+    """Return the value of a sound document. Raises Declined."""
     try:
         raw = text.encode()
         value = (_DECODER if _may_have_odd_numbers(raw) else _QUICK_DECODER).decode(text)
@@ -49,7 +49,7 @@ def _require_pairs(value: Any) -> None:
 
 
 def _may_run_away(text: str) -> bool:
-    """Whether there may be too many blanks in a row: such a run shows in every 32nd character."""
+    """Return True if there may be too many blanks in a row: such a run shows in every 32nd character."""
     if _TOO_MANY_SPACES in text:
         return True
     is_broken = "\n" in text or "\t" in text or "\r" in text
@@ -57,7 +57,7 @@ def _may_run_away(text: str) -> bool:
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether the value is an object without containers, as the arguments of most tools are."""
+    """Return True if the value is an object without containers, as the arguments of most tools are."""
     return isinstance(value, dict) and not any(isinstance(each, dict | list) for each in value.values())
 
 
@@ -66,7 +66,7 @@ def _is_ascii(value: dict[str, Any]) -> bool:
 
 
 def _may_be_deep(raw: bytes) -> bool:
-    """Whether brackets may nest too deep: peel the innermost pairs off, at most two levels at a time."""
+    """Return True if brackets may nest too deep: peel the innermost pairs off, at most two levels at a time."""
     brackets = raw.translate(None, _NO_BRACKETS)
     for _ in range(MAX_DEPTH // 2):
         before, brackets = len(brackets), brackets.replace(b"{}", b"").replace(b"[]", b"")
@@ -84,7 +84,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def _may_have_odd_numbers(raw: bytes) -> bool:
-    """Whether a number may overflow or be too long: it then has an exponent, or half its characters are one run.
+    """Return True if a number may overflow or be too long: it then has an exponent, or half its characters are one run.
 
     To look takes longer than to check few numbers one by one: long texts have few quotes at their beginning.
     """

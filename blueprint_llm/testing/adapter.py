@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
-from blueprint_llm.engine.steps import END
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, retry_after_s
 from blueprint_llm.testing.script import (
@@ -33,7 +32,7 @@ from blueprint_llm.testing.script import (
 from blueprint_llm.testing.wire import Hang, Pause, closing_chunks, completion, content_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from blueprint_llm.adapters import Call, EndedBy
 
@@ -69,6 +68,11 @@ class ScriptedAdapter:
         self.streams: list[ScriptedStream] = []
         self._script = script if isinstance(script, Script) else Script(script, default=default)
 
+    def cost_of(self, answer: Any, call: Call) -> float | None:
+        """Return None: a scripted answer costs what its price card says."""
+        _ = answer, call
+        return None
+
     def load(self) -> None:
         """There is nothing to load."""
 
@@ -76,95 +80,72 @@ class ScriptedAdapter:
         """Raise an AssertionError that lists unused steps and unexpected calls, if there are any."""
         self._script.assert_done()
 
-    def complete(self, call: Call) -> Any:
-        """A whole answer, as OpenAI's dict. Raises CallError."""
-        return ScriptedStream(_whole(self._next(call), call)).read()
+    async def complete(self, call: Call) -> Any:
+        """Return a whole answer, as OpenAI's dict. Raise CallError."""
+        return await anext(ScriptedStream(_whole(self._next(call), call)))
 
-    async def acomplete(self, call: Call) -> Any:
-        """A whole answer, as OpenAI's dict. Raises CallError."""
-        return await ScriptedStream(_whole(self._next(call), call)).aread()
-
-    def open(self, call: Call) -> ScriptedStream:
-        """Start a stream. Raises CallError."""
+    async def open(self, call: Call) -> ScriptedStream:
+        """Start a stream. Raise CallError."""
         step = self._next(call)
-        stream = self._stream(step, call)
+        stream = ScriptedStream(_streamed(step, call))
         if _is_refusal(step):
-            stream.read()
-        return stream
-
-    async def aopen(self, call: Call) -> ScriptedStream:
-        """Start a stream. Raises CallError."""
-        step = self._next(call)
-        stream = self._stream(step, call)
-        if _is_refusal(step):
-            await stream.aread()
+            await anext(stream)
+        self.streams.append(stream)
         return stream
 
     def _next(self, call: Call) -> Step:
         self.calls.append(call)
         return self._script.next(call, f"{call.provider} ({call.model})") or UNEXPECTED
 
-    def _stream(self, step: Step, call: Call) -> ScriptedStream:
-        stream = ScriptedStream(_streamed(step, call))
-        if not _is_refusal(step):
-            self.streams.append(stream)
-        return stream
-
 
 class ScriptedStream:
-    """A handle for either driver."""
+    """An open stream of OpenAI's dicts."""
+
+    hidden_params: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, parts: Iterator[Part]) -> None:
         self.closed = False
         self._parts = parts
-        self._interrupted = threading.Event()
         self._finished = False
         self._usage: Any = None
 
-    def read(self) -> Any:
-        """The next chunk, or END. Raises CallError."""
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        """Return the next chunk. Raise CallError where the script breaks the stream."""
         for part in self._parts:
-            if not isinstance(part, Pause | Hang):
-                return self._give(part)
-            if self._interrupted.wait(part.seconds if isinstance(part, Pause) else None):
-                break
-        return END
+            match part:
+                case Pause():
+                    await asyncio.sleep(part.seconds)
+                case Hang():
+                    await asyncio.Event().wait()
+                case CallError():
+                    raise part
+                case _:
+                    return self._noted(part)
+        raise StopAsyncIteration
 
-    async def aread(self) -> Any:
-        """The next chunk, or END. Raises CallError."""
-        for part in self._parts:
-            if not isinstance(part, Pause | Hang):
-                return self._give(part)
-            await (asyncio.sleep(part.seconds) if isinstance(part, Pause) else asyncio.Event().wait())
-        return END
-
-    def _give(self, part: dict[str, Any] | CallError) -> dict[str, Any]:
-        if isinstance(part, CallError):
-            raise part
-        self._usage = part.get("usage") or self._usage
-        self._finished = self._finished or any(choice["finish_reason"] for choice in part["choices"])
-        return part
-
-    def interrupt(self) -> None:
-        """End a `read` that blocks in another thread."""
-        self._interrupted.set()
-
-    def close(self) -> None:
-        """Note that the walk has closed the upstream."""
-        self.closed = True
-        self._interrupted.set()
+    def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        self._usage = chunk.get("usage") or self._usage
+        self._finished = self._finished or any(choice.get("finish_reason") for choice in chunk.get("choices", ()))
+        return chunk
 
     async def aclose(self) -> None:
-        """Note that the walk has closed the upstream."""
-        self.close()
+        """Note that the engine has closed the upstream."""
+        self.closed = True
 
     def ended_by(self) -> EndedBy:
-        """What proves the end."""
+        """Return what proves the end."""
         return "terminal" if self._finished else "invented"
 
     def usage(self) -> Any:
-        """The script's usage, once it was sent."""
+        """Return the script's usage, once it was sent."""
         return self._usage
+
+    def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was merged: a script's chunks lack nothing."""
+        return dict(merged)
 
 
 def _is_refusal(step: Step) -> bool:
@@ -187,12 +168,10 @@ def _whole(step: Step, call: Call) -> Iterator[Part]:
     match step:
         case _ if _is_refusal(step):
             yield from _refusal(step, call)
-        case Answer() | BrokenTool():
-            answer = step if isinstance(step, Answer) else step.answer
+        case Answer() | Recorded() | BrokenTool():
+            answer = step.answer if isinstance(step, BrokenTool) else step
             yield Pause(answer.delay_s)
             yield completion(answer, _body(call))
-        case Recorded():
-            yield dict(step.whole)
         case Stall():
             yield Hang()
         case Cut() | Reset():
@@ -211,15 +190,13 @@ def _streamed(step: Step, call: Call) -> Iterator[Part]:
         case Midway():
             yield from itertools.islice(_content(step.answer, call), step.after_chunks * 2)
             yield from _strike(step, call)
-        case Answer() | BrokenTool():
-            answer = step if isinstance(step, Answer) else step.answer
+        case Answer() | Recorded() | BrokenTool():
+            answer = step.answer if isinstance(step, BrokenTool) else step
             yield from _content(answer, call)
             yield from closing_chunks(answer, _body(call))
-        case Recorded():
-            yield from map(dict, step.chunks)
 
 
-def _content(answer: Answer, call: Call) -> Iterator[Part]:
+def _content(answer: Answer | Recorded, call: Call) -> Iterator[Part]:
     """The chunks with a wait before each."""
     waits = itertools.chain([answer.delay_s], itertools.repeat(answer.pace_s))
     for chunk in content_chunks(answer, _body(call)):

@@ -90,10 +90,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a provider once sent, passed on as it is: `whole` to a plain request, `chunks` to one for a stream."""
+    """What a provider once sent, passed on as it is: `whole` to a plain request, `chunks` to one for a stream.
+
+    The request's path says in which format: OpenAI's, Anthropic's, Gemini's or Ollama's.
+    """
 
     whole: Mapping[str, Any] = field(default_factory=dict)
     chunks: tuple[Mapping[str, Any], ...] = ()
+    _: KW_ONLY
+    delay_s: float = 0.0
+    pace_s: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    done: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Midway:
 
     after_chunks: int = 1
     _: KW_ONLY
-    answer: Answer = field(default_factory=Answer)
+    answer: Answer | Recorded = field(default_factory=Answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A loopback server that speaks OpenAI's chat format and fails as it was told to.
+"""A loopback server that speaks OpenAI's chat format, repeats recordings in others, and fails as it was told to.
 
 It runs on an event loop in a thread of its own, so that sync and async tests and other processes may use it alike.
 While a reply is written the next request's head is already awaited: an end of file there means that the client left.
@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from blueprint_llm.testing.script import Request, Script, Status, Step
-from blueprint_llm.testing.wire import Drop, Hang, Part, Pause, reply, whole
+from blueprint_llm.testing.wire import Drop, Hang, Part, Pause, format_of, reply, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 HOST = "127.0.0.1"
-CHAT_PATHS = ("/chat/completions", "/messages")
 START_S = 10.0
 BATCH_BYTES = 16_384
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -140,10 +139,12 @@ class FaultServer:
             return self._note_early_close(number)
 
     def _reply(self, request: Request) -> Iterable[Part]:
-        if request.method != "POST" or not request.path.endswith(CHAT_PATHS):
-            return reply(Status(404, f"no such path: {request.method} {request.path}"), {})
-        name = f"{request.method} {request.path} for model {request.body.get('model')!r}"
-        return reply(self._script.next(request, name) or UNEXPECTED, request.body)
+        path = request.path.partition("?")[0]
+        format_ = format_of(path)
+        if request.method != "POST" or format_ is None:
+            return reply(Status(404, f"no such path: {request.method} {path}"), {})
+        name = f"{request.method} {path} for model {request.body.get('model')!r}"
+        return reply(self._script.next(request, name) or UNEXPECTED, request.body, format_)
 
     def _record(self, request: Request) -> int:
         with self._changed:

@@ -1,13 +1,14 @@
-"""A step as the bytes of an HTTP reply in OpenAI's chat format, with the waits and breaks between them.
+"""A step as the bytes of an HTTP reply, with the waits and breaks between them.
 
-A reply is a generator of parts, so that a long or slow stream is made while it is sent.
+A reply is a generator of parts, so that a long or slow stream is made while it is sent. What is made up here is in
+OpenAI's chat format; what was recorded goes out in the format of the path that was asked.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -61,18 +62,32 @@ class Drop:
 Part = bytes | Pause | Hang | Drop
 
 
-def reply(step: Step, body: Mapping[str, Any]) -> Iterator[Part]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How a provider sends a stream.
+
+    Attributes:
+        kind: Its content type.
+        frame: One chunk as bytes.
+        end: What follows the last chunk.
+        is_stream: Whether the path alone asks for a stream; None: the body says.
+    """
+
+    kind: str
+    frame: Callable[[Mapping[str, Any]], bytes]
+    end: bytes = b""
+    is_stream: bool | None = None
+
+
+def reply(step: Step, body: Mapping[str, Any], format_: Format | None = None) -> Iterator[Part]:
     """The parts of the reply to a chat request with that body."""
-    streamed = bool(body.get("stream"))
+    format_ = format_ or OPENAI
+    streamed = bool(body.get("stream")) if format_.is_stream is None else format_.is_stream
     match step:
         case Refuse():
             yield Drop()
         case Status():
             yield from _status(step)
-        case Recorded() if streamed:
-            yield head(200, {"content-type": EVENTS}) + b"".join(map(_event, step.chunks)) + DONE + LAST_CHUNK
-        case Recorded():
-            yield whole(orjson.dumps(step.whole))
         case HtmlPage():
             page = f"<html><body><h1>{step.status} {_phrase(step.status)}</h1></body></html>"
             yield whole(page.encode(), status=step.status, kind=HTML)
@@ -80,8 +95,8 @@ def reply(step: Step, body: Mapping[str, Any]) -> Iterator[Part]:
             yield whole(step.body.encode(), kind=TEXT)
         case Empty():
             yield from (head(200, {"content-type": EVENTS}), DONE + LAST_CHUNK) if streamed else (whole(b""),)
-        case Answer() | BrokenTool() | Midway():
-            yield from (_stream if streamed else _document)(step, body)
+        case Answer() | Recorded() | BrokenTool() | Midway():
+            yield from _stream(step, body, format_) if streamed else _document(step, body)
 
 
 def head(status: int, headers: Mapping[str, str], length: int | None = None) -> bytes:
@@ -118,9 +133,9 @@ def _status(step: Status) -> Iterator[Part]:
     yield whole(content, status=step.code, kind=TEXT if text else JSON, headers=step.headers)
 
 
-def _document(step: Answer | BrokenTool | Midway, body: Mapping[str, Any]) -> Iterator[Part]:
+def _document(step: Answer | Recorded | BrokenTool | Midway, body: Mapping[str, Any]) -> Iterator[Part]:
     """The answer as one JSON object, whole or spoiled."""
-    answer = step if isinstance(step, Answer) else step.answer
+    answer = step if isinstance(step, Answer | Recorded) else step.answer
     content = orjson.dumps(completion(answer, body))
     half = head(200, {"content-type": JSON, **answer.headers}, len(content)) + content[: len(content) // 2]
     yield Pause(answer.delay_s)
@@ -137,8 +152,10 @@ def _document(step: Answer | BrokenTool | Midway, body: Mapping[str, Any]) -> It
             yield whole(content, headers=answer.headers)
 
 
-def completion(answer: Answer, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole answer in OpenAI's shape."""
+def completion(answer: Answer | Recorded, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole answer: in OpenAI's shape, or as it was recorded."""
+    if isinstance(answer, Recorded):
+        return dict(answer.whole)
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or None}
     if answer.tool_calls:
         message["tool_calls"] = [_tool_call(answer, number) for number in range(len(answer.tool_calls))]
@@ -165,17 +182,17 @@ def usage_object(usage: tuple[int, int] | Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _stream(step: Answer | BrokenTool | Midway, body: Mapping[str, Any]) -> Iterator[Part]:
-    """The answer as server-sent events, whole or spoiled on the way."""
-    answer = step if isinstance(step, Answer) else step.answer
-    events = _paced(map(_event, content_chunks(answer, body)), answer.pace_s)
+def _stream(step: Answer | Recorded | BrokenTool | Midway, body: Mapping[str, Any], format_: Format) -> Iterator[Part]:
+    """The answer as a stream, whole or spoiled on the way."""
+    answer = step if isinstance(step, Answer | Recorded) else step.answer
+    events = _paced(map(format_.frame, content_chunks(answer, body)), answer.pace_s)
     yield Pause(answer.delay_s)
-    yield head(200, {"content-type": EVENTS, **answer.headers})
+    yield head(200, {"content-type": format_.kind, **answer.headers})
     if isinstance(step, Midway):
         yield from itertools.chain.from_iterable(itertools.islice(events, step.after_chunks))
         yield from _strike(step)
     yield from itertools.chain.from_iterable(events)
-    yield b"".join(map(_event, closing_chunks(answer, body))) + DONE * answer.done + LAST_CHUNK
+    yield b"".join(map(format_.frame, closing_chunks(answer, body))) + format_.end * answer.done + LAST_CHUNK
 
 
 def _strike(step: Midway) -> Iterator[Part]:
@@ -216,15 +233,20 @@ def _pieces(text: str, chars: int | None) -> Iterator[str]:
     return (text[start : start + chars] for start in range(0, len(text), chars))
 
 
-def content_chunks(answer: Answer, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The chunks that carry text and tool calls."""
+def content_chunks(answer: Answer | Recorded, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunks that carry text and tool calls; all that were recorded."""
+    if isinstance(answer, Recorded):
+        yield from map(dict, answer.chunks)
+        return
     stamp = _stamp(answer, body, "chat.completion.chunk")
     for delta in _deltas(answer):
         yield {**stamp, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
 
 
-def closing_chunks(answer: Answer, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The chunk with the finish reason, and the usage where it was asked for."""
+def closing_chunks(answer: Answer | Recorded, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunk with the finish reason, and the usage where it was asked for; a recording has its own."""
+    if isinstance(answer, Recorded):
+        return
     stamp = _stamp(answer, body, "chat.completion.chunk")
     yield {**stamp, "choices": [{"index": 0, "delta": {}, "finish_reason": answer.ending}]}
     asked = (body.get("stream_options") or {}).get("include_usage")
@@ -236,10 +258,35 @@ def _event(chunk: Mapping[str, Any]) -> bytes:
     return sse(orjson.dumps(chunk))
 
 
+def _named_event(chunk: Mapping[str, Any]) -> bytes:
+    return _http_chunk(f"event: {chunk.get('type')}\ndata: ".encode() + orjson.dumps(chunk) + b"\n\n")
+
+
+def _line(chunk: Mapping[str, Any]) -> bytes:
+    return _http_chunk(orjson.dumps(chunk) + b"\n")
+
+
 def sse(payload: bytes) -> bytes:
     """One server-sent event as one HTTP chunk."""
-    event = b"data: " + payload + b"\n\n"
+    return _http_chunk(b"data: " + payload + b"\n\n")
+
+
+def _http_chunk(event: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(event), event)
 
 
 DONE = sse(b"[DONE]")
+OPENAI = Format(kind=EVENTS, frame=_event, end=DONE)
+# By the end of the path.
+FORMATS = {
+    "/chat/completions": OPENAI,
+    "/messages": Format(kind=EVENTS, frame=_named_event),
+    ":generateContent": Format(kind=EVENTS, frame=_event, is_stream=False),
+    ":streamGenerateContent": Format(kind=EVENTS, frame=_event, is_stream=True),
+    "/api/chat": Format(kind="application/x-ndjson", frame=_line),
+}
+
+
+def format_of(path: str) -> Format | None:
+    """The format that a path asks for; None: it is no chat request's."""
+    return next((found for end, found in FORMATS.items() if path.endswith(end)), None)

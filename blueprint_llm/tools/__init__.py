@@ -3,21 +3,19 @@
 `ToolEngine` is the way in; `run_loop` is the agent loop on top of it.
 """
 
+from blueprint_llm.config.tool_blocks import Rule
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, Approver, DenyAll
 from blueprint_llm.tools.calls import Ready
 from blueprint_llm.tools.engine import Surroundings, ToolEngine
-from blueprint_llm.tools.loop import Approve, Chat, Execute, RunResult, resume_loop, run_loop
+from blueprint_llm.tools.loop import RunResult, resume_loop, run_loop
 from blueprint_llm.tools.registry import tool
-from blueprint_llm.tools.rules import Rule, ToolDecision
+from blueprint_llm.tools.rules import ToolDecision
 
 __all__ = [
     "ApprovalDecision",
     "ApprovalRequest",
-    "Approve",
     "Approver",
-    "Chat",
     "DenyAll",
-    "Execute",
     "Ready",
     "Rule",
     "RunResult",

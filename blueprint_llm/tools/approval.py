@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import json
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +29,7 @@ class ApprovalRequest:
         reasons: Why it is asked about.
         preview: What would happen: a diff of the very bytes, or the command, one word a line; safe to print.
         binding: What an approval is bound to; anything else that the call turns into is asked about again.
+        effects: What a command may do if it is approved; the kernel holds it to that.
     """
 
     id: str
@@ -35,6 +38,7 @@ class ApprovalRequest:
     reasons: tuple[str, ...]
     preview: str
     binding: str
+    effects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,7 @@ def request_for(call: ToolCall, judged: Judged) -> ApprovalRequest:
         reasons=tuple(one_line(reason) for reason in judged.decision.reasons),
         preview=_preview(judged),
         binding=judged.binding,
+        effects=judged.decision.effects,
     )
 
 
@@ -101,53 +106,41 @@ def decide_of(approver: Any) -> Decide:
     return getattr(approver, "decide", approver)  # type: ignore[no-any-return] # either is a callable
 
 
-def ask(approver: Any, batch: Sequence[ApprovalRequest], timeout_s: float | None = None) -> list[ApprovalDecision]:
-    """Ask and wait; an approver that raises, answers oddly or is late denies."""
-    answers: list[Any] = []
-
-    def work() -> None:
-        try:
-            found = decide_of(approver)(list(batch))
-            answers.append(asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found)
-        except Exception as error:  # noqa: BLE001 - a person's program decides by not deciding: denied
-            answers.append(error)
-
-    if timeout_s is None and not _loop_is_running():
-        work()
-    else:
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        worker.join(timeout_s)
-    return answers_to(batch, answers[0] if answers else TimeoutError("no answer in time"))
-
-
-async def ask_async(
+async def ask(
     approver: Any, batch: Sequence[ApprovalRequest], timeout_s: float | None = None
 ) -> list[ApprovalDecision]:
-    """The same without blocking the loop."""
+    """Ask and wait; an approver that raises, answers oddly or is late denies. A blocking one runs in a thread."""
+    decide = decide_of(approver)
+    target = getattr(decide, "__call__", decide)  # noqa: B004 - an object may have an async __call__
+    is_async = inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(target)
     try:
-        decide = decide_of(approver)
-        target = getattr(decide, "__call__", decide)  # noqa: B004 - an object may have an async __call__
-        if inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(target):
-            answer = await asyncio.wait_for(decide(list(batch)), timeout_s)
-        else:
-            answer = await asyncio.wait_for(asyncio.to_thread(decide, list(batch)), timeout_s)
-            answer = await asyncio.wait_for(answer, timeout_s) if inspect.isawaitable(answer) else answer
+        async with asyncio.timeout(timeout_s):
+            answer = decide(list(batch)) if is_async else await _in_thread(decide, list(batch))
+            answer = await answer if inspect.isawaitable(answer) else answer
     except Exception as error:  # noqa: BLE001 - a person's program decides by not deciding: denied
         answer = error
     return answers_to(batch, answer)
 
 
-async def _awaited(found: Awaitable[Any]) -> Any:
-    return await found
+async def _in_thread(decide: Decide, batch: list[ApprovalRequest]) -> Any:
+    """Run a blocking approver in a thread that nothing waits for: it may sit at a prompt for ever."""
+    loop, context = asyncio.get_running_loop(), copy_context()
+    answer: asyncio.Future[Any] = loop.create_future()
 
+    def settle(found: Any) -> None:
+        if not answer.done():
+            answer.set_result(found)
 
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    def work() -> None:
+        try:
+            found = context.run(decide, batch)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is no yes
+            found = RuntimeError(type(error).__name__) if not isinstance(error, Exception) else error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits for the answer any more
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=work, name="blueprint-approver", daemon=True).start()
+    return await answer
 
 
 def answers_to(batch: Sequence[ApprovalRequest], answer: Any) -> list[ApprovalDecision]:

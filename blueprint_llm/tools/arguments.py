@@ -129,11 +129,24 @@ def validate(model: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, 
         BadArgumentsError: Naming every field that is unknown, missing or of the wrong type.
     """
     try:
-        record = model.model_validate_json(json.dumps(arguments), strict=True)
+        record = model.model_validate_json(json.dumps(_with_integers(arguments)), strict=True)
     except ValidationError as error:
         rows = error.errors(include_url=False, include_input=False, include_context=False)
         raise BadArgumentsError("; ".join(f"{_field(row['loc'])}: {row['msg']}" for row in rows[:8])) from None
     return {name: getattr(record, name) for name in model.model_fields}
+
+
+def _with_integers(value: Any) -> Any:
+    """The values with 5.0 as 5: JSON Schema, by which the model's calls are judged, takes it for an integer."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: _with_integers(item) for key, item in value.items()}
+        case list():
+            return [_with_integers(item) for item in value]
+        case _:
+            return value
 
 
 def _field(loc: tuple[int | str, ...]) -> str:

@@ -6,21 +6,23 @@ import os
 import re
 import resource
 import shutil
-import tempfile
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.tools import sandbox
+from blueprint_llm.errors import ToolError
+from blueprint_llm.tools import gitconfig, sandbox
 from blueprint_llm.tools.arguments import BadArgumentsError
-from blueprint_llm.tools.process import Job, Outcome, Spawner
+from blueprint_llm.tools.boundary import Allowance  # noqa: TC001 - the schema is read from the signature
+from blueprint_llm.tools.process import Flight, Job, Outcome, Spawner
 from blueprint_llm.tools.registry import Claims, Ran, tool
-from blueprint_llm.tools.tokens import Command, from_argv, from_text
+from blueprint_llm.tools.tokens import Command, from_argv, from_text, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blueprint_llm.config.tool_blocks import Tools
+    from blueprint_llm.tools.boundary import Effects
     from blueprint_llm.tools.paths import Workspace
+    from blueprint_llm.tools.view import Views
 
 # Names that load code into programs or carry secrets: never passed on, whatever the configuration lists.
 _NEVER = re.compile(
@@ -28,75 +30,97 @@ _NEVER = re.compile(
     r"JAVA_TOOL_OPTIONS|.*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL).*"
 )
 _MB = 1 << 20
+_WRITE_REFUSED = re.compile(r"Read-only file system|read-only|EROFS|Errno 30\b")
+_NETWORK_REFUSED = re.compile(
+    r"Network is unreachable|name resolution|resolve host|ENETUNREACH|EAI_AGAIN|ENOTFOUND|getaddrinfo"
+    r"|[Uu]nable to connect|socket.*(?:Permission denied|Errno 13|EACCES)|(?:Permission denied|EACCES).*socket",
+    re.DOTALL,
+)
+_REFUSED_BY_LANDLOCK = re.compile(r"Permission denied|EACCES|Errno 13\b")
 
 
 class CommandTools:
     """Tools bound to one workspace and one spawner."""
 
-    def __init__(self, workspace: Workspace, settings: Tools, spawner: Spawner) -> None:
-        self._workspace, self._settings, self._spawner = workspace, settings, spawner
+    def __init__(self, workspace: Workspace, settings: Tools, spawner: Spawner, views: Views) -> None:
+        self._workspace, self._settings, self._spawner, self._views = workspace, settings, spawner, views
+        self._searched: dict[str, str] = {}  # PATH, and what of it is trusted
 
-    @tool(effect="execute")
-    def command(self, argv: list[str] | None = None, command: str | None = None) -> Ran:
+    @tool(effect="execute", confined=True)
+    async def command(self, argv: list[str] | None = None, command: str | None = None, *, allowance: Allowance) -> Ran:
         """Run a program in the workspace, without a shell: its words in `argv`, or one plain `command` string."""
-        return self._run(_understood(argv, command))
+        return await self._run(_understood(argv, command), allowance)
 
-    @tool(effect="execute")
-    def run_tests(self, args: list[str] | None = None) -> Ran:
+    @tool(effect="execute", confined=True)
+    async def run_tests(self, args: list[str] | None = None, *, allowance: Allowance) -> Ran:
         """Run pytest in the workspace with these further arguments; the result counts passed and failed tests."""
-        ran = self._run(from_argv(["pytest", *(args or [])]))
+        ran = await self._run(from_argv(["pytest", *(args or [])]), allowance)
         return Ran(status=ran.status, text=ran.text, facts={**ran.facts, "tests": _counts(ran.text)})
 
     @staticmethod
     def command_claims(arguments: Mapping[str, Any]) -> Claims:
-        """The command that a call would run."""
+        """Return the command that a call would run."""
         return Claims(command=_understood(arguments["argv"], arguments["command"]))
 
     @staticmethod
     def test_claims(arguments: Mapping[str, Any]) -> Claims:
-        """The pytest command that a call would run."""
+        """Return the pytest command that a call would run."""
         return Claims(command=_understood(["pytest", *(arguments["args"] or [])], None))
 
     def environment(self) -> dict[str, str]:
-        """The environment of a command: what the configuration passes on, with a PATH free of the workspace."""
+        """Return the environment of a command: what the configuration passes on, its PATH free of the workspace."""
         env = {
             name: os.environ[name]
             for name in self._settings.env.pass_
             if name in os.environ and not _NEVER.fullmatch(name)
         }
         if "PATH" in env:
-            env["PATH"] = ":".join(folder for folder in env["PATH"].split(":") if self._trusted(folder))
+            if env["PATH"] not in self._searched:
+                trusted = filter(self._trusted, env["PATH"].split(":"))
+                self._searched[env["PATH"]] = ":".join(trusted)
+            env["PATH"] = self._searched[env["PATH"]]
         return env
 
     def _trusted(self, folder: str) -> bool:
         real = os.path.realpath(folder)
         return os.path.isabs(folder) and not f"{real}/".startswith(f"{self._workspace.root}/")  # noqa: PTH117 - a plain string
 
-    def _run(self, command: Command) -> Ran:
+    async def _run(self, command: Command, allowance: Allowance) -> Ran:
+        return await self._spawner.call(lambda flight: self._run_to_its_end(command, allowance, flight))
+
+    def _run_to_its_end(self, command: Command, allowance: Allowance, flight: Flight) -> Ran:
         env, root = self.environment(), self._workspace.root
         name = command.argv[0]
         program = shutil.which(os.path.join(root, name) if "/" in name else name, path=env.get("PATH", os.defpath))  # noqa: PTH118 - a plain string
         if program is None:
             raise FileNotFoundError(2, "no such program", name)
-        chosen = sandbox.backend(self._settings.sandbox)
-        holder = tempfile.TemporaryDirectory() if chosen == "landlock" else nullcontext("")
-        with holder as temporary:
-            env |= {"TMPDIR": temporary} if temporary else {}
-            fence = sandbox.fence(root, env, self._settings.sandbox, temporary)
-            plan = sandbox.plan(chosen, fence, root)
-            try:
-                job = self._job(plan, program, command, env)
-                return _told(self._spawner.run(job), self._settings, plan.in_force)
-            finally:
-                if plan.ruleset is not None:
-                    os.close(plan.ruleset)
+        if (
+            sandbox.backend(self._settings.sandbox) == "none"
+        ):  # a person has approved it, or the user chose to go without
+            outcome = self._spawner.run(self._job(sandbox.Plan(), program, command, env), flight)
+            return self._told(outcome, allowance, "none")
+        fence, before = self._views.fence(allowance, env)
+        if program_name(name) == "git":
+            if allowance.effects.write and fence.unsettled:
+                raise ToolError(
+                    f"{fence.unsettled[0]} is hidden and has unrecorded changes: git would record it as empty"
+                )
+            env |= gitconfig.environment(self._views.global_git_config(env.get("HOME", "")))
+        plan, temporary = self._views.plan(fence)
+        env |= {"TMPDIR": temporary} if temporary else {}
+        told: list[str] = []
+        try:
+            outcome = self._spawner.run(self._job(plan, program, command, env), flight)
+        finally:
+            if allowance.effects.write:
+                told = self._views.put_right(before)
+        return self._told(outcome, allowance, plan.in_force, told)
 
     def _job(self, plan: sandbox.Plan, program: str, command: Command, env: dict[str, str]) -> Job:
         limits = self._settings.limits
-        argv = (*plan.prefix, program, *command.argv[1:]) if plan.prefix else command.argv
         return Job(
             program=plan.prefix[0] if plan.prefix else program,
-            argv=argv,
+            argv=(*plan.prefix, program, *command.argv[1:]) if plan.prefix else command.argv,
             env=env,
             cwd=self._workspace.root,
             timeout_s=limits.timeout_s,
@@ -109,7 +133,39 @@ class CommandTools:
             keep_bytes=limits.output_bytes,
             stop_bytes=limits.stop_output_mb * _MB,
             ruleset=plan.ruleset,
+            filter=plan.filter,
+            is_wrapped=bool(plan.prefix),
         )
+
+    def _told(self, outcome: Outcome, allowance: Allowance, in_force: str, notes: list[str] | None = None) -> Ran:
+        """Return what is told of a command's end: how it ended, what the kernel refused, its output."""
+        limits = self._settings.limits
+        output = outcome.output.decode("utf-8", "replace")
+        headline = {
+            "timeout": f"stopped after {limits.timeout_s:g} s",
+            "output": f"stopped: more than {limits.stop_output_mb} MiB of output",
+            "processes": f"stopped: limit of {limits.processes} processes",
+            "stopped": "stopped by its caller",
+            "failed": f"could not be started: {outcome.note}",
+            "lost": "ended without a report",
+        }.get(outcome.ended) or _exit_text(outcome.code)
+        status = {"exit": "ok" if outcome.code == 0 else "error", "timeout": "timeout", "lost": "unknown"}
+        lines = [headline]
+        if outcome.orphans and outcome.ended == "exit":
+            lines.append(f"{outcome.orphans} process(es) it left running were killed")
+        if outcome.code != 0 and in_force != "none":
+            lines += _refused(output, allowance.effects, in_force)
+        facts = {
+            "exit_code": outcome.code,
+            "ended": outcome.ended,
+            "output_bytes": outcome.total_bytes,
+            "orphans": outcome.orphans,
+            "sandbox": in_force,
+            "effects": list(allowance.effects.names),
+            "cut": outcome.total_bytes > limits.output_bytes,
+        }
+        text = "\n".join([*lines, *(notes or []), output])
+        return Ran(status=status.get(outcome.ended, "error"), text=text, facts=facts)
 
 
 def _understood(argv: list[str] | None, command: str | None) -> Command:
@@ -123,33 +179,19 @@ def _understood(argv: list[str] | None, command: str | None) -> Command:
         raise BadArgumentsError(f"{'command' if argv is None else 'argv'}: {error}") from None
 
 
-def _told(outcome: Outcome, settings: Tools, in_force: str) -> Ran:
-    limits = settings.limits
-    headline = {
-        "timeout": f"stopped after {limits.timeout_s:g} s",
-        "output": f"stopped: more than {limits.stop_output_mb} MiB of output",
-        "processes": f"stopped: limit of {limits.processes} processes",
-        "failed": f"could not be started: {outcome.note}",
-        "lost": "ended without a report",
-    }.get(outcome.ended) or _exit_text(outcome.code)
-    status = {"exit": "ok" if outcome.code == 0 else "error", "timeout": "timeout", "lost": "unknown"}.get(
-        outcome.ended, "error"
-    )
-    left = (
-        f"{outcome.orphans} process(es) it left running were killed\n"
-        if outcome.orphans and outcome.ended == "exit"
-        else ""
-    )
-    facts = {
-        "exit_code": outcome.code,
-        "ended": outcome.ended,
-        "output_bytes": outcome.total_bytes,
-        "orphans": outcome.orphans,
-    }
-    text = f"{headline}\n{left}{outcome.output.decode('utf-8', 'replace')}"
-    return Ran(
-        status=status, text=text, facts={**facts, "sandbox": in_force, "cut": outcome.total_bytes > limits.output_bytes}
-    )
+def _refused(output: str, effects: Effects, in_force: str) -> list[str]:
+    """What the kernel seems to have refused, so that a model can go on."""
+    found = []
+    is_landlock = in_force.startswith("landlock")
+    if not effects.write and (_WRITE_REFUSED.search(output) or (is_landlock and _REFUSED_BY_LANDLOCK.search(output))):
+        found.append("(the rule allows reading only; ask for `effects: write`)")
+    if not effects.network and _NETWORK_REFUSED.search(output):
+        found.append("(the rule keeps the network closed; ask for `effects: network`)")
+    if effects.write and _WRITE_REFUSED.search(output):
+        found.append(
+            "(files outside the workspace and those that act by themselves, such as .git/hooks, are read-only)"
+        )
+    return found
 
 
 def _exit_text(code: int | None) -> str:

@@ -1,7 +1,8 @@
 """The engine: a registry of tools, and the only way to run one.
 
 Every call is judged when it arrives and again right before it runs. An approval is bound to a fingerprint of the tool,
-its schema, the arguments, the policy and the files to be changed, so whatever has changed meanwhile is asked again.
+its schema, the arguments, the policy, the effects and the files to be changed, so whatever has changed meanwhile is
+asked again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import asyncio
 import hashlib
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,8 +21,7 @@ from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ConfigError, ToolError
 from blueprint_llm.redaction import redact
 from blueprint_llm.secret import revealed
-from blueprint_llm.tools import sandbox
-from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, ask, ask_async, request_for
+from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, ask, request_for
 from blueprint_llm.tools.audit import Audit
 from blueprint_llm.tools.calls import Ready, as_call
 from blueprint_llm.tools.commands import CommandTools
@@ -36,8 +34,9 @@ from blueprint_llm.tools.judge import Judge, Judged
 from blueprint_llm.tools.paths import Workspace
 from blueprint_llm.tools.process import Spawner
 from blueprint_llm.tools.registry import Registered, from_function, from_schema
-from blueprint_llm.tools.rules import Mode, Policy, ToolDecision, load_rules
+from blueprint_llm.tools.rules import Mode, Policy, ToolDecision, load_rules, suggestion
 from blueprint_llm.tools.secretbox import canonical, load_key, state_folder
+from blueprint_llm.tools.view import Views
 from blueprint_llm.types import Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -91,7 +90,8 @@ class ToolEngine:
     ) -> None:
         given = settings or Tools()
         changed = {"mode": mode or given.mode, "workspace": str(workspace or given.workspace)}
-        self.settings = given.model_copy(update={**changed, "rules": list(given.rules if rules is None else rules)})
+        self.settings = given.model_copy(update=changed)
+        self._rules = given.rules if rules is None else rules
         self.approver, self._world = approver, surroundings or Surroundings()
         self.workspace = Workspace(self.settings.workspace)
         if not os.path.isdir(self.workspace.root):  # noqa: PTH112 - a plain string
@@ -100,14 +100,17 @@ class ToolEngine:
         self._open()
 
     def _make_judge(self) -> Judge:
-        policy = Policy(load_rules(self.settings.rules, self.workspace), self.workspace)
+        policy = Policy(load_rules(self._rules, self.workspace), self.workspace)
         facts = [self.settings.mode, self.workspace.root, [rule.model_dump(mode="json") for rule in policy.rules]]
+        confinement = self.settings.sandbox
+        self._views = Views(self.workspace.root, confinement, policy.hides, policy.keeps)
+        is_waived = confinement.backend == "none" and not confinement.required
         return Judge(
             policy=policy,
             mode=self.settings.mode,
             workspace=self.workspace,
-            confined=lambda: sandbox.backend(self.settings.sandbox) != "none",
-            waived=self.settings.sandbox.backend == "none" and not self.settings.sandbox.required,
+            unenforced=(lambda _: []) if is_waived else self._views.doubts,
+            refuses=confinement.required,
             digest=hashlib.sha256(canonical(facts)).hexdigest(),
         )
 
@@ -124,12 +127,15 @@ class ToolEngine:
             lambda: self.audit, self._world.redact, self._world.monotonic, limits.output_bytes, limits.timeout_s
         )
         self._tools: dict[str, Registered] = {}
-        self._closers: list[Callable[[], None]] = [self._spawner.close, self._root.close]
+        self._closers: list[Callable[[], None]] = [
+            self._views.close, self._root.close, self._executor.close, self._spawner.close
+        ]  # fmt: skip
         self._add_built_ins(FileTools(self.workspace, self._root, journal, self._judge.policy.shuts))
 
     def _add_built_ins(self, files: FileTools) -> None:
-        commands = CommandTools(self.workspace, self.settings, self._spawner)
-        self._environment, self._connected = commands.environment, False
+        commands = CommandTools(self.workspace, self.settings, self._spawner, self._views)
+        self._environment = commands.environment
+        self._connected: set[str] = set()
         for registered in (
             from_function(files.read_file),
             from_function(files.list_files),
@@ -150,13 +156,25 @@ class ToolEngine:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
     def close(self) -> None:
-        """End the engine's processes and close the workspace."""
+        """Close the workspace and end all processes, running commands too; returns when they are dead."""
         while self._closers:
             self._closers.pop()()
 
+    async def aclose(self) -> None:
+        """Close as `close` does, without blocking the loop."""
+        await asyncio.to_thread(self.close)
+
     def key(self) -> bytes:
-        """The key that seals approvals and the audit."""
+        """Return the key that seals approvals and the audit."""
         return load_key(state_folder("tools"), self._world.random)
 
     @property
@@ -194,7 +212,7 @@ class ToolEngine:
         self._tools[made.tool.name] = made
         return made.tool
 
-    def connect(self) -> None:
+    async def connect(self) -> None:
         """Start the configured MCP servers and register their tools; once.
 
         Raises:
@@ -202,58 +220,78 @@ class ToolEngine:
         """
         from blueprint_llm.tools.mcp import McpConnection  # noqa: PLC0415 - only where servers are configured
 
-        for name, config in self.settings.mcp_servers.items() if not self._connected else ():
+        for name, config in self.settings.mcp_servers.items():
+            if name in self._connected:  # by an earlier run, or by one that connects right now
+                continue
+            self._connected.add(name)
             own = {variable: revealed(value) for variable, value in config.env.items()}
             connection = McpConnection(name, config, {**self._environment(), **own}, self.workspace.root)
-            for registered in connection.open():
-                self.register_tool(registered)
+            try:
+                for registered in await connection.open():
+                    self.register_tool(registered)
+            except BaseException:
+                self._connected.discard(name)
+                raise
             self._closers.append(connection.close)
-        self._connected = True
 
-    def _refresh(self, name: str) -> None:
+    async def _refresh(self, name: str) -> None:
         """Read a foreign tool's declaration again; a change is remembered, and its calls ask from then on."""
         registered = self._tools.get(name)
         if registered is None or registered.refresh is None:
             return
         with suppress(ToolError, TimeoutError):  # a server that fails will fail the call itself
-            now = registered.refresh()
+            now = await registered.refresh()
             if now is None:
                 del self._tools[name]
             elif now.tool != registered.tool:
                 self._tools[name] = replace(now, changed=True)
 
     def tools(self) -> list[Tool]:
-        """What the model may be told of."""
+        """Return what the model may be told of."""
         return [registered.tool for registered in self._tools.values()]
 
     def effect(self, name: str) -> str:
-        """The strongest thing a tool does: `read`, `write`, `execute` or `network`."""
+        """Return the strongest thing a tool does: `read`, `write`, `execute` or `network`."""
         return self._tools[name].traits.effect
 
     def registered(self, name: str) -> Registered | None:
-        """A tool by name."""
+        """Return a tool by name."""
         return self._tools.get(name)
 
     def check(self, name: str, arguments: object, *, tainted: bool = False) -> ToolDecision:
-        """What would become of a call. Pure: it changes nothing, and never raises on what a model wrote."""
+        """Return what would become of a call. Pure: it changes nothing, and never raises on what a model wrote."""
         registered = self._tools.get(name)
         if registered is None:
             return _unknown(name).decision
         return self._judge.judge(registered, arguments, tainted=tainted).decision
 
     def judge(self, call: ToolCall, *, tainted: bool = False) -> Judged:
-        """A call as it stands now, approvals that still hold included."""
+        """Return a call as it stands now, approvals that still hold included."""
         registered = self._tools.get(call.name)
         if registered is None:
             return _unknown(call.name)
         judged = self._judge.judge(registered, call.arguments, tainted=tainted)
-        if judged.decision.decision == "ask" and self._grants.holds(registered.tool, judged.canonical):
+        if judged.decision.decision == "ask" and self._grants.holds(
+            registered.tool, judged.canonical, judged.decision.effects
+        ):
             given = replace(judged.decision, decision="allow", rule_id="approved before")
             return replace(judged, decision=given)
         return judged
 
-    def execute(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
-        """Judge, ask where needed, and run one call."""
+    def would_allow(self, name: str, arguments: object) -> str:
+        """Return the rule that would allow a call, as it is written in the file; empty for an unknown tool."""
+        registered = self._tools.get(name)
+        if registered is None:
+            return ""
+        judged = self._judge.judge(registered, arguments)
+        return suggestion(registered.tool, judged.arguments, judged.claims.command, judged.decision.effects)
+
+    async def execute(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
+        """Judge, ask where needed, and run one call.
+
+        Raises:
+            ToolError: It is no call at all, or only a part of one.
+        """
         plain = as_call(call)
         if isinstance(plain, ToolResult):
             return plain
@@ -261,87 +299,56 @@ class ToolEngine:
         ready = Ready(call=plain)
         if judged.decision.decision == "ask":
             batch = [request_for(plain, judged)]
-            settled = self.settle(plain, batch[0], self.approve(batch)[0])
+            settled = self.settle(plain, batch[0], (await self.approve(batch))[0])
             if isinstance(settled, ToolResult):
                 return settled
             ready = settled
-        return self.run(ready)
+        return await self.run(ready)
 
-    async def execute_async(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
-        """The same without blocking the loop."""
-        plain = as_call(call)
-        if isinstance(plain, ToolResult):
-            return plain
-        judged = self.judge(plain)
-        ready = Ready(call=plain)
-        if judged.decision.decision == "ask":
-            batch = [request_for(plain, judged)]
-            settled = self.settle(plain, batch[0], (await self.approve_async(batch))[0])
-            if isinstance(settled, ToolResult):
-                return settled
-            ready = settled
-        return await self.run_async(ready)
-
-    def approve(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
+    async def approve(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
         """Ask the approver; without one everything is rejected."""
-        return ask(self.approver, batch, self._world.approval_timeout_s) if self.approver else _nobody(batch)
-
-    async def approve_async(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
-        """The same without blocking the loop."""
-        return (
-            await ask_async(self.approver, batch, self._world.approval_timeout_s) if self.approver else _nobody(batch)
-        )
+        return await ask(self.approver, batch, self._world.approval_timeout_s) if self.approver else _nobody(batch)
 
     def settle(
         self, call: ToolCall, request: ApprovalRequest, answer: ApprovalDecision, ready: Ready | None = None
     ) -> Ready | ToolResult:
-        """What an answer makes of a call: ready to run as it was approved, or a refusal."""
+        """Return what an answer makes of a call: ready to run as it was approved, or a refusal."""
         basis = ready or Ready(call=call)
         if answer.decision == "approve":
             if answer.scope in {"session", "always"}:
                 shown = canonical(request.arguments).decode()
-                self._grants.add(self._tools[call.name].tool, shown, lasting=answer.scope == "always")
+                is_lasting = answer.scope == "always"
+                self._grants.add(self._tools[call.name].tool, shown, request.effects, lasting=is_lasting)
             return replace(basis, approved=request.binding)
         if answer.decision == "edit" and answer.arguments is not None:
             edited = call.model_copy(update={"arguments": answer.arguments})
             return replace(basis, call=edited, approved=self.judge(edited, tainted=basis.tainted).binding)
         reason = answer.reason or ("left for later" if answer.decision == "later" else "no reason given")
-        return self._executor.refuse(call, self.judge(call), f"rejected: {reason}", basis.run)
+        judged = self.judge(call, tainted=basis.tainted)
+        why = "; ".join(judged.decision.reasons)
+        told = f"rejected: {reason}" + (f" (asked because: {why})" if why else "")
+        return self._executor.refuse(call, judged, told, basis.run, self.would_allow(call.name, call.arguments))
 
-    def run(self, ready: Ready) -> ToolResult:
+    async def run(self, ready: Ready) -> ToolResult:
         """Judge once more and run, if it is allowed or is exactly what was approved."""
-        self._refresh(ready.call.name)
+        await self._refresh(ready.call.name)
         judged = self.judge(ready.call, tainted=ready.tainted)
         if problem := _unfit(judged, ready.approved):
-            return self._executor.refuse(ready.call, judged, problem, ready.run)
-        return self._executor.run(ready.call, judged, ready.run)
+            rule = self.would_allow(ready.call.name, ready.call.arguments) if judged.decision.decision == "ask" else ""
+            return self._executor.refuse(ready.call, judged, problem, ready.run, rule)
+        return await self._executor.run(ready.call, judged, ready.run)
 
-    async def run_async(self, ready: Ready) -> ToolResult:
-        """The same without blocking the loop."""
-        if (registered := self._tools.get(ready.call.name)) and registered.refresh:
-            await asyncio.to_thread(self._refresh, ready.call.name)
-        judged = self.judge(ready.call, tainted=ready.tainted)
-        if problem := _unfit(judged, ready.approved):
-            return self._executor.refuse(ready.call, judged, problem, ready.run)
-        return await self._executor.run_async(ready.call, judged, ready.run)
-
-    def run_all(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
+    async def run_all(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
         """Run calls that may run side by side; the results are in call order."""
-        if len(batch) <= 1 or parallel <= 1:
-            return [self.run(ready) for ready in batch]
-        with ThreadPoolExecutor(max_workers=min(parallel, len(batch))) as pool:
-            waiting = [pool.submit(copy_context().run, self.run, ready) for ready in batch]
-            return [each.result() for each in waiting]
-
-    async def run_all_async(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
-        """The same without blocking the loop."""
         places = asyncio.Semaphore(max(1, parallel))
 
         async def one(ready: Ready) -> ToolResult:
             async with places:
-                return await self.run_async(ready)
+                return await self.run(ready)
 
-        return list(await asyncio.gather(*map(one, batch)))
+        async with asyncio.TaskGroup() as group:  # a cancellation reaches every call, and is raised when all have ended
+            running = [group.create_task(one(ready)) for ready in batch]
+        return [task.result() for task in running]
 
 
 def open_audit(settings: Tools, world: Surroundings | None = None) -> Audit:

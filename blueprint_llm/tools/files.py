@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from blueprint_llm.tools.arguments import BadArgumentsError
+from blueprint_llm.tools.boundary import protection, secrecy
 from blueprint_llm.tools.journal import Journal, load
 from blueprint_llm.tools.patch import PatchError, parse_patch
-from blueprint_llm.tools.paths import Located, Workspace, glob, protection, secrecy
+from blueprint_llm.tools.paths import Located, Workspace, glob
 from blueprint_llm.tools.registry import Claims, tool
 from blueprint_llm.tools.staging import Staged, Stored, stage
 

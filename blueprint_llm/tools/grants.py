@@ -12,7 +12,7 @@ from blueprint_llm.tools.locking import locked
 from blueprint_llm.tools.secretbox import read_sealed, state_folder, write_sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from blueprint_llm.types import Tool
 
@@ -30,14 +30,14 @@ class Grants:
         self._session: set[str] = set()
         self._lasting: set[str] | None = None
 
-    def holds(self, tool: Tool, arguments: str) -> bool:
-        """Whether this very call of the tool as it is declared was approved to be repeated; `arguments` is JSON."""
-        mark = self._mark(tool, arguments)
+    def holds(self, tool: Tool, arguments: str, effects: Sequence[str]) -> bool:
+        """Whether this very call, with these effects, was approved to be repeated; `arguments` is JSON."""
+        mark = self._mark(tool, arguments, effects)
         return mark in self._session or mark in self._loaded()
 
-    def add(self, tool: Tool, arguments: str, *, lasting: bool) -> None:
+    def add(self, tool: Tool, arguments: str, effects: Sequence[str], *, lasting: bool) -> None:
         """Remember an approval."""
-        mark = self._mark(tool, arguments)
+        mark = self._mark(tool, arguments, effects)
         self._session.add(mark)
         if lasting:
             place = state_folder("tools") / f"grants-{self._workspace}.json"
@@ -46,8 +46,8 @@ class Grants:
                 self._lasting = self._loaded() | {mark}
                 write_sealed(place, self._key(), "grants", sorted(self._lasting))
 
-    def _mark(self, tool: Tool, arguments: str) -> str:
-        parts = json.dumps([self._workspace, tool.model_dump(), json.loads(arguments)], sort_keys=True)
+    def _mark(self, tool: Tool, arguments: str, effects: Sequence[str]) -> str:
+        parts = json.dumps([self._workspace, tool.model_dump(), json.loads(arguments), *effects], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()
 
     def _loaded(self) -> set[str]:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.tools.arguments import BadArgumentsError, read_arguments
+from blueprint_llm.tools.boundary import secrecy
 from blueprint_llm.tools.files import change_concerns
 from blueprint_llm.tools.journal import digest
-from blueprint_llm.tools.paths import PathDeniedError, Workspace, secrecy
+from blueprint_llm.tools.paths import PathDeniedError, Workspace
 from blueprint_llm.tools.registry import Claims, Registered
-from blueprint_llm.tools.rules import Level, Mode, Policy, ToolDecision, Verdict
+from blueprint_llm.tools.rules import UNRULED, Level, Mode, Policy, ToolDecision, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from blueprint_llm.tools.boundary import Allowance, Effects
     from blueprint_llm.tools.paths import Located
 
 _NOTHING = Claims()
+_WORDS = {Level.ALLOW: "allow", Level.ASK: "ask", Level.DENY: "deny"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Judged:
         policy: A fingerprint of rules and mode.
         arguments: As the model gave them; empty where they could not be read.
         keywords: The arguments as the handler gets them.
+        allowance: What a command may do if it runs.
     """
 
     registered: Registered
@@ -41,6 +45,7 @@ class Judged:
     arguments: dict[str, Any] = field(default_factory=dict)
     keywords: dict[str, Any] = field(default_factory=dict)
     claims: Claims = _NOTHING
+    allowance: Allowance = UNRULED
 
     @property
     def canonical(self) -> str:
@@ -49,9 +54,10 @@ class Judged:
 
     @property
     def binding(self) -> str:
-        """What an approval is for: tool, schema, arguments, policy and the files to be changed, as a fingerprint."""
+        """What an approval is for, as a fingerprint: tool, schema, arguments, policy, effects, files to be changed."""
         files = [(item.path, digest(item.before)) for item in self.claims.staged]
-        facts = [self.registered.tool.model_dump(), self.arguments, self.policy, files]
+        effects = [self.decision.effects, self.allowance.paths]
+        facts = [self.registered.tool.model_dump(), self.arguments, self.policy, effects, files]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,16 +66,16 @@ class Judge:
     """Rules, mode and workspace in one place.
 
     Attributes:
-        confined: Whether the kernel will confine commands; asked only where it matters.
-        waived: Whether the user chose to go without (`backend: none`).
+        unenforced: Why the kernel here cannot hold a command to some effects; empty: it can.
+        refuses: Whether a command that cannot be confined is denied in place of asked about (`required: true`).
         digest: A fingerprint of rules and mode.
     """
 
     policy: Policy
     mode: Mode
     workspace: Workspace
-    confined: Callable[[], bool]
-    waived: bool
+    unenforced: Callable[[Effects], list[str]]
+    refuses: bool
     digest: str
 
     def judge(self, registered: Registered, arguments: object, *, tainted: bool = False) -> Judged:
@@ -84,13 +90,21 @@ class Judge:
         except OSError as error:
             reason = f"{error.filename or ''}: {error.strerror}"
             return Judged(registered=registered, decision=_deny(reason), arguments=plain)
+        verdict = self._verdict(registered, claims, tainted=tainted)
+        decision = ToolDecision(
+            decision=_WORDS[verdict.level],  # type: ignore[arg-type] # one of the three
+            rule_id=verdict.rule_id,
+            reasons=tuple(dict.fromkeys(verdict.reasons)),
+            effects=verdict.allowance.effects.names if claims.command and verdict.level is not Level.DENY else (),
+        )
         return Judged(
             registered=registered,
-            decision=self._decide(registered, claims, tainted=tainted),
+            decision=decision,
             policy=self.digest,
             arguments=plain,
             keywords=keywords,
             claims=claims,
+            allowance=verdict.allowance,
         )
 
     def _told(self, error: BadArgumentsError | PathDeniedError) -> str:
@@ -111,18 +125,18 @@ class Judge:
         paths = [str(path) for value in named for path in (value if isinstance(value, list | tuple) else [value])]
         return Claims(places=tuple(self.workspace.locate(path) for path in paths))
 
-    def _decide(self, registered: Registered, claims: Claims, *, tainted: bool) -> ToolDecision:
+    def _verdict(self, registered: Registered, claims: Claims, *, tainted: bool) -> Verdict:
         verdict = self._weigh(registered, claims)
-        level, reasons = verdict.level, list(verdict.reasons)
         if not verdict.decided:
-            level = self._default(registered, claims)
-        if level is Level.ALLOW and (concerns := self._concerns(registered, claims, tainted=tainted)):
-            level, reasons = Level.ASK, [*reasons, *concerns]
-        if level is Level.ASK:
+            verdict = replace(verdict, level=self._default(registered, claims))
+        if verdict.level is Level.ALLOW and (concerns := self._concerns(registered, claims, tainted=tainted)):
+            verdict = replace(verdict, level=Level.ASK, reasons=(*verdict.reasons, *concerns))
+        if claims.command and verdict.level is not Level.DENY:
+            verdict = self._enforceable(verdict)
+        if verdict.level is Level.ASK:  # a person is told everything there is to say
             doubts = claims.command.doubts if claims.command else ()
-            reasons = list(dict.fromkeys([*reasons, *doubts, *change_concerns(claims)]))
-        decision = {Level.ALLOW: "allow", Level.ASK: "ask", Level.DENY: "deny"}[level]
-        return ToolDecision(decision=decision, rule_id=verdict.rule_id, reasons=tuple(reasons))  # type: ignore[arg-type] # one of the three
+            verdict = replace(verdict, reasons=(*verdict.reasons, *doubts, *change_concerns(claims)))
+        return verdict
 
     def _weigh(self, registered: Registered, claims: Claims) -> Verdict:
         name = registered.tool.name
@@ -138,9 +152,17 @@ class Judge:
         if self.mode != "trust":
             return Level.DENY if self.mode == "whitelist" else Level.ASK
         if claims.command:
-            return Level.ASK if claims.command.doubts or not self.confined() else Level.ALLOW
+            return Level.ASK if claims.command.doubts else Level.ALLOW
         inside = registered.traits.effect == "read" or (registered.traits.effect == "write" and claims.places)
         return Level.ALLOW if inside and not registered.traits.outside else Level.ASK
+
+    def _enforceable(self, verdict: Verdict) -> Verdict:
+        """Ask where the kernel cannot hold a command to what was allowed, or deny where it must."""
+        reasons = self.unenforced(verdict.allowance.effects)
+        if not reasons:
+            return verdict
+        level = Level.DENY if self.refuses else Level.ASK
+        return replace(verdict, level=level, reasons=(*verdict.reasons, *reasons))
 
     def _concerns(self, registered: Registered, claims: Claims, *, tainted: bool) -> list[str]:
         effect = registered.traits.effect
@@ -152,8 +174,6 @@ class Judge:
             concerns.append("its declaration changed since it was first read")
         if tainted:
             concerns.append(f"text from outside may have asked for this {effect}")
-        if effect in {"write", "execute"} and not self.waived and not self.confined():
-            concerns.append("this system cannot confine what tools do")
         return concerns
 
 

@@ -1,19 +1,19 @@
-"""The agent loop as a generator: it yields what it needs (a chat, approvals, tool runs) and never blocks.
+"""The agent loop: chat, judge every call, ask once for all, run, one `tool` message a call in call order, again.
 
-chat -> judge every call -> one approval batch -> run -> one `tool` message per call, in call order -> chat again, until
-the model calls nothing more or a limit ends it.
+It ends when the model calls nothing more, or at a limit. An error on the way carries the run so far, and what waits,
+for a person or for a second try, can be taken up again by its `state_id`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from blueprint_llm.errors import ApprovalPending, BudgetExceededError, QuotaExceededError
+from blueprint_llm.errors import ApprovalPending, BudgetExceededError, QuotaExceededError, ToolCallInvalidError
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, answers_to, request_for
 from blueprint_llm.tools.calls import Ready
 from blueprint_llm.tools.pending import PendingStore
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from blueprint_llm.tools.engine import ToolEngine
     from blueprint_llm.tools.judge import Judged
 
+Chat = Callable[[ChatRequest], Awaitable[ChatResponse]]
+Stop = Literal["done", "max_turns", "max_denials", "budget", "approval", "error"]
+
 
 class RunResult(Record):
     """What a run came to.
@@ -31,45 +34,19 @@ class RunResult(Record):
     Attributes:
         content: The model's last text.
         messages: The whole conversation, ready to be continued.
-        stop: Why it ended; `approval` only on `ApprovalPending.result`.
+        stop: Why it ended; `approval` only on `ApprovalPending.result`, `error` only on an error's `run`.
         usage: Tokens and cost of all its chats.
         trace: The last chat's.
-        state_id: What `resume` takes, where it waits.
+        state_id: What `resume` takes, where it can go on.
     """
 
     content: str = ""
     messages: list[ChatMessage] = Field(default_factory=list)
     tool_results: list[ToolResult] = Field(default_factory=list)
-    stop: Literal["done", "max_turns", "max_denials", "budget", "approval"] = "done"
+    stop: Stop = "done"
     usage: UsageInfo | None = None
     trace: dict[str, Any] = Field(default_factory=dict)
     state_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
-    """Send a request; the result is a `ChatResponse`, an error of it is thrown in."""
-
-    request: ChatRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approve:
-    """Ask for decisions; the result is a list of them, or None where nobody is there to ask."""
-
-    batch: tuple[ApprovalRequest, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execute:
-    """Run calls, at most `parallel` at once; the result is a list of `ToolResult` in their order."""
-
-    calls: tuple[Ready, ...]
-    parallel: int = 1
-
-
-Step = Chat | Approve | Execute
-Run = Generator[Step, Any, RunResult]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +55,7 @@ class _Run:
 
     engine: ToolEngine
     request: ChatRequest
+    chat: Chat
     id: str
     turn: int = 0
     denials: int = 0
@@ -89,7 +67,7 @@ class _Run:
     trace: dict[str, Any] = field(default_factory=dict)
     state_id: str | None = None
 
-    def ended(self, stop: Any) -> RunResult:
+    def ended(self, stop: Stop) -> RunResult:
         return RunResult(
             content=self.content,
             messages=[ChatMessage(**message) for message in self.messages],
@@ -97,17 +75,16 @@ class _Run:
             stop=stop,
             usage=self.usage,
             trace=self.trace,
-            state_id=self.state_id if stop == "approval" else None,
+            state_id=self.state_id if stop in {"approval", "error"} else None,
         )
 
-    def take(self, response: ChatResponse) -> None:
-        """Count an answer and append it to the conversation."""
+    def take(self, response: ChatResponse) -> list[ToolCall]:
+        """Count an answer and append it to the conversation as it came; its calls, with ids that differ."""
         self.content, self.trace = response.content, dict(response.trace)
         self.usage = _sum(self.usage, response.usage)
-        message: dict[str, Any] = {"role": "assistant", "content": response.content}
-        if response.tool_calls:
-            message["tool_calls"] = [_as_message(call) for call in response.tool_calls]
-        self.messages.append(message)
+        calls = _distinct(response.tool_calls)
+        self.messages.append(_with_ids(_received(response), calls))
+        return calls
 
     def settle(self, calls: Sequence[ToolCall], results: Mapping[str, ToolResult]) -> None:
         """Append one message per call, in call order, and note what they mean for the run."""
@@ -119,93 +96,153 @@ class _Run:
             self.results.append(result)
             self.messages.append(result.to_message().to_dict())
 
+    def keep(self, calls: Sequence[ToolCall] = (), waiting: Sequence[ApprovalRequest] = ()) -> None:
+        """Store the run, to be taken up by `state_id`; an earlier state of it is void then."""
+        state = {
+            "run": self.id,
+            "turn": self.turn,
+            "denials": self.denials,
+            "tainted": self.tainted,
+            "content": self.content,
+            "messages": self.messages,
+            "request": self.request.model_dump(mode="json", exclude={"messages"}, exclude_unset=True),
+            "results": [result.model_dump(mode="json") for result in self.results],
+            "usage": self.usage.model_dump(mode="json") if self.usage else None,
+            "calls": [call.model_dump() for call in calls],
+            "waiting": [{name: getattr(item, name) for name in ApprovalRequest.__slots__} for item in waiting],
+        }
+        store = _store(self.engine)
+        earlier, self.state_id = self.state_id, store.keep(state)
+        if earlier:
+            store.forget(earlier)
 
-def run_loop(engine: ToolEngine, request: ChatRequest) -> Run:
+
+async def run_loop(engine: ToolEngine, request: ChatRequest, chat: Chat) -> RunResult:
     """Work on a request with the engine's tools.
 
+    Args:
+        engine: Runs the tools.
+        request: Without `tools`, all of the engine's are offered.
+        chat: Sends a request to a model.
+
     Raises:
-        ApprovalPending: When a call waits for a person; its `result` is the run so far.
+        ApprovalPending: A call waits for a person; its `result` is the run so far.
+        Exception: What `chat` raises; its `run` is the run so far, which can be resumed.
     """
+    await engine.connect()
     tools = request.tools if request.tools is not None else engine.tools()
-    run = _Run(engine=engine, request=request.model_copy(update={"tools": tools}), id=engine.world.random(8).hex())
+    asked = request.model_copy(update={"tools": tools})
+    run = _Run(engine=engine, request=asked, chat=chat, id=engine.world.random(8).hex())
     run.messages = [message.to_dict() for message in request.messages]
-    return (yield from _turns(run))
+    return await _turns(run)
 
 
-def resume_loop(engine: ToolEngine, state_id: str, decisions: Any) -> Run:
-    """Go on with a run that waited.
+async def resume_loop(engine: ToolEngine, state_id: str, decisions: Any, chat: Chat) -> RunResult:
+    """Go on with a run that waited, or that an error ended.
 
     Args:
         engine: With the policy of today.
-        state_id: From `ApprovalPending`.
+        state_id: From `ApprovalPending` or `error.run`.
         decisions: One per waiting call in order, or by call id: an `ApprovalDecision`, its fields, or a bool.
+        chat: Sends a request to a model.
 
     Raises:
         ToolDeniedError: When the stored run is missing, used up, expired or was changed.
         ApprovalPending: When it must wait again.
+        Exception: As `run_loop`.
     """
+    await engine.connect()
     kept = _store(engine).claim(state_id)
-    run = _restored(engine, kept.state, state_id)
+    run = _restored(engine, kept.state, state_id, chat)
     calls = [ToolCall(**call) for call in kept.state["calls"]]
     done = _already_started(run, calls) if kept.resumed_before else {}
-    waiting = [ApprovalRequest(**{**item, "reasons": tuple(item["reasons"])}) for item in kept.state["waiting"]]
+    waiting = [
+        ApprovalRequest(**{**item, "reasons": tuple(item["reasons"]), "effects": tuple(item["effects"])})
+        for item in kept.state["waiting"]
+    ]
     answers = {} if kept.resumed_before else _by_id(waiting, decisions)
-    yield from _work(
-        run, calls, known=done, shown={item.id: (item, answers[item.id]) for item in waiting if item.id in answers}
-    )
-    return (yield from _turns(run))
+    shown = {item.id: (item, answers[item.id]) for item in waiting if item.id in answers}
+    await _work(run, calls, known=done, shown=shown)
+    return await _turns(run)
 
 
-def _turns(run: _Run) -> Run:
+async def _turns(run: _Run) -> RunResult:
     limits = run.engine.settings.loop
     while run.turn < limits.max_turns:
         if run.denials > limits.max_denials:
             return run.ended("max_denials")
         run.turn += 1
         try:
-            response = yield Chat(
-                request=run.request.model_copy(update={"messages": [ChatMessage(**m) for m in run.messages]})
+            response = await run.chat(
+                run.request.model_copy(update={"messages": [ChatMessage(**message) for message in run.messages]})
             )
         except (BudgetExceededError, QuotaExceededError):
             return run.ended("budget")
-        run.take(response)
-        if not response.tool_calls:
+        except ToolCallInvalidError as error:
+            # The model can mend its call once it is told what was wrong; not for ever.
+            run.denials += 1
+            if run.denials > limits.max_denials or not _answered(run, error):
+                raise _carrying(error, run) from None
+            continue
+        except Exception as error:
+            _carrying(error, run)
+            raise
+        calls = run.take(response)
+        if not calls:
             return run.ended("done")
-        yield from _work(run, _distinct(response.tool_calls), known={}, shown={})
+        await _work(run, calls, known={}, shown={})
     return run.ended("max_denials" if run.denials > limits.max_denials else "max_turns")
+
+
+def _carrying(error: Exception, run: _Run) -> Exception:
+    """The error, with the run so far on it; kept out of its text."""
+    try:
+        run.keep()
+    except Exception:  # noqa: BLE001 - a disk that fails must not take the place of what went wrong
+        run.state_id = None
+    error.run = run.ended("error")  # type: ignore[attr-defined] # for whoever catches it
+    return error
+
+
+def _answered(run: _Run, error: ToolCallInvalidError) -> bool:
+    """Tell the model what was wrong with its call, as the result of it; False where the error does not say which."""
+    verdict = error.verdict
+    if verdict is None or not verdict.tool:
+        return False
+    identity, text = verdict.call_id or f"call-{run.turn}", f"not run: {verdict.clarification()}"
+    # What the model wrote as arguments is not kept: it may be half a text, which no provider takes back.
+    call = {"id": identity, "type": "function", "function": {"name": verdict.tool, "arguments": "{}"}}
+    result = ToolResult(tool_call_id=identity, name=verdict.tool, status="error", content=text)
+    run.results.append(result)
+    run.messages += [{"role": "assistant", "content": None, "tool_calls": [call]}, result.to_message().to_dict()]
+    return True
 
 
 Shown = dict[str, tuple[ApprovalRequest, ApprovalDecision]]
 
 
-def _work(
-    run: _Run, calls: list[ToolCall], *, known: dict[str, ToolResult], shown: Shown
-) -> Generator[Step, Any, None]:
+async def _work(run: _Run, calls: list[ToolCall], *, known: dict[str, ToolResult], shown: Shown) -> None:
     """Bring every call of a turn to a result; `shown` holds what a person has answered already."""
+    engine = run.engine
     open_calls = [call for call in calls if call.id not in known]
-    judged = {call.id: run.engine.judge(call, tainted=run.tainted) for call in open_calls}
-    asked = [
-        call
-        for call in open_calls
-        if judged[call.id].decision.decision == "ask" and not _still_good(call, judged, shown)
-    ]
-    batch = tuple(request_for(call, judged[call.id]) for call in asked)
+    judged = {call.id: engine.judge(call, tainted=run.tainted) for call in open_calls}
+    asking = [call for call in open_calls if judged[call.id].decision.decision == "ask"]
+    batch = [request_for(call, judged[call.id]) for call in asking if not _still_good(call, judged, shown)]
     answers = dict(shown)
     if batch:
-        found = yield Approve(batch=batch)
-        listed = answers_to(batch, found) if found is not None else [ApprovalDecision(decision="later")] * len(batch)
-        if any(answer.decision == "later" for answer in listed):
-            raise _pending(run, calls, judged)
-        answers |= {item.id: (item, answer) for item, answer in zip(batch, listed, strict=True)}
-    results = {**known, **(yield from _run_all(run, open_calls, judged, answers))}
+        given = answers_to(batch, await engine.approve(batch)) if engine.approver is not None else []
+        if not given or any(answer.decision == "later" for answer in given):
+            raise _pending(run, calls, [request_for(call, judged[call.id]) for call in asking])
+        answers |= {item.id: (item, answer) for item, answer in zip(batch, given, strict=True)}
+    results = {**known, **await _run_all(run, open_calls, judged, answers)}
     run.settle(calls, results)
-    if run.state_id:
-        _store(run.engine).forget(run.state_id)
+    if run.state_id:  # what waited is done, and must not be done again
+        _store(engine).forget(run.state_id)
         run.state_id = None
 
 
 def _still_good(call: ToolCall, judged: Mapping[str, Judged], shown: Shown) -> bool:
-    """Whether a stored answer is about this call as it stands now."""
+    """Return True if a stored answer is about this call as it stands now."""
     found = shown.get(call.id)
     return (
         found is not None
@@ -214,12 +251,18 @@ def _still_good(call: ToolCall, judged: Mapping[str, Judged], shown: Shown) -> b
     )
 
 
-def _run_all(
+async def _run_all(
     run: _Run, calls: Sequence[ToolCall], judged: Mapping[str, Judged], answers: Shown
-) -> Generator[Step, Any, dict[str, ToolResult]]:
+) -> dict[str, ToolResult]:
     """Run what may run, side by side only where every call of a stretch is marked safe for it."""
     results: dict[str, ToolResult] = {}
     stretch: list[Ready] = []
+
+    async def run_stretch() -> None:
+        found = await run.engine.run_all(stretch, run.engine.settings.loop.parallel)
+        results.update({ready.call.id: result for ready, result in zip(stretch, found, strict=True)})
+        stretch.clear()
+
     for call in calls:
         basis = Ready(call=call, tainted=run.tainted, run=f"{run.id}:{run.turn}")
         settled: Ready | ToolResult = basis
@@ -227,54 +270,29 @@ def _run_all(
             settled = run.engine.settle(call, *answers[call.id], basis)
         if isinstance(settled, ToolResult):
             results[call.id] = settled
-        elif judged[call.id].registered.traits.parallel:
-            stretch.append(settled)
-        else:
-            results |= yield from _execute(run, stretch)
-            stretch = []
-            results |= yield from _execute(run, [settled])
-    return {**results, **(yield from _execute(run, stretch))}
+            continue
+        if not judged[call.id].registered.traits.parallel:
+            await run_stretch()
+        stretch.append(settled)
+        if not judged[call.id].registered.traits.parallel:
+            await run_stretch()
+    await run_stretch()
+    return results
 
 
-def _execute(run: _Run, batch: list[Ready]) -> Generator[Step, Any, dict[str, ToolResult]]:
-    if not batch:
-        return {}
-    found: list[ToolResult] = yield Execute(calls=tuple(batch), parallel=run.engine.settings.loop.parallel)
-    return {ready.call.id: result for ready, result in zip(batch, found, strict=True)}
-
-
-def _pending(run: _Run, calls: Sequence[ToolCall], judged: Mapping[str, Judged]) -> ApprovalPending:
-    waiting = [
-        request_for(call, judged[call.id])
-        for call in calls
-        if call.id in judged and judged[call.id].decision.decision == "ask"
-    ]
-    state = {
-        "run": run.id,
-        "turn": run.turn,
-        "denials": run.denials,
-        "tainted": run.tainted,
-        "content": run.content,
-        "messages": run.messages,
-        "request": run.request.model_dump(mode="json", exclude={"messages"}, exclude_unset=True),
-        "results": [result.model_dump(mode="json") for result in run.results],
-        "usage": run.usage.model_dump() if run.usage else None,
-        "calls": [call.model_dump() for call in calls],
-        "waiting": [{name: getattr(item, name) for name in ApprovalRequest.__slots__} for item in waiting],
-    }
-    if run.state_id:
-        _store(run.engine).forget(run.state_id)
-    run.state_id = _store(run.engine).keep(state)
-    pending = ApprovalPending(run.state_id)
+def _pending(run: _Run, calls: Sequence[ToolCall], waiting: list[ApprovalRequest]) -> ApprovalPending:
+    run.keep(calls, waiting)
+    pending = ApprovalPending(str(run.state_id))
     pending.result = run.ended("approval")  # type: ignore[attr-defined] # the run so far, for whoever catches it
     pending.requests = waiting  # type: ignore[attr-defined] # what waits
     return pending
 
 
-def _restored(engine: ToolEngine, state: Mapping[str, Any], state_id: str) -> _Run:
+def _restored(engine: ToolEngine, state: Mapping[str, Any], state_id: str, chat: Chat) -> _Run:
     return _Run(
         engine=engine,
         request=ChatRequest(**state["request"], messages=state["messages"]),
+        chat=chat,
         id=state["run"],
         turn=state["turn"],
         denials=state["denials"],
@@ -311,12 +329,11 @@ def _told_again(call: ToolCall, record: Mapping[str, Any]) -> ToolResult:
 
 
 def _by_id(waiting: Sequence[ApprovalRequest], decisions: Any) -> dict[str, ApprovalDecision]:
-    if isinstance(decisions, Mapping):
-        known = [item for item in waiting if item.id in decisions]
-        return dict(
-            zip([item.id for item in known], answers_to(known, [decisions[item.id] for item in known]), strict=True)
-        )
-    return dict(zip([item.id for item in waiting], answers_to(waiting, decisions), strict=True))
+    if not isinstance(decisions, Mapping):
+        return dict(zip([item.id for item in waiting], answers_to(waiting, decisions), strict=True))
+    known = [item for item in waiting if item.id in decisions]
+    answers = answers_to(known, [decisions[item.id] for item in known])
+    return dict(zip([item.id for item in known], answers, strict=True))
 
 
 def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
@@ -326,12 +343,33 @@ def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
     for number, call in enumerate(calls):
         unique = call.id if call.id and call.id not in seen else f"{call.id or 'call'}-{number}"
         seen.add(unique)
-        distinct.append(call.model_copy(update={"id": unique}))
+        distinct.append(call if unique == call.id else call.model_copy(update={"id": unique}))
     return distinct
 
 
-def _as_message(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
+def _received(response: ChatResponse) -> dict[str, Any]:
+    """The assistant's message as it must be sent back; built from what there is where a chat of one's own has none."""
+    if response.message:
+        return dict(response.message)
+    built: dict[str, Any] = {"role": "assistant", "content": response.content}
+    if response.tool_calls:
+        built["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+            }
+            for call in response.tool_calls
+        ]
+    return built
+
+
+def _with_ids(message: dict[str, Any], calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The message as it is, but for calls whose ids had to be told apart."""
+    given = message.get("tool_calls") or []
+    if len(given) != len(calls) or all(item.get("id") == call.id for item, call in zip(given, calls, strict=True)):
+        return message
+    return {**message, "tool_calls": [{**item, "id": call.id} for item, call in zip(given, calls, strict=True)]}
 
 
 def _sum(left: UsageInfo | None, right: UsageInfo | None) -> UsageInfo | None:

@@ -44,7 +44,7 @@ class McpConnection:
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name=f"mcp-{name}", daemon=True)
 
-    def open(self) -> list[Registered]:
+    async def open(self) -> list[Registered]:
         """Start the server; its tools.
 
         Raises:
@@ -52,11 +52,12 @@ class McpConnection:
         """
         self._thread.start()
         try:
-            self._ready.result(self._config.timeout_s)
+            async with asyncio.timeout(self._config.timeout_s):
+                await asyncio.wrap_future(self._ready)
         except Exception as error:  # noqa: BLE001 - whatever a foreign server and library raise
-            self.close()
+            await asyncio.to_thread(self.close)
             raise ToolError(f"MCP server {self.name} did not start: {type(error).__name__}") from None
-        return [self._registered(declared) for declared in self._declared()]
+        return [self._registered(declared) for declared in await self._declared()]
 
     def close(self) -> None:
         """End the session and the server."""
@@ -84,11 +85,12 @@ class McpConnection:
                 self._ready.set_result(session)
                 await self._stop.wait()
 
-    def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> dict[str, Any]:
+    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> dict[str, Any]:
         """Put a question to the session; the answer as JSON with MCP's own names."""
         pending = question(self._ready.result())
         try:
-            answer = asyncio.run_coroutine_threadsafe(pending, self._loop).result(self._config.timeout_s)
+            async with asyncio.timeout(self._config.timeout_s):
+                answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(pending, self._loop))
         except TimeoutError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a foreign server and library raise
@@ -96,8 +98,8 @@ class McpConnection:
             raise ToolError(f"MCP server {self.name} failed: {type(error).__name__}: {error}") from None
         return answer.model_dump(mode="json", by_alias=True)  # type: ignore[no-any-return] # a pydantic model
 
-    def _declared(self) -> list[dict[str, Any]]:
-        return list(self._ask(lambda session: session.list_tools())["tools"])
+    async def _declared(self) -> list[dict[str, Any]]:
+        return list((await self._ask(lambda session: session.list_tools()))["tools"])
 
     def _registered(self, declared: Mapping[str, Any]) -> Registered:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{self.name}__{declared['name']}")[:64]
@@ -107,11 +109,12 @@ class McpConnection:
         made = from_schema(described, partial(self._call, declared["name"]), _TRAITS)
         return made.refreshing(lambda: self._again(declared["name"]))
 
-    def _again(self, name: str) -> Registered | None:
-        return next((self._registered(declared) for declared in self._declared() if declared["name"] == name), None)
+    async def _again(self, name: str) -> Registered | None:
+        found = [self._registered(declared) for declared in await self._declared() if declared["name"] == name]
+        return found[0] if found else None
 
-    def _call(self, name: str, /, **arguments: Any) -> Ran:
-        answer = self._ask(lambda session: session.call_tool(name, arguments))
+    async def _call(self, name: str, /, **arguments: Any) -> Ran:
+        answer = await self._ask(lambda session: session.call_tool(name, arguments))
         text = "\n".join(_text(part) for part in answer.get("content") or [])
         return Ran(status="error" if answer.get("isError") else "ok", text=text, facts={"server": self.name})
 

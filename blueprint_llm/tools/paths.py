@@ -1,4 +1,4 @@
-"""The workspace: the one folder that tools may touch, and which of its files need a person's eye.
+"""The workspace: the one folder that tools may touch, and where a path in it leads.
 
 A path is judged twice: here by name, to decide; and when it is opened, by the kernel (`confine`), to be sure.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 
-from blueprint_llm.tools.tokens import is_hidden, word_set
+from blueprint_llm.tools.tokens import is_hidden
 
 
 class PathDeniedError(ValueError):
@@ -21,41 +20,6 @@ class PathDeniedError(ValueError):
 
 
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9])(?:\..*)?")
-
-# Folders whose every file is configuration of a tool that runs by itself, or holds secrets.
-_FOLDERS = word_set(
-    ".git .hg .svn .jj .ssh .gnupg .aws .azure .kube .docker .github .gitlab .circleci .buildkite .husky "
-    ".githooks .ci .claude .codex .cursor .gemini .aider .continue .windsurf .opencode .blueprint .agents .roo "
-    ".cline .vscode .idea .devcontainer .cargo .mvn .gradle .yarn .venv venv node_modules __pycache__ .config "
-    "git~1 .direnv .bundle"
-)
-# Files that configure tools, are run by them, or hold secrets. `HEAD` makes a folder a bare git repository.
-_FILES = word_set(
-    ".envrc .netrc .npmrc .yarnrc .yarnrc.yml .pnpmfile.cjs .pypirc .gitconfig .gitattributes .gitmodules "
-    ".gitignore .git-credentials .pgpass .bashrc .bash_profile .bash_login .bash_logout .bash_aliases .profile "
-    ".zshrc .zshenv .zprofile .zlogin .zlogout .inputrc .vimrc .exrc .nvimrc .emacs .gdbinit .lldbinit .pythonrc "
-    ".pdbrc .pythonstartup .curlrc .wgetrc .ripgreprc .tmux.conf .xinitrc .xprofile .login .cshrc .tcshrc .kshrc "
-    "config.fish .gitlab-ci.yml .travis.yml azure-pipelines.yml jenkinsfile appveyor.yml bitbucket-pipelines.yml "
-    ".drone.yml .pre-commit-config.yaml lefthook.yml .mcp.json mcp.json agents.md claude.md gemini.md "
-    ".cursorrules .windsurfrules .clinerules .goosehints blueprint.yaml blueprint.yml conftest.py "
-    "sitecustomize.py usercustomize.py setup.py setup.cfg pyproject.toml pytest.ini .pytest.ini tox.ini "
-    ".coveragerc mypy.ini .mypy.ini ruff.toml .ruff.toml noxfile.py tasks.py fabfile.py dodo.py sconstruct "
-    "manage.py pytest.py makefile gnumakefile justfile .justfile taskfile.yml rakefile gemfile cmakelists.txt "
-    "meson.build build.rs cargo.toml rust-toolchain rust-toolchain.toml go.mod go.work package.json "
-    "package-lock.json yarn.lock pnpm-lock.yaml .babelrc .eslintrc .eslintrc.js .eslintrc.cjs .eslintrc.json "
-    ".prettierrc gulpfile.js gruntfile.js tsconfig.json build.gradle build.gradle.kts settings.gradle pom.xml "
-    "gradlew mvnw dockerfile containerfile docker-compose.yml docker-compose.yaml compose.yaml compose.yml "
-    "vagrantfile procfile composer.json deno.json bunfig.toml head id_rsa id_ed25519 authorized_keys known_hosts "
-    "credentials"
-)
-_PATTERNS = re.compile(
-    r"\.env(?:[._-].*)?|.*\.(?:pth|pem|key|p12|pfx|jks|kdbx|service|desktop|mk)|.*\.config\.[cm]?[jt]s|requirements.*\.txt|constraints.*\.txt"
-)
-_SECRET_FOLDERS = word_set(".ssh .gnupg .aws .azure .kube .docker")
-_SECRETS = re.compile(
-    r"\.env(?:[._-](?!example$|sample$|template$|dist$).*)?|\.envrc|\.netrc|\.npmrc|\.pypirc|\.pgpass|\.git-credentials"
-    r"|id_(?:rsa|ed25519|ecdsa|dsa)|credentials(?:\..*)?|.*\.(?:pem|key|p12|pfx|jks|kdbx)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,31 +120,6 @@ def check_spelling(path: str) -> None:
     for part in Path(path).parts:
         if part not in {".", ".."} and (part[-1] in ". " or _DEVICES.fullmatch(part.casefold())):
             raise PathDeniedError(f"{path!r} names a device, or ends in a dot or space that other systems drop")
-
-
-@lru_cache(maxsize=4096)
-def protection(path: str) -> str | None:
-    """Why a change of `path` needs a person, or None."""
-    parts = [unicodedata.normalize("NFKC", part).casefold() for part in path.split("/")]
-    name = parts[-1]
-    if folder := next((part for part in parts if part in _FOLDERS), None):
-        return f"{path}: {folder} configures tools that run by themselves, or holds secrets"
-    if name in _FILES or _PATTERNS.fullmatch(name):
-        return f"{path}: {name} configures tools, runs later, or holds secrets"
-    return None
-
-
-@lru_cache(maxsize=4096)
-def secrecy(path: str) -> str | None:
-    """Why reading `path` needs a person, or None."""
-    parts = [unicodedata.normalize("NFKC", part).casefold() for part in path.split("/")]
-    if (
-        _SECRETS.fullmatch(parts[-1])
-        or any(part in _SECRET_FOLDERS for part in parts)
-        or parts[-2:] == [".git", "config"]
-    ):
-        return f"{path} may hold secrets"
-    return None
 
 
 @lru_cache(maxsize=1024)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
-from blueprint_llm.errors import ToolError
+from blueprint_llm.errors import InvalidRequestError, ToolError
 from blueprint_llm.tools.arguments import BadArgumentsError, validate
 from blueprint_llm.types import Tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from blueprint_llm.tools.paths import Located
     from blueprint_llm.tools.rules import Effect
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from blueprint_llm.tools.tokens import Command
 
 _MARK = "__blueprint_tool__"
+_REMOTE = re.compile(r'"\$(?:dynamic)?[Rr]ef": "(?!#)')
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -35,6 +38,7 @@ class Traits:
         parallel: Whether several calls may run at once.
         idempotent: Whether a call may be repeated when its outcome is unknown.
         outside: Whether its results come from outside the workspace, so that the model may be misled by them.
+        confined: Whether the handler takes what the call was allowed, as `allowance`, and keeps to it.
         name, description: In place of the function's own.
     """
 
@@ -43,6 +47,7 @@ class Traits:
     parallel: bool = False
     idempotent: bool = False
     outside: bool = False
+    confined: bool = False
     name: str | None = None
     description: str | None = None
 
@@ -90,10 +95,10 @@ class Registered:
     check: Callable[[Mapping[str, Any]], dict[str, Any]]
     handler: Callable[..., Any]
     claims: Callable[[Mapping[str, Any]], Claims] | None = None
-    refresh: Callable[[], Registered | None] | None = None
+    refresh: Callable[[], Awaitable[Registered | None]] | None = None
     changed: bool = False
 
-    def refreshing(self, refresh: Callable[[], Registered | None]) -> Registered:
+    def refreshing(self, refresh: Callable[[], Awaitable[Registered | None]]) -> Registered:
         """This tool, declared by somebody who may change it."""
         return replace(self, refresh=refresh)
 
@@ -119,7 +124,8 @@ def from_function(function: Callable[..., Any]) -> Registered:
         ToolError: When the signature cannot be a schema.
     """
     traits: Traits = getattr(function, _MARK, Traits())
-    model = _model_of(getattr(function, "__func__", function), bound=inspect.ismethod(function))
+    hidden = ("allowance",) if traits.confined else ()
+    model = _model_of(getattr(function, "__func__", function), bound=inspect.ismethod(function), hidden=hidden)
     name = traits.name or function.__name__
     text = traits.description or inspect.getdoc(function) or ""
     schema = model.model_json_schema()
@@ -135,7 +141,9 @@ def from_schema(
     declared: Tool | Mapping[str, Any], handler: Callable[..., Any], traits: Traits | None = None
 ) -> Registered:
     """A tool whose schema is given; its handler gets the arguments as keywords."""
-    described = declared if isinstance(declared, Tool) else Tool.model_validate(declared)
+    given = declared if isinstance(declared, Tool) else Tool.model_validate(declared)
+    # The model is told, and the validator of its answers asks, what this engine will accept.
+    described = given.model_copy(update={"parameters": _closed(given.parameters)})
     return Registered(
         tool=described,
         traits=traits or getattr(handler, _MARK, None) or Traits(),
@@ -145,10 +153,10 @@ def from_schema(
 
 
 @lru_cache(maxsize=64)
-def _model_of(function: Callable[..., Any], *, bound: bool) -> type[BaseModel]:
+def _model_of(function: Callable[..., Any], *, bound: bool, hidden: tuple[str, ...]) -> type[BaseModel]:
     try:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())[int(bound) :]
-        fields: dict[str, Any] = {item.name: _field_of(item) for item in parameters}
+        fields: dict[str, Any] = {item.name: _field_of(item) for item in parameters if item.name not in hidden}
         return create_model(function.__name__, __config__=_CONFIG, **fields)
     except (TypeError, ValueError, NameError) as error:
         raise ToolError(f"{function.__qualname__} cannot be a tool: {error}") from None
@@ -163,33 +171,29 @@ def _field_of(item: inspect.Parameter) -> tuple[Any, Any]:
     return item.annotation, Field() if item.default is item.empty else item.default
 
 
-def _schema_check(schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    validator: list[Any] = []
-
-    def check(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        if not validator:
-            validator.append(_compile(schema))
-        try:
-            problems = sorted(validator[0].iter_errors(dict(arguments)), key=lambda error: list(map(str, error.path)))
-        except Exception as error:  # noqa: BLE001 - a foreign schema may be anything
-            raise BadArgumentsError(f"the tool's schema cannot be used ({type(error).__name__})") from None
-        if problems:
-            raise BadArgumentsError("; ".join(_told(error) for error in problems[:8]))
-        return dict(arguments)
-
-    return check
-
-
-def _compile(schema: Mapping[str, Any]) -> Any:
-    from jsonschema import validators  # noqa: PLC0415 - loaded by the first call that needs it
-    from referencing import Registry  # noqa: PLC0415 - comes with jsonschema; an empty registry fetches nothing
-
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of an object that says itself whether it takes other keys: it does not, unless it composes others."""
     closed = {"type": "object", **schema}
     if "additionalProperties" not in closed and not {"$ref", "allOf", "anyOf", "oneOf"} & set(closed):
         closed["additionalProperties"] = False
-    return validators.validator_for(closed)(closed, registry=Registry())
+    return closed
 
 
-def _told(error: Any) -> str:
-    place = ".".join(map(str, error.path)) or "arguments"
-    return f"{place}: {error.message[:200]}"
+def _schema_check(schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Check as the validator of streamed calls does."""
+
+    def check(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        from blueprint_llm.streaming.schema_check import compile_schema  # noqa: PLC0415 - most engines need it never
+
+        if _REMOTE.search(json.dumps(schema, default=str)):
+            raise BadArgumentsError("the tool's schema cannot be used: it refers to another document")
+        try:
+            problem = compile_schema(schema).mismatch(dict(arguments))
+        except InvalidRequestError as error:
+            raise BadArgumentsError(f"the tool's schema cannot be used: {error}") from None
+        if problem is not None:
+            place = problem.path.lstrip("/").replace("/", ".") or "arguments"
+            raise BadArgumentsError(f"{place}: expected {problem.expected} ({problem.code})")
+        return dict(arguments)
+
+    return check

@@ -1,31 +1,37 @@
 """Weigh a call against the user's rules: the strictest match wins, and no match means the default.
 
-A rule that allows a command allows it only with known-safe flags and operands inside the workspace; one that denies
-also looks through wrappers, chains and substitutions. Rules are the user's: nothing in the workspace can add one.
+A rule that allows a command says by its effects what the kernel lets the command do. Rules that deny commands by their
+words look through wrappers, chains and substitutions; that is a convenience, and no wall. Rules that deny files are
+walls: what they name is hidden. Rules are the user's: nothing in the workspace can add one.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 
 from blueprint_llm.config.problems import Report
+from blueprint_llm.config.tool_blocks import Rule
 from blueprint_llm.config.tree import from_mapping
 from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.tools.flags import read_command
-from blueprint_llm.tools.paths import Located, PathDeniedError, Workspace, glob, secrecy
+from blueprint_llm.tools.boundary import Allowance, Effects
+from blueprint_llm.tools.paths import Located, PathDeniedError, Workspace
+from blueprint_llm.tools.survey import Patterns
 from blueprint_llm.tools.tokens import Command, from_argv, from_text, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from blueprint_llm.types import Tool
+
 Mode = Literal["manual", "whitelist", "trust"]
 Effect = Literal["read", "write", "execute", "network"]
+_READERS, _WRITERS = frozenset({"*", "read_file"}), frozenset({"write_file", "patch"})
 
 
 class Level(IntEnum):
@@ -38,11 +44,16 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDecision:
-    """What becomes of a call, by which rule, and why."""
+    """What becomes of a call, by which rule, and why; `effects` is what a command may do if it runs."""
 
     decision: Literal["allow", "ask", "deny"]
     rule_id: str | None
     reasons: tuple[str, ...]
+    effects: tuple[str, ...] = ()
+
+
+# What a command may do that no rule is about, once a person has approved it.
+UNRULED = Allowance(effects=Effects(write=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,54 +64,22 @@ class Verdict:
     rule_id: str | None = None
     reasons: tuple[str, ...] = ()
     decided: bool = True
+    allowance: Allowance = UNRULED
 
 
-def _many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Indexed:
+    """A rule, ready to be matched."""
 
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_many)]
-
-
-class Rule(BaseModel):
-    """One rule of the user.
-
-    Attributes:
-        allow, ask, deny: Exactly one of them, naming the tools it is about (`*`: any).
-        argv: The first words of the command; a list in place of a word means any of them, `*` any word.
-        paths: Patterns; every path of the call or command must match one (for ask and deny: any).
-        flags: `safe` allows known-safe flags only, `any` leaves flags and operands unchecked.
-        match, not_match: Commands or paths that the rule must and must not decide; checked when it loads.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    allow: Words | None = None
-    ask: Words | None = None
-    deny: Words | None = None
-    argv: tuple[Words, ...] | None = None
-    paths: Words | None = None
-    flags: Literal["safe", "any"] = "safe"
-    why: str = ""
-    id: str | None = None
-    match: tuple[str | tuple[str, ...], ...] = ()
-    not_match: tuple[str | tuple[str, ...], ...] = ()
-
-    @model_validator(mode="after")
-    def _one_effect(self) -> Rule:
-        if sum(names is not None for names in (self.allow, self.ask, self.deny)) != 1:
-            raise ValueError("needs exactly one of allow, ask and deny")
-        return self
+    rule: Rule
+    verdict: Verdict
+    tools: frozenset[str]
+    argv: tuple[frozenset[str], ...]
+    paths: Patterns | None
 
     @property
     def level(self) -> Level:
-        """What the rule says."""
-        return Level.DENY if self.deny else Level.ASK if self.ask else Level.ALLOW
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """The tools it is about."""
-        return self.allow or self.ask or self.deny or ()
+        return self.verdict.level
 
 
 def load_rules(raw: Sequence[Any], workspace: Workspace) -> tuple[Rule, ...]:
@@ -113,7 +92,7 @@ def load_rules(raw: Sequence[Any], workspace: Workspace) -> tuple[Rule, ...]:
     problems: list[str] = []
     for number, item in enumerate(raw):
         try:
-            rule = Rule.model_validate(item)
+            rule = item if isinstance(item, Rule) else Rule.model_validate(item)
         except ValidationError as error:
             report = Report(from_mapping({}))
             report_errors(error, Rule, ("tools", "rules", number), report)
@@ -135,36 +114,76 @@ def _broken_examples(rule: Rule, workspace: Workspace) -> Iterator[str]:
             except ValueError as error:
                 yield f"the example {example!r} is no command: {error}"
                 continue
-            if (verdict.decided and verdict.level == rule.level) != wanted:
+            if (verdict.decided and verdict.level == _level(rule)) != wanted:
                 must = "must" if wanted else "must not"
                 yield f"the example {example!r} {must} be decided by this rule ({'; '.join(verdict.reasons) or 'is'})"
 
 
+def _level(rule: Rule) -> Level:
+    return Level.DENY if rule.deny else Level.ASK if rule.ask else Level.ALLOW
+
+
 class Policy:
-    """The rules, indexed by the program they are about."""
+    """The rules, indexed by the program they are about.
+
+    Attributes:
+        hides: What no process may see: what rules deny to be read, or ask about, since in the middle of a command
+            nobody can be asked.
+        keeps: What no process may change: what rules deny to be written, or ask about.
+    """
 
     def __init__(self, rules: tuple[Rule, ...], workspace: Workspace) -> None:
         self.rules, self._workspace = rules, workspace
-        self._by_program: dict[str, list[Rule]] = {}
-        self._any_program: list[Rule] = []
-        self._by_tool: dict[str, list[Rule]] = {}
-        for rule in rules:
-            self._index(rule)
+        self._by_program: dict[str, list[_Indexed]] = {}
+        self._any_program: list[_Indexed] = []
+        self._by_tool: dict[str, list[_Indexed]] = {}
+        indexed = [self._indexed(rule) for rule in rules]
+        for item in indexed:
+            self._index(item)
+        bound = [item for item in indexed if item.level and item.paths and item.rule.argv is None]
+        self.hides = Patterns(
+            text
+            for item in bound
+            if item.paths and item.tools & (_READERS | ({"command"} if item.level is Level.DENY else set()))
+            for text in item.paths.texts
+        )
+        self.keeps = Patterns(
+            text for item in bound if item.paths and item.tools & _WRITERS for text in item.paths.texts
+        )
 
-    def _index(self, rule: Rule) -> None:
-        if "run_tests" in rule.tools and rule.argv is None:
-            self._by_program.setdefault("pytest", []).append(rule.model_copy(update={"argv": (("pytest",),)}))
-        for tool in rule.tools:
-            self._by_tool.setdefault(tool, []).append(rule)
-        if not {"command", "*"} & set(rule.tools):
+    def _indexed(self, rule: Rule) -> _Indexed:
+        paths = None if rule.paths is None else tuple(map(self._inside, rule.paths))
+        level = _level(rule)
+        allowance = Allowance(effects=Effects.of(rule.effects), paths=paths if level is Level.ALLOW else None)
+        reasons = (rule.why,) if rule.why else ()
+        stated = "effects" in rule.model_fields_set or level is Level.ALLOW
+        return _Indexed(
+            rule=rule,
+            verdict=Verdict(level=level, rule_id=rule.id, reasons=reasons, allowance=allowance if stated else UNRULED),
+            tools=frozenset(rule.tools),
+            argv=tuple(map(frozenset, rule.argv or ())),
+            paths=None if paths is None else Patterns(paths),
+        )
+
+    def _inside(self, pattern: str) -> str:
+        """A pattern relative to the workspace."""
+        root = self._workspace.root.rstrip("/")
+        return pattern.removeprefix(f"{root}/") if pattern.startswith(f"{root}/") else pattern
+
+    def _index(self, item: _Indexed) -> None:
+        if "run_tests" in item.tools and not item.argv:
+            self._by_program.setdefault("pytest", []).append(item)
+        for tool in item.tools:
+            self._by_tool.setdefault(tool, []).append(item)
+        if not {"command", "*"} & item.tools:
             return
-        programs = rule.argv[0] if rule.argv else ("*",)
+        programs = item.argv[0] if item.argv else ("*",)
         for program in programs:
             place = self._any_program if program == "*" else self._by_program.setdefault(program_name(program), [])
-            place.append(rule)
+            place.append(item)
 
-    def weigh_example(self, rule: Rule, example: str | tuple[str, ...]) -> Verdict:
-        """What the rules say of an example: words or a command string, or a path for tools that take one."""
+    def weigh_example(self, rule: Rule, example: str | list[str]) -> Verdict:
+        """Return what the rules say of an example: words or a command string, or a path for tools that take one."""
         if rule.argv is not None or "command" in rule.tools:
             return self.weigh_command(from_text(example) if isinstance(example, str) else from_argv(example))
         try:
@@ -173,83 +192,53 @@ class Policy:
             return Verdict(level=Level.DENY, reasons=(str(error),), decided=False)
 
     def weigh_tool(self, tool: str) -> Verdict:
-        """What the rules say of a call without paths or words."""
-        rules = self._by_tool.get(tool, []) + self._by_tool.get("*", [])
-        plain = [rule for rule in rules if rule.paths is None and rule.argv is None]
-        return _strictest([_verdict(rule) for rule in plain], f"no rule is about {tool}")
+        """Return what the rules say of a call without paths or words."""
+        plain = [item.verdict for item in self._about(tool) if item.paths is None and not item.argv]
+        return _strictest(plain, f"no rule is about {tool}")
 
     def weigh_path(self, tool: str, place: Located) -> Verdict:
-        """What the rules say of one path of a call."""
-        rules = self._by_tool.get(tool, []) + self._by_tool.get("*", [])
-        found = [_verdict(rule) for rule in rules if rule.argv is None and _covers(rule, place)]
+        """Return what the rules say of one path of a call."""
+        found = [item.verdict for item in self._about(tool) if not item.argv and _covers(item, place)]
         return _strictest(found, f"no rule is about {tool} of {place.path}")
 
     def shuts(self, tool: str, path: str) -> bool:
-        """Whether a rule keeps a file that a walk came upon from a tool."""
-        rules = self._by_tool.get(tool, []) + self._by_tool.get("*", [])
-        return any(rule.level and rule.paths is not None and self._is_among(rule, path) for rule in rules)
+        """Return True if a rule keeps a file that a walk came upon from a tool."""
+        return any(item.level and item.paths and self._is_among(item.paths, path) for item in self._about(tool))
+
+    def _about(self, tool: str) -> list[_Indexed]:
+        return self._by_tool.get(tool, []) + self._by_tool.get("*", [])
 
     def weigh_command(self, command: Command) -> Verdict:
-        """What the rules say of a command."""
+        """Return what the rules say of a command: the strictest, and of those that allow it the most generous."""
         program = program_name(command.argv[0])
         named = {program_name(part[0]) for part in command.parts}
-        rules = self._any_program + [rule for name in named for rule in self._by_program.get(name, ())]
-        found = [_verdict(rule) for rule in rules if rule.level and self._forbids(rule, command)]
-        doubts: list[str] = []
-        for rule in self._any_program + self._by_program.get(program, []):
-            if not rule.level and (length := _prefix(rule, command.argv)) is not None:
-                troubles = self._doubts(rule, command, length)
-                doubts += troubles
-                found += [] if troubles else [_verdict(rule)]
-        verdict = _strictest(found, f"no rule allows {program}")
-        return verdict if verdict.decided or not doubts else _asking(doubts)
+        rules = self._any_program + [item for name in named for item in self._by_program.get(name, ())]
+        forbidding = [item.verdict for item in rules if item.level and self._forbids(item, command)]
+        allowing = [
+            item.verdict
+            for item in self._any_program + self._by_program.get(program, [])
+            if not item.level and _begins(item, command.argv)
+        ]
+        best = max(allowing, key=_breadth, default=None)
+        if forbidding:
+            return max(forbidding, key=lambda verdict: (verdict.level, _breadth(verdict)))
+        if best is None:
+            return Verdict(level=Level.ASK, reasons=(f"no rule allows {program}",), decided=False)
+        if command.doubts:
+            return Verdict(level=Level.ASK, reasons=command.doubts, decided=False, allowance=best.allowance)
+        return best
 
-    def _forbids(self, rule: Rule, command: Command) -> bool:
-        named = rule.argv is None or any(_found_in(rule.argv, part) for part in command.parts)
-        return named and (rule.paths is None or any(self._is_among(rule, word) for word in _path_words(command)))
+    def _forbids(self, item: _Indexed, command: Command) -> bool:
+        if item.argv and not any(_found_in(item.argv, part) for part in command.parts):
+            return False
+        return item.paths is None or any(self._is_among(item.paths, word) for word in _path_words(command))
 
-    def _doubts(self, rule: Rule, command: Command, length: int) -> list[str]:
-        argv = command.argv
-        if command.doubts or (rule.flags == "any" and rule.paths is None):
-            return list(command.doubts)
-        reading = read_command(argv, argv[:length])
-        if reading is None:
-            return [f"no table of safe flags for {argv[0]}: a rule with `flags: any` would allow it unchecked"]
-        odd = [self._odd_path(path, colons=False) for path in reading.paths]
-        odd += [self._odd_path(path, colons=True) for path in reading.revisions]
-        unsafe = [] if rule.flags == "any" else reading.doubts + [text for text in odd if text]
-        places = [*reading.paths, *map(_place_in, reading.revisions)] or ["."]
-        return unsafe + [f"{path!r} is not among the rule's paths" for path in places if not self._is_among(rule, path)]
-
-    def _is_among(self, rule: Rule, path: str) -> bool:
+    def _is_among(self, patterns: Patterns, path: str) -> bool:
         try:
-            return rule.paths is None or _covers(rule, self._workspace.resolve(path))
+            place = self._workspace.resolve(path)
         except PathDeniedError:
             return False
-
-    def _odd_path(self, path: str, *, colons: bool) -> str | None:
-        if ":" in path and not colons:
-            return f"{path!r} holds a colon, which some programs read as a host"
-        try:
-            return secrecy(self._workspace.resolve(_place_in(path)).path)
-        except PathDeniedError as error:
-            return str(error)
-
-
-def _place_in(word: str) -> str:
-    """The path in a revision (`HEAD:path`) or a pathspec of git: `:(top)path` starts at the root of its repository."""
-    magic = re.fullmatch(r":\((.*?)\)(.*)", word, re.DOTALL)
-    if magic is None:
-        return word.rpartition(":")[2]
-    return f"/{magic[2]}" if "top" in magic[1] else magic[2]
-
-
-def _verdict(rule: Rule) -> Verdict:
-    return Verdict(level=rule.level, rule_id=rule.id, reasons=(rule.why,) if rule.why else ())
-
-
-def _asking(doubts: list[str]) -> Verdict:
-    return Verdict(level=Level.ASK, reasons=tuple(dict.fromkeys(doubts)), decided=False)
+        return any(patterns.match(name) or patterns.match_folder(name) for name in place.names)
 
 
 def _strictest(found: list[Verdict], otherwise: str) -> Verdict:
@@ -258,39 +247,65 @@ def _strictest(found: list[Verdict], otherwise: str) -> Verdict:
     return max(found, key=lambda verdict: verdict.level)
 
 
-def _covers(rule: Rule, place: Located) -> bool:
-    if rule.paths is None:
+def _breadth(verdict: Verdict) -> tuple[bool, bool, bool]:
+    effects = verdict.allowance.effects
+    return effects.write, effects.network, verdict.allowance.paths is None
+
+
+def _covers(item: _Indexed, place: Located) -> bool:
+    if item.paths is None:
         return True
-    patterns = [glob(pattern) for pattern in rule.paths]
     # An allow rule is about where a path really leads; any other also about its name, and a folder is what is in it.
-    names = [*place.names, *(f"{name}/" for name in place.names)] if rule.level else [place.path]
-    return any(pattern.match(name) for pattern in patterns for name in names)
+    if not item.level:
+        return item.paths.match(place.path)
+    return any(item.paths.match(name) or item.paths.match_folder(name) for name in place.names)
 
 
-def _prefix(rule: Rule, argv: tuple[str, ...]) -> int | None:
-    """How many words the rule spells out, if `argv` begins with them. The program must be spelled exactly."""
-    words = rule.argv or (("*",),)
-    if len(argv) < len(words) or (words[0] == ("*",) and "/" in argv[0] and rule.flags == "safe"):
-        return None
-    fits = all("*" in choices or word in choices for choices, word in zip(words, argv, strict=False))
-    return len(words) if fits else None
+def _begins(item: _Indexed, argv: tuple[str, ...]) -> bool:
+    """Return True if the command begins with the rule's words. The program must be spelled exactly."""
+    return len(argv) >= len(item.argv) and all(
+        "*" in choices or word in choices for choices, word in zip(item.argv, argv, strict=False)
+    )
 
 
 def _path_words(command: Command) -> Iterator[str]:
     """Whatever may be a path in a command: its words, the values in them, and what follows a colon or a short flag."""
     for word in dict.fromkeys(word for part in command.parts for word in part[1:]):
-        yield from filter(None, {word, word.partition("=")[2], _place_in(word), word[2:] if word[:1] == "-" else ""})
+        value = word[2:] if word.startswith("-") and not word.startswith("--") else ""
+        yield from filter(None, {word, word.partition("=")[2], word.rpartition(":")[2], value})
 
 
-def _found_in(words: tuple[Words, ...], argv: tuple[str, ...]) -> bool:
-    """Whether the rule's words occur in order, with nothing but flags and their values between them."""
+def _found_in(words: tuple[frozenset[str], ...], argv: tuple[str, ...]) -> bool:
+    """Return True if a command is one of the rule: its program, the subcommand next to it, all other words anywhere."""
     if "*" not in words[0] and program_name(argv[0]) not in map(program_name, words[0]):
         return False
-    place, wanted = 1, 1
-    while wanted < len(words) and place < len(argv):
-        if argv[place] in words[wanted] or "*" in words[wanted]:
-            wanted += 1
-        elif not (argv[place].startswith("-") or argv[place - 1].startswith("-")):
+    rest = argv[1:]
+    leading, others = words[1:2], words[2:]
+    if leading and all(word.startswith("-") for word in leading[0]):
+        leading, others = (), words[1:]
+    return all(_leads(choices, rest) for choices in leading) and all(
+        "*" in choices or not choices.isdisjoint(rest) for choices in others
+    )
+
+
+def _leads(choices: frozenset[str], words: tuple[str, ...]) -> bool:
+    """Return True if one of the choices comes before any other word that is no flag and no flag's value."""
+    previous = ""
+    for word in words:
+        if word in choices or "*" in choices:
+            return True
+        if not (word.startswith("-") or previous.startswith("-")):
             return False
-        place += 1
-    return wanted == len(words)
+        previous = word
+    return False
+
+
+def suggestion(tool: Tool, arguments: dict[str, Any], command: Command | None, effects: tuple[str, ...]) -> str:
+    """Return the rule that would allow a call, as it is written in the file."""
+    if command is None:
+        paths = [arguments["path"]] if isinstance(arguments.get("path"), str) else []
+        rule: dict[str, Any] = {"allow": tool.name, **({"paths": paths} if paths else {})}
+    else:
+        words = [word for word in command.argv[:2] if word == command.argv[0] or word.isalpha()]
+        rule = {"allow": "command", "argv": words, **({} if effects == ("read",) else {"effects": list(effects)})}
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in rule.items()) + "}"

@@ -19,7 +19,10 @@ import sys
 import time
 from typing import Any, NoReturn
 
-_SET_NO_NEW_PRIVS, _SET_SUBREAPER = 38, 36  # include/uapi/linux/prctl.h
+_SET_SECCOMP, _SET_SUBREAPER, _SET_NO_NEW_PRIVS = 22, 36, 38  # include/uapi/linux/prctl.h
+_SECCOMP_FILTER = 2
+_CAPABILITIES = 0x20080522  # the third version of the header of capset
+_CONTROL_FD, _FILTER_FD = 250, 9  # the second is known to `sandbox` too
 _RESTRICT_SELF = 446  # landlock_restrict_self, the same number on every architecture
 _MAX_REQUEST = 1 << 20
 _POLL_S = 0.02
@@ -44,7 +47,7 @@ def serve(requests: socket.socket) -> None:
 
 
 def supervise(request: dict[str, Any], fds: list[int]) -> NoReturn:
-    """Run one command to its end and report; `fds` are control, input, output and maybe a Landlock ruleset."""
+    """Run one command to its end and report; `fds` are control, input, output and maybe a ruleset."""
     control = socket.socket(fileno=fds[0])
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -69,6 +72,7 @@ def _prctl(option: int) -> None:
 
 def _become(request: dict[str, Any], fds: list[int], tasks: int) -> NoReturn:
     """Turn into the command. What fails here is told on the control socket."""
+    os.dup2(fds[0], _CONTROL_FD, inheritable=False)
     try:
         os.setsid()
         for place, fd in enumerate((fds[1], fds[2], fds[2])):
@@ -76,19 +80,52 @@ def _become(request: dict[str, Any], fds: list[int], tasks: int) -> NoReturn:
         os.chdir(request["cwd"])
         os.umask(request["umask"])
         _limit(request["limits"], tasks)
-        if len(fds) > 3:  # noqa: PLR2004 - the fourth is the ruleset
-            _prctl(_SET_NO_NEW_PRIVS)
-            if _libc.syscall(_RESTRICT_SELF, fds[3], 0):
-                raise OSError("landlock_restrict_self was refused")  # noqa: TRY301 - told like every failure here
-        os.closerange(3, fds[0])
-        os.closerange(fds[0] + 1, 256)
-        os.set_inheritable(fds[0], False)
+        program = bytes.fromhex(request["filter"])
+        if request["ruleset"]:
+            _restrict(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+            _restrict(_libc.syscall(_RESTRICT_SELF, fds[3], 0), "landlock_restrict_self")
+        os.closerange(3, _CONTROL_FD)
+        os.closerange(_CONTROL_FD + 1, 1024)
+        if request["is_wrapped"]:  # bubblewrap takes the filter on itself, once it needs sockets no more
+            _hand_over(program)
+        elif program:
+            _drop_capabilities()
+            _filter_calls(program)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.execve(request["program"], request["argv"], request["env"])  # noqa: S606 - judged before
     except OSError as error:
-        os.write(fds[0], json.dumps({"failed": str(error)}).encode())
+        os.write(_CONTROL_FD, json.dumps({"failed": str(error)}).encode())
     finally:
         os._exit(127)
+
+
+def _restrict(failed: int, what: str) -> None:
+    if failed:
+        raise OSError(f"{what} was refused")
+
+
+def _hand_over(program: bytes) -> None:
+    fd = os.memfd_create("filter", 0) if program else -1
+    if program:
+        os.write(fd, program)
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.dup2(fd, _FILTER_FD)
+        os.close(fd)
+
+
+def _drop_capabilities() -> None:
+    """Root keeps its name and loses its powers."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
+    _restrict(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
+
+
+def _filter_calls(program: bytes) -> None:
+    wanted = _Program(len(program) // 8, program)
+    _restrict(_libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(wanted), 0, 0), "seccomp")
 
 
 def _limit(limits: dict[str, int], tasks: int) -> None:

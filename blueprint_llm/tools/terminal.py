@@ -39,6 +39,8 @@ class TerminalApprover:
         self._write(f"\n[{number}/{total}] {one_line(request.tool)}")
         for reason in request.reasons:
             self._write(f"  because {reason}")
+        if request.effects:
+            self._write(f"  it may: {', '.join(request.effects)}")
         self._show(request.preview)
         while True:
             try:

@@ -67,7 +67,12 @@ def from_argv(argv: Sequence[str]) -> Command:
     """
     if len(argv) > _MAX_WORDS:
         raise _too_long()
-    doubts = [f"{word!r} is a shell operator, passed as a plain word" for word in argv if _OPERATOR.fullmatch(word)]
+    doubts = [
+        f"{word!r} is a shell operator, passed as a plain word"
+        for index, word in enumerate(argv)
+        if _OPERATOR.fullmatch(word) and not (word == ";" and _STARTERS & set(argv[:index]))  # the end of `find -exec`
+    ]
+    doubts += _assignment(argv)
     return Command(argv=tuple(argv), doubts=(*doubts, *_spoofs(argv)), parts=_bounded(_commands_in(tuple(argv))))
 
 
@@ -85,10 +90,14 @@ def from_text(text: str) -> Command:
     doubts = []
     if found := _active_syntax(text):
         doubts.append(f"shell syntax {found!r} is not interpreted: the words go to the program as they are")
-    if _ASSIGNMENT.match(argv[0]):
-        doubts.append(f"{argv[0]!r} would set an environment variable")
-    parts = chain(_commands_in(argv), (part for piece in _pieces(text) for part in _commands_in(piece)))
+    doubts += _assignment(argv)
+    pieces = _pieces(text) if _CUTS.search(text) else iter(())  # without a cut, the whole is the only piece
+    parts = chain(_commands_in(argv), (part for piece in pieces for part in _commands_in(piece)))
     return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=_bounded(parts))
+
+
+def _assignment(argv: Sequence[str]) -> list[str]:
+    return [f"{argv[0]!r} would set an environment variable"] if _ASSIGNMENT.match(argv[0]) else []
 
 
 def _bounded(parts: Iterator[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -103,11 +112,17 @@ def _too_long() -> ValueError:
 
 
 def _active_syntax(text: str) -> str | None:
-    """The first thing outside quotes that a shell would act on."""
-    quote, previous = "", " "
+    """The first thing that a shell would act on and `shlex` does not."""
+    quote, previous, escaped = "", " ", False
     for char in text:
-        if quote == "'":
+        if escaped:
+            if char in "\n\r":
+                return "\\"
+            escaped = False
+        elif quote == "'":
             quote = "" if char == "'" else quote
+        elif char == "\\" and not quote:
+            escaped = True
         elif char in "$`\\" or (not quote and _acts(char, previous)):
             return char
         elif char in "'\"" and quote in {"", char}:
@@ -168,10 +183,12 @@ def is_hidden(char: str) -> bool:
 
 
 def _spoofs(argv: Sequence[str]) -> Iterator[str]:
-    if not argv[0].isascii():
-        yield f"the program name {argv[0]!a} is not ASCII"
+    if not (argv[0].isascii() and argv[0].isprintable()):
+        yield f"the program name {argv[0]!a} is not plain ASCII"
     for word in argv:
         if not (word.isascii() and word.isprintable()):
-            yield from (f"a word holds the invisible character {char!a}" for char in word if is_hidden(char))
+            # A text may have lines: whoever is asked sees them as `\\n`.
+            odd = (char for char in word if is_hidden(char) and char not in "\n\t")
+            yield from (f"a word holds the invisible character {char!a}" for char in odd)
         if " " * _WIDE_GAP in word:
             yield "a word holds a wide gap that could push text out of sight"

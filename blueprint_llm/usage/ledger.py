@@ -10,17 +10,22 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
-from blueprint_llm.usage.limits import NANO, Payer, Rule, per_minute, rules
-from blueprint_llm.usage.pricing import Tokens, cost, worst_cost
-from blueprint_llm.usage.stores.ops import EXPIRED, AttemptRow, Charge, Heartbeat, Kind, Level, Reserve, Settle
+from blueprint_llm.usage.estimate import Demand
+from blueprint_llm.usage.limits import Payer, Rule, per_minute, rules
+from blueprint_llm.usage.money import NANO, nano
+from blueprint_llm.usage.pricing import worst_cost
+from blueprint_llm.usage.stores.records import EXPIRED, AttemptRow, Charge, Kind, Level, Reservation, Settlement
 
 if TYPE_CHECKING:
     from blueprint_llm.config.model import Config
     from blueprint_llm.models import ModelFacts
     from blueprint_llm.types import UsageInfo
     from blueprint_llm.usage.pricing import PriceCard
+    from blueprint_llm.usage.stores.records import BreakerReport
 
 DEFAULT_OUTPUT_TOKENS = 4096
+LEAST_OUTPUT_TOKENS = 256
+_NOTHING = Demand()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,39 +46,36 @@ class Estimate:
     card: PriceCard | None = None
 
     def amount(self, kind: Kind) -> int:
-        """What to reserve under a limit of `kind`."""
-        return {"usd": self.usd or 0, "requests": 1, "tokens": self.input_tokens + self.output_tokens}[kind]
+        """Return what to reserve under a limit of `kind`."""
+        return {"usd": self.usd or 0, "tokens": self.input_tokens + self.output_tokens}.get(kind, 1)
 
 
 class Outcome(NamedTuple):
     """How an attempt ended.
 
     Attributes:
-        tokens: What the provider reported or what was seen; None: nothing was billed (not sent, 4xx, 429, 5xx).
+        usage: What the provider reported or what was seen; None: no tokens.
+        cost_usd: What the answer cost (LiteLLM's `completion_cost`, or the user's own price); None: unknown.
         category: None: answered; else a row of the failure table, or `abandoned`.
         sent: False: nothing left this machine, so not even a request counts.
         maybe_billed: The provider may have billed what we could not see.
     """
 
-    tokens: Tokens | None = None
+    usage: UsageInfo | None = None
+    cost_usd: float | None = None
     category: str | None = None
     sent: bool = True
-    usage_source: str = "provider"
     maybe_billed: bool = False
     latency_s: float | None = None
     ttft_s: float | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """A reservation to be made: `op` is for the store; what settling needs later is kept beside it."""
-
-    op: Reserve
-    estimate: Estimate
-
-    def heartbeat(self) -> Heartbeat:
-        """Keeps it for another time to live."""
-        return Heartbeat(id=self.op.id, ttl_s=self.op.ttl_s)
+    @property
+    def cost_nano(self) -> int | None:
+        """Nano-USD; None: unknown. What was refused before any token was made (4xx, 429, 5xx, not sent) is free."""
+        if self.cost_usd is not None:
+            return nano(self.cost_usd)
+        refused = self.usage is None and self.category is not None and not self.maybe_billed
+        return 0 if refused else None
 
 
 class Ledger:
@@ -86,10 +88,19 @@ class Ledger:
         self._project = config.project
         self.ttl_s = config.store.reservation_ttl_s or config.deadline.total_s + 10
 
-    def cap(self, payer: Payer, *, max_tokens: int | None, facts: ModelFacts | None, card: PriceCard | None) -> Cap:
-        """The output cap of an attempt: the caller's, else one is sent if a USD budget or token quota applies.
+    def cap(
+        self,
+        payer: Payer,
+        *,
+        max_tokens: int | None,
+        facts: ModelFacts | None,
+        card: PriceCard | None,
+        asked: Demand = _NOTHING,
+    ) -> Cap:
+        """Return the output cap of an attempt: the caller's, else one is sent if a USD budget or token quota applies.
 
-        A model whose output may fill its whole window gives no usable cap: then it is DEFAULT_OUTPUT_TOKENS.
+        A model whose output may fill its whole window gives no usable cap: then it is DEFAULT_OUTPUT_TOKENS. Of any
+        limit that refuses the answer takes at most half, so that the prompt fits beside it.
         """
         if max_tokens is not None:
             return Cap(bound=max_tokens)
@@ -97,26 +108,49 @@ class Ledger:
         window = facts.max_input_tokens if facts else None
         shared = most is not None and window is not None and most >= window
         bound = min(most, DEFAULT_OUTPUT_TOKENS) if most and shared else most or DEFAULT_OUTPUT_TOKENS
-        limits = [rule for rule in self._limits(payer, card) if rule.kind != "requests"]
-        tokens = [rule.limit // 2 for rule in limits if rule.kind == "tokens"]  # the prompt has to fit beside it
-        bound = max(1, min([bound, *tokens]))
-        return Cap(bound=bound, send=bound if limits else None)
+        limits = [rule for rule in self._limits(payer, card) if rule.kind in {"usd", "tokens"}]
+        halves = [rule.limit // 2 for rule in limits if rule.kind == "tokens"]
+        bound = min([bound, *halves])
+        usd = [rule.limit // 2 for rule in limits if rule.kind == "usd" and rule.on_exceed == "block"]
+        per_token = _nano_per_token(card, asked) if card and usd else 0
+        if per_token and min(usd) < per_token * bound * asked.answers:
+            # A budget that would not even buy a short answer is left to refuse, and to say so.
+            bound = max(min(bound, LEAST_OUTPUT_TOKENS), int(min(usd) / (per_token * asked.answers)))
+        return Cap(bound=max(1, bound), send=max(1, bound) if limits else None)
 
     def estimate(
-        self, card: PriceCard | None, *, input_tokens: int, output_tokens: int, answers: int = 1, seconds: float = 0.0
+        self,
+        card: PriceCard | None,
+        *,
+        output_tokens: int,
+        asked: Demand | None = None,
+        input_tokens: int = 0,
+        answers: int = 1,
+        seconds: float = 0.0,
     ) -> Estimate:
-        """The worst case: the dearest reachable tier, cache writes and reasoning, every answer at its cap.
+        """Return the worst case: every modality, tier, cache write and tool that the request allows, at its dearest.
 
         Args:
             card: The price; None: unknown.
-            input_tokens: At most so many.
             output_tokens: The cap of one answer.
-            answers: The request's `n`.
+            asked: What the request may take; None: `input_tokens` of text and so many `answers`.
+            input_tokens: See `asked`.
+            answers: See `asked`.
             seconds: The longest that it may take, for prices by time.
         """
-        output = output_tokens * answers
-        usd = worst_cost(card, input_tokens, output, seconds=seconds) if card else self._unpriced
-        return Estimate(input_tokens=input_tokens, output_tokens=output, usd=usd, card=card)
+        asked = asked or Demand(text_tokens=input_tokens, answers=answers)
+        output = output_tokens * asked.answers
+        if card is None:
+            return Estimate(input_tokens=asked.input_tokens, output_tokens=output, usd=self._unpriced)
+        if card.listed is None:
+            usd = worst_cost(card, asked.input_tokens, output, seconds=seconds)
+            return Estimate(input_tokens=asked.input_tokens, output_tokens=output, usd=usd, card=card)
+        return Estimate(
+            input_tokens=card.listed.input_bound(asked),
+            output_tokens=output,
+            usd=card.listed.worst_nano(asked, output, seconds=seconds),
+            card=card,
+        )
 
     @property
     def _unpriced(self) -> int | None:
@@ -135,7 +169,7 @@ class Ledger:
         return tuple(rule.charge(known, estimate.amount(rule.kind)) for rule in self._limits(known, estimate.card))
 
     def _limits(self, payer: Payer, card: PriceCard | None) -> tuple[Rule, ...]:
-        found = self._of_selectors(payer.selectors())
+        found = (*self._of_selectors(payer.selectors()), *payer.own)
         if card is None or (card.rpm is None and card.tpm is None):
             return found
         return (*found, *per_minute(f"model:{payer.model}", card.rpm, card.tpm))
@@ -144,13 +178,33 @@ class Ledger:
         return tuple(rule for name in selectors for rule in self._rules.get(name, ()))
 
     def lasting(self) -> tuple[Charge, ...]:
-        """A charge of nothing under every limit that outlives a session: how all of them stand can be asked."""
+        """Return a charge of nothing under every limit that outlives a session: how all of them stand can be asked."""
         payer = Payer(call_id="", provider="", model="", project=self._project)
         rules = [rule for listed in self._rules.values() for rule in listed]
         return tuple(rule.charge(payer, 0) for rule in rules if not {rule.scope, rule.window} & {"call", "session"})
 
-    def reserve(self, id_: str, payer: Payer, estimate: Estimate, *, attempt: int = 1, trace: str = "") -> Reservation:
-        """The reservation of one attempt. Nobody settling it in time, its row says it was billed its estimate."""
+    def reservation(  # noqa: PLR0913 - a keyword for each fact of the row
+        self,
+        id_: str,
+        payer: Payer,
+        estimate: Estimate,
+        *,
+        target: str = "",
+        probes: int = 1,
+        attempt: int = 1,
+        trace: str = "",
+    ) -> Reservation:
+        """Return the reservation of one attempt; if nobody settles it in time, its row says it cost its estimate.
+
+        Args:
+            id_: Names the attempt.
+            payer: Whose limits count it.
+            estimate: The most that it can take.
+            target: Whose circuit breaker is asked.
+            probes: So many attempts at a time may try a half-open target.
+            attempt: Its number within the call.
+            trace: The trace's id; empty: the call's.
+        """
         row = AttemptRow(
             id=id_,
             call_id=payer.call_id,
@@ -168,59 +222,67 @@ class Ledger:
             price_version=estimate.card.version if estimate.card else None,
             trace_id=trace or payer.call_id,
         )
-        op = Reserve(id=id_, charges=self.charges(payer, estimate), ttl_s=self.ttl_s, row=row)
-        return Reservation(op=op, estimate=estimate)
+        return Reservation(id_, self.charges(payer, estimate), self.ttl_s, row, target, probes)
 
-    def settle(self, reservation: Reservation, outcome: Outcome) -> Settle:
-        """The true amounts of an attempt; `settle.row.cost_nano` is what it cost."""
-        tokens = outcome.tokens or Tokens()
-        usd = self._cost(reservation.estimate.card, outcome)
-        taken = {"usd": usd or 0, "requests": int(outcome.sent), "tokens": tokens.prompt + tokens.completion}
-        row = reservation.op.row._replace(
-            prompt_tokens=tokens.prompt,
-            completion_tokens=tokens.completion,
-            cached_tokens=tokens.cached,
-            reasoning_tokens=tokens.reasoning,
-            cache_write_tokens=tokens.cache_write_5m + tokens.cache_write_1h,
+    def settlement(self, reservation: Reservation, outcome: Outcome, report: BreakerReport | None = None) -> Settlement:
+        """Return the true amounts of an attempt; `row.cost_nano` is what it cost.
+
+        An answer of unknown cost keeps what was reserved for it: a budget is never below what was billed.
+        """
+        usage, usd = outcome.usage, outcome.cost_nano
+        tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
+        spent = {"requests": int(outcome.sent), "tokens": tokens, "parallel": 0}
+        if usd is not None:
+            spent["usd"] = usd
+        row = reservation.row._replace(
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            cached_tokens=usage.cached_tokens if usage else 0,
+            reasoning_tokens=usage.reasoning_tokens if usage else 0,
+            cache_write_tokens=usage.cache_write_tokens if usage else 0,
             cost_nano=usd,
             latency_s=outcome.latency_s,
             ttft_s=outcome.ttft_s,
             category=outcome.category,
-            usage_source=outcome.usage_source,
+            usage_source=usage.source if usage else "provider",
             maybe_billed=outcome.maybe_billed,
         )
-        return Settle(charges=tuple(item._replace(amount=taken[item.kind]) for item in reservation.op.charges), row=row)
-
-    def _cost(self, card: PriceCard | None, outcome: Outcome) -> int | None:
-        if outcome.tokens is None:
-            return 0
-        return cost(card, outcome.tokens, seconds=outcome.latency_s or 0.0) if card else self._unpriced
+        charges = tuple(item._replace(amount=spent.get(item.kind, item.amount)) for item in reservation.charges)
+        return Settlement(charges, row, report)
 
 
-def tokens_of(usage: UsageInfo) -> Tokens:
-    """A provider's usage in the words of the price list; cache writes are taken for 5-minute ones."""
-    return Tokens(
-        prompt=usage.prompt_tokens,
-        completion=usage.completion_tokens,
-        cached=usage.cached_tokens,
-        cache_write_5m=usage.cache_write_tokens,
-        reasoning=usage.reasoning_tokens,
-    )
+def _nano_per_token(card: PriceCard, asked: Demand) -> float:
+    """Return the dearest price of one token of the answer."""
+    many = 10**6
+    if card.listed is None:
+        return (worst_cost(card, 0, many) - worst_cost(card, 0, 0)) / many
+    most, least = card.listed.worst_nano(asked, many), card.listed.worst_nano(asked, 0)
+    return (most - least) / many if most is not None and least is not None else 0.0
 
 
 def denial(level: Level) -> BudgetExceededError | QuotaExceededError:
-    """The error for a limit that refused."""
+    """Return the error for a limit that refused."""
     charge = level.charge
     if charge.kind == "usd":
-        limit, used = charge.limit / NANO, level.used / NANO
-        return BudgetExceededError(scope=charge.scope, limit_usd=limit, used_usd=used, resets_at=level.resets_at)
+        return BudgetExceededError(
+            scope=charge.scope,
+            limit_usd=charge.limit / NANO,
+            used_usd=level.used / NANO,
+            resets_at=level.resets_at,
+            needed_usd=charge.amount / NANO,
+        )
     return QuotaExceededError(
-        scope=charge.scope, kind=charge.kind, limit=charge.limit, used=level.used, resets_at=level.resets_at
+        scope=charge.scope,
+        kind=charge.kind,
+        limit=charge.limit,
+        used=level.used,
+        resets_at=level.resets_at,
+        needed=charge.amount,
     )
 
 
 def standing(level: Level) -> dict[str, Any]:
-    """A limit's state as plain values for a trace or `explain`; USD where it is a budget."""
+    """Return a limit's state as plain values for a trace or `explain`; USD where it is a budget."""
     charge, unit = level.charge, NANO if level.charge.kind == "usd" else 1
     return {
         "scope": charge.scope,

@@ -12,9 +12,10 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from blueprint_llm.config.deployments import from_environment
+from blueprint_llm.config.environment import from_environment
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.usage.stores.ops import Charge, Kind
+from blueprint_llm.usage.money import NANO, nano
+from blueprint_llm.usage.stores.records import Charge, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from blueprint_llm.config.blocks import Budget, Quota
     from blueprint_llm.config.model import Config, Deployment
 
-NANO = 10**9
 _MINUTE = "minute"
 _DURATION = re.compile(r"(\d*)\s*(s|mo|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2592000}
@@ -36,6 +36,7 @@ class Payer(NamedTuple):
         group: The `model_list` group, where the target comes from one.
         deployment: The deployment's id.
         litellm_provider: LiteLLM's name of the provider, for `provider_budget_config`.
+        own: Limits that come with the deployment itself.
     """
 
     call_id: str
@@ -46,9 +47,10 @@ class Payer(NamedTuple):
     group: str | None = None
     deployment: str = ""
     litellm_provider: str = ""
+    own: tuple[Rule, ...] = ()
 
     def selectors(self) -> tuple[str, ...]:
-        """The rules that count this payer, by selector."""
+        """Return the rules that count this payer, by selector."""
         return _selectors(self.provider, self.model, self.group, self.deployment, self.litellm_provider)
 
 
@@ -64,7 +66,7 @@ def _selectors(provider: str, model: str, group: str | None, deployment: str, li
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One limit: `limit` in nano-USD, requests or tokens, `warn_at` in the same."""
+    """One limit: `limit` in nano-USD, requests, tokens or attempts at a time, `warn_at` in the same."""
 
     scope: str
     kind: Kind
@@ -75,7 +77,7 @@ class Rule:
     chain: tuple[str, ...] = ()
 
     def charge(self, payer: Payer, amount: int) -> Charge:
-        """What this rule takes for `payer`."""
+        """Return what this rule takes for `payer`."""
         return Charge(
             scope=self.scope,
             subject=self._subject(payer),
@@ -113,11 +115,6 @@ def per_minute(scope: str, rpm: Any, tpm: Any, where: str = "") -> Iterator[Rule
         yield Rule(scope=scope, kind="requests", window=_MINUTE, limit=int(_number(rpm, f"{where}.rpm")))
     if tpm is not None:
         yield Rule(scope=scope, kind="tokens", window=_MINUTE, limit=int(_number(tpm, f"{where}.tpm")))
-
-
-def nano(usd: object) -> int:
-    """USD as whole nano-USD."""
-    return round(Decimal(str(usd)) * NANO)
 
 
 def _all(config: Config) -> Iterator[Rule]:
@@ -160,10 +157,19 @@ def _of_deployment(deployment: Deployment) -> Iterator[Rule]:
     yield from _of_settings(f"deployment:{deployment.id}", settings, f"model_list {deployment.group}")
 
 
+def of_attempt(deployment: str, keywords: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Return the limits of a Router's deployment out of the keywords of one attempt at it. Raise ConfigError."""
+    return tuple(_of_settings(f"deployment:{deployment}", keywords, f"model_list deployment {deployment}"))
+
+
 def _of_settings(scope: str, settings: Mapping[str, Any], where: str) -> Iterator[Rule]:
-    """LiteLLM's keys: rpm, tpm, max_budget and budget_duration, or the names that its budget configuration has."""
+    """LiteLLM's keys: rpm, tpm, max_parallel_requests, max_budget and budget_duration, and its budgets' own names."""
     rpm, tpm = settings.get("rpm", settings.get("rpm_limit")), settings.get("tpm", settings.get("tpm_limit"))
     yield from per_minute(scope, rpm, tpm, where)
+    parallel = settings.get("max_parallel_requests")
+    if parallel is not None:
+        most = int(_number(parallel, f"{where}.max_parallel_requests"))
+        yield Rule(scope=scope, kind="parallel", window="ever", limit=most)
     limit = settings.get("max_budget", settings.get("budget_limit"))
     if limit is not None:
         period = settings.get("budget_duration", settings.get("time_period"))

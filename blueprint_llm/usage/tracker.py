@@ -2,79 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from blueprint_llm.config.blocks import StoreConfig
-from blueprint_llm.types import UsageFilter, UsageStats
-from blueprint_llm.usage.stores import Store, open_store
-from blueprint_llm.usage.stores.ops import (
-    Aggregate,
-    AttemptRow,
-    ByDay,
-    Charge,
-    Daily,
-    Dimension,
-    Level,
-    NewEpoch,
-    ResetLimits,
-    Rows,
-    Standing,
-    WriteRow,
-)
+from blueprint_llm.sync import run
+from blueprint_llm.types import UsageFilter
+from blueprint_llm.usage.stores import open_store
 
 if TYPE_CHECKING:
-    from blueprint_llm.types import UsageTotals
+    from collections.abc import Sequence
+
+    from blueprint_llm.types import UsageStats, UsageTotals
+    from blueprint_llm.usage.stores import Store
+    from blueprint_llm.usage.stores.records import AttemptRow, Charge, Dimension, Level
 
 _EVERYTHING = UsageFilter()
 
 
 class UsageTracker:
-    """The usage in `store`; without one, in the user's own ledger file. `a...` are the same for coroutines."""
+    """The usage in `store`; without one, in the user's own ledger file. Its methods block; the store's do not."""
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store or open_store(StoreConfig())
 
     def get_usage(self, where: UsageFilter | None = None) -> UsageStats:
-        """Totals since the last reset. A call tried three times is one call; its two failures are `errors`."""
-        return cast("UsageStats", self._store.execute(Aggregate(where=where or _EVERYTHING)))
-
-    async def aget_usage(self, where: UsageFilter | None = None) -> UsageStats:
-        """Totals since the last reset."""
-        return cast("UsageStats", await self._store.aexecute(Aggregate(where=where or _EVERYTHING)))
+        """Return totals since the last reset. A call tried three times is one call; its two failures are `errors`."""
+        return run(self._store.usage(where or _EVERYTHING))
 
     def by_day(self, where: UsageFilter | None = None) -> dict[str, UsageTotals]:
-        """Totals by UTC day, oldest first."""
-        return cast("dict[str, UsageTotals]", self._store.execute(ByDay(where=where or _EVERYTHING)))
+        """Return totals by UTC day, oldest first."""
+        return run(self._store.usage_by_day(where or _EVERYTHING))
 
     def daily(self, by: Dimension, where: UsageFilter | None = None) -> dict[str, dict[str, UsageTotals]]:
-        """Totals by UTC day, oldest first, for every provider, model, session or project."""
-        op = Daily(where=where or _EVERYTHING, by=by)
-        return cast("dict[str, dict[str, UsageTotals]]", self._store.execute(op))
+        """Return totals by UTC day, oldest first, for every provider, model, session or project."""
+        return run(self._store.usage_daily(where or _EVERYTHING, by))
 
-    def standing(self, charges: tuple[Charge, ...]) -> tuple[Level, ...]:
-        """How full the counters of `charges` are (those of `Ledger.lasting`, to see every limit)."""
-        return cast("tuple[Level, ...]", self._store.execute(Standing(charges=charges)) if charges else ())
+    def standing(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
+        """Return how full the counters of `charges` are (those of `Ledger.lasting`, to see every limit)."""
+        return run(self._store.levels(charges)) if charges else ()
 
     def newest(self, where: UsageFilter | None = None, *, limit: int = 100) -> tuple[AttemptRow, ...]:
-        """The newest attempts, newest first."""
-        return cast("tuple[AttemptRow, ...]", self._store.execute(Rows(where=where or _EVERYTHING, limit=limit)))
+        """Return the newest attempts, newest first."""
+        return run(self._store.rows(where or _EVERYTHING, limit=limit))
 
     def record(self, row: AttemptRow) -> None:
         """Write one attempt that no reservation stands for (a cache hit)."""
-        self._store.execute(WriteRow(row=row))
-
-    async def arecord(self, row: AttemptRow) -> None:
-        """Write one attempt that no reservation stands for (a cache hit)."""
-        await self._store.aexecute(WriteRow(row=row))
+        run(self._store.record(row))
 
     def reset_usage(self) -> None:
         """Count afresh; no row is deleted, no budget or quota lowered."""
-        self._store.execute(NewEpoch())
-
-    async def areset_usage(self) -> None:
-        """Count afresh; no row is deleted, no budget or quota lowered."""
-        await self._store.aexecute(NewEpoch())
+        run(self._store.new_epoch())
 
     def reset_limits(self) -> None:
-        """Empty every budget and quota but for what calls on their way hold."""
-        self._store.execute(ResetLimits())
+        """Empty every budget and quota but for what calls under way hold."""
+        run(self._store.reset_limits())
+
+    def close(self) -> None:
+        """Let go of the store's files and connections."""
+        run(self._store.aclose())

@@ -37,7 +37,8 @@ def timed(command, env, cwd):
 
 def fill(path):
     """A ledger of ten thousand attempts over two weeks."""
-    from blueprint_llm.usage.stores.ops import AttemptRow, Batch, WriteRow  # noqa: PLC0415 - not what is measured
+    from blueprint_llm import sync  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage.stores.records import AttemptRow  # noqa: PLC0415 - not what is measured
     from blueprint_llm.usage.stores.sqlite import SqliteStore  # noqa: PLC0415 - likewise
 
     now = time.time()
@@ -49,8 +50,9 @@ def fill(path):
             AttemptRow(id=f"{day}-{n}", call_id=f"{day}-{n}", provider="cloud", model=f"m{n % 5}", cost_nano=n)
             for n in range(ROWS // 14)
         ]
-        store.execute(Batch(ops=tuple(WriteRow(row=row) for row in rows)))
-    store.close()
+        for row in rows:
+            sync.run(store.record(row))
+    sync.run(store.aclose())
 
 
 def rows():

@@ -1,5 +1,6 @@
 """The ledger's speed: pairs of reserve and settle, the longest wait among processes, sums over a million rows."""
 
+import asyncio
 import json
 import os
 import statistics
@@ -10,9 +11,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from blueprint_llm import sync
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage.stores import MemoryStore, SqliteStore, ledger_sql
-from blueprint_llm.usage.stores.ops import Aggregate, AttemptRow, Charge, Reserve, Settle, Standing
+from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Charge, Reservation, Settlement
 
 NOMINAL_S = 12e-6
 SCOPES = (
@@ -28,7 +30,7 @@ import bench_ledger as bench
 store = bench.SqliteStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-print(*bench.pairs(store, 500))
+print(*bench.asyncio.run(bench.pairs(store, 500)))
 """
 
 
@@ -50,22 +52,22 @@ def _timed(call):
     return time.perf_counter() - begun
 
 
-def pairs(store, count):
-    """Seconds of each of `count` pairs of reserve and settle over four scopes."""
+async def pairs(store, count):
+    """Seconds of each of `count` pairs of reserve and settle over four scopes, the breaker asked and told."""
     charges = tuple(
         Charge(scope=name, subject=name, kind=kind, window=window, amount=5, limit=10**12)
         for name, kind, window in SCOPES
     )
-    store.execute(Standing(charges=charges))  # opens the file
+    await store.levels(charges)  # opens the file
     times = []
     for n in range(count):
         name = f"{time.time_ns():x}-{os.getpid()}-{n}"
         row = AttemptRow(id=name, call_id=name, provider="x", model="m", project="a", session="s")
         begun = time.perf_counter()
-        store.execute(Reserve(id=name, charges=charges, ttl_s=30, row=row))
-        store.execute(Settle(charges=charges, row=row))
+        await store.reserve(Reservation(name, charges, 30, row, "t"))
+        await store.settle(Settlement(charges, row, BreakerReport("t", ok=True, id=name)))
         times.append(time.perf_counter() - begun)
-    store.close()
+    await store.aclose()
     return times
 
 
@@ -109,9 +111,9 @@ def _filled(n, at):
 def one_day(store):
     """Seconds for the busy project's last day, which has 10,000 rows or more."""
     until = datetime(2026, 7, 1, tzinfo=UTC)
-    op = Aggregate(where=UsageFilter(project="p0", since=until.replace(month=6, day=30), until=until))
-    spent = _timed(lambda: store.execute(op))
-    assert store.execute(op).calls >= 10_000
+    where = UsageFilter(project="p0", since=until.replace(month=6, day=30), until=until)
+    spent = _timed(lambda: sync.run(store.usage(where)))
+    assert sync.run(store.usage(where)).calls >= 10_000
     return spent
 
 
@@ -142,12 +144,12 @@ def rows():
             ),
             _row("get_usage, a day of 1,000,000 rows", best(lambda n: one_day(big), 50e-3, 15)),
         ]
-        big.close()
+        sync.run(big.aclose())
     return lines
 
 
 def _p50(store):
-    return statistics.median(pairs(store, 800))
+    return statistics.median(asyncio.run(pairs(store, 800)))
 
 
 def _row(name, measured):

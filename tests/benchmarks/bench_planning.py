@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from blueprint_llm.planning import LintFacts, PlanLimits, lint
-from blueprint_llm.planning.codebase import CodeIndex, read_codebase, terms_of
+from blueprint_llm.planning.codebase import read_codebase
+from blueprint_llm.planning.ranking import CodeIndex
 from blueprint_llm.types import Plan
 
 NOMINAL_US = 12.0
@@ -86,7 +87,7 @@ def rows():
 
     def cold():
         codebase = read_codebase(files)
-        indexes.append(CodeIndex(terms_of(file.path, file.text) for file in codebase.files))
+        indexes.append(CodeIndex.of_texts({file.path: file.text for file in codebase.files}))
         indexes[-1].rank(GOAL, 10)
 
     taken = best(cold, 1)

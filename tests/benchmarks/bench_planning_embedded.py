@@ -1,5 +1,6 @@
 """How many of ten goals the embedded model turns into valid plans, at temperature 0; about five minutes."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fixtures_embedded import smollm2_weights
 from blueprint_llm.adapters.local.embedded import EmbeddedModel
 from blueprint_llm.context import policy_for
 from blueprint_llm.errors import PlanError
-from blueprint_llm.planning import LintFacts, PlanningCoordinator, PlanningTarget, drive, lint
+from blueprint_llm.planning import LintFacts, PlanningCoordinator, PlanningTarget, lint
 from blueprint_llm.types import ChatResponse, PlanningContext
 
 GOALS = {
@@ -32,21 +33,22 @@ LEAST = 8
 def planned(model, goal, requirements):
     """Whether a valid plan came out; anything but a plan or a PlanError with findings is a crash."""
 
-    def ask(request):
+    async def ask(request):
         body = {
             "messages": [message.to_dict() for message in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": 0,
             "response_format": request.params["response_format"],
         }
-        choice = model.complete(body)["choices"][0]
+        choice = (await model.acomplete(body))["choices"][0]
         reason, text = choice["finish_reason"], choice["message"]["content"] or ""
         return ChatResponse(content=text, finish_reason=reason, provider="local", model="embedded/smollm2")
 
     policy = policy_for("local", "embedded/smollm2")
     target = PlanningTarget(provider="local", policy=policy, window_tokens=model.window_tokens)
     try:
-        plan = drive(PlanningCoordinator([target]).plan(PlanningContext(goal=goal, requirements=requirements)), ask)
+        coordinator = PlanningCoordinator(ask, [target])
+        plan = asyncio.run(coordinator.plan(PlanningContext(goal=goal, requirements=requirements)))
     except PlanError as error:
         if not error.findings:
             raise

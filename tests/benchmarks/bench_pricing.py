@@ -9,13 +9,14 @@ from datetime import date
 from blueprint_llm import models
 from blueprint_llm.config.blocks import Budget, Pricing, Quota
 from blueprint_llm.config.model import Config
-from blueprint_llm.usage import Ledger, Outcome, Payer, upper_bound
-from blueprint_llm.usage.pricing import Prices, Tokens, cost, worst_cost
+from blueprint_llm.types import UsageInfo
+from blueprint_llm.usage import Ledger, Outcome, Payer, demand
+from blueprint_llm.usage.pricing import Prices
 
 NOMINAL_S = 12e-6
 DAY = date(2026, 6, 15)
 MODEL = "openai/gpt-4o"
-TOKENS = Tokens(prompt=1000, completion=500, cached=100)
+USAGE = UsageInfo(prompt_tokens=1000, completion_tokens=500, cached_tokens=100)
 
 
 def seconds(call, count=2000):
@@ -49,13 +50,12 @@ def litellm_price():
 
 
 def priced():
-    """Looking a price up and computing a call's worst and true cost."""
-    prices = Prices.load(Pricing())
+    """Looking a price up and computing what a call can cost at most."""
+    prices, asked = Prices.load(Pricing()), demand({"messages": [{"role": "user", "content": "x" * 1000}]})
 
     def once():
         card = prices.price("cloud", MODEL, at=DAY)
-        worst_cost(card, 1000, 4096)
-        cost(card, TOKENS)
+        card.listed.worst_nano(asked, 4096)
 
     return seconds(once)
 
@@ -66,12 +66,13 @@ def thought():
     book = Ledger(Config(project="a", budgets=budgets, quotas=[Quota(scope="model:gpt-4o", requests=10**6)]))
     payer = Payer(call_id="c", provider="cloud", model=MODEL, session="s")
     card, facts = Prices().price("cloud", MODEL, at=DAY), models.info(MODEL)
-    messages = [{"role": "user", "content": "x" * 1000}]
+    keywords = {"messages": [{"role": "user", "content": "x" * 1000}]}
 
     def once():
-        cap = book.cap(payer, max_tokens=None, facts=facts, card=card)
-        guess = book.estimate(card, input_tokens=upper_bound(messages), output_tokens=cap.bound)
-        book.settle(book.reserve("1", payer, guess), Outcome(tokens=TOKENS, latency_s=1.0))
+        asked = demand(keywords)
+        cap = book.cap(payer, max_tokens=None, facts=facts, card=card, asked=asked)
+        guess = book.estimate(card, asked=asked, output_tokens=cap.bound)
+        book.settlement(book.reservation("1", payer, guess), Outcome(usage=USAGE, cost_usd=0.01, latency_s=1.0))
 
     return seconds(once)
 
@@ -88,7 +89,7 @@ def rows():
     scale, price = unit / NOMINAL_S, priced()
     return [
         {
-            "name": "price, worst and true cost of a call", "ours": price * 1e6, "peer": "litellm.cost_per_token",
+            "name": "price and worst cost of a call", "ours": price * 1e6, "peer": "litellm.cost_per_token",
             "peer_value": theirs * 1e6, "ratio": price / theirs, "target": 0.2, "ok": price <= 0.2 * theirs,
             "unit": "us",
         },

@@ -9,9 +9,10 @@ import tempfile
 import time
 from typing import Any
 
+from blueprint_llm.engine.parts import Parts
+
 from blueprint_llm.engine.explain import plan
 from blueprint_llm.engine.parsing import build_request
-from blueprint_llm.engine.parts import Parts
 
 NOMINAL_US = 12.0
 ROUNDS, CALLS = 9, 200

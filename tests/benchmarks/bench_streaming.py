@@ -220,8 +220,9 @@ server.serve_forever()
 
 @contextlib.contextmanager
 def serving(chunks: list[dict[str, Any]]) -> Iterator[str]:
-    """The base URL of a server, in a process of its own, that streams the chunks."""
-    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    """The base URL of a server, in a process of its own, that streams the chunks and their end."""
+    end = {"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in (*chunks, end)) + "data: [DONE]\n\n"
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -1,5 +1,6 @@
 """What judging, confining, recording and sandboxing a tool call cost."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -8,9 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from blueprint_llm import sync
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
+from blueprint_llm.tools.boundary import Allowance, Effects
 from blueprint_llm.tools.confine import Root
+from blueprint_llm.tools.survey import Patterns, Surveyor
 
 NOMINAL_US = 12.0
 DOCUMENT = json.dumps({"rows": [{"key": n, "value": "x" * 20} for n in range(50)]})
@@ -68,6 +72,7 @@ def checks(folder):
     """Judging calls under 50 rules."""
     calls = {
         "a command": ("command", {"argv": ["git", "diff", "--stat", "HEAD~1", "--", "src/a.py"]}),
+        "a command string": ("command", {"command": "git diff --stat 'HEAD~1' -- src/a.py"}),
         "a denied command": ("command", {"argv": ["sudo", "rm", "-rf", "src"]}),
         "a write": ("write_file", {"path": "src/a.py", "content": "x"}),
     }
@@ -96,17 +101,57 @@ def opens(folder):
 
 
 def commands(folder):
-    """A command in each sandbox, over a plain subprocess."""
-    plain = best(lambda: subprocess.run(["true"], check=True, capture_output=True), 60) * 1e3
-    for backend, limit in (("landlock", 6), ("bubblewrap", 60)):
-        if not sandbox._offered(backend):
+    """A command that reads, in each sandbox, over a plain subprocess."""
+    plain = best(lambda: subprocess.run(["ls"], check=True, capture_output=True, cwd=folder), 60) * 1e3
+    for backend, limit in (("landlock", 3), ("bubblewrap", 45)):
+        if not sandbox.offered(backend):
             print(f"NOTICE: this kernel refuses {backend}", file=sys.stderr)
             continue
-        block = {"sandbox": {"backend": backend}, "rules": [{"allow": "command", "argv": ["true"]}]}
-        with ToolEngine(workspace=folder, settings=Tools.model_validate(block)) as engine:
-            ready = engine._tools["command"].handler
-            took = best(lambda ready=ready: ready(argv=["true"]), 60) * 1e3
-            yield absolute(f"{backend}, over a plain subprocess", took - plain, limit, "ms")
+        block = {"sandbox": {"backend": backend}, "rules": [{"allow": "command", "argv": ["ls"]}]}
+
+        async def measured(block=block):
+            async with ToolEngine(workspace=folder, settings=Tools.model_validate(block)) as engine:
+                handler, allowance = engine._tools["command"].handler, Allowance(effects=Effects())
+                runs = []
+                for _ in range(60):
+                    start = time.perf_counter()
+                    await handler(argv=["ls"], allowance=allowance)
+                    runs.append(time.perf_counter() - start)
+                return min(runs) * 1e3
+
+        took = asyncio.run(measured())
+        yield absolute(f"{backend}, over a plain subprocess", took - plain, limit, "ms")
+
+
+def side_by_side(folder):
+    """Ten commands that each sleep a second, at once: how long they take together."""
+    block = {"sandbox": {"backend": "auto"}, "rules": [{"allow": "command"}]}
+
+    async def measured():
+        async with ToolEngine(workspace=folder, settings=Tools.model_validate(block)) as engine:
+            call = {"id": "1", "name": "command", "arguments": {"argv": ["sleep", "1"]}}
+            await engine.execute(call)
+            start = time.perf_counter()
+            await asyncio.gather(*(engine.execute(call) for _ in range(10)))
+            return time.perf_counter() - start
+
+    yield line("ten sleeps of a second at once", asyncio.run(measured()), "one sleep", 1.0, 2.0, "s")
+
+
+def surveys(folder):
+    """Looking for what to hide in 20,000 files of 1,000 folders: for the first time, and again."""
+    with tempfile.TemporaryDirectory() as large:
+        for number in range(1000):
+            Path(large, f"d{number % 40}", f"e{number}").mkdir(parents=True)
+            for name in range(20):
+                Path(large, f"d{number % 40}", f"e{number}", f"f{name}.py").touch()
+        hides = Patterns(["private/**", "**/.env*"])
+        time.sleep(0.1)
+        first = best(lambda: Surveyor(large, hides, Patterns(()), Patterns(())).survey(), 3) * 1e3
+        surveyor = Surveyor(large, hides, Patterns(()), Patterns(()))
+        surveyor.survey()
+        yield absolute("survey of 20,000 files: the first", first, 300, "ms")
+        yield absolute("survey of 20,000 files: again", best(surveyor.survey, 20) * 1e3, 20, "ms")
 
 
 def output(folder):
@@ -114,9 +159,12 @@ def output(folder):
     script = (
         "import re, sys; from pathlib import Path\n"
         "from blueprint_llm.tools import ToolEngine\n"
-        "engine = ToolEngine([], sys.argv[1]); run = engine._tools['command'].handler; run(argv=['true'])\n"
+        "from blueprint_llm import sync\n"
+        "from blueprint_llm.tools.boundary import Allowance, Effects\n"
+        "engine = ToolEngine([], sys.argv[1]); handler = engine._tools['command'].handler\n"
+        "run = lambda argv: sync.run(handler(argv=argv, allowance=Allowance(effects=Effects()))); run(['true'])\n"
         "kb = lambda name: int(re.search(name + r':\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "before = kb('VmRSS'); run(argv=['head', '-c', str(1 << 30), '/dev/zero']); print(kb('VmHWM') - before)"
+        "before = kb('VmRSS'); run(['head', '-c', str(1 << 30), '/dev/zero']); print(kb('VmHWM') - before)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", script, folder], env=env, capture_output=True, text=True, check=True)
@@ -131,9 +179,9 @@ def syncs(folder):
     try:
         with ToolEngine([{"allow": "list_files"}], folder) as engine:
             call = {"id": "1", "name": "list_files", "arguments": {"path": "src"}}
-            engine.execute(call)
+            sync.run(engine.execute(call))
             count.clear()
-            engine.execute(call)
+            sync.run(engine.execute(call))
             yield line("syncs a call", len(count), "limit", 2, 1.0, "syncs")
     finally:
         os.fdatasync = original
@@ -145,7 +193,7 @@ def rows():
         os.environ["BLUEPRINT_HOME"] = home
         Path(folder, "src").mkdir()
         Path(folder, "src/a.py").write_text("x = 1\n")
-        return [row for part in (checks, opens, commands, output, syncs) for row in part(folder)]
+        return [row for part in (checks, opens, commands, side_by_side, surveys, output, syncs) for row in part(folder)]
 
 
 if __name__ == "__main__":

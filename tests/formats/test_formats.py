@@ -15,10 +15,13 @@ import pytest
 from httpcore._sync.connection_pool import PoolByteStream
 
 from blueprint_llm import LLMClient, SyncLLMClient
-from blueprint_llm.adapters.litellm import Stream
 from blueprint_llm.errors import BlueprintError
 
-pytestmark = pytest.mark.formats
+pytestmark = [
+    pytest.mark.formats,
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # the clients that `blocking` forgets
+]
 
 HELLO = "Hello from the other side of the wire, in several chunks."
 CUT = "This answer is cut off before it comes to its end, whatever the format may be."
@@ -119,10 +122,8 @@ def read_to_the_end(stream):
     That may come while the same thread holds the lock of httpcore's pool, which closing takes: the thread then waits
     for itself, for ever.
     """
-    try:
+    with stream:
         return list(stream)
-    finally:
-        Stream(stream, None, litellm).close()
 
 
 async def ask_litellm_async(question):
@@ -174,13 +175,17 @@ async def ask_client(question):
 
 
 def blocking(ask):
-    """The same question on an event loop of its own, at whose end LiteLLM's connections are closed."""
+    """The same question on an event loop of its own, at whose end LiteLLM's connections are closed.
+
+    LiteLLM closes those of every loop, and would go on using the background loop's: they are forgotten, too.
+    """
 
     async def run(question):
         try:
             return await ask(question)
         finally:
             await litellm.close_litellm_async_clients()
+            litellm.in_memory_llm_clients_cache.flush_cache()
 
     return lambda question: asyncio.run(run(question))
 

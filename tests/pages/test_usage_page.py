@@ -7,9 +7,13 @@ import pytest
 from click.testing import CliRunner
 from report_rows import row, write_ledger
 
+from blueprint_llm import sync
 from blueprint_llm.cli import main
-from blueprint_llm.usage.stores.ops import Charge, Reserve
+from blueprint_llm.trace import AttemptTrace, Trace
+from blueprint_llm.types import Considered
+from blueprint_llm.usage.stores.records import Charge, Reservation
 from blueprint_llm.usage.stores.sqlite import SqliteStore
+from blueprint_llm.usage.traces import keep_trace
 
 HOSTILE = '"><script>document.title="taken"</script><img src=http://127.0.0.1:9/x>'
 BUDGET = {"scope": "project", "limit_usd": 8, "window": "month", "warn_at": [0.5], "on_exceed": "block"}
@@ -44,8 +48,8 @@ def write_page(tmp_path):
         store = SqliteStore(ledger)
         limit = {"scope": "project", "subject": "project:acme", "kind": "usd", "window": "month"}
         charge = Charge(**limit, amount=6 * 10**9, limit=8 * 10**9)
-        store.execute(Reserve(id="held", charges=(charge,), ttl_s=3600, row=row(99, id="held")))
-        store.close()
+        sync.run(store.reserve(Reservation("held", (charge,), 3600, row(99, id="held"))))
+        sync.run(store.aclose())
         config = tmp_path / "blueprint.yaml"
         config.write_text(json.dumps({"blueprint": {**CONFIG["blueprint"], "store": {"url": f"sqlite://{ledger}"}}}))
         page = tmp_path / "usage.html"
@@ -79,8 +83,8 @@ def test_names_stay_text(write_page, open_page):
     """Markup in a name is shown as it was written and does nothing."""
     page = open_page(write_page(ROWS))
 
-    assert page.eval("document.title") == "Usage of acme"
-    assert page.eval("document.querySelectorAll('script, img').length") == 0
+    assert page.eval("document.title") == "Usage of all projects"
+    assert page.eval("document.querySelectorAll('script, img').length") == 1  # ours
     assert HOSTILE in page.eval("document.querySelector('#models').innerText")
     assert page.eval(f"[...document.querySelectorAll('.trace code')].some(e => e.textContent == {json.dumps(HOSTILE)})")
 
@@ -193,3 +197,53 @@ def test_an_empty_ledger_is_a_page_too(write_page, open_page):
     assert len(page.box(".nothing")) == 6
     assert page.eval("document.querySelectorAll('svg').length") == 0
     assert page.complaints() == []
+
+
+def found(page, text="", outcome=""):
+    """Type into the search field and choose an outcome; the calls that are left, by what their line says."""
+    page.eval(f"""(() => {{
+        const [search, chosen] = document.querySelector('.filter').children;
+        search.value = {json.dumps(text)}; search.dispatchEvent(new Event('input'));
+        chosen.value = {json.dumps(outcome)}; chosen.dispatchEvent(new Event('input'));
+    }})()""")
+    return page.eval("[...document.querySelectorAll('#calls details')].filter(e => e.checkVisibility()).length")
+
+
+def test_calls_can_be_searched(write_page, open_page):
+    """Words that all must be there, and how a call ended, narrow the list; the number found is said."""
+    page = open_page(write_page(ROWS))
+
+    assert found(page) == 7
+    assert found(page, "Claude") == 2
+    assert found(page, "claude trace-of-c") == 1
+    assert found(page, outcome="failed") == 1
+    assert page.eval("document.querySelector('.filter output').textContent") == "1 found"
+    assert found(page, "nothing like it") == 0
+    assert found(page) == 7
+    assert page.eval("document.querySelector('.filter output').textContent").startswith("7 calls")
+
+
+def test_one_day_is_shown_by_its_hours(write_page, open_page):
+    """With one day of data the charts have a column an hour, and the bars have a width."""
+    page = open_page(write_page([(0, row(1, usd=1.0)), (0, row(2, usd=3.0, latency_s=2.0))]), width=390)
+    page.shoot("usage-one-day")
+    (bar,) = page.box("#cost rect.c0")
+
+    assert page.eval("document.querySelector('#cost h2').textContent") == "Cost per hour"
+    assert bar["width"] >= 5
+    assert bar["height"] > 100
+    assert page.eval("[...document.querySelectorAll('#cost text')].some(e => /^\\d\\d:00$/.test(e.textContent))")
+
+
+def test_a_trace_says_whom_it_passed_over_and_why(write_page, open_page):
+    """What was kept of a call that fell back is in its trace."""
+    trace = Trace(id="c", policy_hash="p", served_by="opus/anthropic/claude")
+    trace.set_route(
+        "chains.default", "default", [Considered(provider="p", model="m", verdict="skipped", reason="no key")]
+    )
+    trace.attempts.append(AttemptTrace(n=1, provider="cloud", model="openai/gpt-4o", category="timeout", status=504))
+    keep_trace(trace)
+    page = open_page(write_page(ROWS))
+    page.eval("document.querySelectorAll('details').forEach(each => each.open = true)")
+
+    assert "skipped p (m): no key\n#1 timeout, HTTP 504" in page.eval("document.querySelector('.words').innerText")

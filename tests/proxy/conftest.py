@@ -6,6 +6,8 @@ import os
 import proxied
 import pytest
 import redis_server
+from endpoint_server import Endpoints
+from serving import serving
 
 # Read here: each test runs without any variable of this kind.
 collect_ignore_glob = [] if os.environ.get("BLUEPRINT_PROXY") == "1" else ["test_*.py"]
@@ -19,9 +21,23 @@ def upstream():
 
 
 @pytest.fixture(scope="session")
-def proxy(upstream, tmp_path_factory):
+def others():
+    """The provider of the endpoints other than chat, and its address."""
+    with serving(Endpoints) as found:
+        yield found
+
+
+@pytest.fixture
+def endpoints(others):
+    """The same, with nothing asked yet."""
+    others[0].asked.clear()
+    return others[0]
+
+
+@pytest.fixture(scope="session")
+def proxy(upstream, others, tmp_path_factory):
     """One proxy for the tests that keep apart by their projects: to start it is most of the time."""
-    with proxied.running(tmp_path_factory.mktemp("one") / "proxy", upstream) as started:
+    with proxied.running(tmp_path_factory.mktemp("one") / "proxy", upstream, others=others[1]) as started:
         yield started
 
 

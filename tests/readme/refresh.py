@@ -1,67 +1,46 @@
-"""Renews what README takes from elsewhere: the recorded session, the bench's numbers, the configuration's reference.
+"""Renew what README and docs/ take from elsewhere: the bench's numbers, three reference pages, examples to type-check.
 
-`python tests/readme/refresh.py` (`nox -s readme`) rewrites the parts between markers; with `--session` it also plays
-the demo on a pseudo-terminal and draws what it showed. Tests compare README with what this would write.
+`python tests/readme/refresh.py` (`nox -s readme`) rewrites them; with `--session` it also plays the demo on a
+pseudo-terminal and draws what it showed. Tests compare the files with what this would write.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pty
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.schema import file_schema
+import examples
+import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
-BENCH, SESSION = HERE / "bench.json", HERE / "session.svg"
+ROOT = HERE.parents[1]
+README = ROOT / "README.md"
+BENCH, SESSION = HERE / "bench.json", ROOT / "docs" / "session.svg"
 COMMAND, SCENES, COLUMNS = "blueprint-llm demo --yes", 3, 112
-# The bars that a reader asks for first: part, how its row begins, peer; README's words for it and for the ratio.
+# The bars that a reader asks for first: part, how its row begins, peer; README's words for it.
 PROOF = (
-    (
-        "client",
-        "client.chat p50, 4 budgets",
-        "litellm.Router",
-        "a call: within four budgets here, by a Router there",
-        "{share:.2f} times",
-    ),
-    (
-        "client",
-        "client.stream per chunk",
-        "iterating LiteLLM",
-        "one chunk of a stream, everything included",
-        "{share:.2f} times",
-    ),
-    (
-        "streaming",
-        "StreamingHandler, tool call",
-        "LiteLLM",
-        "one chunk of a tool call: checked here, made there",
-        "{share:.1%} on top",
-    ),
+    ("client", "client.chat p50, 4 budgets", "litellm.Router", "a call: within four budgets here, by a Router there"),
+    ("client", "client.stream per chunk", "iterating LiteLLM", "one chunk of a stream, everything included"),
+    ("streaming", "StreamingHandler, tool call", "LiteLLM", "one chunk of a tool call: checked here, made there"),
     (
         "cache",
-        "whole hit against LiteLLM's disk",
-        "LiteLLM, disk",
-        "an answer from the disk cache",
-        "{faster:.0f} times as fast",
+        "whole hit against LiteLLM's memory",
+        "LiteLLM, memory",
+        "an answer: from the disk here, from memory there",
     ),
-    (
-        "pricing",
-        "price, worst and true cost",
-        "litellm.cost_per_token",
-        "what a call costs, worked out",
-        "{faster:.0f} times as fast",
-    ),
-    ("client", "import, both clients", "import litellm", "the import", "{faster:.0f} times as fast"),
+    ("pricing", "price and worst cost", "litellm.cost_per_token", "what a call costs: also at worst here"),
+    ("client", "import, both clients", "import litellm", "the import"),
 )
 
 
@@ -77,83 +56,14 @@ def between(mark: str, text: str, content: str | None = None) -> str:
     return found[2] if content is None else text[: found.start(2)] + content + text[found.end(2) :]
 
 
-def reference() -> str:
-    """The `blueprint:` block, a line for each key, out of its JSON Schema."""
-    schema = file_schema()
-    block, definitions = schema["properties"]["blueprint"], schema["$defs"]
-    lines = ["| Key | Values | Default |", "|---|---|---|"]
-    lines += [f"| {' | '.join(cells)} |" for cells in _rows("", block, definitions)]
-    return "\n".join(lines) + "\n"
-
-
-def _rows(path: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    required = set(node.get("required", ()))
-    for name, field in node["properties"].items():
-        default = "required" if name in required else _default(field)
-        inner, suffix = _section(field, definitions)
-        if "properties" not in inner or "gt" in inner["properties"]:
-            yield f"`{path}{name}`", _values(field, definitions), default
-            continue
-        yield f"**`{path}{name}{suffix}`**", _sentence(inner), default
-        yield from _rows(f"{path}{name}{suffix}.", inner, definitions)
-
-
-def _section(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The section that a field holds, and what stands for the name or the place of one of several."""
-    if "$ref" in field:
-        return definitions[field["$ref"].rpartition("/")[2]], ""
-    if isinstance(field.get("additionalProperties"), dict):
-        return _section(field["additionalProperties"], definitions)[0], ".NAME"
-    if "items" in field:
-        return _section(field["items"], definitions)[0], "[]"
-    found = [_section(each, definitions) for each in field.get("anyOf", ())]
-    return next((each for each in found if "properties" in each[0]), ({}, ""))
-
-
-def _sentence(section: Mapping[str, Any]) -> str:
-    """What a section's own words say of it, without its list of attributes."""
-    words = section.get("description", "").partition("\n\nAttributes:")[0]
-    return " ".join(words.split()).replace("|", "\\|")
-
-
-def _values(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    if "enum" in field or "const" in field:
-        return ", ".join(f"`{each}`" for each in field.get("enum", [field.get("const")]))
-    if "anyOf" in field:
-        kinds = [_values(each, definitions) for each in field["anyOf"] if each.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
-    if "$ref" in field:
-        return ", ".join(f"`{name}`" for name in _section(field, definitions)[0]["properties"])
-    if field.get("type") == "array":
-        return f"list of {_values(field['items'], definitions)}"
-    if field.get("type") == "object":
-        inner = field.get("additionalProperties")
-        return f"{_values(inner, definitions)}, by name" if isinstance(inner, dict) else "a mapping"
-    return field.get("description", "").replace("<", "&lt;") or _KINDS[field["type"]] + _bounds(field)
-
-
-_KINDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
-
-
-def _bounds(field: Mapping[str, Any]) -> str:
-    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to"}
-    return "".join(f" {word} {field[name]:g}" for name, word in words.items() if name in field)
-
-
-def _default(field: Mapping[str, Any]) -> str:
-    default = field.get("default")
-    return "" if default is None or isinstance(default, dict) else f"`{json.dumps(default)}`"
-
-
 def proof(document: Mapping[str, Any]) -> str:
     """The bench's rows for the first screen."""
-    lines = ["| | blueprint_llm | LiteLLM | |", "|---|--:|--:|---|"]
-    for part, name, peer, words, ratio in PROOF:
+    lines = ["| | blueprint_llm | LiteLLM | share |", "|---|--:|--:|--:|"]
+    for part, name, peer, words in PROOF:
         for row in document["rows"]:
             if (row["part"], row["peer"]) == (part, peer) and row["name"].startswith(name):
                 ours, theirs = (row[name] * _SECONDS[row["unit"]] for name in ("ours", "peer_value"))
-                said = ratio.format(share=ours / theirs, faster=theirs / ours)
-                lines.append(f"| {words} | {_time(ours)} | {_time(theirs)} | {said} |")
+                lines.append(f"| {words} | {_time(ours)} | {_time(theirs)} | {ours / theirs:.1%} |")
     return "\n".join(lines) + "\n"
 
 
@@ -201,18 +111,31 @@ def drawn(shown: str) -> str:
 
 
 def renewed(text: str) -> str:
-    """README with everything that comes from elsewhere brought up to date."""
-    text = between("reference", text, reference())
-    return between("bench", text, proof(json.loads(BENCH.read_text("utf-8")))) if BENCH.is_file() else text
+    """README with the bench's numbers brought up to date."""
+    return between("bench", text, proof(json.loads(BENCH.read_text("utf-8"))))
+
+
+def made() -> dict[Path, Callable[[], str]]:
+    """What makes each file; llms.txt quotes the pages, so it comes behind them."""
+    summary = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["description"]
+    return {
+        ROOT / "docs" / "configuration.md": reference.configuration,
+        ROOT / "docs" / "commands.md": reference.commands,
+        ROOT / "docs" / "api.md": reference.names,
+        ROOT / "docs" / "llms.txt": functools.partial(reference.llms, ROOT / "docs", summary),
+        ROOT / "tests" / "typing" / "examples.py": examples.typed,
+    }
 
 
 def main() -> None:
-    """Rewrite README, and with `--session` the picture too."""
+    """Rewrite what is made, and with `--session` the picture too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--session", action="store_true", help="play the demo and draw it")
     if parser.parse_args().session:
         SESSION.write_text(drawn(played()), "utf-8")
     README.write_text(renewed(README.read_text("utf-8")), "utf-8")
+    for file, make in made().items():
+        file.write_text(make(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from blueprint_llm import sync
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine
 
@@ -14,14 +15,21 @@ BOMB = "b() { b & b & sleep 3; }; b"
 
 def engine(workspace, backend, **limits):
     """An engine that runs anything, under one backend."""
-    settings = {"sandbox": {"backend": backend}, "limits": limits, "rules": [{"allow": "command", "flags": "any"}]}
-    return ToolEngine(workspace=workspace, settings=Tools.model_validate(settings))
+    settings = {"sandbox": {"backend": backend}, "limits": limits, "rules": [{"allow": "command", "effects": "write"}]}
+    return ToolEngine(
+        workspace=workspace, settings=Tools.model_validate(settings), approver=yes if backend == "landlock" else None
+    )
+
+
+def yes(batch):
+    """Approve everything: Landlock alone asks about what may write."""
+    return [True] * len(batch)
 
 
 def run(tools, *argv):
     """One command and what became of it."""
     began = time.monotonic()
-    result = tools.execute({"id": "1", "name": "command", "arguments": {"argv": list(argv)}})
+    result = sync.run(tools.execute({"id": "1", "name": "command", "arguments": {"argv": list(argv)}}))
     return {**result.metadata, "status": result.status, "text": result.content, "took_s": time.monotonic() - began}
 
 

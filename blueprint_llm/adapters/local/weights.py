@@ -194,11 +194,13 @@ _OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip
 
 def _watch(pip: subprocess.Popen[bytes], folder: Path, total: int, progress: Progress) -> None:
     """Report the size of what pip has written until it ends; pip itself gives up when the network stalls."""
+    most = 0
     while True:
         try:
             pip.wait(_POLL_S)
         except subprocess.TimeoutExpired:
-            progress(min(_largest(folder), total), total)
+            most = max(most, min(_largest(folder), total))  # pip moves what it has finished out of sight
+            progress(most, total)
         else:
             return
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
 from blueprint_llm.usage.pricing import files, litellm_keys
-from blueprint_llm.usage.pricing.card import PriceCard, Sheet, Tokens, cost, worst_cost
+from blueprint_llm.usage.pricing.bounds import Listed
+from blueprint_llm.usage.pricing.card import PriceCard, Tokens, cost, tokens_of, worst_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
     from blueprint_llm.config.blocks import Pricing
     from blueprint_llm.usage.pricing.files import Entry, Level, PriceList
+    from blueprint_llm.usage.pricing.sheet import Sheet
 
-__all__ = ["PriceCard", "Prices", "Tokens", "cost", "shipped", "worst_cost"]
+__all__ = ["PriceCard", "Prices", "Tokens", "cost", "shipped", "tokens_of", "worst_cost"]
 
 _REMEMBERED = 4096
 
 
 def shipped() -> Path:
-    """The folder of the library's own price files: in the wheel, else the checkout's."""
+    """Return the folder of the library's own price files: in the wheel, else the checkout's."""
     here = Path(__file__).parents[2]
     inside = here / "_pricing"
     return inside if inside.is_dir() else here.parent / "pricing"
@@ -42,7 +44,7 @@ class Prices:
 
     @classmethod
     def load(cls, pricing: Pricing, *, folder: Path | None = None) -> Prices:
-        """The shipped files and `pricing.files` (relative ones from `folder`); a ConfigError lists every mistake."""
+        """Read the shipped files and `pricing.files`, relative to `folder`; a ConfigError lists every mistake."""
         own = [(folder or Path()) / Path(name).expanduser() for name in pricing.files]
         return cls(files.load([*own, shipped() / "overrides.yaml", shipped() / "local.yaml"]))
 
@@ -56,7 +58,7 @@ class Prices:
         info: Mapping[str, Any] | None = None,
         tags: frozenset[str] = frozenset(),
     ) -> PriceCard | None:
-        """The price of a LiteLLM model id on a UTC day; None: unknown.
+        """Return the price of a LiteLLM model id on a UTC day; None: unknown.
 
         Args:
             provider: The key of `providers` (or the group); entries may also name LiteLLM's provider.
@@ -107,21 +109,31 @@ class _Call:
         self.providers = {provider, model.partition("/")[0], str(self.entry.get("litellm_provider", ""))}
 
     @property
-    def listed(self) -> Sheet:
+    def sheet(self) -> Sheet:
+        """LiteLLM's prices."""
         return litellm_keys.sheet(self.entry, self.tags)
 
     def filed(self, entry: Entry, version: str) -> PriceCard | None:
-        card = PriceCard.of(entry.sheet(self.listed), version=version, source=entry.source)
+        card = PriceCard.of(entry.sheet(self.sheet), version=version, source=entry.source)
         return replace(card, rpm=entry.limits.rpm, tpm=entry.limits.tpm) if card else None
 
     def deployed(self) -> PriceCard | None:
-        """The deployment's own prices; what they leave open is LiteLLM's."""
+        """Return the deployment's own prices; what they leave open is LiteLLM's."""
         if not litellm_keys.priced(self.settings):
             return None
-        sheet = litellm_keys.sheet(self.settings, self.tags).over(self.listed)
+        sheet = litellm_keys.sheet(self.settings, self.tags).over(self.sheet)
         digest = hashlib.sha256(repr(sheet).encode()).hexdigest()[:8]
-        return PriceCard.of(sheet, version=f"deployment:{digest}", source="the deployment's own prices")
+        card = PriceCard.of(sheet, version=f"deployment:{digest}", source="the deployment's own prices")
+        return card and replace(card, listed=self._listed(litellm_keys.prices_in(self.settings)))
 
     def listed_card(self) -> PriceCard | None:
+        """LiteLLM's price; also of what is not billed by the token, though only its bound can be told."""
+        version, listed = f"litellm:{models.map_version()}", self._listed({})
         source = str(self.entry.get("source") or "LiteLLM's model map")
-        return PriceCard.of(self.listed, version=f"litellm:{models.map_version()}", source=source)
+        card = PriceCard.of(self.sheet, version=version, source=source)
+        if card is None and not listed.is_priced:
+            return None
+        return replace(card or PriceCard(base=None, version=version, source=source), listed=listed)
+
+    def _listed(self, own: Mapping[str, Any]) -> Listed:
+        return Listed({**self.entry, **own}, " ".join(self.names))

@@ -6,20 +6,24 @@ Prices are atto-USD (10^-18) per token, since published ones go below a nano-USD
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blueprint_llm.usage.money import ATTO, NANO
+from blueprint_llm.usage.pricing.sheet import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ATTO = Decimal(10) ** 18
-_NANO = 10**9
+    from blueprint_llm.types import UsageInfo
+    from blueprint_llm.usage.pricing.bounds import Listed
+    from blueprint_llm.usage.pricing.sheet import Sheet
+
+_ATTO_PER_NANO = ATTO // NANO
 _MICROSECONDS = 10**6
-PARTS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning")
 
 
 class Tokens(NamedTuple):
-    """What a provider reported. `prompt` includes cached and cache-writing tokens, `completion` the reasoning."""
+    """What a provider reported; `prompt` and `completion` include all the others."""
 
     prompt: int = 0
     completion: int = 0
@@ -27,6 +31,29 @@ class Tokens(NamedTuple):
     cache_write_5m: int = 0
     cache_write_1h: int = 0
     reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+
+
+def tokens_of(usage: UsageInfo) -> Tokens:
+    """Return the tokens of an answer, with what only LiteLLM's own `Usage` says: sound, and how long a cache lives."""
+    raw = getattr(usage, "raw", None)
+    prompt, completion = (_within(raw, f"{side}_tokens_details") for side in ("prompt", "completion"))
+    hour = _within(_within(prompt, "cache_creation_token_details"), "ephemeral_1h_input_tokens") or 0
+    return Tokens(
+        prompt=usage.prompt_tokens,
+        completion=usage.completion_tokens,
+        cached=usage.cached_tokens,
+        cache_write_5m=max(0, usage.cache_write_tokens - hour),
+        cache_write_1h=hour,
+        reasoning=usage.reasoning_tokens,
+        audio_input=_within(prompt, "audio_tokens") or 0,
+        audio_output=_within(completion, "audio_tokens") or 0,
+    )
+
+
+def _within(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,73 +66,27 @@ class Rates:
     cache_write_5m: int
     cache_write_1h: int
     reasoning: int
+    audio_input: int
+    audio_output: int
 
     def of(self, tokens: Tokens) -> int:
         """Atto-USD for `tokens`."""
         written = tokens.cache_write_5m + tokens.cache_write_1h
         return (
-            max(0, tokens.prompt - tokens.cached - written) * self.input
+            max(0, tokens.prompt - tokens.cached - written - tokens.audio_input) * self.input
+            + tokens.audio_input * self.audio_input
             + tokens.cached * self.cache_read
             + tokens.cache_write_5m * self.cache_write_5m
             + tokens.cache_write_1h * self.cache_write_1h
-            + max(0, tokens.completion - tokens.reasoning) * self.output
+            + max(0, tokens.completion - tokens.reasoning - tokens.audio_output) * self.output
+            + tokens.audio_output * self.audio_output
             + tokens.reasoning * self.reasoning
         )
 
     def worst(self, input_tokens: int, output_tokens: int) -> int:
-        """The most that so many tokens can cost, in atto-USD."""
-        dearest = max(self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h)
-        return input_tokens * dearest + output_tokens * max(self.output, self.reasoning)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
-    """Prices as published, before gaps are filled; absent parts are missing keys.
-
-    Attributes:
-        base: Atto-USD per token by part.
-        tiers: The same for prompts of more than so many tokens; they hold for the whole request.
-        per_second: Atto-USD per second of the call.
-        per_request: Atto-USD per call.
-    """
-
-    base: Mapping[str, int] = field(default_factory=dict)
-    tiers: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    per_second: int = 0
-    per_request: int = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether it prices both directions, or time."""
-        return bool(self.per_second) or {"input", "output"} <= set(self.base)
-
-    def over(self, below: Sheet) -> Sheet:
-        """This sheet where it says something, else `below`."""
-        aboves = sorted({*below.tiers, *self.tiers})
-        return Sheet(
-            base={**below.base, **self.base},
-            tiers={above: {**below.tiers.get(above, {}), **self.tiers.get(above, {})} for above in aboves},
-            per_second=self.per_second or below.per_second,
-            per_request=self.per_request or below.per_request,
-        )
-
-    def times(self, factors: Mapping[Any, Decimal]) -> Sheet:
-        """Every price times its part's factor, or times that of `all`."""
-
-        def scaled(prices: Mapping[str, int]) -> dict[str, int]:
-            return {part: _scaled(price, factors.get(part, everything)) for part, price in prices.items()}
-
-        everything = factors.get("all", Decimal(1))
-        return Sheet(
-            base=scaled(self.base),
-            tiers={above: scaled(prices) for above, prices in self.tiers.items()},
-            per_second=_scaled(self.per_second, everything),
-            per_request=_scaled(self.per_request, everything),
-        )
-
-
-def _scaled(price: int, factor: Decimal) -> int:
-    return round(price * factor)
+        """Return the most that so many tokens can cost, in atto-USD."""
+        dearest = max(self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h, self.audio_input)
+        return input_tokens * dearest + output_tokens * max(self.output, self.reasoning, self.audio_output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,14 +94,15 @@ class PriceCard:
     """The price of one model on one day.
 
     Attributes:
-        base: For prompts below every tier.
+        base: For prompts below every tier; None: it is not priced by the token (pictures, sound, queries).
         tiers: (more than so many prompt tokens, rates), ascending.
         version: Goes on every usage row: which price, from which file or release.
         source: Who says so.
         rpm, tpm: Requests and tokens a minute that this price comes with.
+        listed: The prices under LiteLLM's names, where they stand in its map or on the deployment.
     """
 
-    base: Rates
+    base: Rates | None
     tiers: tuple[tuple[int, Rates], ...] = ()
     per_second: int = 0
     per_request: int = 0
@@ -128,10 +110,16 @@ class PriceCard:
     source: str = ""
     rpm: int | None = None
     tpm: int | None = None
+    listed: Listed | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_own(self) -> bool:
+        """Return True if the user gave it: in a file, or on the deployment."""
+        return not self.version.startswith("litellm:")
 
     @classmethod
     def of(cls, sheet: Sheet, *, version: str, source: str) -> PriceCard | None:
-        """The card of a sheet with its gaps filled; None where a direction has no price."""
+        """Return the card of a sheet with its gaps filled; None where a direction has no price."""
         if not sheet.complete:
             return None
         return cls(
@@ -143,17 +131,19 @@ class PriceCard:
             source=source,
         )
 
-    def rates(self, prompt_tokens: int) -> Rates:
-        """The rates for a prompt of that length: one tier holds for all of its tokens."""
+    def rates(self, prompt_tokens: int) -> Rates | None:
+        """Return the rates for a prompt of that length: one tier holds for all of its tokens."""
         found = self.base
         for above, rates in self.tiers:
             if prompt_tokens > above:
                 found = rates
         return found
 
-    def per_mtok(self) -> dict[str, float]:
-        """The base rates in USD per million tokens, for display."""
-        return {part: float(getattr(self.base, part) * 10**6 / ATTO) for part in PARTS}
+    def per_mtok(self) -> dict[str, float] | None:
+        """Return the base rates in USD per million tokens, for display."""
+        if self.base is None:
+            return None
+        return {part: getattr(self.base, part) / (ATTO // 10**6) for part in PARTS}
 
 
 def _filled(prices: Mapping[str, int]) -> Rates:
@@ -167,22 +157,22 @@ def _filled(prices: Mapping[str, int]) -> Rates:
         cache_write_5m=written,
         cache_write_1h=prices.get("cache_write_1h", written),
         reasoning=prices.get("reasoning", out),
+        audio_input=prices.get("audio_input", into),
+        audio_output=prices.get("audio_output", out),
     )
 
 
-def atto(usd: object) -> int:
-    """USD as atto-USD, exactly as written: 2.8e-08 is twenty-eight thousand-millionths, not its nearest double."""
-    return round(Decimal(str(usd)) * ATTO)
-
-
-def cost(card: PriceCard, tokens: Tokens, *, seconds: float = 0.0) -> int:
-    """What a call cost, in nano-USD, rounded once."""
-    total = card.rates(tokens.prompt).of(tokens) + card.per_request + _timed(card, seconds)
-    return (total + _NANO // 2) // _NANO
+def cost(card: PriceCard, tokens: Tokens, *, seconds: float = 0.0) -> int | None:
+    """Return what a call cost by its tokens and its time, in nano-USD, rounded once; None: it is priced otherwise."""
+    rates = card.rates(tokens.prompt)
+    if rates is None:
+        return None
+    total = rates.of(tokens) + card.per_request + _timed(card, seconds)
+    return (total + _ATTO_PER_NANO // 2) // _ATTO_PER_NANO
 
 
 def worst_cost(card: PriceCard, input_tokens: int, output_tokens: int, *, seconds: float = 0.0) -> int:
-    """The most that a call can cost, in nano-USD, rounded up.
+    """Return the most that a call can cost by a price of the user's own, in nano-USD, rounded up.
 
     Args:
         card: The price.
@@ -191,8 +181,8 @@ def worst_cost(card: PriceCard, input_tokens: int, output_tokens: int, *, second
         seconds: The longest that the call may take, for prices by time.
     """
     reachable = [card.base, *(rates for above, rates in card.tiers if input_tokens > above)]
-    total = max(rates.worst(input_tokens, output_tokens) for rates in reachable)
-    return -(-(total + card.per_request + _timed(card, seconds)) // _NANO)
+    total = max(rates.worst(input_tokens, output_tokens) for rates in reachable if rates is not None)
+    return -(-(total + card.per_request + _timed(card, seconds)) // _ATTO_PER_NANO)
 
 
 def _timed(card: PriceCard, seconds: float) -> int:

@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.usage.pricing.card import ATTO, PARTS, Sheet
+from blueprint_llm.usage.money import ATTO, atto
+from blueprint_llm.usage.pricing.sheet import PARTS, Sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +28,17 @@ _MTOK = 10**6
 _DEAR_PER_MTOK = 1000  # one dollar per thousand tokens
 Money = Annotated[Decimal, Field(ge=0)]
 Level = Literal["contract", "override", "local"]
-Part = Literal["all", "input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning"]
+Part = Literal[
+    "all",
+    "input",
+    "output",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+]
 
 
 class _Part(BaseModel):
@@ -47,7 +58,7 @@ class Match(_Part):
         return ("*" not in self.model, self.provider is not None, len(self.tags), len(self.model))
 
     def covers(self, names: Iterable[str], providers: Iterable[str], tags: frozenset[str]) -> bool:
-        """Whether a call to a model of these names is meant."""
+        """Return True if a call to a model of these names is meant."""
         named = any(fnmatchcase(name, self.model) for name in names)
         return named and self.tags <= tags and (self.provider is None or self.provider in providers)
 
@@ -61,6 +72,8 @@ class PerMtok(_Part):
     cache_write_5m: Money | None = None
     cache_write_1h: Money | None = None
     reasoning: Money | None = None
+    audio_input: Money | None = None
+    audio_output: Money | None = None
 
     def parts(self) -> dict[str, int]:
         """Atto-USD per token by part."""
@@ -117,7 +130,7 @@ class Entry(_Part):
         return Decimal(max(parts, default=0)) * _MTOK / ATTO
 
     def holds_on(self, day: date) -> bool:
-        """Whether the entry is in force that day."""
+        """Return True if the entry is in force that day."""
         return (self.effective_from or date.min) <= day < (self.effective_to or date.max)
 
     def sheet(self, listed: Sheet) -> Sheet:
@@ -127,7 +140,7 @@ class Entry(_Part):
         own = Sheet(
             base=self.prices_per_mtok.parts(),
             tiers={tier.above_input_tokens: tier.parts() for tier in self.tiers},
-            per_second=round((self.per_second_usd or 0) * ATTO),
+            per_second=atto(self.per_second_usd or 0),
         )
         return own.over(listed.times(self.multiply)) if self.extends else own.times(self.multiply)
 
@@ -145,7 +158,7 @@ _ENTRIES = TypeAdapter(tuple[Entry, ...])
 
 
 def schema() -> dict[str, object]:
-    """The JSON Schema of a price file."""
+    """Return the JSON Schema of a price file."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_ENTRIES.json_schema()}
 
 
@@ -161,7 +174,7 @@ def load(paths: Sequence[Path]) -> tuple[PriceList, ...]:
 
 
 def level(path: Path) -> Level:
-    """What a file's name says it is: `overrides*`, `local*`, else a contract."""
+    """Return what a file's name says it is: `overrides*`, `local*`, else a contract."""
     return "override" if path.stem.startswith("overrides") else "local" if path.stem.startswith("local") else "contract"
 
 
@@ -208,7 +221,7 @@ def _compete(one: Entry, other: Entry) -> bool:
 
 
 def _intersect(one: str, other: str) -> bool:
-    """Whether some name matches both globs (`*` and `?`; a set is taken for any character)."""
+    """Return True if some name matches both globs (`*` and `?`; a set is taken for any character)."""
     if not one or not other:
         return not (one + other).strip("*")
     if one[0] == "*":

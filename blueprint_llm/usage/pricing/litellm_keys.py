@@ -1,79 +1,101 @@
-"""Prices under LiteLLM's names (`input_cost_per_token_above_200k_tokens`), from its map or from a deployment.
+"""Prices under LiteLLM's names, from its map or from a deployment.
 
-A request's service tier selects keys with its suffix; a key without that variant falls back to the standard one.
+A key says what it prices (`input_cost_per_audio_token`), from which length of the prompt on (`_above_200k_tokens`), for
+which life of a cached prefix (`_above_1hr`) and in which service tier (`_priority`).
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blueprint_llm.usage.pricing.card import Sheet, atto
+from blueprint_llm.usage.money import atto
+from blueprint_llm.usage.pricing.sheet import Sheet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-_NAMES = {
-    "input": "input_cost_per_token",
-    "output": "output_cost_per_token",
-    "cache_read": "cache_read_input_token_cost",
-    "cache_write_5m": "cache_creation_input_token_cost",
-    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
-    "reasoning": "output_cost_per_reasoning_token",
+_KEY = re.compile(
+    r"(?P<name>[a-z_]+?)(?:_above_(?P<life>\d+hr))?(?:_above_(?P<above>\d+)(?P<thousands>k?)_tokens)?"
+    r"(?:_(?P<tier>priority|flex|batches|balanced|ultrafast|decisions))?"
+)
+# The parts of a price of ours, by name and life.
+_PARTS = {
+    ("input_cost_per_token", None): "input",
+    ("output_cost_per_token", None): "output",
+    ("cache_read_input_token_cost", None): "cache_read",
+    ("cache_creation_input_token_cost", None): "cache_write_5m",
+    ("cache_creation_input_token_cost", "1hr"): "cache_write_1h",
+    ("output_cost_per_reasoning_token", None): "reasoning",
+    ("input_cost_per_audio_token", None): "audio_input",
+    ("output_cost_per_audio_token", None): "audio_output",
 }
 _PER_SECOND = ("cost_per_second", "input_cost_per_second", "output_cost_per_second")
-SUFFIXES = {"batch": "_batches", "flex": "_flex", "priority": "_priority"}
-_ABOVE = re.compile(r"_above_(\d+)(k?)_tokens")
+_TIERS = {"batch": "batches", "flex": "flex", "priority": "priority"}
 _INCLUSIVE = "xai"  # bills the dearer tier from the threshold on, the others above it
 
 
-def sheet(found: Mapping[str, Any], tags: Iterable[str] = ()) -> Sheet:
-    """The prices in `found`; keys that are no prices are passed over."""
-    suffix = next((SUFFIXES[tag] for tag in tags if tag in SUFFIXES), "")
-    ranges = _ranges(found)
+class Rate(NamedTuple):
+    """What a token of some kind costs, and when that applies; `above` so many tokens of the prompt."""
+
+    name: str
+    atto: int
+    tier: str | None
+    above: int
+    life: str | None
+
+
+def rates(entry: Mapping[str, Any]) -> Iterator[Rate]:
+    """Yield every price of a token in `entry`, and whatever else has a price's name."""
+    inclusive = entry.get("litellm_provider") == _INCLUSIVE
+    for start, table in _tables(entry):
+        for key, value in table.items():
+            match, price = _KEY.fullmatch(key), number(value)
+            if match is not None and price is not None and "cost" in key:
+                above = int(match["above"] or 0) * (1000 if match["thousands"] else 1)
+                above -= bool(above) and inclusive
+                yield Rate(match["name"], atto(price), match["tier"], max(start, above), match["life"])
+
+
+def sheet(entry: Mapping[str, Any], tags: Iterable[str] = ()) -> Sheet:
+    """Return the prices in `entry`; a tier's own price counts where there is one, else the standard one."""
+    tier = next((_TIERS[tag] for tag in tags if tag in _TIERS), None)
+    tables: dict[int, dict[str, int]] = {}
+    for rate in sorted(rates(entry), key=lambda rate: rate.tier is not None):
+        part = _PARTS.get((rate.name, rate.life))
+        if part is not None and rate.tier in {None, tier}:
+            tables.setdefault(rate.above, {})[part] = rate.atto
     return Sheet(
-        base={**_parts(found, "", suffix), **ranges.pop(0, {})},
-        tiers=ranges or _thresholds(found, suffix),
-        per_second=sum(atto(found[name]) for name in _PER_SECOND if found.get(name)),
-        per_request=atto(found.get("input_cost_per_request") or 0),
+        base=tables.pop(0, {}),
+        tiers=tables,
+        per_second=sum(atto(entry[name]) for name in _PER_SECOND if entry.get(name)),
+        per_request=atto(entry.get("input_cost_per_request") or 0),
     )
 
 
-def priced(found: Mapping[str, Any]) -> bool:
-    """Whether a deployment's settings hold a price of their own."""
-    return any(found.get(name) is not None for name in (*_NAMES.values(), *_PER_SECOND, "tiered_pricing"))
+def priced(entry: Mapping[str, Any]) -> bool:
+    """Return True if a deployment's settings hold a price of their own."""
+    names = {*(name for name, _ in _PARTS), *_PER_SECOND, "tiered_pricing"}
+    return any(entry.get(name) is not None for name in names)
 
 
 def prices_in(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call's own keywords say about its price, which LiteLLM lets win over the deployment's."""
+    """Return what a call's own keywords say about its price, which LiteLLM lets win over the deployment's."""
     return {name: params[name] for name in params if "_cost" in name or name == "tiered_pricing"}
 
 
-def _parts(found: Mapping[str, Any], above: str, suffix: str) -> dict[str, int]:
-    values = {part: _value(found, f"{name}{above}", suffix) for part, name in _NAMES.items()}
-    return {part: atto(value) for part, value in values.items() if value is not None}
+def number(value: Any) -> float | None:
+    """Return a price or a size; the map has a few as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
-def _value(found: Mapping[str, Any], name: str, suffix: str) -> Any:
-    special = found.get(name + suffix)
-    return found.get(name) if special is None else special
-
-
-def _thresholds(found: Mapping[str, Any], suffix: str) -> dict[int, dict[str, int]]:
-    names = {match[0]: match for match in map(_ABOVE.search, found) if match}
-    inclusive = found.get("litellm_provider") == _INCLUSIVE
-    tiers = {
-        int(match[1]) * (1000 if match[2] else 1) - inclusive: _parts(found, text, suffix)
-        for text, match in names.items()
-    }
-    return {above: parts for above, parts in tiers.items() if parts}
-
-
-def _ranges(found: Mapping[str, Any]) -> dict[int, dict[str, int]]:
-    """LiteLLM's `tiered_pricing`: complete tables, each for prompts in a range."""
-    tiers = {}
-    for tier in found.get("tiered_pricing") or ():
-        own = _parts(tier, "", "")
-        into = own.get("input", 0)
-        tiers[int(tier["range"][0])] = {"cache_read": into, "cache_write_5m": into, **own}
-    return tiers
+def _tables(entry: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the entry, and each range of `tiered_pricing`, which is complete: nothing of a lower one holds in it."""
+    yield 0, entry
+    for tier in entry.get("tiered_pricing") or ():
+        into = tier.get("input_cost_per_token")
+        cached = dict.fromkeys(("cache_read_input_token_cost", "cache_creation_input_token_cost"), into)
+        yield int(tier["range"][0]), {**cached, **tier}

@@ -1,17 +1,14 @@
-"""Where budgets, usage and breakers live: one SQLite file, one Redis, or memory, behind the same operations.
-
-A store runs one operation (a record of `ops`) in one transaction; everything that decides is elsewhere.
-"""
+"""Where budgets, usage and breakers live: one SQLite file, one Redis, or memory, behind one protocol."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, cast
 
-from blueprint_llm.config.paths import make_folder
 from blueprint_llm.events import warn
 from blueprint_llm.secret import revealed
 from blueprint_llm.usage.stores.degraded import DegradedStore
+from blueprint_llm.usage.stores.protocol import Store, waited_for
 from blueprint_llm.usage.stores.sqlite import MemoryStore, SqliteStore
 
 if TYPE_CHECKING:
@@ -19,29 +16,12 @@ if TYPE_CHECKING:
 
     from blueprint_llm.config.blocks import StoreConfig
     from blueprint_llm.events import OnEvent
-    from blueprint_llm.usage.stores.ops import Op
 
-__all__ = ["DegradedStore", "MemoryStore", "SqliteStore", "Store", "open_store"]
-
-
-class Store(Protocol):
-    """Runs operations; each result's type stands with its operation. Failures are StoreError."""
-
-    def execute(self, op: Op) -> Any:
-        """Run `op`, blocking."""
-
-    async def aexecute(self, op: Op) -> Any:
-        """Run `op` without blocking the event loop."""
-
-    def close(self) -> None:
-        """Let go of files and connections."""
-
-    async def aclose(self) -> None:
-        """Let go of files and connections."""
+__all__ = ["DegradedStore", "MemoryStore", "SqliteStore", "Store", "open_store", "waited_for"]
 
 
 def open_store(config: StoreConfig, *, clock: Callable[[], float] = time.time, on_event: OnEvent = warn) -> Store:
-    """The store that `config.url` names; nothing is touched before its first operation.
+    """Return the store that `config.url` names; nothing is touched before its first use.
 
     Args:
         config: `url` is `sqlite`, `sqlite:PATH`, `memory` or `redis://host:port/n`.
@@ -49,16 +29,17 @@ def open_store(config: StoreConfig, *, clock: Callable[[], float] = time.time, o
         on_event: Told when `on_failure: memory` takes effect, and when it ends.
     """
     store = _opened(config, clock)
-    return DegradedStore(store, clock=clock, on_event=on_event) if config.on_failure == "memory" else store
+    if config.on_failure == "memory":
+        return cast("Store", DegradedStore(store, clock=clock, on_event=on_event))
+    return store
 
 
 def _opened(config: StoreConfig, clock: Callable[[], float]) -> Store:
     if config.kind == "sqlite":
-        path = revealed(config.url).removeprefix("sqlite").removeprefix(":")
-        return SqliteStore(path.removeprefix("//") or make_folder("state") / "ledger.sqlite", clock=clock)
+        path = revealed(config.url).removeprefix("sqlite").removeprefix(":").removeprefix("//")
+        return SqliteStore(path or None, clock=clock)
     if config.kind == "memory":
         return MemoryStore(clock=clock)
     from blueprint_llm.usage.stores.redis_store import RedisStore  # noqa: PLC0415 - only who uses Redis loads it
 
-    opened: Store = RedisStore(config.url)
-    return opened
+    return RedisStore(config.url)

@@ -1,4 +1,4 @@
-"""A target's breaker as a pure function over its stored record, shared by every store.
+"""A target's circuit breaker as pure functions over its stored record, shared by every store.
 
 Closed until `failures` in a row; then open; when that time is over, half open: a few probes may go, one success
 closes it, a failed probe opens it again for twice as long.
@@ -7,11 +7,16 @@ closes it, a failed probe opens it again for twice as long.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import orjson
 
-from blueprint_llm.usage.stores.ops import Admission, Breaker, BreakerProbe, BreakerReport
+from blueprint_llm.usage.stores.records import Breaker
+
+if TYPE_CHECKING:
+    from blueprint_llm.usage.stores.records import BreakerReport, Reservation
+
+LONGEST_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,21 +31,20 @@ class Record:
 
 CLOSED = Record()
 _HEALTHY = Breaker()
-_GRANTED = Admission(granted=True, probe=False, breaker=_HEALTHY)
 
 
 def load(stored: bytes | str | None) -> Record:
-    """The record as stored; nothing stored is a closed breaker."""
+    """Return the record as stored; nothing stored is a closed breaker."""
     return Record(**orjson.loads(stored)) if stored else CLOSED
 
 
 def dump(record: Record) -> bytes | None:
-    """The record to store; None: a closed breaker without failures needs none."""
+    """Return the record to store; None: a closed breaker without failures needs none."""
     return None if record == CLOSED else orjson.dumps(asdict(record))
 
 
 def view(record: Record, now: float) -> Breaker:
-    """The record as callers see it."""
+    """Return the record as callers see it."""
     if record is CLOSED:
         return _HEALTHY
     if not record.until:
@@ -51,42 +55,41 @@ def view(record: Record, now: float) -> Breaker:
     )
 
 
-def step(record: Record, op: BreakerProbe | BreakerReport, now: float) -> tuple[Record, Any]:
-    """The record after `op`, and the operation's result."""
-    if isinstance(op, BreakerProbe):
-        return _probe(record, op, now)
-    after = _report(record, op, now)
-    return after, view(after, now)
+def admit(record: Record, wanted: Reservation, now: float) -> tuple[Record, Breaker | None]:
+    """Return the record with the attempt's probe out, and the breaker if it refuses the attempt.
 
-
-def _probe(record: Record, op: BreakerProbe, now: float) -> tuple[Record, Admission]:
-    if record is CLOSED:
-        return record, _GRANTED
+    A slot whose holder never reports is free again after the reservation's time to live.
+    """
     seen = view(record, now)
-    if seen.state != "half_open":
-        return record, Admission(granted=seen.state == "closed", probe=False, breaker=seen)
+    if seen.state == "closed":
+        return record, None
     out = {holder: expiry for holder, expiry in record.probes.items() if expiry > now}
-    granted = op.id in out or len(out) < op.probes
-    if granted:
-        out[op.id] = now + op.ttl_s
-    return replace(record, probes=out), Admission(granted=granted, probe=granted, breaker=seen)
+    if seen.state == "open" or (wanted.id not in out and len(out) >= wanted.probes):
+        return record, seen
+    return replace(record, probes={**out, wanted.id: now + wanted.ttl_s}), None
 
 
-def _report(record: Record, op: BreakerReport, now: float) -> Record:
-    if record is CLOSED and op.ok is not False and op.open_for_s is None:
+def report(record: Record, told: BreakerReport, now: float) -> Record:
+    """Return the record after an attempt's report."""
+    if record is CLOSED and told.ok is not False and told.open_for_s is None:
         return CLOSED
-    probing = op.id in record.probes
-    probes = {holder: expiry for holder, expiry in record.probes.items() if holder != op.id}
-    if op.open_for_s is not None:
-        return Record(failures=record.failures + 1, open_s=op.open_s, until=max(record.until, now + op.open_for_s))
-    if op.ok is None:
-        return replace(record, probes=probes)
-    if op.ok:  # an answer of a call that began before it opened proves as much as a probe's
+    freed = free(record, told.id)
+    if told.open_for_s is not None:
+        return Record(failures=record.failures + 1, open_s=told.open_s, until=max(record.until, now + told.open_for_s))
+    if told.ok is None:
+        return freed
+    if told.ok:  # an answer of a call that began before it opened proves as much as a probe's
         return CLOSED
-    failed = replace(record, failures=record.failures + 1, probes=probes)
+    failed = replace(freed, failures=record.failures + 1)
     if record.until:
-        return _opened(failed, min(op.cap_s, record.open_s * 2), now) if probing else failed
-    return _opened(failed, op.open_s, now) if failed.failures >= op.failures else failed
+        was_probe = told.id in record.probes
+        return _opened(failed, min(LONGEST_S, record.open_s * 2), now) if was_probe else failed
+    return _opened(failed, told.open_s, now) if failed.failures >= told.failures else failed
+
+
+def free(record: Record, holder: str) -> Record:
+    """Return the record without the probe of `holder`."""
+    return replace(record, probes={id_: expiry for id_, expiry in record.probes.items() if id_ != holder})
 
 
 def _opened(record: Record, seconds: float, now: float) -> Record:

@@ -2,8 +2,9 @@
 --
 -- KEYS[1] is the prefix with the hash tag, ARGV: operation, time ('' = the server's), arguments as JSON. Amounts are
 -- doubles, exact to 2^53; they leave as text, since Lua prints no more than 14 digits by itself.
---   c:NAME:START  counter {used, spent, warned}     h:ID  reservation {open, at, taken, row}
+--   c:NAME:START  counter {used, spent, warned}     h:ID  reservation {open, at, taken, row, target}
 --   due           ids by expiry                     rows  id -> EPOCH|JSON      at:EPOCH  ids by time
+--   b:TARGET      breaker, JSON                     x:ID  a reservation that may not be made any more
 local P, now, arg = KEYS[1] .. ':', tonumber(ARGV[2]), cjson.decode(ARGV[3])
 local DAY = 86400
 if not now then
@@ -87,8 +88,16 @@ local function expire()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', exact(now))) do
     local key = P .. 'h:' .. id
     local hold = redis.call('HMGET', key, 'at', 'taken', 'row')
-    for _, item in ipairs(cjson.decode(hold[2])) do correct(item[1], 0, tonumber(item[2])) end
-    redis.call('HSET', key, 'open', '0')
+    local spent = {}
+    for _, item in ipairs(cjson.decode(hold[2])) do
+      if item[3]:match('|parallel|[^|]*$') then  -- lent: it is given back
+        correct(item[1], -tonumber(item[2]), 0)
+      else
+        correct(item[1], 0, tonumber(item[2]))
+        spent[#spent + 1] = item
+      end
+    end
+    redis.call('HSET', key, 'open', '0', 'taken', #spent == 0 and '[]' or cjson.encode(spent))
     redis.call('EXPIRE', key, DAY)
     redis.call('ZREM', P .. 'due', id)
     write(id, tonumber(hold[1]), hold[3])
@@ -122,10 +131,34 @@ local function crossed(charges, found)
   return out
 end
 
+-- The caller computes a breaker's next record from the one that it knows of. Should that have changed, it is told the
+-- present one and nothing else happens.
+local function stale()
+  if not arg.breaker then return nil end
+  local record = redis.call('GET', P .. 'b:' .. arg.breaker.target) or ''
+  return record ~= arg.breaker.old and {stale = record, now = exact(now)} or nil
+end
+
+local function keep()
+  if not arg.breaker or arg.breaker.new == arg.breaker.old then return end
+  local key = P .. 'b:' .. arg.breaker.target
+  if arg.breaker.new == '' then redis.call('DEL', key) else redis.call('SET', key, arg.breaker.new) end
+end
+
+local function free(target, id)
+  local record = redis.call('GET', P .. 'b:' .. target)
+  local decoded = record and cjson.decode(record)
+  if not decoded or not decoded.probes[id] then return end
+  decoded.probes[id] = nil
+  redis.call('SET', P .. 'b:' .. target, cjson.encode(decoded))
+end
+
 local operations = {}
 
 function operations.reserve()
-  if redis.call('EXISTS', P .. 'h:' .. arg.id) == 1 then return {repeated = true} end
+  if redis.call('EXISTS', P .. 'h:' .. arg.id, P .. 'x:' .. arg.id) > 0 then return {repeated = true} end
+  local changed = stale()
+  if changed then return changed end
   expire()
   local found = look(arg.charges)
   local reply = {levels = levels(found), crossed = crossed(arg.charges, found), over = {}}
@@ -137,8 +170,10 @@ function operations.reserve()
   end
   if reply.refused then return reply end
   local taken = take(arg.charges, found, function(charge) return charge.amount end)
-  redis.call('HSET', P .. 'h:' .. arg.id, 'open', '1', 'at', exact(now), 'taken', cjson.encode(taken), 'row', arg.row)
+  redis.call('HSET', P .. 'h:' .. arg.id, 'open', '1', 'at', exact(now), 'taken', cjson.encode(taken), 'row', arg.row,
+             'target', arg.target)
   redis.call('ZADD', P .. 'due', exact(now + arg.ttl_s), arg.id)
+  keep()
   return reply
 end
 
@@ -150,6 +185,8 @@ local function held(id)
 end
 
 function operations.settle()
+  local changed = stale()
+  if changed then return changed end
   local was, at, taken = held(arg.id)
   if was == 'settled' then return {was = was, levels = {}, crossed = {}} end
   local true_amounts = {}
@@ -161,13 +198,16 @@ function operations.settle()
   redis.call('DEL', P .. 'h:' .. arg.id)
   redis.call('ZREM', P .. 'due', arg.id)
   write(arg.id, at, arg.row)
+  keep()
   local found = look(arg.charges)
   return {was = was, levels = levels(found), crossed = crossed(arg.charges, found)}
 end
 
+-- `forbid`: a reserve that is still on its way (its caller gave up waiting) shall take nothing when it arrives.
 function operations.release()
   local key = P .. 'h:' .. arg.id
-  local hold = redis.call('HMGET', key, 'open', 'taken')
+  if arg.forbid then redis.call('SET', P .. 'x:' .. arg.id, '1', 'EX', DAY) end
+  local hold = redis.call('HMGET', key, 'open', 'taken', 'target')
   if not hold[1] then return {} end
   for _, item in ipairs(cjson.decode(hold[2])) do
     local amount = tonumber(item[2])
@@ -177,6 +217,7 @@ function operations.release()
   redis.call('ZREM', P .. 'due', arg.id)
   erase(arg.id)
   redis.call('HDEL', P .. 'rows', arg.id)
+  free(hold[3] or '', arg.id)
   return {}
 end
 
@@ -186,7 +227,7 @@ function operations.heartbeat()
   return {open = open}
 end
 
-function operations.standing() return {levels = levels(look(arg.charges))} end
+function operations.levels() return {levels = levels(look(arg.charges))} end
 
 function operations.write() write(arg.id, now, arg.row) return {} end
 
@@ -211,6 +252,8 @@ function operations.page()
   return {page = page}
 end
 
+function operations.epoch() redis.call('INCR', P .. 'epoch') return {} end
+
 function operations.reset()
   for _, key in ipairs(redis.call('KEYS', P .. 'c:*')) do
     redis.call('HSET', key, 'used', '0', 'spent', '0', 'warned', '0')
@@ -228,14 +271,8 @@ end
 
 function operations.peek()
   local records = {}
-  for n, key in ipairs(arg.keys) do records[n] = redis.call('GET', P .. key) or '' end
+  for n, target in ipairs(arg.targets) do records[n] = redis.call('GET', P .. 'b:' .. target) or '' end
   return {now = exact(now), records = records}
-end
-
-function operations.swap()
-  if (redis.call('GET', P .. arg.key) or '') ~= arg.old then return {swapped = false} end
-  if arg.new == '' then redis.call('DEL', P .. arg.key) else redis.call('SET', P .. arg.key, arg.new) end
-  return {swapped = true}
 end
 
 return cjson.encode(operations[ARGV[1]]())

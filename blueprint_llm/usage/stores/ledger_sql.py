@@ -1,4 +1,4 @@
-"""The ledger's transactions in SQL: reserve, settle, expire, read.
+"""The ledger's transactions in SQL: reserve, settle, release, expire, read. Whoever calls begins and commits.
 
 A counter row is one subject, kind and window: `used` is spent plus reserved, `spent` what was settled or expired.
 A hold remembers which counters a reservation took from, so that settling corrects the window it was made in. It
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from blueprint_llm.usage.stores.ops import AttemptRow, Charge, Crossed, Level, Reserve, Reserved, Settle, Settled
+from blueprint_llm.usage.stores import breaker
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Crossed, Level, Reserved, Settled, is_lent
 from blueprint_llm.usage.stores.totals import FACTS
 from blueprint_llm.usage.stores.windows import bounds, timestamp
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from blueprint_llm.types import UsageFilter
+    from blueprint_llm.usage.stores.records import Breaker, BreakerReport, Reservation, Settlement
 
 COLUMNS = AttemptRow._fields
 SCHEMA = f"""
@@ -50,56 +52,98 @@ _NEXT = "max(?, (SELECT coalesce(max(n) + 1, 0) FROM attempt))"
 _WRITE = f"INSERT INTO attempt VALUES ({_NEXT}, {', '.join('?' * len(COLUMNS))}, {_EPOCH})"  # noqa: S608 - constants
 
 
-def reserve(db: Connection, op: Reserve, now: float) -> Reserved:
-    """Take all charges or none. Expired reservations count in full either way: no limit waits for their expiry."""
-    if db.execute("SELECT 1 FROM hold WHERE id = ?", (op.id,)).fetchone():
+def reserve(db: Connection, wanted: Reservation, now: float, *, force: bool) -> Reserved:
+    """Take all charges or none. Expired reservations count in full either way: only what was lent waits for it."""
+    if db.execute("SELECT 1 FROM hold WHERE id = ?", (wanted.id,)).fetchone():
         return _TAKEN  # a repeated request: taken already
-    counters = _counters(db, op.charges, now)
-    crossed = _crossed(db, op.charges, counters)
-    over = [charge for charge in op.charges if counters[charge.counter].used + charge.amount > charge.limit]
+    # The breaker is asked first and told last: a limit that refuses leaves no probe behind.
+    before = _record(db, wanted.target) if wanted.target else breaker.CLOSED
+    after, refused = breaker.admit(before, wanted, now)
+    if refused and not force:
+        return Reserved(breaker=refused)
+    if any(charge.kind == "parallel" for charge in wanted.charges):
+        expire(db, now)
+    counters = _counters(db, wanted.charges, now)
+    crossed = _crossed(db, wanted.charges, counters)
+    over = [charge for charge in wanted.charges if counters[charge.counter].used + charge.amount > charge.limit]
     if denied := refusing(over):
         return Reserved(denied=counters[denied.counter].level(denied), crossed=crossed)
-    taken = _take(db, op.charges, counters, now)
-    hold = (op.id, now + op.ttl_s, now, orjson.dumps(taken), orjson.dumps(op.row[:]))
+    taken = _take(db, wanted.charges, counters, now)
+    hold = (wanted.id, now + wanted.ttl_s, now, orjson.dumps(taken), orjson.dumps(wanted.row[:]))
     db.execute("INSERT INTO hold VALUES (?, ?, 1, ?, ?, ?)", hold)
+    if after is not before:
+        _keep(db, wanted.target, after)
     if not (over or crossed):
         return _TAKEN
     return Reserved(exceeded=tuple(counters[charge.counter].level(charge) for charge in over), crossed=crossed)
 
 
 def refusing(over: Sequence[Charge]) -> Charge | None:
-    """The first limit that blocks, else the first that degrades."""
+    """Return the first limit that blocks, else the first that degrades."""
     ranked = sorted(over, key=lambda charge: ("block", "degrade", "warn").index(charge.on_exceed))
     return ranked[0] if ranked and ranked[0].on_exceed != "warn" else None
 
 
-def settle(db: Connection, op: Settle, now: float) -> Settled:
+def settle(db: Connection, done: Settlement, now: float) -> Settled:
     """Put the true amounts in place of the reserved ones, in the windows they were reserved in."""
-    held = db.execute("SELECT open, at, taken FROM hold WHERE id = ?", (op.row.id,)).fetchone()
-    db.execute("DELETE FROM hold WHERE id = ?", (op.row.id,))
-    if held is None and db.execute(_FIND, (op.row.id,)).fetchone():
+    held = db.execute("SELECT open, at, taken FROM hold WHERE id = ?", (done.row.id,)).fetchone()
+    db.execute("DELETE FROM hold WHERE id = ?", (done.row.id,))
+    if held is None and db.execute(_FIND, (done.row.id,)).fetchone():
         return Settled(was="settled")
-    is_open, at, taken = held or (True, now, _unheld(db, op.charges, now))
-    _correct(db, orjson.loads(taken), {charge.counter: charge.amount for charge in op.charges}, was_open=is_open)
+    is_open, at, taken = held or (True, now, _unheld(db, done.charges, now))
+    _correct(db, orjson.loads(taken), {charge.counter: charge.amount for charge in done.charges}, was_open=is_open)
     if not is_open:
-        _take_back(db, op.row.id)
-    write(db, op.row, at)
-    watched = [charge for charge in op.charges if charge.warn_at]
+        _take_back(db, done.row.id)
+    write(db, done.row, at)
+    if done.report is not None:
+        _report(db, done.report, now)
+    watched = [charge for charge in done.charges if charge.warn_at]
     crossed = _crossed(db, watched, _counters(db, watched, now)) if watched else ()
     return Settled(was=("open" if is_open else "expired") if held else "unknown", crossed=crossed)
 
 
 def release(db: Connection, hold: str) -> None:
-    """Give back what a reservation took, and forget it."""
+    """Give back what a reservation took, its probe's slot too, and forget it."""
     held = db.execute("DELETE FROM hold WHERE id = ? RETURNING open, taken", (hold,)).fetchone()
-    if held:
-        _correct(db, orjson.loads(held[1]), {}, was_open=held[0])
-    if held and not held[0]:
+    if held is None:
+        return
+    _correct(db, orjson.loads(held[1]), {}, was_open=held[0])
+    if not held[0]:
         _take_back(db, hold)
+    for target, stored in db.execute("SELECT target, record FROM breaker").fetchall():  # only unhealthy ones have rows
+        record = breaker.load(stored)
+        if hold in record.probes:
+            _keep(db, target, breaker.free(record, hold))
+
+
+def breakers(db: Connection, targets: Sequence[str], now: float) -> dict[str, Breaker]:
+    """Return the breakers of `targets`."""
+    stored = dict(db.execute("SELECT target, record FROM breaker").fetchall())
+    return {target: breaker.view(breaker.load(stored.get(target)), now) for target in targets}
+
+
+def _report(db: Connection, told: BreakerReport, now: float) -> None:
+    before = _record(db, told.target)
+    after = breaker.report(before, told, now)
+    if after is not before and after != before:
+        _keep(db, told.target, after)
+
+
+def _record(db: Connection, target: str) -> breaker.Record:
+    row = db.execute("SELECT record FROM breaker WHERE target = ?", (target,)).fetchone()
+    return breaker.load(row and row[0])
+
+
+def _keep(db: Connection, target: str, record: breaker.Record) -> None:
+    stored = breaker.dump(record)
+    if stored is None:
+        db.execute("DELETE FROM breaker WHERE target = ?", (target,))
+    else:
+        db.execute("INSERT OR REPLACE INTO breaker VALUES (?, ?)", (target, stored))
 
 
 def _unheld(db: Connection, charges: Sequence[Charge], now: float) -> bytes:
-    """A reservation of nothing, for a settle whose reservation this store never saw."""
+    """Return a reservation of nothing, for a settle whose reservation this store never saw."""
     return orjson.dumps(_take(db, [charge._replace(amount=0) for charge in charges], _counters(db, charges, now), now))
 
 
@@ -112,11 +156,14 @@ def _correct(db: Connection, taken: list[list[Any]], true: dict[str, int], *, wa
 
 
 def expire(db: Connection, now: float) -> None:
-    """Charge every reservation whose time is over its estimate, and write its row."""
+    """Charge every reservation whose time is over its estimate, give back what was lent, and write its row."""
     due = db.execute("SELECT id, at, taken, attempt FROM hold WHERE open AND expires <= ?", (now,)).fetchall()
     for hold, at, taken, attempt in due:
-        db.executemany(_CORRECT, [(0, amount, name, start) for name, start, amount in orjson.loads(taken)])
-        db.execute("UPDATE hold SET open = 0 WHERE id = ?", (hold,))
+        items = orjson.loads(taken)
+        spent = [item for item in items if not is_lent(item[0])]
+        db.executemany(_CORRECT, [(0, amount, name, start) for name, start, amount in spent])
+        db.executemany(_CORRECT, [(-amount, 0, name, start) for name, start, amount in items if is_lent(name)])
+        db.execute("UPDATE hold SET open = 0, taken = ? WHERE id = ?", (orjson.dumps(spent), hold))
         write(db, AttemptRow(*orjson.loads(attempt)), at)
 
 
@@ -125,8 +172,8 @@ def heartbeat(db: Connection, hold: str, until: float) -> bool:
     return db.execute("UPDATE hold SET expires = ? WHERE id = ? AND open", (until, hold)).rowcount == 1
 
 
-def standing(db: Connection, charges: Sequence[Charge], now: float) -> tuple[Level, ...]:
-    """How full each charge's counter is."""
+def levels(db: Connection, charges: Sequence[Charge], now: float) -> tuple[Level, ...]:
+    """Return how full each charge's counter is."""
     counters = _counters(db, charges, now)
     return tuple(counters[charge.counter].level(charge) for charge in charges)
 
@@ -161,13 +208,13 @@ def forget(db: Connection, now: float) -> None:
 
 
 def facts(db: Connection, where: UsageFilter) -> list[tuple[Any, ...]]:
-    """The columns that sums need, of the current epoch's rows that `where` keeps."""
+    """Return the columns that sums need, of the current epoch's rows that `where` keeps."""
     clause, values = _clause(where)
     return db.execute(f"SELECT {', '.join(FACTS)} FROM attempt {clause}", values).fetchall()  # noqa: S608 - no value is pasted
 
 
 def newest(db: Connection, where: UsageFilter, limit: int) -> tuple[AttemptRow, ...]:
-    """The newest rows that `where` keeps."""
+    """Return the newest rows that `where` keeps."""
     clause, values = _clause(where)
     query = f"SELECT {', '.join(COLUMNS)} FROM attempt {clause} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no value is pasted
     rows = db.execute(query, (*values, limit)).fetchall()
@@ -203,7 +250,7 @@ class _Counter(NamedTuple):
 
 
 def _counters(db: Connection, charges: Sequence[Charge], now: float) -> dict[str, _Counter]:
-    """The counters of `charges` by name; one that has no row yet is empty."""
+    """Return the counters of `charges` by name; one that has no row yet is empty."""
     found = {}
     for charge in charges:
         name, (start, ends) = charge.counter, bounds(charge.window, now)
@@ -224,7 +271,7 @@ def _take(
 
 
 def _crossed(db: Connection, charges: Sequence[Charge], counters: dict[str, _Counter]) -> tuple[Crossed, ...]:
-    """The thresholds that what is spent has reached since anybody looked last."""
+    """Return the thresholds that what is spent has reached since anybody looked last."""
     found = []
     for charge in (charge for charge in charges if charge.warn_at):
         counter = counters[charge.counter]

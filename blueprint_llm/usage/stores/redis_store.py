@@ -1,69 +1,49 @@
 """The ledger in Redis, shared by machines: one Lua script a transaction, in the server's time.
 
-An operation is a generator of commands, so the blocking and the async client run the same logic. All keys carry one
-hash tag, which keeps them on one node of a cluster.
+All keys carry one hash tag, which keeps them on one node of a cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.resources import files
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import orjson
 
-from blueprint_llm.errors import ConfigError, StoreError
+from blueprint_llm import sync
+from blueprint_llm.errors import StoreError
 from blueprint_llm.secret import Secret, revealed
-from blueprint_llm.usage.stores import breaker, totals
+from blueprint_llm.usage.stores import breaker, redis_client, totals
 from blueprint_llm.usage.stores.ledger_sql import refusing
-from blueprint_llm.usage.stores.ops import (
-    Aggregate,
-    AttemptRow,
-    Batch,
-    BreakerProbe,
-    BreakerReport,
-    BreakerStates,
-    ByDay,
-    Charge,
-    Crossed,
-    Daily,
-    Heartbeat,
-    Level,
-    NewEpoch,
-    Op,
-    Release,
-    Reserve,
-    Reserved,
-    ResetLimits,
-    Rows,
-    Settle,
-    Settled,
-    Standing,
-    WriteRow,
-)
+from blueprint_llm.usage.stores.protocol import WAITING
+from blueprint_llm.usage.stores.records import AttemptRow, Crossed, Level, Reserved, Settled
 from blueprint_llm.usage.stores.windows import timestamp
+from blueprint_llm.usage.stores.writer import Busy, Job, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from blueprint_llm.types import UsageFilter
+    from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
+    from blueprint_llm.usage.stores.records import (
+        Breaker,
+        Charge,
+        Dimension,
+        Reservation,
+        Settlement,
+    )
 
-_TIMEOUT_S = 2.0
 _PAGE = 1000
 _SWAPS = 50
 _LENGTHS = {"minute": 60, "hour": 3600, "day": 86400, "month": -1, "session": 0, "call": 0, "ever": 0}
-
-Command = tuple[Any, ...]
-Plan = Generator[Command, Any, Any]
-
 _facts = attrgetter(*totals.FACTS)
+
+T = TypeVar("T")
 
 
 class RedisStore:
@@ -73,98 +53,179 @@ class RedisStore:
         self, url: str | Secret, *, prefix: str = "{blueprint}", clock: Callable[[], float] | None = None
     ) -> None:
         self._url, self._prefix, self._clock = url, prefix, clock
-        self._client: Any = None
-        self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        where = urlsplit(revealed(url))
+        self._place = f"the store at {where.hostname or where.path}:{where.port or 6379}"
+        self._later = Writer(lambda: f"{self._place} does not answer", longest_pause_s=0.5)
 
-    def execute(self, op: Op) -> Any:
-        """Run `op`; raises StoreError when the server cannot be used."""
-        with self._explained():
-            if self._client is None:
-                self._client = _redis().Redis.from_url(revealed(self._url), **_settings())
-            return self._run(_plan(op))
+    async def reserve(self, reservation: Reservation, *, force: bool = False) -> Reserved:
+        """Ask the breaker and take every charge, or take nothing. Cancelled, it leaves nothing reserved."""
+        try:
+            return await self._reserve(reservation, force=force)
+        except (StoreError, asyncio.CancelledError):  # the server may have done it, or do it yet
+            self._book(partial(self._call, "release", {"id": reservation.id, "forbid": True}))
+            raise
 
-    async def aexecute(self, op: Op) -> Any:
-        """Run `op`; raises StoreError when the server cannot be used."""
-        with self._explained():
-            loop = asyncio.get_running_loop()  # a connection belongs to the loop that made it
-            if loop not in self._aclients:
-                self._aclients[loop] = _redis().asyncio.Redis.from_url(revealed(self._url), **_settings())
-            return await self._arun(_plan(op), self._aclients[loop])
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Replace a reservation's amounts by the true ones, write its row, tell the breaker."""
+        return await self._surely(partial(self._settle, settlement))
 
-    def close(self) -> None:
-        """Let go of the blocking connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+    async def release(self, reservation_id: str) -> None:
+        """Undo a reservation of which nothing was sent."""
+        await self._surely(partial(self._call, "release", {"id": reservation_id}))
+
+    async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
+        """Keep a reservation for another `ttl_s`. Return False if it was open no longer."""
+        return bool((await self._call("heartbeat", {"id": reservation_id, "ttl_s": ttl_s}))["open"])
+
+    async def levels(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
+        """Return how full each charge's counter is."""
+        return tuple(_levels(charges, await self._call("levels", {"charges": [_charge(charge) for charge in charges]})))
+
+    async def breakers(self, targets: Sequence[str]) -> dict[str, Breaker]:
+        """Return the breakers of `targets`."""
+        records, now = await self._peek(targets)
+        return {
+            target: breaker.view(breaker.load(record), now) for target, record in zip(targets, records, strict=True)
+        }
+
+    async def record(self, row: AttemptRow) -> None:
+        """Write a usage row that has no reservation."""
+        await self._surely(partial(self._call, "write", {"id": row.id, "row": _text(row)}))
+
+    async def usage(self, where: UsageFilter) -> UsageStats:
+        """Return the totals of the current epoch."""
+        return totals.stats(await self._sums(where))
+
+    async def usage_by_day(self, where: UsageFilter) -> dict[str, UsageTotals]:
+        """Return the totals by UTC day."""
+        return totals.by_day(await self._sums(where))
+
+    async def usage_daily(self, where: UsageFilter, by: Dimension) -> dict[str, dict[str, UsageTotals]]:
+        """Return the totals by UTC day for every value of `by`."""
+        return totals.daily(await self._sums(where), by)
+
+    async def rows(self, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
+        """Return the newest rows."""
+        return tuple(await self._pages(where, newest=True, limit=limit))
+
+    async def new_epoch(self) -> None:
+        """Start counting usage afresh."""
+        await self._call("epoch", {})
+
+    async def reset_limits(self) -> None:
+        """Empty every budget and quota but for what open reservations hold."""
+        await self._call("reset", {})
 
     async def aclose(self) -> None:
-        """Let go of the blocking connections and of this loop's."""
-        self.close()
-        client = self._aclients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        """Carry out what was booked and let go of this loop's idle connections."""
+        await self._later.drain(redis_client.TIMEOUT_S)
+        await redis_client.disconnect(self._url)
 
-    def _run(self, plan: Plan) -> Any:
-        reply = None
-        while True:
-            try:
-                command = plan.send(reply)
-            except StopIteration as end:
-                return end.value
-            try:
-                reply = self._client.execute_command(*self._wire(command))
-            except _redis().exceptions.NoScriptError:
-                reply = self._client.execute_command(*self._wire(command, source=True))
+    async def _reserve(self, wanted: Reservation, *, force: bool) -> Reserved:
+        charges = [
+            {**_charge(charge), "limit": charge.limit, "refuses": charge.on_exceed != "warn"}
+            for charge in wanted.charges
+        ]
+        row = {"id": wanted.id, "ttl_s": wanted.ttl_s, "row": _text(wanted.row), "target": wanted.target}
+        record, now = "", 0.0  # most breakers are closed: that is tried without asking first
+        for _ in range(_SWAPS):
+            after, refused = breaker.admit(breaker.load(record), wanted, now)
+            if refused and not force:
+                return Reserved(breaker=refused)
+            swap = {"breaker": _swap(wanted.target, record, after)} if wanted.target else {}
+            reply = await self._call("reserve", {**row, "charges": charges, **swap})
+            if "stale" not in reply:
+                return _reserved(wanted.charges, reply)
+            record, now = reply["stale"], float(reply["now"])
+        raise self._contended(wanted.target)
 
-    async def _arun(self, plan: Plan, client: Any) -> Any:
-        reply = None
-        while True:
-            try:
-                command = plan.send(reply)
-            except StopIteration as end:
-                return end.value
-            try:
-                reply = await client.execute_command(*self._wire(command))
-            except _redis().exceptions.NoScriptError:
-                reply = await client.execute_command(*self._wire(command, source=True))
+    async def _settle(self, done: Settlement) -> Settled:
+        told = done.report
+        arguments = {"id": done.row.id, "row": _text(done.row), "charges": [_charge(charge) for charge in done.charges]}
+        record, now = "", 0.0
+        if told and told.ok is not True:  # a success closes what is closed; the rest needs the record and the time
+            (record,), now = await self._peek([told.target])
+        for _ in range(_SWAPS):
+            swap = (
+                {"breaker": _swap(told.target, record, breaker.report(breaker.load(record), told, now))} if told else {}
+            )
+            reply = await self._call("settle", {**arguments, **swap})
+            if "stale" not in reply:
+                crossed = _crossed(_levels(done.charges, reply), reply)
+                return Settled(was=reply["was"], crossed=crossed)
+            record, now = reply["stale"], float(reply["now"])
+        raise self._contended(told.target if told else "")
 
-    def _wire(self, command: Command, *, source: bool = False) -> Command:
-        """`("LEDGER", operation, arguments)` calls the script; other commands name their key second."""
-        name, key, *rest = command
-        if name != "LEDGER":
-            return (name, f"{self._prefix}:{key}", *rest)
-        script, digest = _script()
-        now = "" if self._clock is None else repr(self._clock())
-        head = ("EVAL", script) if source else ("EVALSHA", digest)
-        return (*head, 1, self._prefix, key, now, orjson.dumps(rest[0]))
+    def _contended(self, target: str) -> StoreError:
+        return StoreError(f"the breaker of {target} is contended beyond reason: look at what else writes to this Redis")
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn the client's errors into one that says what to do, without the URL's password."""
+    async def _surely(self, act: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do it; if the server does not answer, or the caller leaves, it is done later."""
         try:
-            yield
-        except (_redis().exceptions.RedisError, OSError) as error:
-            where = urlsplit(revealed(self._url))
+            return await act()
+        except (StoreError, asyncio.CancelledError):
+            self._book(act)
+            raise
+
+    def _book(self, act: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Try until it is done, in a thread: the caller's loop may be about to close."""
+
+        def until_it_answers() -> None:
+            try:
+                sync.run(self._then_let_go(act))
+            except StoreError:
+                raise Busy from None
+
+        with suppress(StoreError):  # no thread can begin: the reservation's expiry books it
+            self._later.put(Job(until_it_answers))
+
+    async def _then_let_go(self, act: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            await act()
+        finally:
+            await redis_client.disconnect(self._url)
+
+    async def _peek(self, targets: Sequence[str]) -> tuple[list[str], float]:
+        reply = await self._call("peek", {"targets": targets})
+        return list(reply["records"] or ()), float(reply["now"])
+
+    async def _pages(self, where: UsageFilter, *, newest: bool = False, limit: int | None = None) -> list[AttemptRow]:
+        """Return the rows of the current epoch that `where` keeps, at most `limit`."""
+        wanted = where.model_dump(include={"provider", "model", "session", "project"}, exclude_none=True).items()
+        low = "-inf" if where.since is None else repr(timestamp(where.since))
+        high = "+inf" if where.until is None else f"({timestamp(where.until)!r}"
+        rows: list[AttemptRow] = []
+        offset = 0
+        page: list[Any] = [None]
+        while page and (limit is None or len(rows) < limit):
+            span = {"low": low, "high": high, "newest": newest, "offset": offset, "count": _PAGE}
+            page = (await self._call("page", span))["page"] or []
+            found = [{**orjson.loads(text), "at": float(at)} for at, text in page]
+            rows += [AttemptRow(**row) for row in found if wanted <= row.items()]
+            offset += _PAGE
+        return rows[:limit]
+
+    async def _sums(self, where: UsageFilter) -> list[totals.Fact]:
+        return [_facts(row) for row in await self._pages(where)]
+
+    async def _call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """Run one operation of the script; StoreError, without the address's password, if the server cannot be used."""
+        client, (script, digest) = redis_client.redis_client(self._url), _script()
+        now = "" if self._clock is None else repr(self._clock())
+        rest = (1, self._prefix, operation, now, orjson.dumps(arguments))
+        try:
+            try:
+                return orjson.loads(await client.execute_command("EVALSHA", digest, *rest))
+            except redis_client.no_script():
+                return orjson.loads(await client.execute_command("EVAL", script, *rest))
+        except redis_client.failures() as error:
             raise StoreError(
-                f"the store at {where.hostname}:{where.port or 6379} cannot be used ({type(error).__name__}): start "
-                "the Redis server, mend blueprint.store.url, or set blueprint.store.on_failure: memory"
+                f"{self._place} cannot be used ({type(error).__name__}): start the Redis server, mend "
+                "blueprint.store.url, or set blueprint.store.on_failure: memory"
             ) from None
-
-
-def _redis() -> Any:
-    try:
-        import redis.asyncio  # noqa: PLC0415 - only who uses Redis loads it
-    except ImportError:
-        raise ConfigError("store.url names Redis: pip install 'blueprint-llm[redis]'") from None
-    return redis
-
-
-def _settings() -> Mapping[str, Any]:
-    from redis.backoff import NoBackoff  # noqa: PLC0415 - only who uses Redis loads it
-    from redis.retry import Retry  # noqa: PLC0415 - only who uses Redis loads it
-
-    limits = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
-    return {"decode_responses": True, "retry": Retry(NoBackoff(), 1), **limits}
+        except asyncio.CancelledError as cancelled:
+            cancelled.add_note(f"{WAITING}{self._place} does not answer")
+            raise
 
 
 @lru_cache(maxsize=1)
@@ -173,77 +234,14 @@ def _script() -> tuple[str, str]:
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _plan(op: Op) -> Plan:  # noqa: PLR0911 - one line an operation
-    match op:
-        case Reserve():
-            return _reserve(op)
-        case Settle():
-            return _settle(op)
-        case Release():
-            return _field("", "release", {"id": op.id})
-        case Heartbeat():
-            return _field("open", "heartbeat", {"id": op.id, "ttl_s": op.ttl_s})
-        case Standing():
-            return _standing(op)
-        case WriteRow():
-            return _field("", "write", {"id": op.row.id, "row": _text(op.row)})
-        case BreakerStates():
-            return _breakers(op)
-        case BreakerProbe() | BreakerReport():
-            return _step_breaker(op)
-        case Batch():
-            return _batch(op)
-        case _:
-            return _plan_report(op)
+def _swap(target: str, old: str, after: breaker.Record) -> dict[str, str]:
+    return {"target": target, "old": old, "new": (breaker.dump(after) or b"").decode()}
 
 
-def _plan_report(op: Op) -> Plan:
-    match op:
-        case Aggregate():
-            return _sums(op.where, totals.stats)
-        case ByDay():
-            return _sums(op.where, totals.by_day)
-        case Daily():
-            return _sums(op.where, partial(totals.daily, dimension=op.by))
-        case Rows():
-            return _newest(op)
-        case NewEpoch():
-            return _command("INCR", "epoch")
-        case ResetLimits():
-            return _field("", "reset", {})
-    raise TypeError(f"{op!r} is no operation of a store")
-
-
-def _call(name: str, arguments: Mapping[str, Any]) -> Plan:
-    return orjson.loads((yield "LEDGER", name, arguments))
-
-
-def _command(*command: Any) -> Plan:
-    yield command
-
-
-def _field(field: str, name: str, arguments: Mapping[str, Any]) -> Plan:
-    """One call of the script whose result is one field of its reply."""
-    reply = yield from _call(name, arguments)
-    return reply.get(field)
-
-
-def _batch(op: Batch) -> Plan:
-    results = []
-    for item in op.ops:
-        results.append((yield from _plan(item)))  # noqa: PERF401 - a comprehension cannot yield
-    return tuple(results)
-
-
-def _reserve(op: Reserve) -> Plan:
-    charges = [
-        {**_charge(charge), "limit": charge.limit, "refuses": charge.on_exceed != "warn"} for charge in op.charges
-    ]
-    arguments = {"id": op.id, "ttl_s": op.ttl_s, "row": _text(op.row), "charges": charges}
-    reply = yield from _call("reserve", arguments)
+def _reserved(charges: Sequence[Charge], reply: Mapping[str, Any]) -> Reserved:
     if reply.get("repeated"):
         return Reserved()
-    levels = _levels(op.charges, reply)
+    levels = _levels(charges, reply)
     over = [levels[n - 1] for n in reply["over"]]
     denied = refusing([level.charge for level in over])
     return Reserved(
@@ -251,17 +249,6 @@ def _reserve(op: Reserve) -> Plan:
         exceeded=() if denied else tuple(over),
         crossed=_crossed(levels, reply),
     )
-
-
-def _settle(op: Settle) -> Plan:
-    charges = [_charge(charge) for charge in op.charges]
-    reply = yield from _call("settle", {"id": op.row.id, "row": _text(op.row), "charges": charges})
-    return Settled(was=reply["was"], crossed=_crossed(_levels(op.charges, reply), reply))
-
-
-def _standing(op: Standing) -> Plan:
-    reply = yield from _call("standing", {"charges": [_charge(charge) for charge in op.charges]})
-    return tuple(_levels(op.charges, reply))
 
 
 def _charge(charge: Charge) -> dict[str, Any]:
@@ -274,7 +261,7 @@ def _charge(charge: Charge) -> dict[str, Any]:
     }
 
 
-def _levels(charges: tuple[Charge, ...], reply: Mapping[str, Any]) -> list[Level]:
+def _levels(charges: Sequence[Charge], reply: Mapping[str, Any]) -> list[Level]:
     rows = zip(charges, reply["levels"], strict=False)  # a settled attempt answers with none
     return [
         Level(charge=charge, used=int(used), spent=int(spent), resets_at=int(ends) if ends else None)
@@ -288,51 +275,3 @@ def _crossed(levels: list[Level], reply: Mapping[str, Any]) -> tuple[Crossed, ..
 
 def _text(row: AttemptRow) -> str:
     return orjson.dumps(row._asdict()).decode()
-
-
-def _pages(where: UsageFilter, *, newest: bool = False, limit: int | None = None) -> Plan:
-    """The rows of the current epoch that `where` keeps, at most `limit`."""
-    wanted = where.model_dump(include={"provider", "model", "session", "project"}, exclude_none=True).items()
-    low = "-inf" if where.since is None else repr(timestamp(where.since))
-    high = "+inf" if where.until is None else f"({timestamp(where.until)!r}"
-    rows: list[AttemptRow] = []
-    offset = 0
-    page: list[Any] = [None]
-    while page and (limit is None or len(rows) < limit):
-        span = {"low": low, "high": high, "newest": newest, "offset": offset, "count": _PAGE}
-        page = (yield from _field("page", "page", span)) or []
-        found = [{**orjson.loads(text), "at": float(at)} for at, text in page]
-        rows += [AttemptRow(**row) for row in found if wanted <= row.items()]
-        offset += _PAGE
-    return rows[:limit]
-
-
-def _sums(where: UsageFilter, summed: Callable[[list[totals.Fact]], Any]) -> Plan:
-    rows = yield from _pages(where)
-    return summed([_facts(row) for row in rows])
-
-
-def _newest(op: Rows) -> Plan:
-    return tuple((yield from _pages(op.where, newest=True, limit=op.limit)))
-
-
-def _breakers(op: BreakerStates) -> Plan:
-    reply = yield from _call("peek", {"keys": [f"b:{target}" for target in op.targets]})
-    records = zip(op.targets, reply["records"], strict=False)
-    return {target: breaker.view(breaker.load(record), float(reply["now"])) for target, record in records}
-
-
-def _step_breaker(op: BreakerProbe | BreakerReport) -> Plan:
-    """Compute the next record here, store it if nobody was faster, else start over."""
-    key = f"b:{op.target}"
-    for _ in range(_SWAPS):
-        reply = yield from _call("peek", {"keys": [key]})
-        before = reply["records"][0]
-        record = breaker.load(before)
-        after, result = breaker.step(record, op, float(reply["now"]))
-        if after == record:
-            return result
-        new = (breaker.dump(after) or b"").decode()
-        if (yield from _field("swapped", "swap", {"key": key, "old": before, "new": new})):
-            return result
-    raise StoreError(f"the breaker of {op.target} is contended beyond reason: look at what else writes to this Redis")

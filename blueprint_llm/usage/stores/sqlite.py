@@ -1,167 +1,281 @@
-"""The ledger in one SQLite file, shared by threads and processes.
+"""The ledger in one SQLite file, shared by event loops, threads and processes.
 
-Writers queue at a file lock before they ask SQLite for its own: waiting there is fair and short, where SQLite's busy
-handler sleeps in growing steps (longest wait measured: 34 ms against 760). A coroutine tries the queue without
-waiting and goes to a thread only when somebody else is in it.
+A transaction takes 50 us and never waits, so it is run where it is called, on the event loop; if anything is locked it
+goes to the writer's thread instead. The first one of all goes there too, since opening a file may take long.
+
+SQLite's files are opened and closed by SQLite alone: closing any other descriptor of them would drop the locks that
+this process holds on them, for every connection that it has.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet, finalize
 
+from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import StoreError
-from blueprint_llm.usage.stores import breaker, ledger_sql, totals
-from blueprint_llm.usage.stores.checkpoints import Checkpoints
-from blueprint_llm.usage.stores.ops import (
-    Aggregate,
-    Batch,
-    Breaker,
-    BreakerProbe,
-    BreakerReport,
-    BreakerStates,
-    ByDay,
-    Daily,
-    Heartbeat,
-    NewEpoch,
-    Op,
-    Release,
-    Reserve,
-    ResetLimits,
-    Rows,
-    Settle,
-    Standing,
-    WriteRow,
-)
+from blueprint_llm.usage.stores import ledger_sql, locks, totals
+from blueprint_llm.usage.stores.writer import WAIT_S, Busy, Job, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
-_READS = (Standing, BreakerStates, Aggregate, ByDay, Daily, Rows)
-_REPORTS = (Aggregate, ByDay, Daily, Rows)
+    from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
+    from blueprint_llm.usage.stores.records import (
+        AttemptRow,
+        Breaker,
+        Charge,
+        Dimension,
+        Level,
+        Reservation,
+        Reserved,
+        Settled,
+        Settlement,
+    )
+
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
-_BUSY_S = 10.0
-# SQLite's own checkpoints (see `checkpoints`) come only where ours do not: at 16 MB.
-_CHECKPOINT = "PRAGMA wal_autocheckpoint = 8000"
+_CLOSE_S = 5.0
+_BRIEF_S = 0.005  # what another thread of this process has in hand is done sooner
+_CHECKPOINT_EVERY = 128  # transactions; a log that is emptied early stays small, and is written over rather than grown
+_LONG_LOG = 8000  # pages, 16 MB
 # A commit writes whole pages: small ones are cheaper. For a new file only.
 _FILE = "PRAGMA page_size = 2048; PRAGMA journal_mode = WAL"
 
+T = TypeVar("T")
+_CREATING = Lock()
+_INHERITED: list[sqlite3.Connection] = []  # closing them would disturb the process that made them
+
 
 class SqliteStore:
-    """A store in the file `path` (mode 0600, made where it is missing); `clock` gives Unix seconds."""
+    """A store in a file (mode 0600, made where it is missing); nothing is touched before its first use.
 
-    def __init__(self, path: Path | str, *, clock: Callable[[], float] = time.time) -> None:
-        self._path = Path(path)
+    Args:
+        path: The file; None: the user's own, in the state folder.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, path: Path | str | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._asked_for = path
         self._clock = clock
-        self._lock = Lock()
+        self._lock = Lock()  # around every use of the connection
+        self._reading = Lock()  # around the connections that reports have
         self._db: sqlite3.Connection | None = None
-        self._queue = -1
         self._pid = 0
         self._forgot = self._expired = 0.0
-        self._checkpoints: Checkpoints | None = None
+        self._transactions = 0
+        self._checkpoint: Thread | None = None
+        self._writer = Writer(self._locked)
+        _STORES.add(self)
 
-    def execute(self, op: Op) -> Any:
-        """Run `op` in one transaction; raises StoreError when the file cannot be used."""
-        if isinstance(op, _REPORTS):
-            return self._report(op)
-        with self._lock:
-            return self._transact(op, wait=True)
+    async def reserve(self, reservation: Reservation, *, force: bool = False) -> Reserved:
+        """Ask the breaker and take every charge, or take nothing. Cancelled, it leaves nothing reserved."""
 
-    async def aexecute(self, op: Op) -> Any:
-        """Run `op` at once if nobody is at the file, else in a thread."""
-        if not isinstance(op, _REPORTS) and self._lock.acquire(blocking=False):
-            try:
-                return self._transact(op, wait=False)
-            except BlockingIOError:
-                pass
-            finally:
-                self._lock.release()
-        return await asyncio.to_thread(self.execute, op)
+        def act(db: sqlite3.Connection, now: float) -> Reserved:
+            return ledger_sql.reserve(db, reservation, now, force=force)
 
-    def close(self) -> None:
-        """Close the file; using the store again opens it again."""
-        with self._lock:
-            if self._db is not None and self._pid == os.getpid():
-                self._db.close()
-                if self._checkpoints is not None:
-                    self._checkpoints.close()
-            if self._queue >= 0:
-                os.close(self._queue)
-            self._db, self._queue, self._checkpoints = None, -1, None
+        return await self._transact(act, undo=lambda db, _: ledger_sql.release(db, reservation.id))
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Replace a reservation's amounts by the true ones, write its row, tell the breaker."""
+        return await self._transact(lambda db, now: ledger_sql.settle(db, settlement, now), drop=False)
+
+    async def release(self, reservation_id: str) -> None:
+        """Undo a reservation of which nothing was sent."""
+        await self._transact(lambda db, _: ledger_sql.release(db, reservation_id), drop=False)
+
+    async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
+        """Keep a reservation for another `ttl_s`. Return False if it was open no longer."""
+        return await self._transact(lambda db, now: ledger_sql.heartbeat(db, reservation_id, now + ttl_s))
+
+    async def levels(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
+        """Return how full each charge's counter is."""
+        return await self._transact(lambda db, now: ledger_sql.levels(db, charges, now), writes=False)
+
+    async def breakers(self, targets: Sequence[str]) -> dict[str, Breaker]:
+        """Return the breakers of `targets`."""
+        return await self._transact(lambda db, now: ledger_sql.breakers(db, targets, now), writes=False)
+
+    async def record(self, row: AttemptRow) -> None:
+        """Write a usage row that has no reservation; where the file is locked, a little later."""
+        at = self._clock()
+
+        def act(db: sqlite3.Connection, _: float) -> None:
+            ledger_sql.write(db, row, at)
+
+        if not self._is_open():  # whoever begins with a row is told if the file cannot be used
+            return await self._transact(act, drop=False)
+        try:
+            self._at_once(act, writes=True)
+        except Busy:
+            self._writer.put(Job(partial(self._alone, act, writes=True)))
+
+    async def usage(self, where: UsageFilter) -> UsageStats:
+        """Return the totals of the current epoch."""
+        return await self._report(lambda db: totals.stats(ledger_sql.facts(db, where)))
+
+    async def usage_by_day(self, where: UsageFilter) -> dict[str, UsageTotals]:
+        """Return the totals by UTC day."""
+        return await self._report(lambda db: totals.by_day(ledger_sql.facts(db, where)))
+
+    async def usage_daily(self, where: UsageFilter, by: Dimension) -> dict[str, dict[str, UsageTotals]]:
+        """Return the totals by UTC day for every value of `by`."""
+        return await self._report(lambda db: totals.daily(ledger_sql.facts(db, where), by))
+
+    async def rows(self, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
+        """Return the newest rows."""
+        return await self._report(lambda db: ledger_sql.newest(db, where, limit))
+
+    async def new_epoch(self) -> None:
+        """Start counting usage afresh."""
+        await self._transact(ledger_sql.new_epoch)
+
+    async def reset_limits(self) -> None:
+        """Empty every budget and quota but for what open reservations hold."""
+        await self._transact(lambda db, _: ledger_sql.reset_limits(db))
 
     async def aclose(self) -> None:
-        """Close the file."""
-        self.close()
+        """Carry out what was booked and close the file."""
+        await self._writer.drain(_CLOSE_S)
+        await asyncio.to_thread(self._close)
 
-    def _transact(self, op: Op, *, wait: bool) -> Any:
-        try:
-            db = self._connected()
-            if isinstance(op, _READS):
-                return _run(db, op, self._clock())
-            return self._write(db, op, wait=wait)
-        except BlockingIOError:
-            raise
-        except (sqlite3.Error, OSError) as error:
-            raise self._problem(error) from None
+    @property
+    def _path(self) -> Path:
+        return folder("state") / "ledger.sqlite" if self._asked_for is None else Path(self._asked_for)
 
-    def _write(self, db: sqlite3.Connection, op: Op, *, wait: bool) -> Any:
-        """One transaction, after standing in the queue; BlockingIOError: it is not empty, and `wait` is false."""
-        if self._queue >= 0:
-            fcntl.flock(self._queue, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _locked(self) -> str:
+        with suppress(StoreError):
+            return locks.locked(self._path)
+        return "the ledger is locked"
+
+    async def _transact(
+        self,
+        act: Callable[[sqlite3.Connection, float], T],
+        *,
+        undo: Callable[[sqlite3.Connection, float], None] | None = None,
+        writes: bool = True,
+        drop: bool = True,
+    ) -> T:
+        """Run `act` in one transaction, here and now if nobody is at the file, else in the writer's thread.
+
+        Args:
+            act: What to do with the connection at a moment.
+            undo: Undoes it, where its caller has left before hearing of it.
+            writes: False: it only reads.
+            drop: It need not be done once its caller has left.
+        """
         try:
-            db.execute("BEGIN IMMEDIATE")
-            now = self._clock()
-            self._tidy(db, now)
-            result = _run(db, op, now)
-            db.execute("COMMIT")
+            return self._at_once(act, writes=writes)
+        except Busy:
+            pass
+        back = undo and partial(self._alone, undo, writes=True)
+        return await self._writer.do(Job(partial(self._alone, act, writes=writes), undo=back, drop=drop))
+
+    def _at_once(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool) -> T:
+        """Run `act` without waiting; raise Busy if somebody is at the file, waits for it, or has to open it first."""
+        if not self._writer.idle or not self._lock.acquire(timeout=_BRIEF_S):
+            raise Busy
+        try:
+            if not self._is_open():
+                raise Busy
+            return self._run(act, writes=writes)
         finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            if self._queue >= 0:
-                fcntl.flock(self._queue, fcntl.LOCK_UN)
-        if self._checkpoints:
-            self._checkpoints.count()
+            self._lock.release()
+
+    def _alone(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool) -> T:
+        with self._lock:
+            return self._run(act, writes=writes)
+
+    def _run(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool) -> T:
+        try:
+            return self._write(act) if writes else self._read(act)
+        except StoreError:
+            self._drop()  # the next call opens the file anew: what was wrong may be mended by then
+            raise
+
+    def _write(self, act: Callable[[sqlite3.Connection, float], T]) -> T:
+        with self._explained():
+            db = self._connected()
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                now = self._clock()
+                self._tidy(db, now)
+                result = act(db, now)
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        self._count()
         return result
 
-    def _report(self, op: Op) -> Any:
+    def _read(self, act: Callable[[sqlite3.Connection, float], T]) -> T:
+        with self._explained():
+            return act(self._connected(), self._clock())
+
+    async def _report(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Sum rows on a connection of their own: a long sum holds up no call."""
-        with self._lock:
-            self._expired = 0.0  # what is due by now shall be in the sum
-            self._transact(Batch(), wait=True)
+
+        def due(db: sqlite3.Connection, now: float) -> None:
+            ledger_sql.expire(db, now)  # what is due by now shall be in the sum
+
+        await self._transact(due)
+        return await asyncio.to_thread(self._apart, act)
+
+    def _apart(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        until = time.monotonic() + WAIT_S
+        while True:
+            try:
+                with self._reading, self._explained(), closing(self._open()) as reader:
+                    return act(reader)
+            except Busy:
+                if time.monotonic() >= until:
+                    raise StoreError(self._locked()) from None
+                time.sleep(_BRIEF_S)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise Busy where the file is locked, else StoreError."""
         try:
-            with closing(self._open()) as reader:
-                return _run(reader, op, self._clock())
-        except (sqlite3.Error, OSError) as error:
-            raise self._problem(error) from None
+            yield
+        except sqlite3.Error as error:
+            if locks.is_busy(error):
+                raise Busy from None
+            raise locks.explained(self._asked_for, error) from None
+        except OSError as error:
+            raise locks.explained(self._asked_for, error) from None
+
+    def _is_open(self) -> bool:
+        return self._db is not None and self._pid == os.getpid()
 
     def _connected(self) -> sqlite3.Connection:
-        if self._db is None or self._pid != os.getpid():  # a forked child may not use its parent's connection
-            self._make_files()
-            self._db, self._pid = self._open(), os.getpid()
-            fcntl.flock(self._queue, fcntl.LOCK_EX)
-            self._db.executescript(f"{_FILE}; {ledger_sql.SCHEMA}")
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
-            self._checkpoints = Checkpoints(self._open())
+        if self._db is None or not self._is_open():
+            if self._db is not None:
+                _INHERITED.append(self._db)
+            path = self._path
+            self._db = None
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _create(path)
+            db = self._open()
+            try:
+                db.executescript(f"{_FILE}; {ledger_sql.SCHEMA}")
+            except sqlite3.Error:
+                db.close()
+                raise
+            self._db, self._pid = db, os.getpid()
         return self._db
 
-    def _make_files(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        lock = self._path.with_name(f"{self._path.name}.lock")
-        self._queue = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        db.execute(_CHECKPOINT)
+        db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; FULL costs 14-40 times as much
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # SQLite would make it wait for the disk within a commit
         return db
 
     def _tidy(self, db: sqlite3.Connection, now: float) -> None:
@@ -172,72 +286,100 @@ class SqliteStore:
             self._forgot = now
             ledger_sql.forget(db, now)
 
-    def _problem(self, error: Exception) -> StoreError:
-        """The database's or the file system's error as one that says what to do."""
-        return StoreError(
-            f"the ledger {self._path} cannot be used ({error}): free the disk or mend its permissions, or move the "
-            "file away to begin an empty one (its budgets then count from zero); or set blueprint.store.url"
-        )
+    def _count(self) -> None:
+        """Begin a checkpoint when it is due: it waits for the disk, 10-30 ms, and no call shall wait with it."""
+        self._transactions += 1
+        if self._transactions >= _CHECKPOINT_EVERY and not (self._checkpoint and self._checkpoint.is_alive()):
+            self._transactions = 0
+            self._checkpoint = Thread(target=self._empty_log, name="blueprint-checkpoint", daemon=True)
+            with suppress(RuntimeError):  # the interpreter is shutting down
+                self._checkpoint.start()
+
+    def _empty_log(self) -> None:
+        with suppress(sqlite3.Error), closing(self._open()) as db:  # what is wrong, the next transaction will tell
+            _, pages, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if pages > _LONG_LOG:  # writers that never pause would let it grow for ever
+                db.execute("PRAGMA busy_timeout = 1000")
+                db.execute("PRAGMA wal_checkpoint(RESTART)")
+
+    def _close(self) -> None:
+        self._join_checkpoint()
+        with self._lock:
+            self._drop()
+
+    def _join_checkpoint(self) -> None:
+        with suppress(RuntimeError):  # it could not be started
+            if self._checkpoint:
+                self._checkpoint.join()
+
+    def _drop(self) -> None:
+        """Close the connection."""
+        db, self._db = self._db, None
+        if db is not None and self._pid == os.getpid():
+            with suppress(sqlite3.Error):
+                db.close()
+
+    def pause(self) -> None:
+        """Close the file and let no thread of this process at it until `go_on`."""
+        self._reading.acquire()
+        self._lock.acquire()
+        self._join_checkpoint()
+        self._drop()
+
+    def go_on(self) -> None:
+        """Undo `pause`."""
+        self._lock.release()
+        self._reading.release()
 
 
 class MemoryStore(SqliteStore):
     """A store that lives and dies with this object."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(":memory:", clock=clock)
-
-    def _report(self, op: Op) -> Any:
-        with self._lock:
-            self._expired = 0.0
-            return self._transact(Batch(ops=(op,)), wait=True)[0]
+    def _is_open(self) -> bool:
+        return True
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            self._pid = os.getpid()
             self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             self._db.executescript(ledger_sql.SCHEMA)
+            finalize(self, self._db.close)
         return self._db
 
+    def _count(self) -> None:
+        """Nothing is to be emptied."""
 
-def _run(db: sqlite3.Connection, op: Op, now: float) -> Any:
-    act = _ACTS.get(type(op))
-    if act is None:
-        raise TypeError(f"{op!r} is no operation of a store")
-    return act(db, op, now)
+    def _apart(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            return self._read(lambda db, _: act(db))
 
-
-def _breakers(db: sqlite3.Connection, targets: tuple[str, ...], now: float) -> dict[str, Breaker]:
-    stored = dict(db.execute("SELECT target, record FROM breaker").fetchall())
-    return {target: breaker.view(breaker.load(stored.get(target)), now) for target in targets}
+    def _drop(self) -> None:
+        """Keep what is held, also when closed: what failed was rolled back, a forked child has a copy of its own."""
 
 
-def _step_breaker(db: sqlite3.Connection, op: BreakerProbe | BreakerReport, now: float) -> Any:
-    row = db.execute("SELECT record FROM breaker WHERE target = ?", (op.target,)).fetchone()
-    before = breaker.load(row and row[0])
-    after, result = breaker.step(before, op, now)
-    if after is not before and after != before:
-        record = breaker.dump(after)
-        db.execute("DELETE FROM breaker WHERE target = ?", (op.target,))
-        if record is not None:
-            db.execute("INSERT INTO breaker VALUES (?, ?)", (op.target, record))
-    return result
+def _create(path: Path) -> None:
+    """Make an empty file of mode 0600, before SQLite opens it for the first time.
+
+    No other thread may have it open when the descriptor is closed: it is made exclusively, and all wait meanwhile.
+    """
+    with _CREATING, suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-_ACTS: dict[type, Callable[[sqlite3.Connection, Any, float], Any]] = {
-    Batch: lambda db, op, now: tuple([_run(db, item, now) for item in op.ops]),
-    Reserve: ledger_sql.reserve,
-    Settle: ledger_sql.settle,
-    BreakerProbe: _step_breaker,
-    BreakerReport: _step_breaker,
-    Release: lambda db, op, _: ledger_sql.release(db, op.id),
-    Heartbeat: lambda db, op, now: ledger_sql.heartbeat(db, op.id, now + op.ttl_s),
-    Standing: lambda db, op, now: ledger_sql.standing(db, op.charges, now),
-    WriteRow: lambda db, op, now: ledger_sql.write(db, op.row, now),
-    BreakerStates: lambda db, op, now: _breakers(db, op.targets, now),
-    Aggregate: lambda db, op, _: totals.stats(ledger_sql.facts(db, op.where)),
-    ByDay: lambda db, op, _: totals.by_day(ledger_sql.facts(db, op.where)),
-    Daily: lambda db, op, _: totals.daily(ledger_sql.facts(db, op.where), op.by),
-    Rows: lambda db, op, _: ledger_sql.newest(db, op.where, op.limit),
-    NewEpoch: lambda db, _, now: ledger_sql.new_epoch(db, now),
-    ResetLimits: lambda db, *_: ledger_sql.reset_limits(db),
-}
+_STORES: WeakSet[SqliteStore] = WeakSet()
+_FORKING: list[SqliteStore] = []
+
+
+def _before_fork() -> None:
+    """Close every file: a child inherits what SQLite believes of its parent's locks, but not the locks."""
+    for store in list(_STORES):
+        store.pause()
+        _FORKING.append(store)
+
+
+def _after_fork() -> None:
+    while _FORKING:
+        _FORKING.pop().go_on()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

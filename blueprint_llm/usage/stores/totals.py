@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.types import UsageStats, UsageTotals
-from blueprint_llm.usage.stores.ops import ABANDONED
+from blueprint_llm.usage.stores.records import ABANDONED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,0 +1,177 @@
+"""LiteLLM's module with guarded functions: as a module object beside it, and in place.
+
+Both look at LiteLLM's own namespace on each access and store nothing of ours there, so whatever other libraries and
+tests patch, set or delete, in any order, LiteLLM is as it was once they and we have put it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from blueprint_llm.adapters import litellm as _litellm
+from blueprint_llm.compat.guarding import CALLS, guarded, original
+from blueprint_llm.compat.guards import guard_of, shared
+from blueprint_llm.compat.router import Router
+
+if TYPE_CHECKING:
+    from blueprint_llm.compat.guarding import GuardFor
+    from blueprint_llm.engine.guard import Guard
+
+_LOCK = threading.RLock()
+_installed: Guard | None = None
+# What others set through us, a mock or a wrapper around a guarded function: shown as it is, by the function's name.
+_PATCHED: dict[str, Any] = {}
+
+
+class _View:
+    """Guarded functions in the place of what LiteLLM's namespace holds, made once for each function."""
+
+    def __init__(self, guard: GuardFor) -> None:
+        self._guard = guard
+        self._made: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        """Return the function `name`. Raises KeyError."""
+        found = original(vars(_litellm.module())[name])
+        if name in _PATCHED and _PATCHED[name] is found:
+            return found
+        made = self._made.get(name)
+        if made is None or original(made) is not found:
+            made = self._made[name] = guarded(name, found, self._guard)
+        return made
+
+
+def _in_place(keywords: dict[str, Any]) -> Guard | None:
+    """Return the guard of what is called in place.
+
+    A call with `fallbacks` passes: LiteLLM asks each of its models through its own module, where each is guarded.
+    """
+    return None if keywords.get("fallbacks") else _installed
+
+
+_BESIDE = _View(lambda keywords: shared() if _installed is None else _in_place(keywords))
+_IN_PLACE = _View(_in_place)
+
+
+def _patch(name: str, value: Any) -> None:
+    """Put `value` into LiteLLM's namespace; of a guarded function only what is guarded."""
+    plain = original(value)
+    vars(_litellm.module())[name] = plain
+    if (getattr(plain, "__module__", None) or "").partition(".")[0] == "litellm":
+        _PATCHED.pop(name, None)
+    else:
+        _PATCHED[name] = plain
+    _leave_when_restored()
+
+
+class Beside(ModuleType):
+    """LiteLLM itself, with guarded functions and Router; every other name is LiteLLM's, to read, set and delete."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"__class__", "__spec__", "__loader__"}:
+            return super().__getattribute__(name)
+        module = _litellm.module()
+        if name == "__path__":  # its submodules are LiteLLM's: imported under this name they would be copies
+            raise AttributeError(name)
+        if name in CALLS and name in vars(module):
+            return _BESIDE.get(name)
+        found = getattr(module, name)
+        return Router if name == "Router" and found is Router.litellms() else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in CALLS:
+            _patch(name, value)
+        else:
+            setattr(_litellm.module(), name, Router.litellms() if value is Router else value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(_litellm.module(), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(_litellm.module())
+
+
+class _InPlace(ModuleType):
+    """The class of LiteLLM's module while it is guarded: its functions are descriptors over its own namespace."""
+
+
+class _Function:
+    """One calling function of LiteLLM's module."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, module: ModuleType | None, owner: type) -> Any:
+        if module is None:
+            return self
+        try:
+            return _IN_PLACE.get(self._name)
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+    def __set__(self, module: ModuleType, value: Any) -> None:
+        _patch(self._name, value)
+
+    def __delete__(self, module: ModuleType) -> None:
+        if self._name not in vars(module):
+            raise AttributeError(self._name)
+        del vars(module)[self._name]
+        _PATCHED.pop(self._name, None)
+
+
+for _name in CALLS:
+    setattr(_InPlace, _name, _Function(_name))
+
+
+class Installed(contextlib.AbstractContextManager["Installed"]):
+    """What `install` returns: leaving it puts back what was before."""
+
+    def __init__(self, before: Guard | None) -> None:
+        self._before = before
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _put(self._before)
+
+
+def install(config: Any = None) -> Installed:
+    """Guard LiteLLM in place, for every library of this process that calls it through its module.
+
+    Args:
+        config: As `LLMClient` takes it; None: what `from_config(None)` finds, with the first call.
+    """
+    guard = shared() if config is None else guard_of(config)
+    with _LOCK:
+        before = _installed
+        _put(guard)
+    return Installed(before)
+
+
+def uninstall() -> None:
+    """Put LiteLLM back as it was; does nothing where it is not guarded."""
+    _put(None)
+
+
+def _put(guard: Guard | None) -> None:
+    global _installed  # noqa: PLW0603 - one LiteLLM a process
+    with _LOCK:
+        _installed = guard
+        if guard is not None:
+            _litellm.module().__class__ = _InPlace
+        else:
+            _leave_when_restored()
+
+
+def _leave_when_restored() -> None:
+    """Give LiteLLM's module its own class back, unless something is patched that will yet be put back through ours."""
+    module = _litellm.module()
+    is_ours = type(module) is _InPlace
+    if is_ours and _installed is None and not _PATCHED:
+        module.__class__ = ModuleType

@@ -1,0 +1,286 @@
+"""One request from top to bottom: route, cache, attempts at each target, and the answer.
+
+`RequestRun.chunks` is the whole story; a whole answer is a stream whose last chunk is all that is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from blueprint_llm import models
+from blueprint_llm.config.secrets import protect
+from blueprint_llm.engine import otel
+from blueprint_llm.engine.attempt import Attempt, AttemptOptions
+from blueprint_llm.engine.cached import CachedAnswer, key_for
+from blueprint_llm.engine.explain import plan
+from blueprint_llm.engine.fallback import FallbackManager
+from blueprint_llm.engine.prepare import own_timeout_s
+from blueprint_llm.engine.reservation import CircuitOpen, LimitReached
+from blueprint_llm.engine.state import RequestState
+from blueprint_llm.errors import (
+    BlueprintError,
+    CallError,
+    ContextDoesNotFitError,
+    CredentialsError,
+    DeadlineExceededError,
+    InvalidRequestError,
+)
+from blueprint_llm.policy import UNCHANGED, Fail, NextTarget, RecoveryOptions, Retry, recovery_step
+from blueprint_llm.routing.rules import expanded
+from blueprint_llm.trace import Trace
+from blueprint_llm.types import StreamChunk
+from blueprint_llm.usage.stores import waited_for
+from blueprint_llm.usage.stores.records import ABANDONED
+from blueprint_llm.usage.traces import keep_trace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from blueprint_llm.engine.runtime import Runtime
+    from blueprint_llm.policy import Change, Decision
+    from blueprint_llm.routing.rules import Route
+    from blueprint_llm.routing.targets import Target
+    from blueprint_llm.types import ChatRequest, ChatResponse
+
+MOST_KEYS = 10
+# Why nothing is sent to a target: a limit, its circuit, its window, its key.
+REFUSALS = (LimitReached, CircuitOpen, ContextDoesNotFitError, CredentialsError)
+
+
+class RequestRun:
+    """One request on its way. Raises InvalidRequestError.
+
+    Attributes:
+        response: The whole answer, once its last chunk is out.
+    """
+
+    def __init__(self, request: ChatRequest, runtime: Runtime, *, stream: bool) -> None:
+        if request.params.get("stream") and not stream:
+            raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
+        if request.params:  # a key among a call's keywords is as secret as one from a file
+            request = request.model_copy(update={"params": protect("", request.params)})
+        self.request, self.runtime, self.streams = request, runtime, stream
+        self.response: ChatResponse | None = None
+        self._output = _Output()
+        trace = Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
+        self.state = RequestState(runtime=runtime, request=request, trace=trace, began=0.0, started=0.0, deadline=0.0)
+
+    async def answer(self) -> ChatResponse:
+        """Return the whole answer. Raises BlueprintError with the trace."""
+        async with aclosing(self.chunks()) as chunks:
+            async for _ in chunks:
+                pass
+        assert self.response is not None  # noqa: S101 - without an answer the chunks end in an error
+        return self.response
+
+    async def chunks(self) -> AsyncGenerator[StreamChunk, None]:
+        """Yield the answer as it comes. Raises BlueprintError with the trace."""
+        state, failure = self.state, ABANDONED
+        self._start_clock()
+        try:
+            route = await self._route()
+            async with aclosing(self._follow(route)) as chunks:
+                async for chunk in chunks:
+                    for shown in self._output.of(chunk):
+                        yield shown
+            failure = ""
+        except BlueprintError as error:
+            failure = type(error).__name__
+            error.trace = state.trace.to_dict()
+            raise
+        finally:
+            self._tell(failure)
+
+    def _start_clock(self) -> None:
+        state, now = self.state, self.runtime.now()
+        total_s = self.request.deadline_s or max(
+            self.runtime.config.deadline.total_s, own_timeout_s(self.request) or 0.0
+        )
+        state.began = state.started = now
+        state.deadline = now + total_s
+        self.runtime.ratio.record_call(now)
+
+    async def _route(self) -> Route:
+        try:
+            async with asyncio.timeout_at(self.state.deadline):
+                route = await plan(self.runtime, self.request)
+        except TimeoutError as error:
+            raise self._store_was_late(error) from None
+        self.state.trace.set_route(route.rule, route.chain, route.considered)
+        self.state.redirects = frozenset(name for name, targets in route.on_failure.items() if targets)
+        return route
+
+    async def _follow(self, route: Route) -> AsyncGenerator[StreamChunk, None]:
+        """Ask one target after another until one answers."""
+        fallback = FallbackManager(route, self.state)
+        for target in fallback:
+            key = key_for(self.runtime, self.request, target)
+            self.state.trace.cache = {"hit": False, "key": key}
+            cached = CachedAnswer(self.state, target, key, streams=self.streams)
+            # Looked up before anything is reserved: a hit costs nothing, so no limit may refuse it.
+            async with cached.flight(fallback.until()) as entry:
+                if entry is not None:
+                    async for chunk in cached.replay(entry):
+                        yield chunk
+                    self.response = cached.response
+                    return
+                async with aclosing(self._ask(target, fallback)) as chunks:
+                    async for chunk in chunks:
+                        if chunk.is_done:  # kept before the last chunk lets the caller go
+                            await cached.keep(self._attempt)
+                        with cached.handing_over():
+                            yield chunk
+            if self.response is not None:
+                return
+        raise fallback.final_error()
+
+    async def _load(self, target: Target) -> None:
+        """Import LiteLLM off the event loop where it is not yet: once, for seconds that nobody counts."""
+        adapter = self.runtime.adapter(target)
+        if not adapter.ready:
+            began = self.runtime.now()
+            await asyncio.to_thread(adapter.load)
+            self.state.extend(self.runtime.now() - began)
+
+    async def _ask(self, target: Target, fallback: FallbackManager) -> AsyncGenerator[StreamChunk, None]:
+        """Attempt one target until it answers or something else is wiser."""
+        await self._load(target)
+        until, change, waited_s = fallback.until(), UNCHANGED, 0.0
+        while True:
+            options = AttemptOptions(
+                until=until,
+                streamed=self.streams and change.streamed,
+                waited_s=waited_s,
+                force=fallback.force,
+                change=change,
+            )
+            self._attempt = attempt = Attempt(self.state, target, options)
+            try:
+                async with aclosing(attempt.run()) as chunks:
+                    async for chunk in chunks:
+                        self.response = attempt.response
+                        yield chunk
+            except REFUSALS as refusal:
+                self._pass_over(target, refusal, fallback)
+                return
+            except CallError as error:
+                if isinstance(error, DeadlineExceededError):  # a lock outlasted the call: no other target can help
+                    raise
+                # What was streamed is not the call's own time: the deadline counts up to the first delta, and waits.
+                self.state.extend(attempt.streamed_s)
+                until += attempt.streamed_s
+                change, decision = self._after(target, attempt, error, fallback, until, change)
+            else:
+                return
+            if not isinstance(decision, Retry):
+                fallback.leave(decision)
+                return
+            waited_s = decision.wait_s
+            await self.runtime.sleep(waited_s)
+
+    def _pass_over(self, target: Target, refusal: Exception, fallback: FallbackManager) -> None:
+        """Note that nothing was sent to a target; where a budget has a cheaper chain, that is next."""
+        if isinstance(refusal, LimitReached):
+            fallback.pass_over(target, refusal.error, str(refusal))
+            if refusal.chain:
+                names = expanded(refusal.chain, self.runtime.chains)
+                fallback.degrade(self.runtime.table.of_names(names))
+        else:
+            fallback.pass_over(target, refusal if isinstance(refusal, BlueprintError) else None, str(refusal))
+
+    def _after(
+        self,
+        target: Target,
+        attempt: Attempt,
+        error: CallError,
+        fallback: FallbackManager,
+        until: float,
+        change: Change,
+    ) -> tuple[Change, Decision]:
+        """Decide what follows a failed attempt, and what is changed where the same target is asked again."""
+        rules = self.runtime.retry_for(self.request, target, error.category)
+        decision = fallback.after(target, error, rules, until=until)
+        if self._has_other_key(attempt, error):
+            decision = Retry(wait_s=0.0)
+        if isinstance(decision, Retry):
+            climbed = recovery_step(error, change, self._recovery(target, attempt, change))
+            if climbed is None:
+                decision = NextTarget()
+            else:
+                if climbed.notes != change.notes or climbed.max_tokens != change.max_tokens:
+                    decision = Retry(wait_s=0.0)
+                change = climbed
+        continues = isinstance(decision, Retry) and bool(change.prefix)
+        if self.streams and not continues and self._output.void(error):
+            decision = Fail() if self.runtime.config.streaming.on_break == "fail" else decision
+        return change, decision
+
+    def _has_other_key(self, attempt: Attempt, error: CallError) -> bool:
+        """Leave a refused or throttled key alone. Return True if the provider has another one."""
+        if attempt.credential is None or len(self.state.failures) > MOST_KEYS:
+            return False
+        credentials, wait_s = self.runtime.credentials, error.retry_after_s
+        return credentials.report(attempt.credential, error.category, retry_after_s=wait_s)
+
+    def _recovery(self, target: Target, attempt: Attempt, change: Change) -> RecoveryOptions:
+        streaming, facts, asked = self.runtime.config.streaming, models.info(target.model), self.request
+        return RecoveryOptions(
+            reask=streaming.reask,
+            max_tokens=change.max_tokens or asked.max_tokens or asked.params.get("max_completion_tokens"),
+            most_tokens=facts.max_output_tokens if facts else None,
+            can_continue=streaming.on_break == "resume" and models.continues(target.model),
+            text=attempt.reader.text,
+        )
+
+    def _store_was_late(self, error: TimeoutError) -> DeadlineExceededError:
+        held = waited_for(error) or "the ledger"
+        text = f"no answer within the deadline of {self.state.limit_s:g} s: waited for {held}"
+        return DeadlineExceededError(text, attempts=[])
+
+    def _tell(self, failure: str) -> None:
+        """Say how the call ended, to whoever listens. `failure` is empty for an answer, else an error's name."""
+        state, took_s = self.state, self.runtime.now() - self.state.began
+        keep_trace(state.trace, failure)
+        if self.runtime.audience:
+            for row in state.trace.passed_over():
+                facts = {name: row[name] for name in ("provider", "model", "reason")}
+                self.runtime.tell("target.skipped", trace_id=state.trace.id, **facts)
+            how = {"": "answered", ABANDONED: "abandoned"}.get(failure, "failed")
+            facts = {
+                "trace_id": state.trace.id,
+                "served_by": state.trace.served_by,
+                "duration_s": round(took_s, 6),
+            }
+            level = "warning" if how == "failed" else "info"
+            self.runtime.tell(f"call.{how}", level=level, **facts, **({"error": failure} if how == "failed" else {}))
+        if otel.listened():
+            otel.record_call(
+                self.request, state.trace, duration_s=took_s, response=self.response, error=failure or None
+            )
+
+
+class _Output:
+    """What the caller of a stream was shown; a restart is announced right before the first chunk of the new try.
+
+    Only then is it sure that the trouble was recovered: an error is either in a chunk or raised, never both.
+    """
+
+    def __init__(self) -> None:
+        self._has_shown = False
+        self._void: BlueprintError | None = None
+
+    def void(self, error: BlueprintError) -> bool:
+        """Note that what was shown is void because of `error`. Return False if nothing was."""
+        if self._has_shown:
+            self._void = error
+        return self._has_shown
+
+    def of(self, chunk: StreamChunk) -> Iterator[StreamChunk]:
+        """Yield `chunk`, behind the announcement that what came before it is void."""
+        if self._void is not None:
+            yield StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model)
+            self._void = None
+        self._has_shown = True
+        yield chunk

@@ -1,0 +1,214 @@
+"""What providers mean by their codes and sentences, where status and exception class do not tell: one table.
+
+A clue's sentence must stand at the beginning of one of the provider's own sentences, and not in quotation marks: a
+schema error that quotes a tool's description proves nothing. Each row names where it was seen; `owner/repository#N` is
+an issue on GitHub.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clue:
+    """One row.
+
+    Attributes:
+        category: The row of `errors.CATEGORIES` that it means.
+        code: Its finer name.
+        source: Where a provider was seen to say this.
+        codes: Patterns (as of file names) of the codes, types or statuses in an error body, lower case, between spaces;
+            a code counts as well where it is a word of a sentence.
+        says: How one of its sentences begins, lower case, as a regular expression; `.*` lets it stand anywhere.
+        unless: A code with which it means something else.
+        elsewhere: Another target may take what this one turned down, although the category says stop.
+        lasting: It does not mend itself soon: the target rests for long.
+    """
+
+    category: str
+    code: str
+    source: str
+    codes: str = ""
+    says: str = ""
+    unless: str = ""
+    elsewhere: bool = False
+    lasting: bool = False
+
+    def fits(self, sentences: Iterable[str], codes: frozenset[str]) -> bool:
+        """Return True if a provider that says this means this row."""
+        if self.unless in codes:
+            return False
+        has_code = any(fnmatchcase(code, pattern) for pattern in self.codes.split() for code in codes)
+        return has_code or (bool(self.says) and any(re.match(self.says, each) for each in sentences))
+
+
+# The order is the argument: what cannot mend itself comes before what a wait or another model would mend.
+CLUES: tuple[Clue, ...] = (
+    # Keys.
+    Clue(
+        category="refused",
+        code="missing_credentials",
+        source="openai-python 3.x: OpenAIError, which LiteLLM reports as 500",
+        says=r".*missing credentials|.*api_key client option must be set",
+    ),
+    Clue(
+        category="refused",
+        code="api_key_not_valid",
+        source="google-gemini/gemini-cli#4430 (400), google-gemini/gemini-cli#4690",
+        codes="invalid_api_key api_key_invalid unrecognizedclientexception expiredtokenexception",
+        says=r"api key (?:not valid|not found|expired)|(?:invalid|incorrect|expired) (?:api key|x-api-key)",
+    ),
+    # Money and usage limits.
+    Clue(
+        category="refused",
+        code="usage_limit",
+        source="anthropics/claude-code#2127 (400 invalid_request_error)",
+        says=r"you have reached your specified api usage limits|you have reached your (?:\w+ )?usage limit",
+        lasting=True,
+    ),
+    Clue(
+        category="refused",
+        code="credit_balance",
+        source="anthropics/claude-code#4684 (400), continuedev/continue#9375 (402)",
+        codes="insufficient_balance insufficient_credits",
+        says=r"your credit balance is too low|insufficient (?:balance|credits)|you have run out of credits"
+        r"|your (?:team|account) .*(?:used all available credits|insufficient balance)",
+        lasting=True,
+    ),
+    Clue(
+        category="refused",
+        code="insufficient_quota",
+        source="openai/codex#486, continuedev/continue#11443 (Moonshot)",
+        codes="insufficient_quota exceeded_current_quota_error",
+        says=r"you exceeded your current quota",
+        unless="resource_exhausted",  # Google says the same of a minute's limit
+        lasting=True,
+    ),
+    Clue(
+        category="refused",
+        code="quota_exhausted",
+        source="google-gemini/gemini-cli#8437 (429 with a quotaId per day, and a short retryDelay)",
+        codes="*perday*",
+        lasting=True,
+    ),
+    Clue(
+        category="refused",
+        code="billing_not_active",
+        source="https://platform.openai.com/docs/guides/error-codes, tencentmusic/supersonic#1572 (400)",
+        codes="billing_not_active billing_hard_limit_reached billing_hard_limit arrearage accountoverdueerror",
+        says=r"access denied, please make sure your account is in good standing|access denied due to overdue account"
+        r"|.*billing_hard_limit",
+        lasting=True,
+    ),
+    Clue(
+        category="refused",
+        code="account_disabled",
+        source="anthropics/claude-code#19028 (400)",
+        says=r"this organization has been disabled",
+        lasting=True,
+    ),
+    # Places and models that an account may not use.
+    Clue(
+        category="refused",
+        code="location_not_supported",
+        source="google-gemini/gemini-cli#24641 (400), home-assistant/core#120072 (403)",
+        codes="unsupported_country_region_territory",
+        says=r"user location is not supported|country, region, or territory not supported",
+        lasting=True,
+    ),
+    Clue(
+        category="refused",
+        code="model_not_available",
+        source="danny-avila/LibreChat#6926 (400), Aider-AI/aider#604 (403), "
+        "langgenius/dify#2829, terricain/aioboto3#352 (400)",
+        says=r"your organization must be verified|project \S+ does not have access to model"
+        r"|(?:.*: )?you (?:don't|do not) have access to (?:the|this) model"
+        r"|(?:.*: )?invocation of model id \S+ with on-demand throughput isn't supported"
+        r"|(?:.*: )?the provided model doesn't support on-demand throughput",
+        lasting=True,
+    ),
+    Clue(
+        category="not_found",
+        code="model_not_found",
+        source="cursor/cursor#2953, strands-agents/harness-sdk#38 (400)",
+        codes="model_not_found deploymentnotfound model_decommissioned",
+        says=r"(?:.*: )?the provided model identifier is invalid"
+        r"|(?:the )?model \S+ (?:does not exist|has been decommissioned)",
+    ),
+    # One request that is too much for this provider.
+    Clue(
+        category="context_length",
+        code="request_too_large",
+        source="continuedev/continue#10218 (413), vanna-ai/vanna-flask#11 (429)",
+        codes="request_too_large",
+        says=r"request too large for|extra usage is required for long context requests",
+    ),
+    Clue(
+        category="context_length",
+        code="maximum_context_length",
+        source="what LiteLLM makes a ContextWindowExceededError of; llama.cpp's exceed_context_size_error (400)",
+        codes="context_length_exceeded exceed_context_size_error exceed_context_size",
+        says=r".*maximum context length|prompt is too long|input is too long for requested model"
+        r"|the input token count .*exceeds the maximum",
+    ),
+    Clue(
+        category="content_policy",
+        code="content_policy_violation",
+        source="anthropics/claude-code#58367 (400, and in a stream); Azure OpenAI's content_filter (400)",
+        codes="content_policy_violation content_filter",
+        says=r".*content management policy|output blocked by content filtering policy",
+    ),
+    # What the model wrote was no answer.
+    Clue(
+        category="malformed",
+        code="tool_use_failed",
+        source="groq/groq-typescript#28 (400), thepersonalaicompany/amurex-backend#38 (400)",
+        codes="tool_use_failed json_validate_failed output_parse_failed",
+        says=r"failed to (?:call a function|generate json)\b",
+    ),
+    Clue(
+        category="malformed",
+        code="repeated_chunk",
+        source="LiteLLM's check for endless streams, reported as 500",
+        says=r".*the model is repeating the same chunk",
+    ),
+    Clue(
+        category="unavailable",
+        code="overloaded",
+        source="https://docs.anthropic.com/en/api/errors (529, and in a stream that has begun)",
+        codes="overloaded_error model_overloaded",
+    ),
+    # Parameters that this model does not take.
+    Clue(
+        category="invalid_request",
+        code="unsupported_parameter",
+        source="johny-b/llmcomp#69, npiv/chatblade#100, ollama/ollama#14795 (400)",
+        codes="unsupported_parameter unsupported_value",
+        says=r"unsupported (?:parameter|value): |\S+ does not support (?:tools|thinking|chat|images|vision)\b"
+        r"|\S+ (?:\S+ )?is not supported (?:with|by|for) this model",
+        elsewhere=True,
+    ),
+    # Python's own words for a request that cannot be encoded, which LiteLLM reports as 500.
+    Clue(
+        category="invalid_request",
+        code="cannot_be_encoded",
+        source="json.dumps and httpx, wrapped by LiteLLM",
+        says=r".*is not json serializable|.*not json compliant|.*surrogates not allowed|.*unsupported response_format",
+    ),
+)
+
+LASTING = frozenset(clue.code for clue in CLUES if clue.lasting)
+
+
+def clue_in(sentences: tuple[str, ...], codes: frozenset[str]) -> Clue | None:
+    """Return the first row that the provider's sentences or codes fit."""
+    words = (word for sentence in sentences for word in re.findall(r"[a-z]+(?:_[a-z]+)+", sentence))
+    known = codes.union(words)
+    return next((clue for clue in CLUES if clue.fits(sentences, known)), None)

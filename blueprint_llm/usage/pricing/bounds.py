@@ -1,0 +1,157 @@
+"""The most that a request can cost by LiteLLM's price list: of every rate that may apply, the dearest."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from blueprint_llm.usage.estimate import PER_IMAGE
+from blueprint_llm.usage.money import ATTO, NANO, atto
+from blueprint_llm.usage.pricing.litellm_keys import Rate, number, rates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from blueprint_llm.usage.estimate import Demand
+
+_TEXT_IN = frozenset(
+    {
+        *("input_cost_per_token", "input_cost_per_token_cache_hit", "citation_cost_per_token"),
+        *("cache_read_input_token_cost", "explicit_cache_read_input_token_cost", "cache_creation_input_token_cost"),
+    }
+)
+_IMAGE_IN = frozenset({"input_cost_per_image_token", "cache_read_input_image_token_cost"})
+_AUDIO_IN = frozenset(
+    {"input_cost_per_audio_token", "cache_read_input_audio_token_cost", "cache_creation_input_audio_token_cost"}
+)
+_VIDEO_IN = frozenset({"input_cost_per_video_token"})
+_TEXT_OUT = frozenset({"output_cost_per_token", "output_cost_per_reasoning_token", "output_cost_per_image_token"})
+_AUDIO_OUT = frozenset({"output_cost_per_audio_token"})
+_ANY_IN, _ANY_OUT = _TEXT_IN | _IMAGE_IN | _AUDIO_IN | _VIDEO_IN, _TEXT_OUT | _AUDIO_OUT
+_PER_TOKEN = _ANY_IN | _ANY_OUT
+# OpenAI's surcharges for a region's address, of which one applies.
+_ADDRESS_UPLIFTS = frozenset(
+    {*(f"regional_processing_uplift_multiplier_{place}" for place in ("eu", "us")), "fedramp_uplift_multiplier"}
+)
+_USUAL_TIERS = frozenset({None, "auto", "priority", "fast"})  # the account's own setting may be priority
+_WINDOW = 1_000_000  # of a model whose window is not listed
+_PICTURE_TOKENS = 8192  # more than the largest picture of the dearest quality takes
+_PICTURE_PIXELS = 2048 * 2048
+_SPEECH_CHARS_PER_S = 4  # slow speech
+_SEARCHES_OF_RESEARCH = 50
+_TOKENS_PER_QUERY = 1600  # a reranking's unit is 100 documents, each of which counts 16 tokens or more
+_SEARCH_ATTO = atto("0.035")  # what LiteLLM takes for a search of Google's, where its map has no fee
+_SESSION_ATTO = atto("0.033")  # Azure's code interpreter, the dearest
+# What is billed by something else than tokens, and how much of it a request may take.
+_UNITS: Mapping[str, Callable[[Demand, float], float]] = {
+    "input_cost_per_request": lambda *_: 1,
+    "input_cost_per_query": lambda demand, _: 1 + demand.text_tokens // _TOKENS_PER_QUERY,
+    "input_cost_per_character": lambda demand, _: max(demand.characters, demand.text_tokens),
+    "input_cost_per_image": lambda demand, _: demand.images,
+    "output_cost_per_image": lambda demand, _: demand.answers,
+    "input_cost_per_pixel": lambda demand, _: demand.answers * _PICTURE_PIXELS,
+    "output_cost_per_pixel": lambda demand, _: demand.answers * _PICTURE_PIXELS,
+    "cost_per_second": lambda demand, seconds: max(seconds, demand.audio_s),
+    "input_cost_per_second": lambda demand, seconds: max(seconds, demand.audio_s),
+    "output_cost_per_second": lambda demand, seconds: max(
+        seconds, demand.audio_s, demand.characters / _SPEECH_CHARS_PER_S
+    ),
+    "input_cost_per_audio_per_second": lambda demand, _: demand.audio_s,
+}
+
+
+class Listed:
+    """A model's entry of LiteLLM's map, with a deployment's own prices in place of the map's.
+
+    Args:
+        entry: LiteLLM's keys.
+        name: The model's id; some search the web without being asked, and only their name says so.
+    """
+
+    def __init__(self, entry: Mapping[str, Any], name: str = "") -> None:
+        self._rates = [rate for rate in rates(entry) if rate.name in _PER_TOKEN]
+        self._units = list(_units(entry))
+        self._window = int(number(entry.get("max_input_tokens")) or _WINDOW)
+        self._makes_pictures = entry.get("mode") in {"image_generation", "image_edit"}
+        fees = (entry.get("search_context_cost_per_query") or {}).values()
+        fees = [*fees, entry.get("google_maps_grounding_cost_per_query")]
+        self._fee = max((atto(fee) for fee in fees if number(fee)), default=_SEARCH_ATTO)
+        unasked = entry.get("litellm_provider") == "perplexity" or "search" in name
+        self._searches = _SEARCHES_OF_RESEARCH if entry.get("citation_cost_per_token") else int(unasked)
+        own = {key: number(value) or 1 for key, value in (entry.get("provider_specific_entry") or {}).items()}
+        self._fast = Fraction(str(own.pop("fast", 1)))
+        uplifts = {key: number(value) or 1 for key, value in entry.items() if "uplift_multiplier" in key}
+        always = [*own.values(), *(value for key, value in uplifts.items() if key not in _ADDRESS_UPLIFTS)]
+        self._uplift = math.prod((Fraction(str(value)) for value in always if value > 1), start=Fraction(1))
+        elsewhere = [value for key, value in uplifts.items() if key in _ADDRESS_UPLIFTS]
+        self._elsewhere = Fraction(str(max([1, *elsewhere])))
+
+    @property
+    def is_priced(self) -> bool:
+        """Return True if anything is known of its price."""
+        return bool(self._rates or self._units)
+
+    def input_bound(self, asked: Demand) -> int:
+        """Return the most tokens that the prompt can have; of files a provider takes no more than its window.
+
+        What only the provider sees (links, its own tools' reading) may fill the window.
+        """
+        files = min(asked.audio_tokens + asked.document_tokens, self._window)
+        counted = asked.text_tokens + PER_IMAGE * asked.images + files
+        return max(counted, self._window) if asked.is_open or self._searches else counted
+
+    def worst_nano(self, asked: Demand, output_tokens: int, *, seconds: float = 0.0) -> int | None:
+        """Return the most that a request can cost in nano-USD, rounded up; None: no price of it is known.
+
+        Args:
+            asked: What the request may take.
+            output_tokens: The cap of all its answers together.
+            seconds: The longest that it may take, for prices by time.
+        """
+        if not self.is_priced:
+            return None
+        prompt = self.input_bound(asked)
+        found: dict[str, int] = {}
+        for rate in self._rates:
+            if _may_apply(rate, asked, prompt):
+                found[rate.name] = max(found.get(rate.name, 0), rate.atto)
+        output = max(output_tokens, _PICTURE_TOKENS * asked.answers) if self._makes_pictures else output_tokens
+        total = _of_prompt(found, asked, prompt)
+        total += output * _dearest(found, _ANY_OUT if asked.speaks else _TEXT_OUT)
+        total += math.ceil(sum(price * amount(asked, seconds) for price, amount in self._units))
+        total += max(asked.searches, self._searches) * self._fee + asked.sessions * _SESSION_ATTO
+        factor = self._uplift * (self._fast if asked.is_fast else 1) * (self._elsewhere if asked.is_elsewhere else 1)
+        return math.ceil(total * factor / (ATTO // NANO))
+
+
+def _may_apply(rate: Rate, asked: Demand, prompt: int) -> bool:
+    """Return True if a request may be billed at this rate."""
+    in_tier = rate.tier in {None, asked.tier} or (rate.tier == "priority" and asked.tier in _USUAL_TIERS)
+    return in_tier and prompt >= rate.above and (asked.keeps_cache or rate.life is None)
+
+
+def _units(entry: Mapping[str, Any]) -> Iterator[tuple[int, Callable[[Demand, float], float]]]:
+    """Yield the prices of whatever is not billed by the token; a picture's size may choose among several."""
+    for key, value in entry.items():
+        name = "output_cost_per_image" if re.fullmatch(r"output_cost_per_image_\d.*", key) else key
+        if name in _UNITS and (price := number(value)) is not None:
+            yield atto(price), _UNITS[name]
+
+
+def _of_prompt(rates: Mapping[str, int], asked: Demand, prompt: int) -> int:
+    """Return atto-USD: every kind of content at its dearest rate, and what is not known at the dearest of all."""
+    images, sounds = min(PER_IMAGE * asked.images, prompt), min(asked.audio_tokens, prompt)
+    rest = max(0, prompt - asked.text_tokens - images - sounds)
+    return (
+        asked.text_tokens * _dearest(rates, _TEXT_IN)
+        + images * _dearest(rates, _TEXT_IN | _IMAGE_IN)
+        + sounds * _dearest(rates, _TEXT_IN | _AUDIO_IN)
+        + rest * _dearest(rates, _ANY_IN)
+    )
+
+
+def _dearest(rates: Mapping[str, int], names: AbstractSet[str]) -> int:
+    return max((rates[name] for name in names if name in rates), default=0)
