@@ -34,7 +34,7 @@ class Heard:
 def configuration(*urls: str, **blueprint: Any) -> dict[str, Any]:
     """A chain of OpenAI-compatible providers p0, p1, ...; quick retries unless given."""
     providers = {f"p{n}": {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY} for n, url in enumerate(urls)}
-    defaults = {"retry": {"base_s": 0.001}, "deadline": {"total_s": 3, "first_token_s": 0.8, "idle_s": 0.4}}
+    defaults = {"retry": {"base_s": 0.001}, "deadline": {"total_s": 5, "first_token_s": 1.5, "idle_s": 0.4}}
     block = {"version": 1, "providers": providers, "chains": {"default": list(providers)}}
     return {"blueprint": {**block, **defaults, **blueprint}}
 
