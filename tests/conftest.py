@@ -10,6 +10,7 @@ import inspect
 import ipaddress
 import os
 import re
+import signal
 import socket
 import sys
 
@@ -27,6 +28,9 @@ KEYS = re.compile(
 
 # Test modules may import LiteLLM while they are collected, before any fixture runs.
 os.environ |= STATIC
+# A shell starts its background jobs deaf to Ctrl-C, and their children; tests of Ctrl-C send it to children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # LiteLLM's sync calls would make an event loop for this thread and leave it open; they cope without.
 asyncio.set_event_loop(None)
 
