@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters import AdapterFactory, CloudAdapter, FallbackAdapter, LocalAdapter, OpusAdapter
     from blueprint_llm.cache import CacheManager
     from blueprint_llm.client import LLMClient, SyncLLMClient
-    from blueprint_llm.compat import Router, install, uninstall
+    from blueprint_llm.compat import install, uninstall
     from blueprint_llm.config import Config, load_config
     from blueprint_llm.credentials import Credential, CredentialsManager, Secret
     from blueprint_llm.errors import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         ToolError,
     )
     from blueprint_llm.events import Event
-    from blueprint_llm.litellm import acompletion, completion
+    from blueprint_llm.litellm import Router, acompletion, completion
     from blueprint_llm.planning import PlanningCoordinator
     from blueprint_llm.streaming import JsonMachine, StreamingHandler, StreamVerdict, Verdict
     from blueprint_llm.types import (

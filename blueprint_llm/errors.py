@@ -239,7 +239,8 @@ CATEGORIES: dict[str, Category] = {
             "ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
             "ModifyResponseException SensitiveDataRouteException",
         ),
-        _row("not_found", Kind.PROVIDER_FAILURE, "next", (404,), "NotFoundError"),
+        # A redirect to another host, which is not followed, says as much: not here.
+        _row("not_found", Kind.PROVIDER_FAILURE, "next", (404, 301, 302, 303, 307, 308), "NotFoundError"),
         _row(
             "rate_limited",
             Kind.RETRIABLE,
@@ -291,6 +292,7 @@ class CallError(BlueprintError):
         elsewhere: Another target may take what this one turned down, although the category says stop.
         key: Which key was sent, and from which source (`env:OPENAI_API_KEY`); never the key itself.
         address: Where the connection failed: scheme, host and port.
+        said: The provider's own words, masked, without what they repeat of the request.
         litellm_error: LiteLLM's exception without its secrets, where the call was one of LiteLLM's form.
     """
 
@@ -310,13 +312,14 @@ class CallError(BlueprintError):
         elsewhere: bool = False,
         key: str | None = None,
         address: str | None = None,
+        said: str | None = None,
     ) -> None:
         super().__init__(message)
         self.category = category or self.default_category
         self.kind = str(CATEGORIES[self.category].kind)
         self.provider, self.model, self.status = provider, model, status
         self.retry_after_s, self.code, self.elsewhere = retry_after_s, code, elsewhere
-        self.key, self.address = key, address
+        self.key, self.address, self.said = key, address, said
 
     @property
     def row(self) -> Category:
@@ -331,18 +334,27 @@ class InvalidRequestError(CallError, ValueError):
 
 
 class _OutputInvalidError(CallError):
-    """What the model wrote is not valid; `verdict` says where and why.
+    """What the model wrote is not valid.
 
-    `attempts` holds the errors of every attempt, where each of them ended like this one.
+    Attributes:
+        verdict: Where and why.
+        attempts: The errors of every attempt, where each of them ended like this one.
+        message_received: The assistant's message as far as it came, secrets masked; in no text, and lost in a pickle.
     """
 
     default_category = "malformed"
+    message_received: Mapping[str, Any] | None = None
 
     def __init__(
         self, message: str, *, verdict: Any = None, attempts: Sequence[BlueprintError] = (), **facts: Any
     ) -> None:
         super().__init__(message, **facts)
         self.verdict, self.attempts = verdict, list(attempts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild without what the model wrote."""
+        rebuild, (kind, args, facts) = super().__reduce__()
+        return rebuild, (kind, args, {name: value for name, value in facts.items() if name != "message_received"})
 
 
 class ToolCallInvalidError(_OutputInvalidError):
@@ -404,6 +416,7 @@ class Failure:
         causes: Class names of the exceptions in its cause and context chain.
         headers: Response headers, lower case.
         codes: The error codes and types that LiteLLM keeps beside the message.
+        body: What the provider sent, of which LiteLLM's message may have no word.
         address: Where the connection went: scheme, host and port.
     """
 
@@ -413,4 +426,5 @@ class Failure:
     causes: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     codes: tuple[str, ...] = ()
+    body: str = ""
     address: str | None = None

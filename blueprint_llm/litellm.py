@@ -7,15 +7,90 @@ from blueprint_llm.compat import Beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Unpack
+    from typing import Literal, Unpack, overload
 
-    from blueprint_llm.engine.keywords import LiteLLMKeywords, Message
+    from litellm import *  # noqa: F403 - what is not guarded is LiteLLM's, with its types
+    from litellm import CustomStreamWrapper, ModelResponse
+    from litellm import Router as _Router  # noqa: TID251 - its type only
 
-    def completion(model: str, messages: Sequence[Message] = (), **keywords: Unpack[LiteLLMKeywords]) -> Any:
+    from blueprint_llm.engine.keywords import CompletionKeywords, Message, RouterKeywords
+
+    @overload
+    def completion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: Literal[False] | None = None,
+        **keywords: Unpack[CompletionKeywords],
+    ) -> ModelResponse: ...
+    @overload
+    def completion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: Literal[True],
+        **keywords: Unpack[CompletionKeywords],
+    ) -> CustomStreamWrapper: ...
+    @overload
+    def completion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: bool | None,
+        **keywords: Unpack[CompletionKeywords],
+    ) -> ModelResponse | CustomStreamWrapper: ...
+    def completion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: bool | None = None,
+        **keywords: Unpack[CompletionKeywords],
+    ) -> ModelResponse | CustomStreamWrapper:
         """Ask for a completion: LiteLLM's signature and objects."""
 
-    async def acompletion(model: str, messages: Sequence[Message] = (), **keywords: Unpack[LiteLLMKeywords]) -> Any:
+    @overload
+    async def acompletion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: Literal[False] | None = None,
+        **keywords: Unpack[CompletionKeywords],
+    ) -> ModelResponse: ...
+    @overload
+    async def acompletion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: Literal[True],
+        **keywords: Unpack[CompletionKeywords],
+    ) -> CustomStreamWrapper: ...
+    @overload
+    async def acompletion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: bool | None,
+        **keywords: Unpack[CompletionKeywords],
+    ) -> ModelResponse | CustomStreamWrapper: ...
+    async def acompletion(
+        model: str,
+        messages: Sequence[Message] = (),
+        *,
+        stream: bool | None = None,
+        **keywords: Unpack[CompletionKeywords],
+    ) -> ModelResponse | CustomStreamWrapper:
         """Ask for a completion: LiteLLM's signature and objects."""
+
+    class Router(_Router):  # type: ignore[misc] # LiteLLM is not followed: too huge
+        """LiteLLM's Router, made with our block beside its own arguments."""
+
+        def __init__(
+            self,
+            model_list: Any = None,
+            *args: Any,
+            blueprint: Any = None,
+            **keywords: Unpack[RouterKeywords],
+        ) -> None: ...
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,24 @@ def route_table(decision: Any) -> str:
     return _table(caption, ("verdict", "provider", "model", "reason"), rows)
 
 
+def model_table(model: Any) -> str:
+    """What is known of a model, and whether it can be called."""
+    head = ("provider", "model", "input tokens", "output tokens", "tools", "available")
+    known = {None: None, True: "yes", False: "no"}
+    available = "yes" if model.available else f"no: {model.reason}"
+    row = (model.provider, model.id, model.max_input_tokens, model.max_output_tokens, known[model.supports_tools])
+    return _table("Model", head, [(*row, available)])
+
+
+def answer_table(response: Any) -> str:
+    """An answer, who gave it and what it took."""
+    usage, calls = response.usage, [f"{call.name}({call.arguments})" for call in response.tool_calls]
+    took = (usage.prompt_tokens, usage.completion_tokens, _usd(usage.estimated_cost)) if usage else (None, None, None)
+    head = ("answer", "tool calls", "finish", "tokens in", "out", "cost")
+    caption = f"{response.provider}: {response.model}{', from the cache' if response.metadata.get('cached') else ''}"
+    return _table(caption, head, [(response.content, ", ".join(calls), response.finish_reason, *took)])
+
+
 def _usage(name: str, each: Any) -> tuple[Any, ...]:
     tokens, latency = (each.prompt_tokens, each.completion_tokens), (each.latency_p50_s, each.latency_p95_s)
     saved = (each.cache_hits, _usd(each.saved_usd))

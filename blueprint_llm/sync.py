@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import sys
 import threading
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 # Longest wait for a task that was cancelled: closing a connection and settling take milliseconds.
 SETTLE_S = 5.0
+# Longest wait of a fork for the loop, and of the loop for a fork.
+HOLD_S = 2.0
 # Most items read ahead of a blocking consumer, since handing over each one alone would cost a thread switch a chunk;
 # and never more than were taken: who leaves a stream early has not paid for much more than what was read.
 READ_AHEAD = 32
@@ -54,9 +57,19 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        # LiteLLM lets go of a task that still waits when it is called on another loop; asyncio would complain of it.
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.loop.set_task_factory(self._kept)
         self.pid = os.getpid()
+        self._may_go = threading.Event()
         self.thread = threading.Thread(target=self._serve, name="blueprint-loop", daemon=True)
         self.thread.start()
+
+    def _kept(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **how: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **how)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -68,6 +81,26 @@ class _Loop:
             return task.done.result()
         finally:
             task.end()
+
+    def hold(self) -> None:
+        """Let the loop stand still between two callbacks, until `go_on`; a callback that takes long is not waited for.
+
+        A fork in the middle of one would leave the child with its locks, held for ever: LiteLLM still imports modules
+        on the loop while the first answers are out.
+        """
+        standing = threading.Event()
+        self._may_go.clear()
+
+        def stand() -> None:
+            standing.set()
+            self._may_go.wait(HOLD_S)
+
+        self.loop.call_soon_threadsafe(stand)
+        standing.wait(HOLD_S)
+
+    def go_on(self) -> None:
+        """Undo `hold`."""
+        self._may_go.set()
 
     def stop(self) -> None:
         """Cancel what still runs, wait until it has settled, and end the thread."""
@@ -196,6 +229,8 @@ def _loop() -> Iterator[_Loop]:
 
 def _shared() -> _Loop:
     global _background  # noqa: PLW0603 - one loop a process is the point
+    if sys.is_finalizing():  # a thread would never start, and whoever waits for it would hang
+        raise RuntimeError("the interpreter is ending: nothing can be asked any more")
     loop = _background
     if loop is not None and loop.pid == os.getpid() and loop.thread.is_alive():
         return loop
@@ -210,12 +245,26 @@ def _stop_shared() -> None:
         _background.stop()
 
 
+def _before_fork() -> None:
+    loop = _background
+    if loop is not None and loop.thread.is_alive() and loop.thread is not threading.current_thread():
+        loop.hold()
+
+
+def _after_fork_in_parent() -> None:
+    if _background is not None:
+        _background.go_on()
+
+
 def _after_fork() -> None:
-    """Forget the parent's loop, whose thread the child does not have."""
+    """Forget the parent's loop, whose thread the child does not have; its tasks end with nobody to wait for them."""
     global _LOCK, _background
+    if _background is not None:
+        for task in asyncio.all_tasks(_background.loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001 - asyncio's own way to say so
     _LOCK, _background = threading.Lock(), None
 
 
 atexit.register(_stop_shared)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
     from blueprint_llm.types import Considered
 
+FIRST = "first of the chain that can serve it"
+
 
 @dataclass(slots=True, kw_only=True)
 class AttemptTrace:
     """One attempt, `at_s` after the call began. Times in seconds, money in USD; `cost_usd` None means unknown.
 
-    `address` is where the connection failed: scheme, host and port. What a provider said is not here: it may quote.
+    `address` is where the connection failed: scheme, host and port. `said` are the provider's words, masked, without
+    what they repeat of the request.
     """
 
     n: int
@@ -26,6 +29,7 @@ class AttemptTrace:
     code: str | None = None
     status: int | None = None
     address: str | None = None
+    said: str | None = None
     at_s: float = 0.0
     waited_s: float = 0.0
     duration_s: float | None = None
@@ -36,9 +40,9 @@ class AttemptTrace:
     maybe_billed: bool = False
     tokens_saved: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The attempt as JSON values."""
-        return _fields(self)
+    def facts(self) -> dict[str, Any]:
+        """The attempt as an event tells it: without anybody's words."""
+        return {name: value for name, value in _fields(self).items() if name != "said"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,11 +64,34 @@ class Trace:
         """Note whom routing chose."""
         self.route = {"rule": rule, "chain": chain, "considered": [{**vars(row)} for row in considered]}
 
+    def consider(self, rows: Iterable[Considered]) -> None:
+        """Add targets that a detour leads to."""
+        known = {(row["provider"], row["model"]) for row in self.route["considered"]}
+        self.route["considered"] += [{**vars(row)} for row in rows if (row.provider, row.model) not in known]
+        self._promote()
+
     def skip(self, provider: str, model: str, reason: str) -> None:
-        """Note that a target was passed over after routing had kept it in reserve."""
-        for row in self.route.get("considered", ()):
-            if (row["provider"], row["model"]) == (provider, model):
-                row.update(verdict="skipped", reason=reason)
+        """Note that a target was passed over after routing had kept it in reserve; the next one is chosen then."""
+        for row in self._rows(provider, model):
+            row.update(verdict="skipped", reason=reason)
+        self._promote()
+
+    def choose(self, provider: str, model: str) -> None:
+        """Note that a target is asked although it was passed over: there is no other."""
+        for row in self._rows(provider, model):
+            row["verdict"] = "chosen"
+
+    def _rows(self, provider: str, model: str) -> list[dict[str, Any]]:
+        rows = self.route.get("considered", ())
+        return [row for row in rows if (row["provider"], row["model"]) == (provider, model)]
+
+    def _promote(self) -> None:
+        """Make the first row that is left the chosen one, and it alone."""
+        left = [row for row in self.route.get("considered", ()) if row["verdict"] != "skipped"]
+        for row in left[1:]:
+            row["verdict"] = "standby"
+        if left and left[0]["verdict"] != "chosen":
+            left[0].update(verdict="chosen", reason=FIRST)
 
     def passed_over(self) -> list[dict[str, Any]]:
         """Return the targets that were skipped before one served the call; where none did, all that were skipped."""
@@ -83,12 +110,20 @@ class Account(NamedTuple):
     Attributes:
         trace: What their attempts belong in; None: a new one.
         began: When the call of that trace began, seconds of the monotonic clock.
+        heard: Where the guard puts what it hears of the streams that it opens for them.
+        force: Ask a target although its circuit is open.
+        provider: The name in the configuration under which a group is asked.
+        until: When the answer must be there (the monotonic clock, seconds).
     """
 
     project: str | None = None
     session: str | None = None
     trace: Trace | None = None
     began: float = 0.0
+    heard: list[Any] | None = None
+    force: bool = True
+    provider: str | None = None
+    until: float | None = None
 
 
 # Set around calls that somebody above the guard makes: they go on that account.

@@ -277,6 +277,10 @@ class ChatResponse(View):
         trace: Mapping[str, Any] = self.metadata.get("trace", {})
         return trace
 
+    def _repr_html_(self) -> str:
+        """The answer, in a notebook."""
+        return showing.answer_table(self)
+
 
 class StreamChunk(View):
     """One step of a stream; `raw` is LiteLLM's chunk.
@@ -312,6 +316,10 @@ class ModelInfo(Record):
     price: dict[str, float] | None = None
     available: bool = True
     reason: str | None = None
+
+    def _repr_html_(self) -> str:
+        """What is known of it, in a notebook."""
+        return showing.model_table(self)
 
 
 class UsageFilter(Record):

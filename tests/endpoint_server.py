@@ -62,8 +62,56 @@ EVENTS = {
 }  # fmt: skip
 
 
+def calling(endpoint, name, arguments):
+    """An answer that says something and calls a tool."""
+    body = WHOLE[endpoint]
+    if endpoint == "responses":
+        call = {"type": "function_call", "id": "f", "call_id": "call_1", "name": name, "arguments": arguments}
+        return {**body, "output": [*body["output"], {**call, "status": "completed"}]}
+    call = {"type": "tool_use", "id": "toolu_1", "name": name, "input": json.loads(arguments)}
+    return {**body, "stop_reason": "tool_use", "content": [*body["content"], call]}
+
+
+def calling_events(endpoint, name, arguments):
+    """The same answer as events, the arguments in two pieces."""
+    halves = arguments[:9], arguments[9:]
+    if endpoint == "responses":
+        call = {"type": "function_call", "id": "f", "call_id": "call_1", "name": name, "arguments": ""}
+        done = {**calling(endpoint, name, arguments), "status": "completed"}
+        place = {"output_index": 1, "item_id": "f"}
+        text = {"item_id": "m", "output_index": 0, "content_index": 0, "delta": "hi"}
+        return [
+            {"type": "response.created", "response": {**done, "status": "in_progress", "usage": None, "output": []}},
+            {"type": "response.output_text.delta", **text},
+            {"type": "response.output_item.added", "output_index": 1, "item": {**call, "status": "in_progress"}},
+            *({"type": "response.function_call_arguments.delta", **place, "delta": half} for half in halves),
+            {"type": "response.function_call_arguments.done", **place, "arguments": arguments},
+            {"type": "response.output_item.done", "output_index": 1, "item": {**call, "arguments": arguments}},
+            {"type": "response.completed", "response": done},
+        ]
+    message, usage = WHOLE["messages"], {"input_tokens": 7, "output_tokens": 1}
+    block = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}
+    return [
+        {"type": "message_start", "message": {**message, "content": [], "stop_reason": None, "usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 1, "content_block": block},
+        *(
+            {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": half}}
+            for half in halves
+        ),
+        {"type": "content_block_stop", "index": 1},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 5}},
+        {"type": "message_stop"},
+    ]
+
+
 class Endpoints(BaseHTTPRequestHandler):
-    """Answers for `serving`; every path ends with the name of its endpoint."""
+    """Answers for `serving`; every path ends with the name of its endpoint.
+
+    A request with tools is answered with the `call` of the server, whose events the server may `cut`.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -72,11 +120,13 @@ class Endpoints(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, body, self.headers.get("authorization")))
         name = next(name for name in WHOLE if self.path.endswith(f"/{name}"))
+        call = self.server.call if body.get("tools") else None
         if body.get("stream"):
-            lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in EVENTS[name]]
+            events = self.server.cut(calling_events(name, *call)) if call else EVENTS[name]
+            lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
             self._send("text/event-stream", "".join(lines).encode())
         else:
-            self._send("application/json", json.dumps(WHOLE[name]).encode())
+            self._send("application/json", json.dumps(calling(name, *call) if call else WHOLE[name]).encode())
 
     def _send(self, kind, content):
         self.send_response(200)

@@ -105,7 +105,7 @@ class Watch:
                 raise ToolCallInvalidError(f"bad call: {event.code}", verdict=event)
         return self.held.add(chunk)
 
-    def finish(self, stream):
+    def finish(self):
         """Judge the whole stream."""
         if self.is_chat:
             raise_invalid(self.handler.close())

@@ -7,9 +7,9 @@ from http.server import ThreadingHTTPServer
 
 @contextmanager
 def serving(handler):
-    """The server, for its handler to keep what was `asked`, and its address as an `api_base`."""
+    """The server, where its handler keeps what was `asked` and finds what to answer; and its address, an `api_base`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.asked = []
+    server.asked, server.call, server.cut = [], None, list
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

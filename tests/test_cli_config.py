@@ -120,13 +120,50 @@ def test_check_shows_notices(run):
     assert "did you mean 'api_base'?" in result.stdout
 
 
-def test_check_says_what_litellms_router_declines(run):
-    """What LiteLLM itself would not take is a problem, beside the notice that names the right word."""
-    result = run(check, "--config", str(CASES / "litellm" / "misspelt.yaml"))
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("litellm/misspelt.yaml", ["3:31: router_settings.num_retrys: ", "unexpected keyword argument 'num_retrys'"]),
+        ("declined/unknown_strategy.yaml", ["2:37: router_settings.routing_strategy: ", "latency-based"]),
+        ("declined/entry_with_rate_in_words.yaml", ["2:5: model_list[0]: ", "rpm", "valid integer"]),
+    ],
+)
+def test_check_says_what_litellms_router_declines(path, said, run):
+    """What LiteLLM itself would not take is a problem in its words, with the place that it is about."""
+    result = run(check, "--config", str(CASES / path))
 
     assert result.exit_code == 1
-    assert "LiteLLM's Router declines this: " in result.stdout
-    assert "did you mean 'num_retries'?" in result.stdout
+    place, *words = said
+    (line,) = [line for line in result.stdout.splitlines() if "LiteLLM's Router declines this: " in line]
+    assert line.startswith(f"{CASES / path}:{place}")
+    assert all(word in result.stdout for word in words)
+
+
+def test_check_knows_the_files_own_providers(run):
+    """A provider that `custom_provider_map` adds is none that LiteLLM misses; its handler is not imported."""
+    text = "model_list: [{model_name: a, litellm_params: {model: their-llm/one}}]\n"
+    own = "litellm_settings: {custom_provider_map: [{provider: their-llm, custom_handler: no_such_module.handler}]}\n"
+    Path("without.yaml").write_text(text)
+    Path("with.yaml").write_text(text + own)
+
+    assert "LLM Provider NOT provided" in run(check, "--config", "without.yaml").stdout
+    assert run(check, "--config", "with.yaml").output == "ok: with.yaml\n"
+    assert "LLM Provider NOT provided" in run(check, "--config", "without.yaml").stdout
+
+
+def test_check_says_all_at_once(run):
+    """Every deployment and setting that LiteLLM declines is named, beside our own problems and the right words."""
+    path = CASES / "declined" / "several.yaml"
+
+    verdict = json.loads(run(check, "--json", "--config", str(path)).stdout)
+
+    declined = [line for line in verdict["problems"] if "LiteLLM's Router declines this: " in line]
+    places = [line.removeprefix(f"{path}:").split(": ")[1] for line in declined]
+    assert places == ["model_list[2]", "model_list[3]", "router_settings.cooldown_time", "router_settings.fallbackz"]
+    others = "\n".join(line for line in verdict["problems"] if line not in declined)
+    assert "model_list[1].litellm_params: must be a mapping with a model in it" in others
+    assert "did you mean 'max_attempts'?" in others
+    assert any("did you mean 'fallbacks'?" in notice for notice in verdict["notices"])
 
 
 @pytest.mark.parametrize("ok", [True, False])
@@ -166,7 +203,7 @@ def test_check_finds_what_a_client_would_trip_over(run):
     assert lines[:3] == [
         "trusted.yaml:8:10: blueprint.tools.rules[1].alow: unknown key 'alow', did you mean 'allow'?",
         "trusted.yaml:9:32: blueprint.tools.rules[2].argv: must be a list, not 5",
-        "model_list g.budget_duration: 'fortnight' is no duration: use 30s, 30m, 12h, 7d, 2w or 1mo",
+        "model_list deployment g.budget_duration: 'fortnight' is no duration: use 30s, 30m, 12h, 7d, 2w or 1mo",
     ]
     assert lines[3].startswith("gone.yaml: ")
     assert lines[4].startswith("trusted.yaml:7:7: blueprint.tools.rules: the example 'git push' must be decided by")

@@ -1,6 +1,7 @@
 """`LLMClient` on `model_list`: a group is one target, and LiteLLM's Router chooses among its deployments."""
 
 import asyncio
+import contextlib
 
 import pytest
 from asking import KINDS, asking
@@ -12,7 +13,7 @@ from serving import serving
 from blueprint_llm import LLMClient, errors
 from blueprint_llm.cli.check import command
 from blueprint_llm.config import load_config
-from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Status, ToolUse
+from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Stall, Status, ToolUse
 from blueprint_llm.types import UsageFilter
 
 pytestmark = [
@@ -194,6 +195,100 @@ def test_a_stream_that_breaks_starts_anew(ask, server):
     assert chunks[-1].is_done
 
 
+def streamed_or_whole(client, streamed, **request):
+    """What a group answers, either way."""
+    asked = {"messages": HI, "model": "a", "max_tokens": 10, **request}
+    return client.stream(**asked)[1] if streamed else client.chat(**asked)
+
+
+SPENT = {"type": "error", "error": {"type": "invalid_request_error", "message": "You have reached your specified API "
+         "usage limits. You will regain access on 2099-01-01 at 00:00 UTC."}}  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_a_group_whose_account_is_spent_rests(streamed, ask, server):
+    """A 400 of one account's goes on to the next group, and that account is not asked again; `explain` says so."""
+    server.steps["bad"] = Status(400, body=SPENT)
+    client = ask({"a": ["bad"], "b": ["good"]}, settings={"fallbacks": [{"a": ["b"]}]})
+
+    answers = [streamed_or_whole(client, streamed) for _ in range(3)]
+
+    assert [answer.content for answer in answers] == ["good"] * 3
+    assert asked(server) == ["bad", "good", "good", "good"]
+    first = answers[0].trace["attempts"][0]
+    assert (first["category"], first["code"]) == ("refused", "usage_limit")
+    rows = client.client.explain(messages=HI, model="a").considered
+    assert [(row.verdict, "circuit open" in row.reason) for row in rows] == [("skipped", True), ("chosen", False)]
+
+
+def test_a_group_that_rests_is_asked_where_nobody_else_is(ask, server):
+    """Its only group is tried once although its deployment rests."""
+    server.steps["m"] = Status(400, body=SPENT)
+    client = ask({"a": ["m"]})
+
+    for _ in range(2):
+        with pytest.raises(errors.CallError) as failed:
+            streamed_or_whole(client, streamed=False)
+
+    assert asked(server) == ["m", "m"]
+    assert failed.value.code == "usage_limit"
+
+
+def test_another_deployment_of_a_group_is_asked_while_one_rests(ask, server):
+    """Where one deployment of a group rests, LiteLLM's Router goes on to another."""
+    server.steps["bad"] = Status(400, body=SPENT)
+    client = ask({"a": ["bad", "good"]}, settings={"num_retries": 3, "routing_strategy": "simple-shuffle"},
+                 breaker={"failures": 1})  # fmt: skip
+
+    for _ in range(6):
+        with contextlib.suppress(errors.CallError):  # once, if the Router asks it first
+            streamed_or_whole(client, streamed=False)
+
+    assert asked(server).count("bad") <= 1
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("wait", "requests"), [("in 0.25s", 2), ("in 6m0s", 1)], ids=["short", "long"])
+def test_a_wait_in_a_body_is_obeyed_by_a_group(streamed, wait, requests, ask, server):
+    """As for any target: a short one is waited for, a long one leads to the next group at once."""
+    server.steps["bad"] = Status(429, f"Rate limit reached for gpt-4o. Please try again {wait}.")
+    client = ask({"a": ["bad"], "b": ["good"]}, settings={"fallbacks": [{"a": ["b"]}]}, retry={"max_attempts": 2})
+
+    answer = streamed_or_whole(client, streamed)
+
+    assert (answer.content, asked(server)) == ("good", ["bad"] * requests + ["good"])
+    times = [request.at for request in server.requests]
+    assert requests == 1 or times[1] - times[0] >= 0.25
+
+
+@pytest.mark.parametrize(("calls", "most"), [(15, 25), pytest.param(60, 72, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_an_outage_of_a_group_is_not_multiplied(streamed, calls, most, ask, server):
+    """Retries of calls while its deployment answers 503 are at most a fifth, or ten, with three attempts for each."""
+    server.steps["bad"] = Status(503)
+    limits = {"retry": {"base_s": 0.001}, "breaker": {"failures": 1000}}
+    client = ask({"a": ["bad"], "b": ["good"]}, settings={"num_retries": 2, "fallbacks": [{"a": ["b"]}]}, **limits)
+
+    answers = [streamed_or_whole(client, streamed) for _ in range(calls)]
+
+    assert {answer.content for answer in answers} == {"good"}
+    assert asked(server).count("bad") <= most
+    assert answers[-1].trace["held_back"]
+
+
+def test_a_silent_group_is_not_asked_again_while_another_is_left(ask, server):
+    """A deployment from which nothing comes is left for the next group after one request."""
+    server.steps["bad"] = Stall(0)
+    limits = {"total_s": 5, "first_token_s": 0.3, "idle_s": 0.3}
+    client = ask(
+        {"a": ["bad"], "b": ["good"]}, settings={"num_retries": 2, "fallbacks": [{"a": ["b"]}]}, deadline=limits
+    )
+
+    answer = streamed_or_whole(client, streamed=True)
+
+    assert (answer.content, asked(server)) == ("good", ["bad", "good"])
+
+
 def test_a_budget_degrades_to_its_chain(ask, server):
     """What the guard inside the Router refuses, the rules above it act upon."""
     budgets = [{"scope": "model:a", "limit_usd": 0.01, "window": "day", "on_exceed": "degrade", "chain": ["b"]}]
@@ -316,14 +411,16 @@ def test_what_litellm_declines_is_declined_in_its_words(ask):
     [
         ("litellm_settings", "max_budget", 5, False),
         ("litellm_settings", "drop_params", True, False),
-        ("litellm_settings", "modify_params", True, True),
-        ("litellm_settings", "callbacks", ["x"], True),
+        ("litellm_settings", "modify_params", True, False),
+        ("litellm_settings", "callbacks", ["x"], False),
+        ("litellm_settings", "cache", True, False),
+        ("litellm_settings", "default_team_settings", [{"team_id": "t"}], True),
         ("router_settings", "cache_responses", True, False),
         ("router_settings", "enable_weighted_failover", True, False),
     ],
 )
 def test_a_notice_that_says_ignored_is_true(section, key, value, is_ignored):
-    """What has its effect is not said to be ignored; what only LiteLLM's module reads is."""
+    """What has its effect is not said to be ignored; what only LiteLLM's proxy reads is."""
     group = {"model_name": "g", "litellm_params": {"model": "openai/m"}}
 
     notices = load_config({"model_list": [group], section: {key: value}}).notices

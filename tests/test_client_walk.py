@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from asking import KINDS, asking
 from driving import CALLERS, KEY, MESSAGES, closing_clients, configuration
 
 from blueprint_llm import LLMClient, SyncLLMClient
@@ -241,6 +242,64 @@ def test_account_without_money_is_left_alone(caller):
     assert [answer.content for answer in answers] == [GOOD] * 3
     assert asked == 1
     assert "circuit open" in answers[2].trace["route"]["considered"][0]["reason"]
+
+
+def failed(client, *, streamed):
+    """The error of a question to an open client."""
+    with pytest.raises(CallError) as caught:
+        (client.stream if streamed else client.chat)(messages=MESSAGES)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", [1, 2])
+def test_a_retry_that_is_held_back_is_told(kind, streamed, targets, litellm_warm):
+    """Past the floor of ten, a retry that finds no room is not made: trace and error say so, with the numbers."""
+    with FaultServer(default=Status(503)) as bad:
+        config = configuration(*[bad.url] * targets, breaker={"failures": 1000})
+        with asking(kind, config) as client:
+            errors = [failed(client, streamed=streamed) for _ in range(6)]
+        asked = len(bad.requests)
+
+    first, last = errors[0], errors[-1]
+    assert first.trace["held_back"] == []
+    assert "held back" not in str(first)
+    row = {"retries": 10, "calls": 6, "ratio": 0.2, "floor": 10, "window_s": 10.0}
+    assert last.trace["held_back"] == [row] * targets
+    assert str(last).count("a retry was held back: 10 retries beside 6 calls in 10 s") == targets
+    assert asked == 6 * targets + 10
+
+
+def test_asking_again_for_an_invalid_answer_is_never_held_back(litellm_warm):
+    """Re-asks are no retries of an outage: many in a row are made, and none is counted."""
+    broken = BrokenTool('{"city": 5}')
+    with FaultServer([broken, CALL] * 15) as server, asking("sync", configuration(server.url)) as client:
+        answers = [client.chat(messages=MESSAGES, tools=TOOLS) for _ in range(15)]
+        asked = len(server.requests)
+
+    assert asked == 30
+    assert [answer.trace["held_back"] for answer in answers] == [[]] * 15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_targets_passed_over_stand_in_the_error(kind, streamed, litellm_warm):
+    """An error of the only target that was asked names those that were not, and why."""
+    with FaultServer(default=Status(503)) as bad, FaultServer([Answer(GOOD)], default=Status(503)) as flaky:
+        config = configuration(bad.url, flaky.url, retry=ONCE, breaker={"failures": 1})
+        config["blueprint"]["providers"]["p2"] = {"model": "anthropic/claude-sonnet-4-5"}
+        config["blueprint"]["chains"]["default"].append("p2")
+        with asking(kind, config) as client:
+            client.chat(messages=MESSAGES)
+            error = failed(client, streamed=streamed)
+
+    first, *passed_over = str(error).splitlines()
+    assert "p1 (openai/gpt-4o): HTTP 503" in first
+    assert [line.partition("): ")[0] for line in sorted(passed_over)] == [
+        "  passed over p0 (openai/gpt-4o",
+        "  passed over p2 (anthropic/claude-sonnet-4-5",
+    ]
+    assert "circuit open for" in str(error)
+    assert "no API key" in str(error)
 
 
 class Weather:

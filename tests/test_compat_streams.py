@@ -313,7 +313,7 @@ def test_generators_are_watched_too(guard):
         def feed(self, chunk):
             return [chunk]
 
-        def finish(self, stream):
+        def finish(self):
             return ["rest"]
 
         async def settle(self, error):

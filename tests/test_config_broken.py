@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from blueprint_llm.adapters.known import litellm_names
 from blueprint_llm.config import load_config
 from blueprint_llm.errors import ConfigError
 
@@ -18,7 +19,7 @@ def test_broken_configuration(name, monkeypatch):
     monkeypatch.chdir(FOLDER)
 
     with pytest.raises(ConfigError) as caught:
-        load_config(f"{name}.yaml")
+        load_config(f"{name}.yaml", litellm=litellm_names)
 
     assert list(caught.value.problems) == EXPECTED[name]
     assert str(caught.value) == "\n".join(EXPECTED[name])

@@ -8,9 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
+from blueprint_llm import LLMClient
+from blueprint_llm.adapters.known import litellm_names
+from blueprint_llm.adapters.litellm import revealed
 from blueprint_llm.config import load_config
-from blueprint_llm.config.known_keys import PARAMS, PROVIDERS, ROUTER_IGNORED, ROUTER_USED
+from blueprint_llm.config.catalogue import all_providers
+from blueprint_llm.config.load import inspect_config
+from blueprint_llm.config.sections import PROXY_SETTINGS
 from blueprint_llm.errors import ConfigError
 
 CASES = Path(__file__).parent / "config_cases"
@@ -26,11 +32,8 @@ def facts(config):
     deployments = [one for group in config.model_groups.values() for one in group]
     return {
         "content_policy": config.content_policy_fallbacks or None,
-        "each": sorted(
-            ([one.group, one.model, one.rpm, one.tpm, one.weight, one.order] for one in deployments), key=repr
-        ),
+        "each": sorted(([one.group, one.model] for one in deployments), key=repr),
         "max_fallbacks": config.max_fallbacks,
-        "tags": [config.enable_tag_filtering, config.tag_filtering_match_any, config.tag_routing_prefix],
         "retry_after": config.retry_after,
         "stream_timeout": config.stream_timeout,
         "alias": config.model_group_alias or None,
@@ -48,6 +51,9 @@ def facts(config):
 def same_facts(config, said):
     """Compare those of LiteLLM's facts that a configuration has fields for; the rest is handed on as written."""
     ours = facts(config)
+    said = {
+        key: sorted([each[:2] for each in value], key=repr) if key == "each" else value for key, value in said.items()
+    }
     shared = ours.keys() & said.keys()
     assert {key: ours[key] for key in shared} == {key: said[key] for key in shared}
     return len(shared) >= 9
@@ -108,19 +114,31 @@ def test_the_documentation_is_there(capsys):
     assert OWN
 
 
-@pytest.mark.parametrize(
-    ("key", "ours"),
-    [
-        pytest.param("router", ROUTER_USED | ROUTER_IGNORED | {"model_list"}, id="router arguments"),
-        pytest.param("params", PARAMS, id="litellm_params"),
-        pytest.param("providers", PROVIDERS, id="providers"),
-    ],
-)
-def test_no_key_of_litellm_is_unknown(key, ours, litellm_says):
-    """What the installed LiteLLM knows is never taken for a misspelling: extend the lists for a newer one."""
-    missing = {name for name in litellm_says["keys"][key] if "cost" not in name} - ours
+def test_every_provider_of_litellm_is_known(litellm_says):
+    """What the installed LiteLLM takes for a provider is never doubted: extend `UNLISTED` for a newer one."""
+    assert not set(litellm_says["keys"]["providers"]) - all_providers()
 
-    assert not missing
+
+def test_what_only_the_proxy_reads_is_litellms(litellm_warm):
+    """A setting that is said to be the proxy's alone is none of the Router's."""
+    assert not PROXY_SETTINGS & litellm_names().router
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ORACLE, reason="the corpus of LiteLLM's configurations is not on this machine")
+def test_no_key_of_the_documentation_is_taken_for_a_misspelt_one(litellm_warm):
+    """Of all keys in LiteLLM's own documentation two are accused, rightly."""
+    accused = [
+        notice
+        for name in ORACLE
+        for notice in inspect_config(CORPUS / name, litellm=litellm_names).notices
+        if "unknown key" in notice and ("model_list[" in notice or "_settings." in notice)
+    ]
+
+    assert [notice.split(": ")[-2].rpartition(".")[2] + notice.rpartition(",")[2] for notice in accused] == [
+        "aws_secret_access_id did you mean 'aws_secret_access_key'?",
+        "cache_params did you mean 'cache_kwargs'?",
+    ]
 
 
 def test_a_model_may_come_from_the_environment():
@@ -133,50 +151,35 @@ def test_a_model_may_come_from_the_environment():
     assert any("model" in line for line in load_config({"model_list": [lost]}).notices)
 
 
-def test_limits_of_a_deployment_are_numbers():
-    """Rates, weight, order and budget come out as numbers, from either place LiteLLM takes them."""
-    first, second = load_config(CASES / "litellm" / "limits.yaml").model_groups["a"]
-
-    assert (first.rpm, first.tpm, first.weight, first.order) == (10, 1000, 2.0, 1)
-    assert (first.max_budget, first.budget_duration) == (1.5, "1d")
-    assert (second.rpm, second.tpm, second.weight, second.params["rpm"]) == (4, 40, None, 4)
-
-
-def test_a_limit_among_the_parameters_wins():
-    """`rpm` beside `litellm_params` counts only where there is none inside."""
-    entry = {"model_name": "a", "litellm_params": {"model": "openai/x", "rpm": 3}, "rpm": 9, "tpm": 5}
-
-    deployment = load_config({"model_list": [entry]}).model_groups["a"][0]
-
-    assert (deployment.rpm, deployment.tpm) == (3, 5)
-
-
 @pytest.mark.parametrize("name", ["default_fallbacks", "wildcards", "aliases", "anchors", "bare_models", "limits"])
 def test_what_is_right_is_not_doubted(name):
     """Generic fallbacks, wildcards, aliases, anchors and bare ids that LiteLLM knows give no notice."""
     assert load_config(CASES / "litellm" / f"{name}.yaml").notices == []
 
 
-def test_a_limit_may_come_from_the_environment(monkeypatch):
-    """`rpm: os.environ/NAME` is read at load, since a limit that is not applied would cost money."""
-    monkeypatch.setenv("CHAT_RPM", "7")
-    params = {"model": "openai/x", "rpm": "os.environ/CHAT_RPM", "tpm": "os.environ/NO"}
-    entry = {"model_name": "a", "litellm_params": params}
+def test_sections_are_kept_as_written(tmp_path):
+    """What LiteLLM is handed is what stands in the file, whatever its keys are; keys are Secrets until then."""
+    raw = yaml.safe_load(EVERYTHING)
+    (tmp_path / "c.yaml").write_text(EVERYTHING)
 
-    deployment = load_config({"model_list": [entry]}).model_groups["a"][0]
+    config = load_config(tmp_path / "c.yaml")
 
-    assert (deployment.rpm, deployment.tpm) == (7, None)
-    assert deployment.params["rpm"] == "os.environ/CHAT_RPM"
+    assert revealed(config.model_list) == raw["model_list"]
+    assert revealed(config.credential_list) == raw["credential_list"]
+    assert (config.router_settings, config.litellm_settings) == (raw["router_settings"], raw["litellm_settings"])
 
 
-def test_deployments_have_ids_that_hold():
-    """Ids survive a reload, differ within a group and follow `model_info.id` where there is one."""
-    path = CASES / "litellm" / "same_model_twice.yaml"
-    first, again = ([one.id for one in load_config(path).model_groups["a"]] for _ in range(2))
-
-    assert first == again
-    assert len(set(first)) == 3
-    assert load_config(CASES / "litellm" / "proxy_only.yaml").model_groups["a"][0].id == "first"
+EVERYTHING = """\
+model_list:
+  - model_name: a
+    litellm_params: {model: openai/gpt-4o, api_key: sk-canary-0123456789, rpm: os.environ/CASE_RPM, organization: [o]}
+    model_info: {id: first, a_new_fact: [1, {b: c}]}
+    rpm: 4
+    a_new_key: x
+router_settings: {num_retries: '3', a_new_setting: {deep: [1]}}
+litellm_settings: {a_new_setting: [x], modify_params: true}
+credential_list: [{credential_name: c, credential_values: {api_base: http://127.0.0.1:9, a_new_value: 1}}]
+"""
 
 
 @pytest.mark.parametrize(
@@ -221,21 +224,38 @@ def test_proxy_keys_are_reported_once():
     config = load_config(CASES / "litellm" / "proxy_only.yaml")
 
     assert config.notices == [
-        "ignored, only LiteLLM's proxy or module uses it: general_settings, environment_variables, guardrails"
+        "ignored, only LiteLLM's proxy uses it: general_settings, environment_variables, guardrails"
     ]
 
 
-def test_doubts_are_notices_with_places():
-    """What LiteLLM silently accepts though wrong is a notice with file, line and suggestion."""
+def test_doubts_are_notices_with_places(litellm_warm):
+    """What LiteLLM has no name for is a notice with file, line and suggestion, once LiteLLM is asked."""
     path = CASES / "litellm" / "misspelt.yaml"
 
-    notices = load_config(path).notices
-
-    assert notices == [
+    assert load_config(path).notices == []
+    assert inspect_config(path, litellm=litellm_names).notices == [
         f"{path}:2:72: model_list[0].litellm_params.api_bse: unknown key 'api_bse', did you mean 'api_base'?",
         f"{path}:2:100: model_list[0].modelinfo: unknown key 'modelinfo', did you mean 'model_info'?",
         f"{path}:3:19: router_settings.num_retrys: unknown key 'num_retrys', did you mean 'num_retries'?",
     ]
+
+
+def test_loading_asks_litellm_only_where_it_is_strict():
+    """LiteLLM takes seconds to load: its names count in a strict configuration, and in `check`."""
+    asked = []
+    raw = {"router_settings": {"num_retrys": 3}}
+    strict = {**raw, "blueprint": {"strict": True}}
+
+    def names():
+        asked.append(1)
+        return litellm_names()
+
+    load_config(raw, litellm=names)
+    assert asked == []
+    with pytest.raises(ConfigError, match="did you mean 'num_retries'"):
+        load_config(strict, litellm=names)
+    with pytest.raises(ConfigError, match="did you mean 'num_retries'"):
+        LLMClient(strict)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +263,12 @@ def test_doubts_are_notices_with_places():
     [
         pytest.param({"num_retries": "many"}, "num_retries: should be a number of at least 0", id="number in words"),
         pytest.param({"num_retries": -1}, "num_retries: should be a number of at least 0", id="negative number"),
-        pytest.param({"retry_policy": [1]}, "retry_policy: should be a mapping", id="policy as list"),
         pytest.param({"fallbacks": [{"a": "a"}]}, "reads this letter by letter", id="fallback as text"),
         pytest.param({"fallbacks": [{"a": 3}]}, "should be a list of groups", id="fallback as number"),
         pytest.param({"fallbacks": [{"a": [3]}]}, "should be the name of a group", id="number as group"),
         pytest.param({"default_fallbacks": {"a": 1}}, "should be a list of groups", id="default fallbacks as mapping"),
         pytest.param({"context_window_fallbacks": [{"a": ["a"], "b": ["a"]}]}, "exactly one group", id="two groups"),
-        pytest.param({"modell_group_alias": {}}, "did you mean 'model_group_alias'?", id="misspelt setting"),
+        pytest.param({"model_group_alias": [1]}, "model_group_alias: should be a mapping", id="alias as list"),
     ],
 )
 def test_doubtful_router_settings(settings, notice):
@@ -261,11 +280,22 @@ def test_doubtful_router_settings(settings, notice):
     assert any(notice in line for line in notices), notices
 
 
-def test_misspelt_module_setting():
-    """A near miss of a setting that would count from `litellm_settings` is doubted."""
-    notices = load_config({"litellm_settings": {"num_retrys": 3, "callbacks": ["x"]}}).notices
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        pytest.param("num_retrys", "did you mean 'num_retries'?", id="the Router's"),
+        pytest.param("modify_param", "did you mean 'modify_params'?", id="the module's"),
+        pytest.param("cache_param", "did you mean 'cache_params'?", id="the cache's"),
+        pytest.param("default_team_setting", "did you mean 'default_team_settings'?", id="the proxy's"),
+    ],
+)
+def test_misspelt_module_setting(key, said, litellm_warm):
+    """A setting that LiteLLM's module, Router and proxy have no name for is doubted, with the right one."""
+    notices = inspect_config({"litellm_settings": {key: 3, "callbacks": ["x"]}}, litellm=litellm_names).notices
 
-    assert "litellm_settings.num_retrys: unknown key 'num_retrys', did you mean 'num_retries'?" in notices
+    (line,) = [line for line in notices if "unknown key" in line]
+    assert line.startswith(f"litellm_settings.{key}: unknown key {key!r}")
+    assert said in line
 
 
 def test_own_providers_of_the_proxy_are_known():

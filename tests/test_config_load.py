@@ -189,7 +189,7 @@ def test_includes_are_joined(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("router_settings: {routing_strategy: x}\n", "part.yaml:1:37: router_settings.routing", id="wrong"),
+        pytest.param("router_settings: {fallbacks: x}\n", "part.yaml:1:30: router_settings.fallbacks", id="wrong"),
         pytest.param("a: [\n", "part.yaml:2:1: this is not YAML", id="no YAML"),
         pytest.param("- 1\n", "main.yaml:1:11: include: part.yaml is not a mapping of settings", id="list"),
     ],

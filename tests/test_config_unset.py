@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 from driving import KEY, MESSAGES, AsyncCaller, SyncCaller
 
-from blueprint_llm import SyncLLMClient
+from blueprint_llm import Router, SyncLLMClient, completion
 from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.contract import Call
 from blueprint_llm.cli import main
@@ -114,6 +114,37 @@ def test_a_second_target_answers_and_explain_says_why(written, case):
     assert f"{line_of(path)}: " in first.reason
     assert SAID in first.reason
     assert (response.content, response.provider) == ("from the second", "second")
+
+
+@pytest.mark.parametrize("name", ["api_base", "base_url"])
+def test_a_router_asks_nobody_in_its_place(name, monkeypatch, litellm_warm):
+    """A program's own Router: one error that names the variable, or the deployment beside it."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def router(**deployments):
+        listed = [
+            {"model_name": group, "litellm_params": {"model": "openai/gpt-4o", "api_key": KEY, **own}}
+            for group, own in deployments.items()
+        ]
+        fallbacks = [{"g": [*deployments][1:]}]
+        return Router(model_list=listed, num_retries=0, fallbacks=fallbacks, blueprint={"store": {"url": "memory"}})
+
+    with FaultServer(default=Answer("from the second")) as server:
+        with pytest.raises(CredentialsError, match=f"'g' cannot be called: {SAID}"):
+            router(g={name: UNSET}).completion(model="g", messages=MESSAGES)
+        answer = router(g={name: UNSET}, second={"api_base": server.url}).completion(model="g", messages=MESSAGES)
+
+    assert answer.choices[0].message.content == "from the second"
+
+
+def test_the_drop_in_asks_nobody_in_its_place(written, monkeypatch, litellm_warm):
+    """Neither for a provider of the configuration nor for an address among a call's keywords."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("BLUEPRINT_CONFIG", str(written(provider(api_base=UNSET, api_key=KEY))))
+
+    for own in ({}, {"api_base": UNSET}):
+        with pytest.raises(CredentialsError, match=SAID):
+            completion(model="openai/gpt-4o", messages=MESSAGES, max_retries=0, **own)
 
 
 def test_what_is_set_later_counts_from_then_on(written, monkeypatch):

@@ -33,6 +33,7 @@ def by_litellm(model: str, messages: Any, tools: Any) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [OPENAI, CLAUDE, GEMINI])
 def test_held_out_histories_fill_their_window(model: str) -> None:
     """Of 250 tool-using histories none is over its window, refused though its pins fit, or broken; 0.85 is filled."""

@@ -307,6 +307,7 @@ def test_a_header_that_echoes_the_key_is_masked_in_litellms_objects(litellm_warm
     assert "llm_provider-x-echo" in sinks.texts[-1][1]
 
 
+@pytest.mark.slow
 def test_litellms_own_debugging_shows_no_key(server):
     """With everything of LiteLLM's and the root logger's at DEBUG a process that dies of a 401 prints no key."""
     code = (

@@ -156,6 +156,7 @@ def test_a_hanging_keychain_is_given_up(ask, expression):
     assert seconds < 30  # the backend sleeps 600
 
 
+@pytest.mark.slow
 def test_a_hanging_keychain_is_not_waited_for_again(ask):
     """The second question answers at once: the first thread is still waiting."""
     twice = "[manager.available('openai'), manager.available('groq'), manager.check()[-1].message] if "
@@ -166,6 +167,7 @@ def test_a_hanging_keychain_is_not_waited_for_again(ask):
     assert seconds < 10  # three questions, one wait
 
 
+@pytest.mark.slow
 def test_trouble_with_the_keychain_does_not_hide_the_file(ask, tmp_path):
     """The next source is asked, and the trouble is told by `check`."""
     CredentialsManager(file=tmp_path / "c.json", environ={}).set("openai", KEY)

@@ -20,7 +20,13 @@ PACKAGE = Path(blueprint_llm.__file__).parent
 
 # The adapter sends the key; the other two store it where the user asked to have it stored.
 MAY_REVEAL = {
-    *("adapters/litellm.py", "adapters/router.py", "compat/router.py", "engine/handed.py"),  # to LiteLLM
+    *(
+        "adapters/litellm.py",
+        "adapters/router.py",
+        "adapters/settings.py",
+        "compat/router.py",
+        "engine/handed.py",
+    ),  # to LiteLLM
     *("credentials/file.py", "credentials/keychain.py"),  # a user's own command to store it
     *("secret.py", "config/load.py", "config/blocks.py", "usage/stores/__init__.py"),  # an address, to see its kind
     *("usage/stores/redis_client.py", "usage/stores/redis_store.py"),  # to Redis

@@ -411,6 +411,7 @@ def test_half_an_answer_is_an_error(weights_file):
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_an_answer_that_fills_the_window(weights_file):
     """An answer that reaches the end of the window ends with "length", not with an error."""
     small = EmbeddedModel(weights_file, slots=1, window_tokens=256)
@@ -511,6 +512,7 @@ def test_a_corrupt_file(tmp_path, weights_file):
         EmbeddedModel(broken).complete({"messages": HELLO})
 
 
+@pytest.mark.slow
 def test_a_program_keeps_its_output_and_its_exit(weights_file):
     """A program that ends in mid-stream exits cleanly, with nothing of llama.cpp on its output."""
     code = (

@@ -159,6 +159,7 @@ def test_plan_without_a_goal_is_refused(tmp_path, context):
     cloud.assert_done()
 
 
+@pytest.mark.slow
 def test_real_model_plans(tmp_path, weights):
     """The embedded model itself writes a plan that is valid by construction."""
     with SyncLLMClient.from_config(yaml_of(tmp_path, EMBEDDED)) as client:
@@ -226,6 +227,7 @@ def chat_command(tmp_path, *words):
     ]
 
 
+@pytest.mark.slow
 def test_real_answer_in_a_pipe(tmp_path, weights):
     """Piped, the command writes the answer and nothing else to standard output."""
     done = subprocess.run(
@@ -254,6 +256,7 @@ def read_terminal(master, child, limit_s=120.0):
     return pieces
 
 
+@pytest.mark.slow
 def test_real_answer_on_a_terminal(tmp_path, weights):
     """On a terminal the answer comes in pieces, and a summary says who was skipped and who served it."""
     master, slave = pty.openpty()

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import litellm
 import pytest
 from compat_cases import HI, TOOL
 from driving import KEY, closing_clients
 from endpoint_server import PICTURE, READ, WRITTEN, Endpoints
+from provider_answers import OPENROUTER, openai, words
 from serving import serving
 
 from blueprint_llm import Router, errors
@@ -203,6 +207,53 @@ def test_of_fifty_embeddings_ten_reach_the_server(way, guard_of):
     assert sum(answered) == len(server.asked) == 10
 
 
+def reserved_for(asked):
+    """What is reserved for an embedding, in USD."""
+    return guarded.embedding(**asked, mock_response=[0.5])._hidden_params["blueprint"]["attempts"][0]["reserved_usd"]
+
+
+class _Gated(Endpoints):
+    """Answers once the server's gate is open."""
+
+    def do_POST(self):  # noqa: N802 - http.server's name
+        """As the class says."""
+        self.server.gate.wait(30)
+        super().do_POST()
+
+
+@pytest.mark.parametrize("way", ["module", "installed", "router"])
+def test_of_fifty_embeddings_a_budget_pays_for_ten(way, guard_of):
+    """What is under way is reserved: while ten are, a budget for ten refuses the other forty."""
+    with serving(_Gated) as (server, url):
+        server.gate, refused = threading.Event(), []
+        params = {**asked_of(url, model="openai/text-embedding-3-small"), "input_cost_per_token": 0.01}
+        guard_of()
+        worst_usd = reserved_for({**params, "input": ["x"]})
+        guard = guard_of(budgets=[{"scope": "project", "limit_usd": 10.5 * worst_usd, "window": "day"}])
+        through, asked = (litellm if way == "installed" else guarded), {**params, "input": ["x"]}
+        if way == "installed":
+            install(guard)
+        if way == "router":
+            listed = [{"model_name": "e", "litellm_params": params}]
+            through, asked = Router(listed, num_retries=0, blueprint=guard), {"model": "e", "input": ["x"]}
+
+        async def one():
+            try:
+                await through.aembedding(**asked)
+            except litellm.BudgetExceededError:
+                refused.append(1)
+                if len(refused) == 40:
+                    server.gate.set()
+
+        async def crowd():
+            await asyncio.gather(*(one() for _ in range(50)))
+
+        asyncio.run(closing_clients(crowd()))
+
+    assert (len(refused), len(server.asked)) == (40, 10)
+    assert [row.prompt_tokens for row in rows_of(guard)] == [READ] * 10
+
+
 def test_a_refusal_has_its_trace(guard_of):
     """The error of a limit tells what was tried, and is LiteLLM's."""
     guard_of(budgets=[{"scope": "project", "limit_usd": 0.01, "window": "day"}])
@@ -285,6 +336,85 @@ def test_a_malformed_call_in_the_routers_stream_falls_back(first, guard_of):
     assert sorted(str(row.category) for row in rows_of(guard)) == ["None", "malformed"]
 
 
+REFUSED = {
+    "nothing said": openai({"content": ""}, finish="content_filter"),
+    "a field of its own": openai({"refusal": "No."}, {"refusal": "N"}, {"refusal": "o."}),
+    "a reason that LiteLLM calls stop": openai({"content": ""}, finish="safety"),
+}
+
+
+class TestRefusalsInTheRouter:
+    """LiteLLM's `content_policy_fallbacks` are for refused answers, however they are refused; `fallbacks` are not."""
+
+    def asked(self, kind, answer, *, stream, fallbacks, second="Saved"):
+        """The text and the finish reason that come of it, and how often either server was asked."""
+        with FaultServer(default=answer) as first, FaultServer(default=Answer(second)) as other:
+            listed = [
+                {"model_name": name, "litellm_params": {"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}}
+                for name, url in (("g", first.url), ("h", other.url))
+            ]
+            router = Router(
+                listed, num_retries=0, blueprint={"store": {"url": "memory"}}, **{fallbacks: [{"g": ["h"]}]}
+            )
+            asked = {"model": "g", "messages": HI, "stream": stream}
+            if kind == "sync":
+                answer = router.completion(**asked)
+                parts = list(answer) if stream else [answer]
+            else:
+
+                async def work():
+                    return await consumed(await router.acompletion(**asked))
+
+                parts = asyncio.run(closing_clients(work()))
+            counts = len(first.requests), len(other.requests)
+        choices = [choice for part in parts for choice in part.choices]
+        texts = [(choice.delta if stream else choice.message).content or "" for choice in choices]
+        return "".join(texts), next((each.finish_reason for each in choices if each.finish_reason), None), counts
+
+    @pytest.mark.parametrize("answer", REFUSED.values(), ids=REFUSED)
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    def test_they_go_to_their_fallbacks(self, kind, stream, answer):
+        """Nothing of them was shown: the fallback answers."""
+        found = self.asked(kind, answer, stream=stream, fallbacks="content_policy_fallbacks")
+
+        assert found == ("Saved", "stop", (1, 1))
+
+    @pytest.mark.parametrize("answer", REFUSED.values(), ids=REFUSED)
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+    def test_plain_fallbacks_are_not_for_them(self, stream, answer):
+        """They are handed over, once."""
+        text, _, counts = self.asked("async", answer, stream=stream, fallbacks="fallbacks")
+
+        assert (text, counts) == ("", (1, 0))
+
+    def test_what_was_shown_stands(self):
+        """A refusal in prose is out when its end shows what it was: it is handed over as it is."""
+        prose = openai({"content": "Sorry."}, *words("Sor", "ry."), finish="content_filter")
+
+        found = self.asked("async", prose, stream=True, fallbacks="content_policy_fallbacks")
+
+        assert found == ("Sorry.", "content_filter", (1, 0))
+
+
+def test_a_refused_answer_that_goes_elsewhere_was_paid_for(guard_of):
+    """What a refusal took is booked as the answer that it is, though the Router goes on."""
+    guard = guard_of()
+    refused = openai({"content": ""}, finish="content_filter", usage={"prompt_tokens": 1, "completion_tokens": 10})
+    with FaultServer(default=refused) as first, FaultServer(default=Answer("Saved", usage=(1, 10))) as other:
+        listed = [
+            {"model_name": name, "litellm_params": {"model": "openai/gpt-4o", "api_base": url, **PRICED}}
+            for name, url in (("g", first.url), ("h", other.url))
+        ]
+        router = Router(listed, num_retries=0, content_policy_fallbacks=[{"g": ["h"]}], blueprint=guard)
+        asked = {"model": "g", "messages": HI, "stream": True}
+        assert len(list(router.completion(**asked))) > 1
+
+    rows = [(row.category, row.completion_tokens, row.maybe_billed) for row in rows_of(guard)]
+    assert sorted(rows, key=str) == [("content_policy", 10, False), (None, 10, False)]
+    assert stats_of(guard).cost_usd == pytest.approx(0.2)
+
+
 class TestCache:
     """Answers from our cache come as LiteLLM's own objects."""
 
@@ -343,6 +473,28 @@ class TestCache:
                 self.ask("sync", server, stream=False, **more)
 
         assert len(server.requests) == requests
+
+    @pytest.mark.parametrize("again", [False, True], ids=["whole", "stream"])
+    @pytest.mark.parametrize(
+        ("model", "answer", "name"),
+        [
+            pytest.param("openai/gpt-4o", REFUSED["a field of its own"], "refusal", id="a refusal"),
+            pytest.param("openrouter/x/y", OPENROUTER["reasoning details"][1], "reasoning_details", id="a signature"),
+        ],
+    )
+    def test_what_litellm_leaves_out_of_a_stream_is_kept(self, model, answer, name, again, guard_of):
+        """A hit has all that the provider sent with the stream, refusals and signatures as well."""
+        guard_of(cache={"enabled": True})
+        with FaultServer(default=answer) as server:
+            asked = {"model": model, "messages": HI, "api_base": server.url, "api_key": KEY, "temperature": 0}
+            list(guarded.completion(**asked, stream=True))
+            found = guarded.completion(**asked, stream=again)
+            said = list(found) if again else [found]
+
+        message = answer.whole["choices"][0]["message"]
+        kept = str([part.model_dump() for part in said])
+        assert len(server.requests) == 1
+        assert all(str(value) in kept for value in ([message[name]] if name == "refusal" else message[name]))
 
     def test_the_router_asks_the_cache(self, guard_of):
         """Although it says `caching=False` with every attempt."""
@@ -452,6 +604,37 @@ def test_the_store_is_closed_with_the_guard(guard_of):
     charges = guard.runtime.ledger.lasting()
     (level,) = [level for level in run(guard.runtime.store.levels(charges)) if level.charge.kind == "usd"]
     assert level.used == sum(row.cost_nano for row in rows_of(guard))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_long_call_stays_reserved(kind, stream, guard_of):
+    """Nothing of ours bounds how long LiteLLM takes: what is under way counts for longer than a reservation lives."""
+    guard = guard_of(store={"url": "memory", "reservation_ttl_s": 0.3})
+    with FaultServer(lambda request: Answer("Hello", usage=(1, 10), delay_s=1.2)) as server:
+        params = {"model": "openai/gpt-4o", "api_base": server.url, "max_parallel_requests": 1, **PRICED}
+        listed = [{"model_name": "g", "litellm_params": params, "model_info": {"id": "one"}}]
+        # Two of them, as in two processes: one alone waits by itself.
+        first, second = (Router(listed, num_retries=0, blueprint=guard) for _ in range(2))
+
+        def call():
+            if kind == "async":
+                return asyncio.run(closing_clients(answer()))
+            found = first.completion(model="g", messages=HI, stream=stream)
+            return list(found) if stream else found
+
+        async def answer():
+            return await consumed(await first.acompletion(model="g", messages=HI, stream=stream))
+
+        with ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(call)
+            server.wait_until(lambda requests: requests)
+            time.sleep(0.7)  # longer than a reservation lives without a heartbeat
+            with pytest.raises(litellm.RateLimitError):
+                second.completion(model="g", messages=HI)
+            under_way.result()
+
+    assert [(row.category, row.maybe_billed) for row in rows_of(guard)] == [(None, False)]
 
 
 class TestDeployments:

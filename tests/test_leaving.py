@@ -111,6 +111,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
 def test_ctrl_c_closes_the_upstream(streamed):
     """Ctrl-C in a blocking call closes its connection within a second and records its usage; the program lives on."""
@@ -133,3 +134,63 @@ def test_ctrl_c_closes_the_upstream(streamed):
 
     assert requests[0].closed_early_at - sent_at < 1.0
     assert "usage 1" in output
+
+
+# A program whose event loops end in the middle of calls, by every way in; then another loop, and a forked child.
+LOOPS = """
+import asyncio, gc, os, sys, time
+from blueprint_llm import LLMClient, Router, SyncLLMClient, acompletion
+config, params = {config!r}, {params!r}
+hello = [dict(role="user", content="hello")]
+client = LLMClient(config)
+router = Router(model_list=[dict(model_name="g", litellm_params=params)], blueprint=dict(store=dict(url="memory")))
+
+async def first(stream):
+    async for chunk in stream:
+        break
+    return stream
+
+async def left(*more):
+    streams = [await first(client.stream(messages=hello))]
+    streams += [await first(await acompletion(messages=hello, stream=True, **params))]
+    asks = [client.chat(messages=hello), acompletion(messages=hello, **params)]
+    tasks = [asyncio.ensure_future(ask) for ask in asks + [ask() for ask in more]]
+    await asyncio.sleep(0.5)
+    return len(streams) + len(tasks)
+
+def routed():
+    return router.acompletion(model="g", messages=hello)
+
+async def answered():
+    await client.chat(messages=[dict(role="user", content="quick")])
+
+blocking = SyncLLMClient(config)
+blocking.chat(messages=[dict(role="user", content="quick")])  # LiteLLM has a task on the background loop from now on
+time.sleep(1)  # whose work is done by then
+asyncio.run(answered())
+gc.collect()
+print(asyncio.run(left(routed)), flush=True)
+print(asyncio.run(left(routed)), flush=True)
+stream = blocking.stream(messages=hello)
+next(iter(stream))
+child = os.fork()
+if not child:  # without the Router, whose native runtime survives no fork
+    print(asyncio.run(left()), client.get_usage().calls > 0, flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_loops_that_end_with_calls_open_end_without_noise():
+    """Neither they, nor the next loop, nor a forked child write a word on standard error."""
+    with FaultServer(lambda request: Answer() if "quick" in str(request.body) else SLOW) as server:
+        config = configuration(server.url, deadline=PATIENT, store={"url": "memory"})
+        params = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": "sk-test-0123456789abcdef"}
+        script = LOOPS.format(config=config, params=params)
+        ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+
+    told = [
+        line for line in ran.stderr.splitlines() if line and "LoggingWorker: event loop changed" not in line
+    ]  # theirs
+    assert (ran.stdout.split(), told) == (["5", "5", "4", "True", "0"], [])

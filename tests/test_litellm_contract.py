@@ -391,10 +391,10 @@ def test_the_end_of_a_blocking_stream_is_watched_as_well(litellm_warm, chunks, e
     with FaultServer(default=Recorded(chunks=answer.chunks[:chunks])) as server:
         wire = {"api_base": server.url.removesuffix("/v1") + "/v1beta", "api_key": KEY, "stream": True}
         with litellm_warm.completion(model="gemini/gemini-2.5-flash", messages=MESSAGES, **wire, **params) as stream:
-            boundary.watch(stream)
+            heard = boundary.Heard(stream, is_blocking=True)
             list(stream)
 
-    assert boundary.end_of(stream) == end
+    assert heard.ended_by() == end
 
 
 @pytest.mark.parametrize("reason", ["insufficient_system_resource", "malformed_function_call", "model_length"])
@@ -637,6 +637,7 @@ print(json.dumps([answers, len(entries), "LITELLM_LOCAL_MODEL_COST_MAP" in os.en
 """
 
 
+@pytest.mark.slow
 def test_first_use_by_many_threads_at_once(monkeypatch):
     """LiteLLM loads once, off the event loops, which go on; environment and settings are left as they were."""
     monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP")

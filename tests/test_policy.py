@@ -209,6 +209,13 @@ def nested(text):
     return "GeminiException - " + json.dumps({"error": {"message": text, "code": 400, "status": "Bad Request"}})
 
 
+def behind(message):
+    """What OpenRouter hands on of the provider behind it."""
+    raw = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": None}})
+    error = {"message": "Provider returned error", "code": 400, "metadata": {"provider_name": "x", "raw": raw}}
+    return "OpenrouterException - " + json.dumps({"error": error})
+
+
 PER_DAY = {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}
 PER_MINUTE = {"violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]}
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36.5s"}
@@ -275,6 +282,87 @@ PROVIDERS_OWN = [
                  "refused", "credit_balance", id="Moonshot: balance"),
     pytest.param(403, "Your team 16f2 has either used all available credits or reached its monthly spending limit.",
                  "refused", "credit_balance", id="xAI: credits"),
+    pytest.param(429, openai("The usage limit has been reached", type="usage_limit_reached", resets_in_seconds=529498),
+                 "refused", "usage_limit", id="Codex: a plan's limit"),
+    pytest.param(429, openai("Usage limit reached for 5 hour. Your limit will reset at 2026-09-09 05:38:28",
+                             code="1308"), "refused", "usage_limit", id="Z.AI: five hours' limit"),
+    pytest.param(429, "you (bob) have reached your session usage limit, upgrade for higher limits: https://x",
+                 "refused", "usage_limit", id="Ollama's cloud: a session's limit"),
+    pytest.param(429, 'BedrockException - {"message":"Too many tokens per day, please wait before trying again."}',
+                 "refused", "quota_exhausted", id="Bedrock: the day's tokens"),
+    pytest.param(429, 'BedrockException - {"message":"Too many tokens, please wait before trying again."}',
+                 "rate_limited", None, id="Bedrock: the minute's tokens are a rate limit"),
+    pytest.param(429, google(429, "You have exhausted your capacity on this model. Your quota will reset after 5s.",
+                             "RESOURCE_EXHAUSTED"), "rate_limited", None, id="Gemini: capacity, for seconds"),
+    pytest.param(400, openai("Content Exists Risk", code="invalid_request_error"), "content_policy",
+                 "content_policy_violation", id="DeepSeek: risk"),
+    pytest.param(403, "Content violates usage guidelines. Team: x, Failed check: SAFETY_CHECK_TYPE_BIO",
+                 "content_policy", "content_policy_violation", id="xAI: its 403 is no matter of the key"),
+    pytest.param(400, openai("Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
+                             code="invalid_prompt"), "content_policy", "content_policy_violation",
+                 id="OpenAI: a prompt that was flagged"),
+    pytest.param(400, openai("Your request was rejected as a result of our safety system. Revise it.",
+                             code="moderation_blocked"), "content_policy", "content_policy_violation",
+                 id="OpenAI: its safety system"),
+    pytest.param(400, openai("<400> InternalError.Algo.DataInspectionFailed: Input data may contain inappropriate "
+                             "content.", code="data_inspection_failed"), "content_policy", "content_policy_violation",
+                 id="DashScope: inspection"),
+    pytest.param(500, "Output data may contain inappropriate content.", "content_policy", "content_policy_violation",
+                 id="DashScope: inspection, as 500"),
+    pytest.param(400, openai("The request was rejected because it was considered high risk", type="content_filter"),
+                 "content_policy", "content_policy_violation", id="Moonshot: high risk"),
+    pytest.param(403, "OpenrouterException - " + json.dumps({"error": {"code": 403, "message": "openai/x requires "
+                 "moderation on OpenAI. Your input was flagged.", "metadata": {"flagged_input": "API key expired"}}}),
+                 "content_policy", "content_policy_violation", id="OpenRouter: moderation"),
+    pytest.param(400, behind("Invalid content type. image_url is only supported by certain models."),
+                 "invalid_request", "unsupported_input", id="OpenRouter: OpenAI behind it takes no image"),
+    pytest.param(402, behind("Your credit balance is too low"), "refused", "credit_balance",
+                 id="OpenRouter: Anthropic behind it, no credit"),
+    pytest.param(500, "image input is not supported by this server", "invalid_request", "unsupported_input",
+                 id="llama.cpp: no images, as 500"),
+    pytest.param(500, 'Failed to parse messages: Unsupported content part type: "image_url"; messages = []',
+                 "invalid_request", "unsupported_input", id="llama.cpp: no such part, as 500"),
+    pytest.param(400, openai("json mode cannot be combined with tool/function calling"), "invalid_request",
+                 "unsupported_tools", id="Groq: JSON beside tools"),
+    pytest.param(400, openai("'response_format` json_object cannot be combined with tool/function calling"),
+                 "invalid_request", "unsupported_tools", id="Groq: JSON beside tools, quoted by half"),
+    pytest.param(400, google(400, "Forced function calling (ANY mode) with a response mime type: 'application/json' "
+                             "is unsupported", "INVALID_ARGUMENT"), "invalid_request", "unsupported_tools",
+                 id="Gemini: JSON beside tools"),
+    pytest.param(400, google(400, "Tool use with function calling is unsupported", "INVALID_ARGUMENT"),
+                 "invalid_request", "unsupported_tools", id="Gemini: search beside tools"),
+    pytest.param(400, '{"object": "error", "message": "\\"auto\\" tool choice requires --enable-auto-tool-choice and '
+                 '--tool-call-parser to be set", "code": 400}', "invalid_request", "unsupported_tools",
+                 id="vLLM: started without tools"),
+    pytest.param(400, anthropic("`temperature` and `top_p` cannot both be specified for this model."),
+                 "invalid_request", "unsupported_parameter", id="Anthropic: one of two"),
+    pytest.param(400, 'BedrockException - {"message":"The model returned the following errors: `temperature` and '
+                 '`top_p` cannot both be specified for this model."}', "invalid_request", "unsupported_parameter",
+                 id="Bedrock: one of two"),
+    pytest.param(400, anthropic("`temperature` is deprecated for this model."), "invalid_request",
+                 "unsupported_parameter", id="Anthropic: deprecated"),
+    pytest.param(400, anthropic('"thinking.type.enabled" is not supported for this model. Use "x".'),
+                 "invalid_request", "unsupported_parameter", id="Anthropic: another way of thinking"),
+    pytest.param(400, anthropic("`top_p` must be greater than or equal to 0.95 or unset when thinking is enabled."),
+                 "invalid_request", "unsupported_parameter", id="Anthropic: not while it thinks"),
+    pytest.param(400, anthropic("This model does not support assistant message prefill. End with a user message."),
+                 "invalid_request", "unsupported_parameter", id="Anthropic: no prefill"),
+    pytest.param(400, openai("This response_format type is unavailable now", code="invalid_request_error"),
+                 "invalid_request", "unsupported_parameter", id="DeepSeek: no schema"),
+    pytest.param(422, openai("Failed to deserialize the JSON body into the target type: response_format: "
+                             "response_format.type `json_schema` is unavailable now at line 1"), "invalid_request",
+                 "unsupported_parameter", id="DeepSeek: no schema, as 422"),
+    pytest.param(400, openai("Invalid parameter: 'response_format' of type 'json_schema' is not supported with this "
+                             "model."), "invalid_request", "unsupported_parameter", id="OpenAI: no schema"),
+    pytest.param(400, "This model's maximum prompt length is 131072 but the request contains 136973 tokens.",
+                 "context_length", "maximum_context_length", id="xAI: too long"),
+    pytest.param(400, openai("Invalid request: Your request exceeded model token limit: 262144 (requested: 269030)"),
+                 "context_length", "maximum_context_length", id="Moonshot: too long"),
+    pytest.param(422, "litellm.BadRequestError: GeminiException - Error converting to valid response block='args'.",
+                 "malformed", "unreadable_answer", id="LiteLLM cannot read Gemini's answer"),
+    pytest.param(400, "litellm.BadRequestError: Ollama_chatException - KeyError: 'message', Got unexpected response "
+                 "from Ollama: {'error': 'model runner has unexpectedly stopped'}", "malformed", "unreadable_answer",
+                 id="LiteLLM cannot read Ollama's error"),
 ]  # fmt: skip
 
 
@@ -304,7 +392,11 @@ def test_what_one_provider_alone_says_goes_on(status, message, category, code):
         pytest.param('Invalid schema: {"message": "API key expired.", "code": "tool_use_failed"}', id="a JSON schema"),
         pytest.param(anthropic("tools.0.custom.input_schema: the text your credit balance is too low is not a schema"),
                      id="in the middle of a sentence"),
-        pytest.param(openai("Wrong tool.", input={"code": "insufficient_quota", "message": "API key expired"}),
+        pytest.param(openai("Wrong tool.", metadata={"note": "insufficient_quota", "message": "API key expired"}),
+                 id="the caller's metadata, repeated"),
+    pytest.param(openai("Invalid schema for function 'pay': the description says that image input is not supported."),
+                 id="what a model does not take, in a description"),
+    pytest.param(openai("Wrong tool.", input={"code": "insufficient_quota", "message": "API key expired"}),
                      id="the request, repeated beside the message"),
         pytest.param("x " * 9000 + "\nYour credit balance is too low", id="far behind the beginning"),
     ],
@@ -350,6 +442,10 @@ BODY_WAITS = [
     pytest.param(anthropic("You have reached your specified API usage limits. You will regain access on 2026-03-02 at "
                            "00:00 UTC."), 43200.0, id="Anthropic: a date"),
     pytest.param("You will regain access on 2026-02-30.", None, id="a date that is none"),
+    pytest.param("Your quota will reset after 8h44m7s.", 31447.0, id="Gemini: capacity"),
+    pytest.param(openai("Limit.", type="usage_limit_reached", resets_in_seconds=529498), 529498.0, id="Codex: a field"),
+    pytest.param('{"error": "Model x is currently loading", "estimated_time": 20.0}', 20.0, id="Hugging Face: loading"),
+    pytest.param(behind("Rate limit reached. Please try again in 3s."), 3.0, id="OpenRouter: the provider behind it"),
     pytest.param("Please try again later.", None, id="no number"),
     pytest.param("Ask to 'try again in 5s' politely.", None, id="quoted"),
     pytest.param(openai("Slow down.", retry_after="soon"), None, id="a field nobody understands"),
@@ -366,6 +462,16 @@ def test_waits_in_bodies_are_obeyed_like_headers(message, seconds):
     found = wait_s(what, now=NOON.timestamp())
     assert found == (seconds if seconds is None else pytest.approx(seconds))
     assert wait_s(replace(what, headers={"retry-after": "7"}), now=NOON.timestamp()) == 7
+
+
+def test_the_body_counts_where_litellms_message_has_no_word():
+    """Of an error that is no object LiteLLM's message may be a status alone: what was sent says the rest."""
+    bare = failure(429, "litellm.RateLimitError: RateLimitError: OpenAIException - Error code: 429", ["RateLimitError"])
+    told = replace(bare, body='{"error": "you (bob) have reached your session usage limit"}')
+    slow = replace(bare, body='{"error": "Slow down", "retry_after": 4}')
+
+    assert (classify(bare).code, classify(told).code) == (None, "usage_limit")
+    assert (wait_s(bare, now=0), wait_s(slow, now=0)) == (None, 4)
 
 
 @given(
@@ -452,8 +558,8 @@ def test_quiet_clients_may_retry_up_to_the_floor():
     """Without recent calls there are as many retries as the floor, and new ones when the window has passed."""
     ratio = RetryRatio(ratio=0.2, floor=10, window_s=10.0)
 
-    assert [ratio.allow(0.0) for _ in range(12)] == [True] * 10 + [False] * 2
-    assert ratio.allow(10.5)
+    assert [ratio.hold_back(0.0) is None for _ in range(12)] == [True] * 10 + [False] * 2
+    assert ratio.hold_back(10.5) is None
 
 
 def test_busy_clients_may_retry_their_share():
@@ -462,8 +568,8 @@ def test_busy_clients_may_retry_their_share():
     for n in range(100):
         ratio.record_call(n / 100)
 
-    assert sum(ratio.allow(1.0) for _ in range(50)) == 20
-    assert sum(ratio.allow(11.5) for _ in range(50)) == 10
+    assert sum(ratio.hold_back(1.0) is None for _ in range(50)) == 20
+    assert sum(ratio.hold_back(11.5) is None for _ in range(50)) == 10
 
 
 def test_what_is_held_back_can_be_said():

@@ -114,6 +114,7 @@ def test_broken_tool(fault_server):
 """
 
 
+@pytest.mark.slow
 def test_a_fault_server_fails_as_told(tmp_path):
     """A 429, a silence, a cut stream and broken tool JSON come over a real socket and are recovered from."""
     ran = run(tmp_path, FAULTS)
@@ -146,6 +147,7 @@ def test_a_script_that_does_not_fit_fails_the_test(tmp_path, test, complaint):
     assert complaint in ran.stdout
 
 
+@pytest.mark.slow
 def test_the_users_home_stays_untouched(tmp_path, bare_environment):
     """A test with either fixture writes its ledger elsewhere."""
     ran = run(tmp_path, "def test_it(scripted_client):\n    scripted_client(Answer('x')).chat(messages=HELLO)\n")

@@ -85,6 +85,7 @@ def test_a_cleared_registry_hides_nothing():
     assert registry.redact("abcdefgh") == "abcdefgh"
 
 
+@pytest.mark.slow
 def test_registering_from_many_threads_loses_nothing():
     """Values registered while others search are found by the next search."""
     registry, values = redaction.Registry(), [f"thread-value-{number:04}" for number in range(100)]

@@ -91,6 +91,7 @@ def test_columns_are_days(days, columns, first, last):
     assert found.columns[-1].stats.cost_usd == (3 if days == 1 else 2)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 400), st.integers(0, 400), st.lists(st.integers(0, 400), max_size=8))
 def test_no_call_is_lost(since, length, ages):
     """Whatever the span, the columns hold every call exactly once."""

@@ -18,6 +18,7 @@ from serving import serving
 import blueprint_llm
 from blueprint_llm import Router, errors
 from blueprint_llm.compat import guards
+from blueprint_llm.compat.router import with_closed
 from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Recorded, Reset, Status, ToolUse
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
@@ -467,3 +468,41 @@ def test_a_refusal_cools_no_deployment_down(kind, refusal, server):
     guard.limit = 10**9
 
     assert text(ask(kind, router)) in {"m", "m2"}
+
+
+class TestUnsetAddresses:
+    """What a deployment takes from the environment and is not there closes it, and nothing else."""
+
+    UNSET = "os.environ/AN_ADDRESS_THAT_IS_NOT_SET"
+
+    def test_another_deployment_of_the_group_answers(self, kind, server, guard):
+        """LiteLLM would call the vendor's own host half of the time."""
+        router = Router([entry("a", "lost", self.UNSET), entry("a", "m", server.url)], num_retries=0, blueprint=guard)
+
+        assert {text(ask(kind, router)) for _ in range(6)} == {"m"}
+
+    def test_a_group_without_another_says_which_variable(self, kind, server, monkeypatch):
+        """The error is ours and LiteLLM's, and no request leaves (to look up the vendor's host would fail the test)."""
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        block = {"store": {"url": "memory"}}
+        router = Router([entry("a", "lost", self.UNSET)], num_retries=0, blueprint=block)
+
+        with pytest.raises(litellm.AuthenticationError, match="AN_ADDRESS_THAT_IS_NOT_SET is not set") as caught:
+            ask(kind, router)
+
+        assert isinstance(caught.value, errors.CredentialsError)
+
+    def test_its_fallback_answers(self, kind, server):
+        """A closed group goes on to its fallbacks."""
+        groups = [entry("a", "lost", self.UNSET), entry("b", "good", server.url)]
+        router = Router(groups, fallbacks=[{"a": ["b"]}], num_retries=0, blueprint={"store": {"url": "memory"}})
+
+        assert text(ask(kind, router)) == "good"
+
+    def test_what_is_set_is_left_as_written(self, server, guard, monkeypatch):
+        """Also a model, and the list itself is not changed."""
+        monkeypatch.setenv("THEIR_MODEL", "openai/m")
+        listed = [{"model_name": "a", "litellm_params": {"model": "os.environ/THEIR_MODEL", "api_base": server.url}}]
+
+        assert with_closed(listed) is listed
+        assert text(ask("sync", Router(listed, blueprint=guard), api_key=KEY)) == "m"

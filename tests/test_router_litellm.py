@@ -66,7 +66,7 @@ def litellm_says():
             capture_output=True,
             text=True,
             check=True,
-            timeout=180,
+            timeout=400,
         )
         said = json.loads(done.stdout.splitlines()[-1])
         return {name: (*said[name], asked(server, name)) for name in CASES}

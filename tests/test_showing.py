@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from blueprint_llm import Plan, RouteDecision, UsageStats, UsageTotals
+from blueprint_llm import ChatResponse, ModelInfo, Plan, RouteDecision, UsageStats, UsageTotals
 
 EVIL = "<script>alert('x')</script>"
 
@@ -41,10 +41,22 @@ ROUTE = RouteDecision(
 )
 PLAN = Plan(id="p-1", overview=EVIL, steps=[{"id": "S1", "title": EVIL, "files": ["a.py"], "covers": ["R1"]}])
 
+MODEL = ModelInfo(id=EVIL, provider="p", max_input_tokens=1000, available=False, reason="no API key")
+ANSWER = ChatResponse(
+    content=EVIL,
+    provider="cloud",
+    model="openai/gpt-4o",
+    finish_reason="stop",
+    usage={"prompt_tokens": 7, "completion_tokens": 5},
+    tool_calls=[{"id": "1", "name": "now", "arguments": {}}],
+)
+
 
 @pytest.mark.parametrize(
     ("record", "shown"),
     [
+        pytest.param(MODEL, ["1000", "no: no API key"], id="model"),
+        pytest.param(ANSWER, ["cloud: openai/gpt-4o", "now({})", "7", "5", "unknown"], id="answer"),
         pytest.param(STATS, ["total", "3", "0.25", "$0.500000"], id="usage"),
         pytest.param(ROUTE, ["skipped", "no API key"], id="route"),
         pytest.param(PLAN, ["S1", "a.py", "R1", "pending"], id="plan"),

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from contextlib import contextmanager, suppress
 
 import pytest
 import redis_server
+from holding import count_turns, free, holding
 
 from blueprint_llm.config import load_config
 from blueprint_llm.config.blocks import StoreConfig
@@ -25,14 +25,6 @@ from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Charge
 from blueprint_llm.usage.stores.redis_store import RedisStore
 
 ALL = UsageFilter()
-HOLDER = """
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-for statement in sys.argv[2:]:
-    db.execute(statement).fetchall()
-print("held", flush=True)
-sys.stdin.readline()
-"""
 VISITOR = """
 import asyncio, sys
 from blueprint_llm.types import UsageFilter
@@ -65,6 +57,12 @@ def settlement(amount=45, id_="1"):
     return Settlement(charges=(charge(amount),), row=row(id_))
 
 
+async def written(store, id_):
+    """Record a row, and make a transaction that takes it along."""
+    await store.record(row(id_))
+    await store.release("nobody's")
+
+
 async def counted(store):
     """(Spent and reserved, spent)."""
     (level,) = await store.levels((charge(),))
@@ -93,27 +91,6 @@ async def store(path):
     await store.new_epoch()
     yield store
     await store.aclose()
-
-
-@contextmanager
-def holding(path, *statements):
-    """A process that has done this to the database and keeps its connection; `free()` ends it."""
-    command = [sys.executable, "-c", HOLDER, str(path), *statements]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-    finally:
-        free(holder)
-
-
-def free(holder):
-    """End a process that holds a lock."""
-    holder.send_signal(signal.SIGCONT)
-    if not holder.stdin.closed:
-        holder.stdin.close()
-    holder.wait(10)
-    holder.stdout.close()
 
 
 LOCKS = pytest.mark.parametrize(
@@ -150,16 +127,6 @@ async def test_a_locked_ledger_costs_no_more_than_the_deadline(path, statements,
         free(holder)
     await until(store, (0, 0))
     await store.aclose()
-
-
-async def count_turns():
-    """How often the loop came round until this was cancelled."""
-    turns = 0
-    with suppress(asyncio.CancelledError):
-        while True:
-            await asyncio.sleep(0.001)
-            turns += 1
-    return turns
 
 
 async def test_a_caller_without_a_deadline_is_told(store, path, monkeypatch):
@@ -206,7 +173,62 @@ async def test_what_was_paid_is_booked_when_the_lock_is_gone(store, path):
         free(holder)
 
     await until(store, (45, 45))
-    assert [item.id for item in await store.rows(ALL)] == ["2", "1"]
+    assert {item.id for item in await store.rows(ALL)} == {"2", "1"}
+
+
+async def test_a_row_is_soon_seen_by_others(store, path):
+    """A row that no transaction takes along gets one of its own; several share it."""
+    before = visit(path)
+    for n in range(3):
+        await store.record(row(f"{n}"))
+
+    assert visit(path) == before
+    await asyncio.sleep(2 * sqlite_module._ROWS_S)  # then the writer has them
+    await store._writer.drain(10)
+    assert visit(path) == before + 3
+
+
+async def test_a_transaction_that_fails_loses_no_row(store):
+    """Rows that wait go with the next transaction that is carried out."""
+    await store.record(row("1"))
+    with pytest.raises(ZeroDivisionError):
+        await store._transact(lambda *_: 1 / 0)
+
+    assert [item.id for item in await store.rows(ALL)] == ["1"]
+
+
+LEAVING = """
+import asyncio, os, sys
+from blueprint_llm.usage.stores.records import AttemptRow
+from blueprint_llm.usage.stores.sqlite import SqliteStore
+async def write(store):
+    for n in range(3):
+        await store.record(AttemptRow(id=str(n), call_id=str(n)))
+store = SqliteStore(sys.argv[1])
+if sys.argv[2] == "closed":
+    async def write_and_close():
+        await write(store)
+        await store.aclose()
+    asyncio.run(write_and_close())
+elif sys.argv[2] == "forked":
+    asyncio.run(write(store))
+    if os.fork() == 0:
+        sys.exit()
+    os.wait()
+else:
+    asyncio.run(write(store))
+    del store
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten", "forked"])
+def test_rows_outlive_the_program_that_wrote_them(tmp_path, how):
+    """A program that ends at once, closes its store or forks, leaves each row behind, once."""
+    path = tmp_path / "ledger.sqlite"
+
+    subprocess.run([sys.executable, "-W", "error", "-c", LEAVING, str(path), how], check=True, timeout=60)
+
+    assert [item.id for item in asyncio.run(SqliteStore(path).rows(ALL))] == ["2", "1", "0"]
 
 
 async def test_closing_books_what_waits(store, path):
@@ -272,11 +294,11 @@ async def test_two_stores_of_a_process_survive_another_process(path):
     """Opening a second store here drops no lock of the first: a visitor's closing takes no file from under them."""
     stores = [SqliteStore(path) for _ in range(3)]
     for n, store in enumerate(stores):
-        await store.record(row(f"{n}"))
+        await written(store, f"{n}")
 
     for n in range(3, 6):
         assert visit(path) == n
-        await stores[n % 3].record(row(f"{n}"))
+        await written(stores[n % 3], f"{n}")
 
     assert [len(await store.rows(ALL)) for store in stores] == [6, 6, 6]
     for store in stores:
@@ -529,7 +551,7 @@ async def test_the_log_is_emptied_beside_the_calls(store, path, monkeypatch):
     before = path.stat().st_size
 
     for n in range(sqlite_module._CHECKPOINT_EVERY):
-        await store.record(row(f"{n}"))
+        await written(store, f"{n}")
     store._join_checkpoint()
 
     assert [thread.name for thread in makers] == ["blueprint-checkpoint"]
@@ -541,14 +563,14 @@ async def test_a_long_log_begins_anew(store, path, monkeypatch):
     monkeypatch.setattr(sqlite_module, "_LONG_LOG", 10)
     log = path.with_name("ledger.sqlite-wal")
     for n in range(sqlite_module._CHECKPOINT_EVERY * 2):
-        await store.record(row(f"{n}"))
+        await written(store, f"{n}")
         if n % sqlite_module._CHECKPOINT_EVERY == 0:
             size = log.stat().st_size
     store._join_checkpoint()
     longest = log.stat().st_size
 
     for n in range(20):
-        await store.record(row(f"more {n}"))
+        await written(store, f"more {n}")
 
     assert size <= log.stat().st_size == longest
 

@@ -40,6 +40,7 @@ def weights():
     return smollm2_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
 def test_a_real_call_cut_by_its_limit_is_caught(weights, litellm_warm, streamed):
     """A real model that is cut in the middle of a tool call gives an error, never a call; a higher cap is tried."""

@@ -1,14 +1,15 @@
 """Answers and provider errors that are odd and not broken, as a caller meets them: real servers, both clients."""
 
 import json
+import pickle  # noqa: TID251 - what process pools do to errors
 
 import pytest
 from driving import CALLERS, KEY, configuration
 from provider_answers import MODELS, claude, ollama, openai, words
 
 from blueprint_llm import SyncLLMClient
-from blueprint_llm.errors import AnswerInvalidError, CallError, ChainExhaustedError
-from blueprint_llm.testing import Answer, FaultServer, Recorded, Status
+from blueprint_llm.errors import AnswerInvalidError, CallError, ChainExhaustedError, ToolCallInvalidError
+from blueprint_llm.testing import Answer, Cut, FaultServer, Recorded, Status
 from blueprint_llm.tools.approval import ApprovalDecision
 from blueprint_llm.types import Tool
 
@@ -144,6 +145,77 @@ def test_refusals_go_to_the_fallbacks_that_are_for_them(ask, format_, answer):
         assert heard.response.content == "A good answer"
 
 
+def wary(answer, *others, attempts=1):
+    """A group whose server gives an answer, with providers that are there for what it refuses."""
+    params = {f"p{number}": at("openai", other) for number, other in enumerate(others)}
+    config = chain(*params.values(), retry={"max_attempts": attempts, "base_s": 0.001})
+    config["model_list"] = [{"model_name": "wary", "litellm_params": at("openai", answer)}]
+    config["router_settings"] = {"content_policy_fallbacks": [{"wary": [*params]}], "num_retries": 0}
+    return config
+
+
+SORRY = openai({"content": "Sorry, no."}, *words("Sorry, ", "no."), finish="content_filter")
+NO_HELP = [
+    pytest.param(Status(503), id="down"),
+    pytest.param(Status(401), id="its key is refused"),
+    pytest.param(Status(400, "no", error_code="content_policy_violation"), id="it turns the request down"),
+    pytest.param(Cut(0), id="its stream breaks before anything"),
+]
+
+
+@pytest.mark.parametrize("step", NO_HELP)
+@pytest.mark.parametrize("answer", [SORRY, REFUSALS[1].values[1]], ids=["prose", "nothing"])
+def test_a_refusal_whose_fallbacks_fail_is_handed_over(ask, answer, step):
+    """A refused answer is an answer: where nobody who is there for it has another one, the caller gets it as it was."""
+    with FaultServer(default=answer) as server, FaultServer(default=step) as other:
+        heard = ask(wary(server, other), model="wary")
+
+        assert (heard.error, counts(server, other)) == (None, [1, 1])
+        assert heard.response.finish_reason == "content_filter"
+        assert heard.response.content == (answer.whole["choices"][0]["message"]["content"] or "")
+        assert heard.text in {"", heard.response.content}
+        assert not [chunk for chunk in heard.chunks if chunk.restart]
+        trace = heard.response.metadata["trace"]
+        assert trace["attempts"][0]["category"] == "content_policy"
+        assert len(trace["attempts"]) == 2
+        assert trace["served_by"].startswith("wary/")
+
+
+def test_a_refusal_behind_half_an_answer_of_its_fallback_comes_again(caller):
+    """What a fallback had shown before it broke is void: the refused answer is announced and comes again whole."""
+    with FaultServer(default=SORRY) as server, FaultServer(default=Cut(2, answer=Answer("Half of it is"))) as other:
+        heard = caller.stream(wary(server, other), model="wary")
+
+        assert (heard.error, heard.text, heard.response.content) == (None, "Sorry, no.", "Sorry, no.")
+        assert [chunk.error.category for chunk in heard.chunks if chunk.restart] == ["content_policy", "stream_broken"]
+        assert [chunk.is_done for chunk in heard.chunks][-1]
+
+
+def test_the_last_of_several_refusals_is_handed_over(ask):
+    """Where those who are there for it refuse as well, the last refusal is the answer; each was booked as one."""
+    last = openai({"content": "Me neither."}, *words("Me ", "neither."), finish="content_filter")
+    with FaultServer(default=SORRY) as server, FaultServer(default=last) as other:
+        heard = ask(wary(server, other), model="wary")
+
+        assert (heard.error, counts(server, other)) == (None, [1, 1])
+        assert (heard.response.content, heard.response.provider) == ("Me neither.", "p0")
+        assert heard.chunks == [] or heard.text == "Me neither."
+        rows = heard.response.metadata["trace"]["attempts"]
+        assert [(row["category"], row["cost_usd"] > 0, row["maybe_billed"]) for row in rows] == [
+            ("content_policy", True, False)
+        ] * 2
+
+
+def test_a_broken_answer_before_an_empty_refusal_stays_void(caller):
+    """Text of a stream that broke is not made to stand by a refusal, without a word, of the next try."""
+    broken, empty = Cut(2, answer=Answer("Half of it is")), REFUSALS[1].values[1]
+    with FaultServer([broken, empty]) as server, FaultServer(default=Status(503)) as other:
+        heard = caller.stream(wary(server, other, attempts=2), model="wary")
+
+        assert (heard.error, heard.text, heard.response.content) == (None, "", "")
+        assert [chunk.error.category for chunk in heard.chunks if chunk.restart][-1] == "unavailable"
+
+
 def test_a_cut_answer_is_handed_over(ask):
     """A structured answer that its limit cut comes with `length`, once."""
     with FaultServer(default=openai({"content": '{"ok'}, *words('{"ok'), finish="length")) as server:
@@ -171,6 +243,32 @@ def test_a_wrong_structured_answer_is_an_error_of_its_own(ask):
         heard = ask(chain(at("openai", server)), response_format=FORMAT)
 
         assert (type(heard.error), counts(server)) == (AnswerInvalidError, [2])
+
+
+SAID = {"content": f"Paying with {KEY} now.", "reasoning_content": "Five, then."}
+MISPAID = {**PAID, "function": {"name": "pay", "arguments": '{"amount": "five"}'}}
+RECEIVED = {
+    "tools": (openai({**SAID, "tool_calls": [MISPAID]}, SAID, {"tool_calls": [{"index": 0, **MISPAID}]},
+                     finish="tool_calls"), {"tools": [PAY]}, ToolCallInvalidError),
+    "text": (openai(SAID, SAID), {"response_format": FORMAT}, AnswerInvalidError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "asked", "kind"), RECEIVED.values(), ids=RECEIVED)
+def test_an_invalid_answer_is_on_its_error(ask, answer, asked, kind):
+    """What was received is on the error, secrets masked; it is in no text and not in a pickle."""
+    with FaultServer(default=answer) as server:
+        error = ask(chain(at("openai", server), streaming={"reask": 0}), **asked).error
+
+    assert type(error) is kind
+    assert error.message_received["content"].startswith("Paying with ")
+    assert error.message_received["reasoning_content"] == "Five, then."
+    if kind is ToolCallInvalidError:
+        assert '"five"'.startswith(error.message_received["tool_calls"][0]["function"]["arguments"][11:15])
+    assert KEY not in str(error.message_received)
+    assert "Paying" not in f"{error} {error!r} {error.trace}"
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - made on the line itself
+    assert (type(again), again.code, again.message_received) == (kind, error.code, None)
 
 
 def test_custom_calls_are_handed_over(ask):
@@ -232,6 +330,60 @@ def test_a_run_ends_with_one_request_a_turn(turns, asked, content):
         assert [result.status for result in run.tool_results] == ["ok"]
 
 
+SEARCH = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "Paris"}}
+
+
+def test_a_run_goes_on_where_claude_has_paused():
+    """`pause_turn`, in the middle of its own tools' work, is no end: the message goes back as it is."""
+    with FaultServer([claude(FIRST, SEARCH, stop="pause_turn"), claude({"type": "text", "text": "Sunny."})]) as server:
+        with SyncLLMClient(chain(at("anthropic", server))) as client:
+            client.register_tool(weather)
+            run = client.run(messages=[{"role": "user", "content": "How is Paris?"}])
+        sent = server.requests[-1].body["messages"]
+
+        assert (run.stop, run.content, counts(server)) == ("done", "Sunny.", [2])
+        assert [(each["role"], each["content"][-1]["type"]) for each in sent] == [
+            ("user", "text"),
+            ("assistant", "server_tool_use"),
+        ]
+
+
+THOUGHT = {"type": "thinking", "thinking": "It is Paris.", "signature": "c2lnbmF0dXJl"}
+
+
+def test_a_run_sends_back_what_it_received_with_a_wrong_call():
+    """A wrong call is answered to the model behind the message that it came in, thoughts and signature included."""
+    wrong = {**USED, "input": {"town": "Paris"}}
+    with FaultServer([claude(THOUGHT, FIRST, wrong, stop="tool_use"), claude(FIRST)]) as server:
+        with SyncLLMClient(chain(at("anthropic", server), streaming={"reask": 0})) as client:
+            client.register_tool(weather)
+            run = client.run(messages=[{"role": "user", "content": "How is Paris?"}])
+        sent = server.requests[1].body["messages"]
+
+    assert (run.stop, run.content) == ("done", "Let me look first.")
+    assert [(block["type"], block.get("signature")) for block in sent[1]["content"]] == [
+        ("thinking", "c2lnbmF0dXJl"),
+        ("text", None),
+        ("tool_use", None),
+    ]
+    assert "not run" in str(sent[2]["content"])
+
+
+def test_a_run_that_fails_keeps_what_was_received():
+    """`error.run` has the text that came with the answer that ended it; the broken call is not in its messages."""
+    wrong = claude(FIRST, {**USED, "input": {"town": "Paris"}}, stop="tool_use")
+    with FaultServer(default=wrong) as server:
+        config = chain(at("anthropic", server), streaming={"reask": 0}, tools={"loop": {"max_denials": 0}})
+        with SyncLLMClient(config) as client:
+            client.register_tool(weather)
+            with pytest.raises(ToolCallInvalidError) as caught:
+                client.run(messages=[{"role": "user", "content": "How is Paris?"}])
+
+    assert (caught.value.run.stop, caught.value.run.content) == ("error", "Let me look first.")
+    assert [message.role for message in caught.value.run.messages] == ["user"]
+    assert caught.value.message_received["tool_calls"][0]["function"]["name"] == "weather"
+
+
 def test_an_error_in_a_begun_stream_goes_on(caller):
     """Ollama's error in mid-stream, under HTTP 200, is a break: the next target begins again in-band."""
     sound = ollama({"content": "abc"}, *words("abc"))
@@ -241,6 +393,50 @@ def test_an_error_in_a_begun_stream_goes_on(caller):
 
         assert (heard.error, heard.text, counts(server, other)) == (None, "A good answer", [1, 1])
         assert [chunk.error.category for chunk in heard.chunks if chunk.restart] == ["stream_broken"]
+
+
+def test_an_error_in_place_of_the_first_chunk_goes_on(caller):
+    """Ollama's error under HTTP 200 with nothing before it is no fault of the request: the next target, unseen."""
+    broken = Recorded({}, ({"error": "model runner has unexpectedly stopped"},))
+    with FaultServer(default=broken) as server, FaultServer(default=GOOD) as other:
+        heard = caller.stream(chain(at("ollama", server), at("openai", other), retry={"max_attempts": 1}))
+
+        assert (heard.error, heard.text, counts(server, other)) == (None, "A good answer", [1, 1])
+        assert not [chunk for chunk in heard.chunks if chunk.restart]
+        assert heard.response.trace["attempts"][0]["category"] == "stream_broken"
+
+
+PLAIN = [
+    pytest.param(429, "you (bob) have reached your session usage limit, please wait", None, id="Ollama's cloud"),
+    pytest.param(403, "Content violates usage guidelines. Failed check: BIO", "content_policy", id="xAI: content"),
+    pytest.param(400, "This model's maximum prompt length is 9 but there are 12.", "context_length", id="xAI: length"),
+]
+
+
+@pytest.mark.parametrize(("status", "words_", "category"), PLAIN)
+def test_an_error_that_is_no_object_is_read(ask, status, words_, category):
+    """`{"error": "..."}`, of which LiteLLM's message has only the status, means what it says, and is shown."""
+    refused = Status(status, body={"code": "The caller did something", "error": words_})
+    with FaultServer(default=refused) as server, FaultServer(default=GOOD) as other:
+        heard = ask(chain(at("openai", server), at("openai", other)))
+
+        assert counts(server, other) == [1, int(category is None)]
+        if category is None:
+            assert heard.response.trace["attempts"][0]["code"] == "usage_limit"
+        else:
+            assert heard.error.category == category
+            assert words_ in str(heard.error)
+
+
+def test_a_wait_in_a_field_of_a_body_is_obeyed(ask):
+    """A field that LiteLLM's message leaves out is a wait like a header."""
+    slow = Status(429, body={"error": {"message": "Slow down.", "type": "rate_limit", "retry_after": 0.25}})
+    with FaultServer([slow], default=GOOD) as server:
+        heard = ask(chain(at("openai", server)))
+        first, second = [request.at for request in server.requests]
+
+        assert heard.error is None
+        assert second - first >= 0.25
 
 
 USAGE_LIMIT = {

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -255,3 +256,26 @@ def test_a_forked_child_has_a_loop_of_its_own():
     )
 
     assert (ran.stdout.splitlines(), ran.stderr) == (["child 1", "parent 2 4950"], "")
+
+
+def test_a_fork_waits_until_the_loop_is_between_two_callbacks():
+    """A child never finds a lock held that a callback of its parent's loop had taken."""
+    lock, taken = threading.Lock(), threading.Event()
+
+    async def hold_it():
+        with lock:
+            taken.set()
+            time.sleep(0.2)  # noqa: ASYNC251 - as an import does
+
+    thread = threading.Thread(target=sync.run, args=(hold_it(),))
+    thread.start()
+    taken.wait()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os._exit(int(lock.locked()))
+    _, status = os.waitpid(pid, 0)
+    thread.join(10)
+    assert os.waitstatus_to_exitcode(status) == 0

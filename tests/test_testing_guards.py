@@ -57,6 +57,7 @@ def test_the_home_is_empty_and_no_key_is_set(bare_environment):
     assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
 
 
+@pytest.mark.slow
 def test_a_swallowed_attempt_fails_the_test(tmp_path):
     """Code that tries another host behind a broad except does not get away with it."""
     (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -138,9 +139,10 @@ async def test_only_a_clear_yes_is_a_yes(approver, status, engine):
 
 async def test_who_answers_too_late_has_said_no(engine):
     """The time limit holds for sync and async approvers."""
+    over = threading.Event()
 
     def slow(batch):
-        time.sleep(1)
+        over.wait(60)
         return [YES]
 
     async def slower(batch):
@@ -151,6 +153,7 @@ async def test_who_answers_too_late_has_said_no(engine):
         tools = engine(approver=approver, timeout_s=0.2)
         assert execute(tools, write()).status == "denied"
         assert (await tools.execute(write())).status == "denied"
+    over.set()
 
 
 async def test_a_function_that_returns_a_coroutine_is_awaited(engine):
@@ -320,12 +323,15 @@ def test_rt035_of_three_calls_the_middle_one_is_rejected(engine, tmp_path):
 
 def test_only_what_is_marked_safe_runs_side_by_side(engine):
     """Reads go together up to the limit, a write waits for them and stands alone."""
-    now, most = set(), {}
+    now, most, together = set(), {}, threading.Barrier(2)
 
     def act(name: str) -> None:
         now.add(name)
-        time.sleep(0.1)
+        if name in {"look1", "look2"}:
+            together.wait(20)
         most[name] = set(now)
+        if name in {"look1", "look2"}:
+            together.wait(20)
         now.discard(name)
 
     @tool(effect="read", parallel=True)
@@ -349,7 +355,7 @@ def test_only_what_is_marked_safe_runs_side_by_side(engine):
 
     assert [item.content for item in result.tool_results] == names
     assert most["change"] == {"change"}
-    assert "look1" in most["look2"] or "look2" in most["look1"]
+    assert most["look1"] == most["look2"] == {"look1", "look2"}
 
 
 def test_repeated_call_ids_are_told_apart(engine):
@@ -502,6 +508,7 @@ def test_a_file_that_changed_while_waiting_is_asked_about_again(engine, tmp_path
     assert (tmp_path / "ws/a.txt").read_text() == "new"
 
 
+@pytest.mark.slow
 def test_rt033_what_a_killed_resume_began_is_unknown_and_not_repeated(engine, tmp_path, bare_environment):
     """Killed after its effect and before its record, a call is reported as unknown; the rest of the batch asks."""
     calls = [
@@ -606,7 +613,7 @@ def test_an_error_of_a_chat_carries_the_run(failure, engine, tmp_path):
 
 def test_a_run_that_cannot_be_stored_still_raises_what_went_wrong(engine, monkeypatch):
     """A full disk does not take the place of the error."""
-    monkeypatch.setattr("blueprint_llm.tools.pending.PendingStore.keep", lambda *_: 1 / 0)
+    monkeypatch.setattr("blueprint_llm.tools.sealed.PendingStore.keep", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError, match="boom") as caught:
         start(engine(), [RuntimeError("boom")])
 

@@ -13,7 +13,7 @@ import pytest
 from blueprint_llm import sync
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
-from blueprint_llm.tools.survey import Patterns, Surveyor
+from blueprint_llm.tools.boundary import Patterns, Surveyor
 
 SECRET = "canary-7f3a9b"
 READERS = ["git", "rg", "grep", "find", "ls", "cat"]
@@ -438,7 +438,7 @@ def test_putting_right_follows_no_link_out_of_the_workspace(engine, workspace):
     (home / ".env.link").write_text("mine too")
     (workspace / "src/.env.link").symlink_to("a.py")
     script = (
-        f"mkdir -p x/objects y/.git; ln -s {home}/.bashrc x/config; ln -s {home}/.bashrc y/.git/config;"
+        f"mkdir -p x/objects x/refs y/.git; ln -s {home}/.bashrc x/config; ln -s {home}/.bashrc y/.git/config;"
         f"mv src src2; rm src/.e*link; ln -s {home} z; ln -s {home}/.bashrc .bashrc"
     )
     run(engine(WRITING), "sh", "-c", script)
@@ -669,6 +669,33 @@ def plain(workspace):
         (workspace / name).unlink()
 
 
+@pytest.mark.parametrize("effects", [["read"], ["write"], ["read", "network"], ["write", "network"]])
+def test_with_bubblewrap_alone(effects, engine, workspace, monkeypatch):
+    """Without Landlock every effect is enforced all the same, and the system's own sockets are closed."""
+    only(monkeypatch, "bubblewrap")
+    monkeypatch.setattr(sandbox, "landlock_version", lambda: 0)
+    tools = engine([{"allow": "command", "effects": effects}, HIDES])
+    script = (
+        "import socket, sys\n"
+        "places = {socket.AF_UNIX: '\\0' + sys.argv[1], socket.AF_INET: ('127.0.0.1', int(sys.argv[2]))}\n"
+        "for family, place in places.items():\n"
+        "    try: socket.socket(family).connect(place); print('reached', family.name)\n"
+        "    except OSError: pass\n"
+        "try: open('made', 'w'); print('made')\n"
+        "except OSError: pass\n"
+    )
+    assert tools.check("command", {"argv": ["ls"]}).decision == "allow"
+    with socket.socket(socket.AF_UNIX) as abstract, socket.create_server(("127.0.0.1", 0)) as server:
+        abstract.bind(f"\0{workspace}")
+        abstract.listen()
+        words = [str(workspace), str(server.getsockname()[1])]
+        result = run(tools, "/usr/bin/python3", "-c", script, *words)
+
+    expected = ["reached AF_INET"] * ("network" in effects) + ["made"] * ("write" in effects)
+    assert result.content.splitlines()[1:] == expected
+    assert SECRET not in run(tools, "grep", "-r", "canary", ".").content
+
+
 @pytest.mark.parametrize(
     ("rule", "decision"),
     [
@@ -705,7 +732,7 @@ def test_with_landlock_alone(rule, decision, engine, workspace, monkeypatch):
 
 @pytest.mark.parametrize(
     "why",
-    ["a deny rule", "a secret", "a program of git", "the library's folder"],
+    ["a deny rule", "a secret", "a program of git", "the library's folder", "that folder beside, shown by `read`"],
 )
 def test_with_landlock_alone_what_must_be_hidden_asks(why, engine, workspace, monkeypatch):
     """Landlock cannot hide a file below an allowed folder, so a command asks wherever one has to be hidden."""
@@ -721,7 +748,12 @@ def test_with_landlock_alone_what_must_be_hidden_asks(why, engine, workspace, mo
     if why == "the library's folder":
         monkeypatch.setenv("BLUEPRINT_HOME", str(workspace))
         (workspace / "state").mkdir()
-    found = engine(rules).check("command", {"argv": ["ls"]})
+    block = {}
+    if why.startswith("that"):
+        monkeypatch.setenv("BLUEPRINT_HOME", str(workspace.parent / "shown/home"))
+        (workspace.parent / "shown/home/state").mkdir(parents=True)
+        block["sandbox"] = {"read": [str(workspace.parent / "shown")]}
+    found = engine(rules, **block).check("command", {"argv": ["ls"]})
 
     assert (found.decision, "cannot hide" in "".join(found.reasons)) == ("ask", True)
 

@@ -1,14 +1,18 @@
 """`client.run` against a real server: what is handed out while it works, and what a failure leaves behind."""
 
+import asyncio
+import contextlib
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 from asking import KINDS, asking
-from driving import MESSAGES, configuration
+from driving import MESSAGES, closing_clients, configuration
 from fixtures_embedded import install_weights, smollm2_weights
 
-from blueprint_llm import SyncLLMClient
+from blueprint_llm import LLMClient, SyncLLMClient
 from blueprint_llm.adapters.local import embedded
 from blueprint_llm.errors import ApprovalPending, BlueprintError, ToolCallInvalidError
 from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
@@ -183,12 +187,49 @@ def test_the_assistants_message_goes_back_as_it_came(kind, tmp_path, litellm_war
     assert kept["tool_calls"] == sent["tool_calls"]
 
 
+LATE = f"touch began; sleep 4.0{os.getpid()}; touch late"
+
+
+def test_a_cancelled_run_ends_its_command(tmp_path, litellm_warm):
+    """`asyncio.wait_for` around `client.run`: what its command would have done afterwards never happens."""
+    wait = Answer("", tool_calls=(ToolUse("command", {"argv": ["sh", "-c", LATE]}),))
+    rules = [{"allow": "command", "effects": "write"}]
+
+    async def cancelled(config):
+        client = LLMClient(config)
+        run = asyncio.create_task(client.run(messages=MESSAGES))
+        while not (tmp_path / "began").exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run, 0.01)
+        family = family_of(LATE)
+        await closing_clients(client.aclose())
+        return family
+
+    with FaultServer([wait, Answer("never asked for")]) as server:
+        family = asyncio.run(cancelled(settings(server.url, tmp_path, rules)))
+
+    assert family == []
+    assert not (tmp_path / "late").exists()
+    assert len(server.requests) == 1
+
+
+def family_of(mark):
+    """The processes that have the mark on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [path] if mark.encode() in path.read_bytes() else []
+    return found
+
+
 @pytest.fixture(scope="module")
 def weights():
     """The real weights."""
     return smollm2_weights()
 
 
+@pytest.mark.slow
 def test_the_embedded_model_runs_tools(weights, tmp_path):
     """The real model's call is judged, run and fed back, until the limit of turns ends it."""
     install_weights(weights)

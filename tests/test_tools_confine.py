@@ -5,11 +5,10 @@ import errno
 import os
 import sys
 import threading
-import time
 
 import pytest
 
-from blueprint_llm.tools.confine import ConfinementError, Root
+from blueprint_llm.tools.workspace import ConfinementError, Root
 
 RACES = 100_000
 
@@ -30,13 +29,6 @@ def root(request, tree):
     """The workspace opened in both ways."""
     with Root(str(tree), portable=request.param) as opened:
         yield opened
-
-
-def test_it_says_how_it_confines(tree):
-    """The way in use is told, and the portable one can be asked for."""
-    with Root(str(tree), portable=True) as walk, Root(str(tree)) as native:
-        assert walk.method == "walk"
-        assert native.method in {"openat2", "walk"}
 
 
 @pytest.fixture(params=["file", "folder"])
@@ -78,6 +70,7 @@ def secrets_read(opener, times, enough):
     return found
 
 
+@pytest.mark.slow
 def test_exchanged_links_never_lead_outside(exchanging, root, tree):
     """100,000 opens under exchanged links read no secret, where a plain open in the same race soon does."""
     assert secrets_read(lambda: root.open("dir/file"), RACES // 4, enough=1) == 0
@@ -145,9 +138,7 @@ def test_opening_gives_up_when_the_kernel_keeps_racing(tree, monkeypatch):
 
     with Root(str(tree)) as root:
         monkeypatch.setattr(root, "_libc", Racing())
-        began = time.monotonic()
         with pytest.raises(BlockingIOError):
             root.open("dir/file")
 
     assert Racing.calls == 64
-    assert time.monotonic() - began < 5

@@ -54,9 +54,10 @@ def test_tools_of_a_server_pass_the_same_rules(engine):
     assert tools.registered("demo__echo").traits.outside
 
 
+@pytest.mark.slow
 def test_failures_of_a_server_are_results(engine):
     """An error, a hang and a death each give the model a result; the engine goes on."""
-    tools = engine([{"allow": "*"}], timeout_s=3)
+    tools = engine([{"allow": "*"}], timeout_s=4)
 
     assert execute(tools, call("fail")).status == "error"
     assert "fail" in execute(tools, call("fail")).content
@@ -67,6 +68,7 @@ def test_failures_of_a_server_are_results(engine):
     assert execute(tools, {"id": "2", "name": "list_files", "arguments": {"path": "."}}).status == "ok"
 
 
+@pytest.mark.slow
 async def test_a_changed_schema_is_asked_about_again(engine):
     """Allowed by a rule or approved for the session, a tool whose declaration changes asks, sync and async."""
     asked = []
@@ -105,7 +107,12 @@ def test_a_tool_that_was_taken_away_is_unknown(engine):
 
 
 @pytest.mark.parametrize(
-    "command", [["/nonexistent/server"], [sys.executable, "-c", "raise SystemExit(1)"], ["sleep", "60"]]
+    "command",
+    [
+        ["/nonexistent/server"],
+        [sys.executable, "-S", "-c", "raise SystemExit(1)"],
+        pytest.param(["sleep", "60"], marks=pytest.mark.slow, id="never answers"),
+    ],
 )
 def test_a_server_that_does_not_start_is_an_error(command, engine):
     """A program that is missing, ends at once or never answers is told by its name."""

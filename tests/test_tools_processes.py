@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from blueprint_llm.types import ChatRequest, ChatResponse, ToolCall
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = [name for name in ("none", "bubblewrap") if name == "none" or sandbox.offered(name)]
+PID = os.getpid()  # in the marks, so that no other run of these tests on this machine is taken for this one
 FAMILY = "setsid sh -c 'setsid sleep {mark}; touch late' & touch began; sleep {mark}; touch late"
 
 
@@ -72,7 +74,7 @@ async def until(holds):
 @pytest.mark.parametrize("how", ["cancelled", "timed out", "closed", "left"])
 async def test_the_whole_family_is_dead_before_control_returns(how, backend, engine, tmp_path):
     """However a call loses its caller, every process of it, detached ones too, is gone when the caller goes on."""
-    mark = f"62.{BACKENDS.index(backend)}{len(how)}"
+    mark = f"62.{BACKENDS.index(backend)}{len(how)}{PID}"
     tools = engine(backend)
     began = tmp_path / "ws/began"
     call = tools.execute(command("sh", "-c", FAMILY.format(mark=mark)))
@@ -106,7 +108,7 @@ async def test_the_whole_family_is_dead_before_control_returns(how, backend, eng
 async def test_a_second_cancellation_does_not_cut_the_first_short(engine, tmp_path):
     """Cancelled again while the family is being killed, the call still returns only when it is dead."""
     tools = engine()
-    task = asyncio.create_task(tools.execute(command("sh", "-c", FAMILY.format(mark="62.31"))))
+    task = asyncio.create_task(tools.execute(command("sh", "-c", FAMILY.format(mark=f"62.31{PID}"))))
     await until((tmp_path / "ws/began").exists)
     for _ in range(3):
         task.cancel()
@@ -114,7 +116,7 @@ async def test_a_second_cancellation_does_not_cut_the_first_short(engine, tmp_pa
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert alive("62.31") == 0
+    assert alive(f"62.31{PID}") == 0
 
 
 async def test_cancelling_a_run_ends_its_commands(engine, tmp_path):
@@ -122,13 +124,13 @@ async def test_cancelling_a_run_ends_its_commands(engine, tmp_path):
     tools = engine()
 
     async def chat(request):
-        calls = [ToolCall(id="1", name="command", arguments={"argv": ["sh", "-c", FAMILY.format(mark="62.41")]})]
+        calls = [ToolCall(id="1", name="command", arguments={"argv": ["sh", "-c", FAMILY.format(mark=f"62.41{PID}")]})]
         return ChatResponse(content="", tool_calls=calls, provider="p", model="m")
 
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(run_loop(tools, ChatRequest(messages=[{"role": "user", "content": "go"}]), chat), 1)
 
-    assert alive("62.41") == 0
+    assert alive(f"62.41{PID}") == 0
     assert not (tmp_path / "ws/late").exists()
 
 
@@ -156,7 +158,7 @@ INTERRUPTED = """
 )
 def test_ctrl_c_ends_the_family_first(run, tmp_path):
     """When Ctrl-C reaches the program, what it was running is dead already."""
-    mark = f"62.5{len(run)}"
+    mark = f"62.5{len(run)}{PID}"
     script = textwrap.dedent(INTERRUPTED).format(root=str(ROOT), run=run)
     words = [sys.executable, "-c", script, str(tmp_path), FAMILY.format(mark=mark)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -201,6 +203,35 @@ class Odd:
         raise SystemExit("repr")
 
 
+class Liar:
+    """Something that raises when it is asked what it is."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("class")
+
+    def __repr__(self):
+        return "a liar"
+
+
+class Shouting(str):
+    """A string whose methods fail."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        raise RuntimeError("str")
+
+    encode = replace = __str__
+
+
+class Awaitable:
+    """Something that fails when it is awaited."""
+
+    def __await__(self):
+        raise SystemExit(4)
+
+
 class Mute(Exception):  # noqa: N818 - a test's
     """An exception that cannot say what it is."""
 
@@ -229,14 +260,18 @@ def deep():
         pytest.param(lambda: None, "null", id="nothing"),
         pytest.param(lambda: {"a": [1, 2.5]}, '{"a": [1, 2.5]}', id="JSON"),
         pytest.param(lambda: dt.date(2024, 1, 2), '"2024-01-02"', id="a date"),
-        pytest.param(lambda: {(1, 2): "x"}, "1,2", id="tuples as keys"),
+        pytest.param(lambda: {(1, 2): "x"}, "{(1, 2): 'x'}", id="tuples as keys"),
         pytest.param(
             lambda: Reading(at=dt.date(2024, 1, 2), value="1.50"),
-            '{"at":"2024-01-02","value":"1.50"}',
+            '{"at": "2024-01-02", "value": "1.50"}',
             id="a model",
         ),
-        pytest.param(lambda: Point(1, Reading(at=dt.date(2024, 1, 2), value=1)), '"x":1', id="a dataclass"),
-        pytest.param(lambda: {1, 2}, "[1,2]", id="a set"),
+        pytest.param(
+            lambda: Point(1, Reading(at=dt.date(2024, 1, 2), value=1)),
+            '{"x": 1, "inner": {"at": "2024-01-02", "value": "1"}}',
+            id="a dataclass",
+        ),
+        pytest.param(lambda: {1, 2}, "[1, 2]", id="a set"),
         pytest.param(lambda: b"ab", "ab", id="bytes"),
         pytest.param(lambda: b"\xff", "xff", id="bytes that are no text"),
         pytest.param(circle, "[[...]]", id="circular"),
@@ -248,6 +283,19 @@ def deep():
         pytest.param(lambda: ["\ud800"], "ud800", id="and inside"),
         pytest.param(Odd, "a value of type Odd that cannot be shown", id="nothing shows it"),
         pytest.param(object, "<object object", id="an object"),
+        pytest.param(Liar, "a liar", id="a liar about its class"),
+        pytest.param(lambda: Shouting("loud"), "loud", id="a string whose methods fail"),
+        pytest.param(lambda: (n for n in (1, 2)), "[1, 2]", id="a generator"),
+        pytest.param(itertools.count, "count(0)", id="an iterator without an end"),
+        pytest.param(lambda: [Point(1, itertools.count())], "count(0)", id="and inside"),
+        pytest.param(
+            lambda: (n for n in itertools.count()), '9999, "... cut at 10000 values"]', id="a generator without an end"
+        ),
+        pytest.param(lambda: {"n": float("inf")}, "Infinity", id="infinity inside"),
+        pytest.param(lambda: {1: "x", None: "y"}, '"1": "x"', id="keys that are no text"),
+        pytest.param(lambda: memoryview(b"ab"), "memory at", id="a view of memory"),
+        pytest.param(lambda: lambda: 1, "function", id="a function"),
+        pytest.param(lambda: sys, "module 'sys'", id="a module"),
     ],
 )
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -293,6 +341,10 @@ def raising(error):
             FileNotFoundError(2, "no such file", "x"), "error", "x: no such file", id="an error of the system"
         ),
         pytest.param(BaseExceptionGroup("g", [SystemExit(1)]), "error", "Group", id="a group"),
+        pytest.param(OSError(5, "odd", 7), "error", "odd", id="an error about a number"),
+        pytest.param(FileNotFoundError(2, b"bytes", b"\xff"), "error", "bytes", id="an error in bytes"),
+        pytest.param(Exception(circle()), "error", "[[...]]", id="one about a circle"),
+        pytest.param(Exception("\ud800"), "error", "ud800", id="half a surrogate pair"),
     ],
 )
 @pytest.mark.parametrize("kind", ["sync", "async", "returns a coroutine"])
@@ -319,6 +371,24 @@ def test_whatever_a_handler_raises_is_a_result(kind, error, status, text, engine
 
     assert (result.status, text in result.content, after.status) == (status, True, "ok"), result.content
     assert [record["event"] for record in tools.audit.records()] == ["intent", "outcome"] * 2
+
+
+def test_a_generator_that_raises_and_a_value_that_cannot_be_awaited_are_results(engine):
+    """What fails only when it is looked at fails as a result too."""
+    tools = engine()
+
+    def fails():
+        yield 1
+        raise KeyError("late")
+
+    tools.register_tool({"name": "fails"}, fails)
+    tools.register_tool({"name": "waits"}, Awaitable)
+    found = [sync.run(tools.execute({"id": "1", "name": name, "arguments": {}})) for name in ("fails", "waits")]
+
+    assert [(result.status, result.content) for result in found] == [
+        ("error", "KeyError: 'late'"),
+        ("error", "SystemExit: 4"),
+    ]
 
 
 async def test_a_cancelled_handler_has_its_outcome(engine):
@@ -403,7 +473,7 @@ def test_kill_9_while_commands_run_leaves_nothing(tmp_path):
     for number in range(20):
         workspace = tmp_path / str(number)
         workspace.mkdir()
-        mark = f"63.{number:02}"
+        mark = f"63.{number:02}{PID}"
         process = subprocess.Popen([sys.executable, "-c", script, str(workspace), FAMILY.format(mark=mark)])
         sync.run(until((workspace / "began").exists))
         time.sleep(number / 100)

@@ -68,10 +68,13 @@ def engine(tmp_path):
 
 
 def run(engine, *argv):
-    """Run a command; its result and how long it took."""
-    began = time.monotonic()
-    result = execute(engine, {"id": "c1", "name": "command", "arguments": {"argv": list(argv)}})
-    return result, time.monotonic() - began
+    """Run a command."""
+    return execute(engine, {"id": "c1", "name": "command", "arguments": {"argv": list(argv)}})
+
+
+def sleep_of(seconds):
+    """A time to sleep that no other run of these tests on this machine sleeps."""
+    return f"{seconds}{os.getpid()}"
 
 
 def alive(mark):
@@ -162,11 +165,10 @@ def test_rt001_a_timeout_ends_the_command(backend, engine, capsys):
     """A command past its time is killed, told so, and gone."""
     if not offered(backend, capsys):
         return
-    result, took = run(engine(backend, limits={"timeout_s": 0.5}), "sleep", "61.01")
+    result = run(engine(backend, limits={"timeout_s": 0.5}), "sleep", sleep_of("61.01"))
 
     assert result.status == "timeout"
-    assert took < 2
-    assert not alive("61.01")
+    assert not alive(sleep_of("61.01"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -174,17 +176,16 @@ def test_rt003_an_orphan_does_not_outlive_its_command(backend, engine, capsys):
     """A process that left the session and holds the pipe neither hangs the call nor survives it."""
     if not offered(backend, capsys):
         return
-    result, took = run(engine(backend), "sh", "-c", "setsid sleep 61.03 & echo done")
+    result = run(engine(backend, limits={"timeout_s": 30}), "sh", "-c", f"setsid sleep {sleep_of('61.03')} & echo done")
 
     assert result.status == "ok"
     assert "done" in result.content
-    assert took < 2
-    assert not alive("61.03")
+    assert not alive(sleep_of("61.03"))
 
 
 def test_an_orphan_is_reported(engine):
     """The result says what was left running."""
-    result, _ = run(engine(), "sh", "-c", "setsid sleep 61.04 & sleep 0.2")
+    result = run(engine(), "sh", "-c", f"setsid sleep {sleep_of('61.04')} & sleep 0.2")
 
     assert result.metadata["orphans"] == 1
     assert "left running" in result.content
@@ -192,18 +193,16 @@ def test_an_orphan_is_reported(engine):
 
 def test_orphans_of_a_timed_out_command_die_too(engine):
     """A whole family, detached twice, is gone half a second after the time is up."""
-    result, took = run(
-        engine(limits={"timeout_s": 0.5}), "sh", "-c", "(setsid setsid sleep 61.05 &) ; setsid sleep 61.05"
-    )
+    sleep = f"sleep {sleep_of('61.05')}"
+    result = run(engine(limits={"timeout_s": 0.5}), "sh", "-c", f"(setsid setsid {sleep} &) ; setsid {sleep}")
 
     assert result.status == "timeout"
-    assert took < 1.5
-    assert not alive("61.05")
+    assert not alive(sleep_of("61.05"))
 
 
 def test_rt005_endless_output_stops(engine):
     """`yes` is stopped at the limit; both ends are kept and the total is told."""
-    result, took = run(engine(limits={"output_bytes": 1000, "stop_output_mb": 8, "timeout_s": 10}), "yes")
+    result = run(engine(limits={"output_bytes": 1000, "stop_output_mb": 8, "timeout_s": 10}), "yes")
 
     assert result.status == "error"
     assert "more than 8 MiB" in result.content
@@ -211,11 +210,9 @@ def test_rt005_endless_output_stops(engine):
     assert len(result.content) < 1500
     assert result.truncated
     assert result.metadata["output_bytes"] > 8 << 20
-    assert took < 8
     assert not alive("\0yes")
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_gibibyte_of_output_takes_little_memory(shared_tmp):
     """1 GiB of output costs at most 16 MiB of memory."""
@@ -230,7 +227,7 @@ def test_rt007_output_cannot_move_the_cursor_or_hide(engine):
     """Escapes, controls and bidi marks in output are shown, not sent on."""
     text = "a\x1b[31m\x1b]8;;http://x\x07b\x07\x7f\u202e\u200bc\r\nd\te\x9b"
     (Path(engine().workspace.root) / "f").write_bytes(text.encode() + b"\xff")
-    result, _ = run(engine(), "cat", "f")
+    result = run(engine(), "cat", "f")
 
     shown = "a\\x1b[31m\\x1b]8;;http://x\\x07b\\x07\\x7f\\u202e\\u200bc\nd\te\\x9b\ufffd"
     assert result.content == f"exit code 0\n{shown}"
@@ -241,7 +238,7 @@ def test_rt009_a_registered_secret_is_redacted(engine):
     secret = "canary-51c9c2f4d1e84b7a"
     register(secret)
     tools = engine()
-    result, _ = run(tools, "echo", f"key={secret}")
+    result = run(tools, "echo", f"key={secret}")
 
     assert secret not in result.content
     assert "key=[redacted]" in result.content
@@ -257,7 +254,7 @@ def test_rt011_the_environment_is_an_allowlist(backend, engine, monkeypatch, tmp
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("PATH", f"{tmp_path}/ws/bin:.:{os.environ['PATH']}")
     listed = ["PATH", "LANG", "HOME", "OPENAI_API_KEY", "LD_PRELOAD", "PYTHONPATH", "GIT_DIR", "BASH_ENV", "MY_TOKEN"]
-    result, _ = run(engine(backend, env={"pass": listed}), "env")
+    result = run(engine(backend, env={"pass": listed}), "env")
 
     found = dict(line.split("=", 1) for line in result.content.splitlines()[1:])
     assert set(found) <= {"PATH", "LANG", "HOME", "TMPDIR", "PWD"}
@@ -265,7 +262,6 @@ def test_rt011_the_environment_is_an_allowlist(backend, engine, monkeypatch, tmp
     assert "." not in found["PATH"].split(":")
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rt013_a_fork_bomb_meets_its_limit(backend, shared_tmp, capsys):
@@ -287,7 +283,7 @@ def test_rt013_a_fork_bomb_meets_its_limit(backend, shared_tmp, capsys):
 def test_rt015_a_file_cannot_grow_beyond_its_limit(engine):
     """Writing ten gibibytes ends at the limit of a file."""
     tools = engine(limits={"file_mb": 2})
-    result, _ = run(tools, "dd", "if=/dev/zero", "of=big", "bs=1M", "count=10240")
+    result = run(tools, "dd", "if=/dev/zero", "of=big", "bs=1M", "count=10240")
 
     assert result.status == "error"
     assert (Path(tools.workspace.root) / "big").stat().st_size <= 2 << 20
@@ -295,7 +291,7 @@ def test_rt015_a_file_cannot_grow_beyond_its_limit(engine):
 
 def test_memory_is_limited(engine):
     """A program that wants more memory than allowed fails by itself."""
-    result, _ = run(engine(limits={"memory_mb": 200}), sys.executable, "-c", "x = b'x' * (500 << 20)")
+    result = run(engine(limits={"memory_mb": 200}), sys.executable, "-c", "x = b'x' * (500 << 20)")
 
     assert result.status == "error"
     assert "MemoryError" in result.content
@@ -303,10 +299,9 @@ def test_memory_is_limited(engine):
 
 def test_rt017_standard_input_is_at_its_end(engine):
     """A command that reads its input gets nothing, at once."""
-    result, took = run(engine(), "cat")
+    result = run(engine(limits={"timeout_s": 20}), "cat")
 
     assert (result.status, result.content) == ("ok", "exit code 0\n")
-    assert took < 5
 
 
 @pytest.mark.parametrize("backend", ["landlock", "bubblewrap"])
@@ -341,7 +336,7 @@ def test_an_open_network_is_open(engine, capsys):
             if offered(backend, capsys):
                 tools = engine(backend, rules=[{"allow": "command", "effects": ["read", "network"]}])
                 script = f"exec 3<>/dev/tcp/127.0.0.1/{port} && echo through"
-                assert "through" in run(tools, "bash", "-c", script)[0].content
+                assert "through" in run(tools, "bash", "-c", script).content
 
 
 def test_git_hooks_cannot_be_written_inside_bubblewrap(engine, capsys):
@@ -350,9 +345,7 @@ def test_git_hooks_cannot_be_written_inside_bubblewrap(engine, capsys):
         return
     tools = engine("bubblewrap")
     subprocess.run(["git", "init", "-q", tools.workspace.root], check=True)
-    result, _ = run(
-        tools, "sh", "-c", "echo x > .git/hooks/pre-commit; echo y > .git/config; git status --short; echo ok"
-    )
+    result = run(tools, "sh", "-c", "echo x > .git/hooks/pre-commit; echo y > .git/config; git status --short; echo ok")
 
     assert "Read-only" in result.content
     assert "ok" in result.content
@@ -362,11 +355,11 @@ def test_git_hooks_cannot_be_written_inside_bubblewrap(engine, capsys):
 def test_a_required_backend_that_is_missing_runs_nothing(engine, monkeypatch):
     """`required: true` refuses; where the user chose to go without, the result says that nothing confined it."""
     monkeypatch.setattr(sandbox, "offered", lambda name: False)
-    refused, _ = run(engine(rules=ANYTHING, sandbox={"backend": "auto", "required": True}), "true")
+    refused = run(engine(rules=ANYTHING, sandbox={"backend": "auto", "required": True}), "true")
 
     assert (refused.status, "cannot confine" in refused.content) == ("denied", True)
 
-    assert run(engine("none"), "true")[0].metadata["sandbox"] == "none"
+    assert run(engine("none"), "true").metadata["sandbox"] == "none"
 
 
 def test_bubblewrap_that_does_not_work_is_not_offered(monkeypatch, tmp_path):
@@ -377,9 +370,20 @@ def test_bubblewrap_that_does_not_work_is_not_offered(monkeypatch, tmp_path):
         if content:
             broken.write_text(content)
             broken.chmod(mode)
-        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr("blueprint_llm.tools.boundary.SYSTEM_PATH", str(tmp_path))
         sandbox.bubblewrap.cache_clear()
         assert sandbox.bubblewrap() is None
+    sandbox.bubblewrap.cache_clear()
+
+
+def test_bubblewrap_is_not_taken_from_a_folder_that_a_command_can_write(monkeypatch, tmp_path):
+    """A program of its name that a command left on the PATH, in an environment of the workspace, is passed by."""
+    (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    sandbox.bubblewrap.cache_clear()
+
+    assert sandbox.bubblewrap() != str(tmp_path / "bwrap")
     sandbox.bubblewrap.cache_clear()
 
 
@@ -399,7 +403,7 @@ def test_failures_are_told(argv, text, engine):
     script = Path(tools.workspace.root) / "noexec"
     script.write_text("#!/nonexistent/interpreter\n")
     script.chmod(0o755)
-    result, _ = run(tools, *argv)
+    result = run(tools, *argv)
 
     assert result.status == "error"
     assert text in result.content
@@ -412,19 +416,26 @@ def test_the_supervisor_is_started_again(engine):
     tools._spawner._server.send_signal(signal.SIGKILL)
     tools._spawner._server.wait()
 
-    assert run(tools, "echo", "back")[0].content == "exit code 0\nback\n"
+    assert run(tools, "echo", "back").content == "exit code 0\nback\n"
 
 
 def test_a_command_whose_supervisor_dies_is_unknown(engine):
     """A lost supervisor leaves an outcome that is not known, not a success."""
-    tools = engine(limits={"timeout_s": 5})
-    threading.Timer(0.7, lambda: [os.kill(pid, signal.SIGKILL) for pid in children(tools._spawner._server.pid)]).start()
-    result, took = run(tools, "sleep", "61.07")
-    for pid in [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if b"61.07" in read(path)]:
+    tools = engine(limits={"timeout_s": 30})
+
+    def kill():
+        wait_until(lambda: alive(f"sleep\000{sleep_of('61.07')}"))
+        for pid in children(tools._spawner._server.pid):
+            os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    result = run(tools, "sleep", sleep_of("61.07"))
+    for pid in [
+        path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if sleep_of("61.07").encode() in read(path)
+    ]:
         os.kill(int(pid), signal.SIGKILL)
 
     assert result.status == "unknown"
-    assert took < 5
 
 
 def children(pid):
@@ -439,14 +450,14 @@ def test_an_engine_that_goes_away_takes_its_commands_along(tmp_path, bare_enviro
         "from blueprint_llm.tools import ToolEngine\n"
         "from blueprint_llm import sync\n"
         "sync.run(ToolEngine([{'allow': 'command'}], sys.argv[1]).execute("
-        "{'id': '1', 'name': 'command', 'arguments': {'argv': ['sleep', '61.09']}}))"
+        "{'id': '1', 'name': 'command', 'arguments': {'argv': ['sleep', sys.argv[3]]}}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(ROOT)])
-    wait_until(lambda: alive("sleep\00061.09"))
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(ROOT), sleep_of("61.09")])
+    wait_until(lambda: alive(f"sleep\000{sleep_of('61.09')}"))
     process.kill()
     process.wait()
 
-    wait_until(lambda: not alive("sleep\00061.09"))
+    wait_until(lambda: not alive(f"sleep\000{sleep_of('61.09')}"))
 
 
 def wait_until(holds, seconds=20):
@@ -469,20 +480,18 @@ def test_run_tests_counts(engine, tmp_path, monkeypatch):
 
 
 def test_commands_run_side_by_side(engine):
-    """Commands of several threads do not wait for one another, and each gets its own output."""
-    tools, found = engine(), {}
+    """Commands of several threads that wait for all others to have begun end, each with its own output."""
+    tools, found = engine(limits={"timeout_s": 30}), {}
+    script = "touch began.$0; while [ $(ls began.* | wc -l) -lt 4 ]; do sleep 0.02; done; echo $0"
     workers = [
-        threading.Thread(target=lambda n=n: found.update({n: run(tools, "sh", "-c", f"sleep 0.5; echo {n}")}))
-        for n in range(4)
+        threading.Thread(target=lambda n=n: found.update({n: run(tools, "sh", "-c", script, str(n))})) for n in range(4)
     ]
-    began = time.monotonic()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
 
-    assert time.monotonic() - began < 1.9
-    assert {n: result.content for n, (result, _) in found.items()} == {n: f"exit code 0\n{n}\n" for n in range(4)}
+    assert {n: result.content for n, result in found.items()} == {n: f"exit code 0\n{n}\n" for n in range(4)}
 
 
 def test_functions_are_tools(engine):
@@ -534,11 +543,13 @@ async def test_the_engine_does_not_block_the_loop(engine):
 
     tools.register_tool(slow)
     tools.register_tool(bad)
-    ticks = asyncio.create_task(asyncio.sleep(0.05))
-    first = asyncio.create_task(tools.execute({"id": "1", "name": "command", "arguments": {"argv": ["sleep", "0.2"]}}))
-    await ticks
+    waits = {"argv": ["sh", "-c", "touch began; while [ ! -e go ]; do sleep 0.02; done"]}
+    patient = engine(rules=ANYTHING)
+    first = asyncio.create_task(patient.execute({"id": "1", "name": "command", "arguments": waits}))
+    while "began" not in os.listdir(tools.workspace.root):  # noqa: PTH208, ASYNC110 - another process makes it
+        await asyncio.sleep(0.01)
+    os.close(os.open(f"{tools.workspace.root}/go", os.O_CREAT))
 
-    assert not first.done()
     assert (await first).status == "ok"
     assert (await tools.execute({"id": "2", "name": "slow", "arguments": {}})).status == "timeout"
     assert (await tools.execute({"id": "3", "name": "bad", "arguments": {}})).content == "ValueError: bad"
@@ -722,15 +733,15 @@ def test_a_command_too_long_to_hand_over_is_an_error(engine):
     """A megabyte of words is refused, and the next command runs."""
     tools = engine()
 
-    assert run(tools, "echo", "x" * (2 << 20))[0].status == "error"
-    assert run(tools, "echo", "ok")[0].status == "ok"
+    assert run(tools, "echo", "x" * (2 << 20)).status == "error"
+    assert run(tools, "echo", "ok").status == "ok"
 
 
 def test_commands_need_posix(engine, monkeypatch):
     """A system that cannot fork says so."""
     monkeypatch.delattr(os, "fork")
 
-    assert "POSIX" in run(engine(), "true")[0].content
+    assert "POSIX" in run(engine(), "true").content
 
 
 def test_ripgrep_and_git_are_here():

@@ -17,6 +17,8 @@ from driving import KEY, configuration
 from blueprint_llm.planning import read_plan_file
 from blueprint_llm.testing import Answer, FaultServer, Stall, Status, ToolUse
 
+pytestmark = pytest.mark.slow  # each starts the whole program
+
 PATIENCE_S = 60
 PATIENT = {"total_s": 60, "first_token_s": 30, "idle_s": 2}
 CODE = "def double(number):\n    return number + number + 1\n"
@@ -123,6 +125,7 @@ def shell(folder, *words):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_failing_test_is_fixed_with_a_persons_consent(repository, tmp_path):
     """It runs the tests, shows the patch as a diff, asks, applies it, runs the tests, and the audit tells it all."""
     with FaultServer(FIX) as server:
@@ -158,6 +161,7 @@ def test_the_failing_test_is_fixed_with_a_persons_consent(repository, tmp_path):
     assert KEY not in person.screen + shown[1] + "".join(told)
 
 
+@pytest.mark.slow
 def test_text_shows_before_the_answer_is_complete_and_a_rejection_is_told(repository, tmp_path):
     """What came is on the screen although the stream then breaks, the restart is told; the model hears why not."""
     script = [Stall(3, answer=Answer("one two three four")), FIX[1], Answer("Then I leave it.")]
@@ -190,6 +194,7 @@ def test_in_a_pipe_nobody_is_asked(repository, tmp_path):
     assert (repository / "doubling.py").read_text() == CODE
 
 
+@pytest.mark.slow
 def test_a_task_may_be_piped_in(repository, tmp_path):
     """What is piped in comes before TASK, or is the task."""
     with FaultServer(default=Answer("ok")) as server:
@@ -212,6 +217,7 @@ PLAN = {
 }
 
 
+@pytest.mark.slow
 def test_a_plan_is_read_approved_and_carried_out(repository, tmp_path):
     """`plan run` shows the whole plan, asks for it and for what its steps do, and stops where acceptance is not met."""
     plan = tmp_path / "plan.json"
@@ -240,6 +246,7 @@ def test_a_plan_is_read_approved_and_carried_out(repository, tmp_path):
     assert (repository / "doubling.py").read_text() == CODE.replace("number + number + 1", "number * 2")
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_done_says_why(repository, tmp_path):
     """The error of a failed call is on the screen, and the step is marked."""
     plan = tmp_path / "plan.json"

@@ -6,11 +6,12 @@ import pytest
 
 from blueprint_llm import models
 from blueprint_llm.config.blocks import Budget, Pricing, ProviderConfig, Quota, StoreConfig
-from blueprint_llm.config.model import Config, Deployment
+from blueprint_llm.config.model import Config
 from blueprint_llm.errors import BudgetExceededError, ConfigError, QuotaExceededError
 from blueprint_llm.models import ModelFacts
 from blueprint_llm.types import UsageFilter, UsageInfo
 from blueprint_llm.usage import Demand, Estimate, Ledger, Outcome, Payer, demand, denial, standing
+from blueprint_llm.usage.limits import of_attempt
 from blueprint_llm.usage.pricing import PriceCard, Prices
 from blueprint_llm.usage.stores import MemoryStore
 from blueprint_llm.usage.stores.records import BreakerReport
@@ -87,17 +88,14 @@ def test_thresholds_are_amounts():
     assert book.charges(PAYER, estimate())[0].warn_at == (1, 50_000_000, 80_000_000)
 
 
+# What LiteLLM's Router says with each attempt of the deployment that it has chosen.
+DEPLOYMENTS = {
+    "d1": {"rpm": "6", "tpm": 90000},
+    "d2": {"max_budget": 0.5, "budget_duration": "30d"},
+    "d3": {"max_budget": "2"},
+    "d4": {"max_budget": 1, "budget_duration": "1mo"},
+}
 LITELLM = {
-    "model_groups": {
-        "gpt": [
-            Deployment(group="gpt", model="openai/gpt-4o", id="d1", params={"rpm": "6", "tpm": 90000}),
-            Deployment(
-                group="gpt", model="azure/gpt-4o", id="d2", params={"max_budget": 0.5, "budget_duration": "30d"}
-            ),
-            Deployment(group="gpt", model="azure/gpt-4o", id="d3", info={"max_budget": "2"}),
-            Deployment(group="gpt", model="azure/gpt-4o", id="d4", params={"max_budget": 1, "budget_duration": "1mo"}),
-        ]
-    },
     "providers": {"cloud": ProviderConfig(model="gpt", rpm=7)},
     "router_settings": {
         "provider_budget_config": {
@@ -109,6 +107,12 @@ LITELLM = {
 }
 
 
+def attempt_at(deployment, provider):
+    """Who pays for an attempt at a deployment."""
+    limits = of_attempt(deployment, DEPLOYMENTS[deployment])
+    return PAYER._replace(deployment=deployment, litellm_provider=provider, own=limits)
+
+
 @pytest.mark.parametrize(
     ("deployment", "provider", "expected"),
     [
@@ -118,9 +122,9 @@ LITELLM = {
             [
                 ("global", "usd", "ever", 100_000_000_000),
                 ("provider:cloud", "requests", "minute", 7),
+                ("litellm_provider:openai", "usd", "86400s", 300_000_000),
                 ("deployment:d1", "requests", "minute", 6),
                 ("deployment:d1", "tokens", "minute", 90000),
-                ("litellm_provider:openai", "usd", "86400s", 300_000_000),
             ],
         ),
         (
@@ -129,24 +133,22 @@ LITELLM = {
             [
                 ("global", "usd", "ever", 100_000_000_000),
                 ("provider:cloud", "requests", "minute", 7),
-                ("deployment:d2", "usd", "2592000s", 500_000_000),
                 ("litellm_provider:azure", "requests", "minute", 9),
                 ("litellm_provider:azure", "usd", "43200s", 4_000_000_000),
+                ("deployment:d2", "usd", "2592000s", 500_000_000),
             ],
         ),
     ],
 )
 def test_litellm_limits_are_kept(deployment, provider, expected):
-    """rpm, tpm, max_budget, budget_duration and provider_budget_config limit what LiteLLM says they limit."""
-    payer = PAYER._replace(deployment=deployment, litellm_provider=provider)
-
-    assert taken(Ledger(Config(**LITELLM)), payer) == expected
+    """rpm, tpm, max_budget, budget_duration and provider_budget_config limit what LiteLLM says they limit, once."""
+    assert taken(Ledger(Config(**LITELLM)), attempt_at(deployment, provider)) == expected
 
 
 @pytest.mark.parametrize(("deployment", "window"), [("d3", "ever"), ("d4", "month")])
 def test_litellm_budget_durations(deployment, window):
     """A budget without a duration never resets; one of a month follows the calendar."""
-    found = taken(Ledger(Config(**LITELLM)), PAYER._replace(deployment=deployment, litellm_provider=""))
+    found = taken(Ledger(Config(**LITELLM)), attempt_at(deployment, ""))
 
     assert found[-1][:3] == (f"deployment:{deployment}", "usd", window)
 

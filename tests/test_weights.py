@@ -72,6 +72,7 @@ def test_a_second_pull_asks_nobody(shop):
     assert weights.pull(tiny_weights).stat().st_mtime_ns == first.st_mtime_ns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [pytest.param(b"short", id="cut"), pytest.param(b"x" * len(CONTENT), id="altered")])
 def test_a_damaged_file_is_fetched_again(shop, damage):
     """A pull replaces a file of the wrong size or content."""

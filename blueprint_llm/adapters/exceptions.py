@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 from blueprint_llm import redaction
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy import classify, wait_s
+from blueprint_llm.policy.quoting import unquoted
+from blueprint_llm.policy.wording import words_in
 from blueprint_llm.redaction import clean_traceback, redact_value
 
 if TYPE_CHECKING:
@@ -40,9 +43,12 @@ _UNREACHED = frozenset(
     }
 )
 _NETWORK = _LOST | _UNREACHED | {"APIConnectionError"}
+_WORDLESS = re.compile(r"Error code: \d+$")
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 DEEPEST = 4
 # After a stream has begun these mean that it broke: the request had been accepted.
 _BREAKS = frozenset({"invalid_request", "not_found", "unavailable", "unknown"})
+_UNREADABLE = frozenset({"not_json", "unreadable_answer"})
 _KEY_TROUBLE = frozenset({"api_key_not_valid", "missing_credentials"})
 _SPENT = frozenset({"usage_limit", "credit_balance", "insufficient_quota", "quota_exhausted", "billing_not_active"})
 _SOURCES = {
@@ -69,14 +75,15 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
     failure = failure_of(error)
     found = classify(failure)
     category = found.category.name
-    if (in_stream and found.code == "not_json") or (begun and category in _BREAKS):
+    if (in_stream and found.code in _UNREADABLE) or (begun and category in _BREAKS):
         category = "stream_broken"
     code = found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None))
+    words = _first_line(_told(failure), call)
     is_key_trouble = category == "refused" and (failure.status in {401, 403} or found.code in _KEY_TROUBLE)
     advice = _key_advice(call) if is_key_trouble else _advice(category, found.code, failure)
     kind = StreamBrokenError if category == "stream_broken" else CallError
     result = kind(
-        f"{call.provider} ({call.model}): {_text(failure, call)}{advice}",
+        f"{call.provider} ({call.model}): {_text(failure, call, words)}{advice}",
         category=category,
         provider=call.provider,
         model=call.model,
@@ -86,6 +93,7 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         elsewhere=found.elsewhere and category != "stream_broken",
         key=call.credential.reference if call.credential else None,
         address=_address_of(failure, call) if _has_no_answer(failure) else None,
+        said=_first_line(words_in(failure.message), call) or None,
     )
     if call.as_written:
         result.litellm_error = without_secrets(error)
@@ -98,7 +106,7 @@ def _advice(category: str, code: str | None, failure: Failure) -> str:
         return " (the account has no quota or credit left, waiting does not help: top it up, or chain another provider)"
     if category == "rate_limited":
         return " (too many requests for now: wait, send fewer, or chain another provider)"
-    if category == "not_found":
+    if category == "not_found" and code != "no_deployment" and failure.status not in REDIRECTS:  # these say it all
         return " (check the model's name and the address: `blueprint-llm models` lists those of the configuration)"
     if not _UNREACHED.isdisjoint(failure.causes):
         return " (check the address, the network and the proxy variables)"
@@ -136,15 +144,24 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(original, BaseException):
         error = original
     chain = [error, *_causes(error)]
+    redirect = next((each for each in chain if _status(each) in REDIRECTS), None)  # LiteLLM has them as 500
     return Failure(
         classes=tuple(kind.__name__ for kind in type(error).__mro__),
-        status=_status(error),
+        status=_status(redirect or error),
         message=str(getattr(error, "message", None) or error),
         causes=tuple(type(each).__name__ for each in chain[1:]),
         headers=_headers(error),
         codes=_codes(error),
+        body=next(filter(None, map(_body, chain)), ""),
         address=next(filter(None, map(_address, chain)), None),
     )
+
+
+def _body(error: BaseException) -> str:
+    """Return the body of a provider's reply."""
+    with contextlib.suppress(Exception):  # a stream's was not read; any object may be there
+        return str(error.response.text)  # type: ignore[attr-defined] # looked for
+    return ""
 
 
 def _codes(error: BaseException) -> tuple[str, ...]:
@@ -191,7 +208,7 @@ def _address_of(failure: Failure, call: Call) -> str | None:
 
 def _has_no_answer(failure: Failure) -> bool:
     """Return True if the network failed, not the provider."""
-    return not _NETWORK.isdisjoint({*failure.classes, *failure.causes})
+    return failure.status not in REDIRECTS and not _NETWORK.isdisjoint({*failure.classes, *failure.causes})
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:
@@ -200,8 +217,18 @@ def _headers(error: BaseException) -> Mapping[str, str]:
     return {str(name).lower(): str(value) for headers in sources if headers for name, value in dict(headers).items()}
 
 
-def _text(failure: Failure, call: Call) -> str:
-    first = (redaction.clean_exception_text(failure.message).strip().splitlines() or [""])[0][:LONGEST_TEXT]
+def _told(failure: Failure) -> str:
+    """Return LiteLLM's message; of an error that is no object it has only the status, for OpenAI-like providers."""
+    return f"{failure.message} - {failure.body}" if _WORDLESS.search(failure.message) else failure.message
+
+
+def _first_line(text: str, call: Call) -> str:
+    """Return the first line of a text, masked, and without what it repeats of the request."""
+    first = (redaction.clean_exception_text(text).strip().splitlines() or [""])[0][:LONGEST_TEXT]
+    return unquoted(first, call.messages)
+
+
+def _text(failure: Failure, call: Call, first: str) -> str:
     if not _UNREACHED.isdisjoint(failure.causes):
         return f"cannot reach {_address_of(failure, call) or 'the provider'}: {first}"
     if _has_no_answer(failure) and (address := _address_of(failure, call)):

@@ -15,19 +15,21 @@ import functools
 import inspect
 import itertools
 import os
+import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm import redaction
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.local.provider import custom_provider
-from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_delta, in_one_piece, usage_of
+from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_delta, as_openrouter_wants, in_one_piece, usage_of
+from blueprint_llm.adapters.redirects import at_one_host, watch
 from blueprint_llm.config.providers import is_loopback
 from blueprint_llm.secret import Secret
 from blueprint_llm.streaming.ending import is_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
 
     from blueprint_llm.adapters.contract import Call, EndedBy
 
@@ -40,13 +42,16 @@ SINGLE = {"num_retries": 0, "max_retries": 0, "retry_policy": {"BadRequestErrorR
 PRIVATE = {
     "CustomStreamWrapper.received_finish_reason": "a stream that just ends passes for one that its provider ended",
     "CustomStreamWrapper.intermittent_finish_reason": "an answer whose reason came before its last chunk counts as cut",
-    "CustomStreamWrapper.make_call": "a stream of Gemini's that just ends passes for one that it ended",
+    "CustomStreamWrapper.make_call": "a stream of Gemini's that just ends passes for one that it ended; its redirects "
+    "to other hosts are followed",
     "CustomStreamWrapper.chunks": "tokens that LiteLLM counts pass for the provider's; memory grows with every chunk",
     "CustomStreamWrapper.completion_stream": "every chunk leaves a generator behind, which holds it for a while",
     "CustomStreamWrapper._base_hidden_params": "a key that a gateway echoes in a header stands in a chunk's parameters",
     "ModelResponse._response_headers": "a key that a gateway echoes in a header stands in the answer",
     "acompletion(_skip_mcp_handler=)": "a call with tools fails where the package mcp is not installed",
 }
+# OpenAI's, which LiteLLM makes of every other.
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 # Where LiteLLM keeps a provider's headers; the second place goes into every chunk of a stream.
 _HIDDEN = ("_hidden_params", "_base_hidden_params")
 _HEADERS = ("additional_headers", "headers")
@@ -73,15 +78,33 @@ def is_loaded() -> bool:
 def _loaded() -> Any:
     had = COST_MAP in os.environ
     os.environ.setdefault(COST_MAP, "True")
-    import litellm  # noqa: PLC0415 - on the first call only
+    with _somewhere_temporary():
+        import httpx  # noqa: PLC0415 - LiteLLM's, on the first call only
+        import litellm  # noqa: PLC0415 - on the first call only
 
     if not had:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
     redaction.install_filter()
+    watch(httpx)
     if _QUIET.is_set():
         litellm.suppress_debug_info = True
     return litellm
+
+
+@contextlib.contextmanager
+def _somewhere_temporary() -> Iterator[None]:
+    """Let LiteLLM load where nothing can be written at all: it asks for a temporary folder, to write there later."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.curdir
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+    else:
+        yield
 
 
 async def complete(call: Call) -> Any:
@@ -106,10 +129,11 @@ async def _ask(call: Call, *, stream: bool = False) -> Any:
     """Return what LiteLLM returns."""
     litellm = module() if is_loaded() else await asyncio.to_thread(module)
     streaming = _streaming(call) if stream else {}
-    if _is_blocking(litellm, call, "astreaming" if stream else "acompletion"):
-        answer = await asyncio.to_thread(lambda: litellm.completion(**(_keywords(call) | streaming)))
-        return _Threaded(answer) if stream else answer
-    return await litellm.acompletion(**(_keywords(call) | streaming))
+    with at_one_host():
+        if _is_blocking(litellm, call, "astreaming" if stream else "acompletion"):
+            answer = await asyncio.to_thread(lambda: litellm.completion(**(_keywords(call) | streaming)))
+            return _Threaded(answer) if stream else answer
+        return await litellm.acompletion(**(_keywords(call) | streaming))
 
 
 def _is_blocking(litellm: Any, call: Call, method: str) -> bool:
@@ -133,7 +157,9 @@ def without_keys(answer: Any) -> Any:
 
 def _keywords(call: Call) -> dict[str, Any]:
     """Return LiteLLM's keywords. Never bind the result to a name: it holds the key."""
-    wire = {"timeout": call.timeout_s, **call.params, "model": _model_id(call.model), "messages": call.messages}
+    model = _model_id(call.model)
+    messages = as_openrouter_wants(call.messages, model)
+    wire = {"timeout": call.timeout_s, **call.params, "model": model, "messages": messages}
     wire |= SINGLE | ({} if call.as_written else {"caching": False})
     if wire.get("tools"):
         wire["_skip_mcp_handler"] = True  # else a base install of LiteLLM fails for want of the mcp package
@@ -175,24 +201,20 @@ class _Tap:
     """The stream of an OpenAI-like provider on its way to LiteLLM, which does not pass on all of it.
 
     A piece without text or calls is dropped: a refusal, the signature of a thought, what nobody has invented yet. Here
-    such fields are kept. LiteLLM begins a loop over its source for every chunk, to which OpenAI's `AsyncStream` answers
-    with a new generator that holds its chunk until it is closed; this one answers with itself.
+    such fields are kept; so are ends that it calls "stop" for want of a word, as it keeps those of whole answers.
     """
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._chunks = stream if inspect.isasyncgenfunction(type(stream).__aiter__) else aiter(stream)
-        self._merger = Merger()
+        self._stream, self._merger = stream, Merger()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        chunk = await self._chunks.__anext__()
+    def _hear(self, chunk: Any) -> Any:
         for choice in getattr(chunk, "choices", None) or ():
             delta = choice.delta
-            if delta is not None and not {*delta.model_fields_set, *(delta.model_extra or ())} <= PASSED_ON:
+            if delta is not None and not (delta.model_fields_set <= PASSED_ON >= (delta.model_extra or {}).keys()):
                 self._merger.add({"choices": [{"index": choice.index, "delta": delta.model_dump()}]})
+            if (reason := choice.finish_reason) and reason not in FINISH_REASONS:
+                native = {"provider_specific_fields": {"native_finish_reason": reason}}
+                self._merger.add({"choices": [{"index": choice.index, "delta": {}, **native}]})
         if model := getattr(chunk, "model", None):
             self._merger.add({"model": model})  # LiteLLM's chunks name the one that was asked for
         return chunk
@@ -205,6 +227,38 @@ class _Tap:
         return getattr(self._stream, name)
 
 
+class _AsyncTap(_Tap):
+    """A tap on a stream that is awaited.
+
+    LiteLLM begins a loop over its source for every chunk, to which OpenAI's `AsyncStream` answers with a new generator
+    that holds its chunk until it is closed; this one answers with itself.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._chunks = stream if inspect.isasyncgenfunction(type(stream).__aiter__) else aiter(stream)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return self._hear(await self._chunks.__anext__())
+
+
+class _BlockingTap(_Tap):
+    """A tap on a stream that blocks."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._chunks = iter(stream)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self._hear(next(self._chunks))
+
+
 class _GeminiEnd:
     """What begins a stream of Gemini's, and then watches for its end: to LiteLLM each of its chunks says "stop"."""
 
@@ -214,12 +268,14 @@ class _GeminiEnd:
         self.reason: str | None = None
 
     def __call__(self, **keywords: Any) -> Any:
-        """Begin the stream, awaited or not."""
-        stream = self._begin(**keywords)
+        """Begin the stream, awaited or not: the request goes out only now."""
+        with at_one_host():
+            stream = self._begin(**keywords)
         return self._later(stream) if inspect.isawaitable(stream) else self._watched(stream)
 
     async def _later(self, stream: Awaitable[Any]) -> Any:
-        return self._watched(await stream)
+        with at_one_host():
+            return self._watched(await stream)
 
     def _watched(self, stream: Any) -> Any:
         parse = getattr(stream, "chunk_parser", None)
@@ -238,7 +294,7 @@ class _GeminiEnd:
 
 def _is_openai_like(kind: type) -> bool:
     """Return True for the classes of LiteLLM's sources whose chunks are in OpenAI's format, by their names."""
-    return kind.__name__ == "AsyncStream" or kind.__name__.endswith("ChatCompletionStreamingHandler")
+    return kind.__name__ in {"AsyncStream", "Stream"} or kind.__name__.endswith("ChatCompletionStreamingHandler")
 
 
 class _Threaded:
@@ -274,6 +330,43 @@ class _Threaded:
             getattr(self._source, "close", bool)()
 
 
+class Heard:
+    """What is heard of one stream of LiteLLM's beside its chunks; made before anything is read of it.
+
+    Args:
+        wrapper: LiteLLM's stream.
+        is_blocking: Its source is read without `await`.
+    """
+
+    def __init__(self, wrapper: Any, *, is_blocking: bool = False) -> None:
+        self._wrapper = wrapper
+        self._tap: _Tap | None = None
+        if getattr(wrapper, "make_call", None) is not None:
+            wrapper.make_call = _GeminiEnd(wrapper.make_call)
+        source = getattr(wrapper, "completion_stream", None)
+        if any(map(_is_openai_like, type(source).__mro__)):
+            wrapper.completion_stream = self._tap = _BlockingTap(source) if is_blocking else _AsyncTap(source)
+
+    def ended_by(self) -> EndedBy:
+        """Return whether the provider said that it was done."""
+        return end_of(self._wrapper)
+
+    def aside(self) -> dict[str, Any]:
+        """Return what LiteLLM passes on in part only, merged, in the shape of an answer."""
+        return {} if self._tap is None else self._tap.aside()
+
+    def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the merged chunks as LiteLLM has an answer that came in one piece, nothing lost on the way."""
+        if self._tap is not None:
+            litellm = module()
+            known = (litellm.Message, litellm.Choices)
+            return in_one_piece(merged, self._tap.aside(), *(frozenset(each.model_fields) for each in known))
+        for choice in merged["choices"]:
+            if choice["message"].get("tool_calls") and not choice["message"]["content"]:
+                choice["message"]["content"] = None  # LiteLLM's filler; a call alone has no text
+        return dict(merged)
+
+
 class Stream:
     """An open stream of LiteLLM's: iterate for its chunks, then ask what proves the end.
 
@@ -283,10 +376,8 @@ class Stream:
 
     def __init__(self, wrapper: Any, call: Call) -> None:
         self._wrapper, self._call = wrapper, call
+        self._heard = Heard(wrapper)
         self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
-        if any(map(_is_openai_like, type(self._source).__mro__)):
-            self._source = wrapper.completion_stream = _Tap(self._source)
-        watch(wrapper)
         self._said: dict[str, Any] = {}  # the provider's usage
         self._counted: Any = None  # LiteLLM's
         self._seen, self._compact_at = 0, COMPACT_EVERY
@@ -352,20 +443,12 @@ class Stream:
     def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
         """Return the merged chunks as LiteLLM has an answer that came in one piece, nothing lost on the way."""
         usage = self._usage()
-        whole = {**merged, **({"usage": usage} if usage else {})}
-        if isinstance(self._source, _Tap):
-            litellm = module()
-            known = (litellm.Message, litellm.Choices)
-            return in_one_piece(whole, self._source.aside(), *(frozenset(each.model_fields) for each in known))
-        for choice in whole["choices"]:
-            if choice["message"].get("tool_calls") and not choice["message"]["content"]:
-                choice["message"]["content"] = None  # LiteLLM's filler; a call alone has no text
-        return whole
+        return self._heard.as_whole({**merged, **({"usage": usage} if usage else {})})
 
     def ended_by(self) -> EndedBy:
         """Return whether the provider said that it was done."""
         is_made_up = self._call.params.get("mock_response") is not None  # then no connection could be lost
-        return "terminal" if is_made_up else end_of(self._wrapper)
+        return "terminal" if is_made_up else self._heard.ended_by()
 
     async def aclose(self) -> None:
         """Close the connection. Never raise."""
@@ -374,12 +457,6 @@ class Stream:
         self._closed = True
         with contextlib.suppress(Exception):  # closing a connection that is already broken tells nobody anything
             await self._wrapper.aclose()
-
-
-def watch(wrapper: Any) -> None:
-    """See to it that `end_of` can tell the end of LiteLLM's stream; before anything is read of it."""
-    if getattr(wrapper, "make_call", None) is not None:
-        wrapper.make_call = _GeminiEnd(wrapper.make_call)
 
 
 def end_of(wrapper: Any) -> EndedBy:

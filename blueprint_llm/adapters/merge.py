@@ -35,6 +35,7 @@ UNTIL_SIGNED = frozenset({"thinking_blocks"})
 # Their index is a place in the stream, which a message does not have.
 PLACED = frozenset({"tool_calls", "thinking_blocks"})
 _FIRST = frozenset({"id", "created"})
+_MOST_PARTS = 64
 
 
 class Merger:
@@ -81,15 +82,32 @@ class _Choice:
 
 
 class _Text:
-    """A text in pieces."""
+    """A text in pieces, joined now and then: an open stream may have thousands.
 
-    __slots__ = ("parts",)
+    Attributes:
+        count: How many came.
+        is_repeated: All of them are the same.
+    """
+
+    __slots__ = ("count", "is_repeated", "parts")
 
     def __init__(self, first: str) -> None:
-        self.parts = [first]
+        self.parts, self.count, self.is_repeated = [first], 1, True
+
+    def add(self, piece: str) -> None:
+        self.count += 1
+        self.is_repeated = self.is_repeated and piece == self.parts[0]
+        self.parts.append(piece)
+        # What is padded stays apart: base64 is joined as bytes where that is in the middle.
+        if len(self.parts) >= _MOST_PARTS and not self.is_repeated and not any(map(_is_padded, self.parts)):
+            self.parts = ["".join(self.parts)]
 
     def whole(self) -> str:
         return "".join(self.parts)
+
+
+def _is_padded(piece: str) -> bool:
+    return piece.endswith("=")
 
 
 class _Record:
@@ -132,8 +150,8 @@ class _Record:
 
     def _repeated(self) -> list[str]:
         """Return the texts that are the same in every piece, if there is one that is not."""
-        texts = {name: value.parts for name, value in self._fields.items() if isinstance(value, _Text)}
-        same = [name for name, parts in texts.items() if len(parts) == self._pieces > 1 and len(set(parts)) == 1]
+        texts = {name: value for name, value in self._fields.items() if isinstance(value, _Text)}
+        same = [name for name, text in texts.items() if text.count == self._pieces > 1 and text.is_repeated]
         return [name for name in same if name not in TEXTS] if len(same) < len(texts) else []
 
 
@@ -206,7 +224,7 @@ def _appended(name: str, so_far: Any, value: Any) -> Any:
         case str(), str():  # labels and states, since any other text is a _Text
             return (value or so_far) if name in STATES else (so_far or value)
         case _Text(), str():
-            so_far.parts.append(value)
+            so_far.add(value)
         case (_Record(), dict()) | (_List(), list()):
             so_far.add(value)
         case _:
@@ -316,16 +334,37 @@ def in_one_piece(
         message_fields: What LiteLLM knows in a message; it puts the rest below `provider_specific_fields`.
         choice_fields: The same of a choice.
     """
-    missing = {choice["index"]: choice["message"] for choice in aside.get("choices", ())}
+    missing = {choice["index"]: choice for choice in aside.get("choices", ())}
     around = {name: value for name, value in aside.items() if name not in {"choices", "object"}}
     choices = []
     for choice in whole["choices"]:
-        extra = {name: value for name, value in missing.get(choice["index"], {}).items() if name not in PASSED_ON}
+        apart = missing.get(choice["index"], {})
+        extra = {name: value for name, value in apart.get("message", {}).items() if name not in PASSED_ON}
+        native = apart.get("provider_specific_fields", {})
         message = _with_extras({**choice["message"], **extra}, message_fields)
         if "provider_specific_fields" in message and not message["provider_specific_fields"]:
             del message["provider_specific_fields"]
-        choices.append(_with_extras({**choice, "message": message}, choice_fields))
+        beside = {"provider_specific_fields": {**(choice.get("provider_specific_fields") or {}), **native}}
+        choices.append(_with_extras({**choice, "message": message, **beside}, choice_fields))
     return {**whole, **around, "choices": choices}
+
+
+def as_openrouter_wants(messages: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """Return the messages with what OpenRouter asks to have back where it looks for it.
+
+    LiteLLM keeps `reasoning_details` of an answer below `provider_specific_fields`, and sends it back there. Without
+    it OpenRouter's models answer a tool's result with an error, or think anew:
+    https://openrouter.ai/docs/guides/best-practices/reasoning-tokens
+    """
+    if not model.startswith("openrouter/"):
+        return messages
+    return [_with_details(message) for message in messages]
+
+
+def _with_details(message: dict[str, Any]) -> dict[str, Any]:
+    kept = message.get("provider_specific_fields")
+    details = kept.get("reasoning_details") if isinstance(kept, dict) else None
+    return {"reasoning_details": details, **message} if details else message
 
 
 # What LiteLLM passes on of every delta.

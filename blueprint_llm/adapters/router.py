@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, Self
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.roles import LiteLLMAdapter
 from blueprint_llm.errors import BlueprintError
+from blueprint_llm.redaction import redact
 from blueprint_llm.trace import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from blueprint_llm.adapters.contract import Call, EndedBy
+    from blueprint_llm.adapters.litellm import Heard
 
 
 # What LiteLLM's half of an error of both holds.
 THEIRS = frozenset(
     {
-        *("response", "request", "body", "message", "code", "param", "type", "litellm_debug_info", "llm_provider"),
+        *("response", "request", "body", "message", "param", "type", "litellm_debug_info", "llm_provider"),
         *("num_retries", "max_retries", "litellm_response_headers", "current_cost", "max_budget"),
     }
 )
@@ -76,14 +78,34 @@ class RouterAdapter(LiteLLMAdapter):
         super().load()
         self._router.get()
 
-    def refusal(self) -> str | None:
-        """Return why the Router would not serve the group now, as far as it knows; nothing is built to find out."""
-        if not self._router.is_made:
+    async def refusal(self, metadata: Mapping[str, Any], *, filters: bool) -> str | None:
+        """Return why the Router would not serve the group now, in its words where it has some.
+
+        Args:
+            metadata: The call's, with its tags.
+            filters: The Router goes by tags: it is made to find out. Else a Router that is not there refuses nothing.
+        """
+        if not (filters or self._router.is_made):
             return None
-        router = self._router.get()
+        router = await self._made()
         ids = [each["model_info"]["id"] for each in router.registry().deployments(self.group)]
         cooling = router.health().cooldowns.get_active_cooldowns(ids, None)
-        return "all of its deployments are cooling down" if ids and len(cooling) == len(ids) else None
+        if ids and len(cooling) == len(ids):
+            return "all of its deployments are cooling down"
+        try:
+            await router.select(self.group, {"metadata": dict(metadata)}, kind="healthy")
+        except ValueError as error:
+            return redact(str(error))
+        return None
+
+    async def attempts(self, *, made: bool = False) -> list[dict[str, Any]]:
+        """Return what the keywords of an attempt at each deployment say; `made`: the Router is made to find out."""
+        found = (await self._made()).registry().deployments(self.group) if made or self._router.is_made else ()
+        named = {"metadata": {"model_group": self.group}}
+        return [{**each["litellm_params"], "model_info": each["model_info"], **named} for each in found]
+
+    async def _made(self) -> Any:
+        return self._router.get() if self.ready else await asyncio.to_thread(self._router.get)
 
     async def complete(self, call: Call) -> Any:
         """Return a whole answer. Raise BlueprintError: a CallError, or a limit's."""
@@ -100,7 +122,7 @@ class RouterAdapter(LiteLLMAdapter):
         return replace(call, params={**call.params, "api_base": self._address}) if self._address else call
 
     async def _ask(self, call: Call, **more: Any) -> Any:
-        router = self._router.get() if self.ready else await asyncio.to_thread(self._router.get)
+        router = await self._made()
         from blueprint_llm.adapters.litellm import revealed  # noqa: PLC0415 - LiteLLM is loaded by now
 
         params = {name: revealed(value) for name, value in call.params.items()}
@@ -138,13 +160,21 @@ class RouterStream:
         self._usage = getattr(chunk, "usage", None) or self._usage
         return chunk
 
+    @property
+    def _heard(self) -> Heard | None:
+        """What the guard inside hears of the deployment's stream; of the last one, where the Router went on."""
+        heard = self._caller.heard if self._caller else None
+        return heard[-1] if heard else None
+
     def ended_by(self) -> EndedBy:
-        """Return what proves the end: LiteLLM raises where a stream of it ends without a reason."""
-        return "terminal" if self._begun else "none"
+        """Return what proves the end."""
+        if self._heard is None or self._call.params.get("mock_response") is not None:
+            return "terminal" if self._begun else "none"
+        return self._heard.ended_by()
 
     def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the merged chunks as they are."""
-        return dict(merged)
+        """Return the merged chunks as LiteLLM has an answer that came in one piece."""
+        return dict(merged) if self._heard is None else self._heard.as_whole(merged)
 
     def usage(self) -> Any:
         """Return the usage that came last."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.config.paths import folder, make_folder
+from blueprint_llm.cli.options import say
+from blueprint_llm.config.paths import folder, make_folder, writing
+from blueprint_llm.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,10 +84,17 @@ def last_conversation() -> list[dict[str, Any]]:
 
 
 def keep_conversation(messages: Sequence[dict[str, Any]]) -> None:
-    """Keep a conversation for `--continue`, in place of the one before, readable by its owner only."""
-    path = make_folder("state") / _LAST
-    fresh = path.with_suffix(f".{os.getpid()}")
-    handle = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(list(messages), file, default=str)
-    fresh.replace(path)
+    """Keep a conversation for `--continue`, in place of the one before, readable by its owner only.
+
+    The answer is out already: where it cannot be kept, that is only said.
+    """
+    try:
+        path = make_folder("state") / _LAST
+        fresh = path.with_suffix(f".{os.getpid()}")
+        with writing("the conversation", path):
+            handle = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(list(messages), file, default=str)
+            fresh.replace(path)
+    except StoreError as error:
+        say(f"-- not kept for --continue: {error} --", dim=True)

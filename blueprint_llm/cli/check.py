@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ import click
 from blueprint_llm.cli.options import config_option, counted, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from blueprint_llm.config import Config
     from blueprint_llm.config.load import Inspection
+    from blueprint_llm.config.problems import Path
+    from blueprint_llm.config.sections import Known
 
 
 @click.command("check", short_help="Say what is wrong with the configuration.")
@@ -39,11 +42,9 @@ def command(config: str | None, *, online: bool, as_json: bool) -> None:
 def _verdict(path: str | None, *, online: bool) -> dict[str, Any]:
     from blueprint_llm.config.load import inspect_config  # noqa: PLC0415 - `--help` must not pay for pydantic
 
-    found = inspect_config(path, on_untrusted=say)
+    found = inspect_config(path, on_untrusted=say, litellm=_litellm_names)
     in_use = list(_found_in_use(found.config, found)) if found.config else []
     problems = [*found.problems, *(problem for problem in in_use if problem not in found.problems)]
-    if found.config and (words := _declined(found.config)):
-        problems.append(f"LiteLLM's Router declines this: {words}")
     unset = _unset(found.config) if found.config else ()
     notices = [*found.notices, *(each for each in unset if each not in problems)]
     calls = _calls(found.config) if online and found.config and not problems else []
@@ -52,27 +53,39 @@ def _verdict(path: str | None, *, online: bool) -> dict[str, Any]:
     return {"ok": good, "source": source, "problems": problems, "notices": notices, "online": calls}
 
 
-def _declined(config: Config) -> str | None:
-    """What LiteLLM itself says against the configuration; only a `model_list` is worth loading it for."""
-    if not config.model_groups:
-        return None
-    from blueprint_llm.compat.router import declined  # noqa: PLC0415 - LiteLLM takes seconds to load
+def _litellm_names() -> Known:
+    from blueprint_llm.adapters.known import litellm_names  # noqa: PLC0415 - LiteLLM takes seconds to load
 
-    async def ask() -> str | None:  # the Router starts tasks of its own, which want a loop, and end with it
-        return declined(config)
+    return litellm_names()
 
-    return asyncio.run(ask())
+
+def _declined(config: Config, found: Inspection) -> Iterator[str]:
+    """What LiteLLM's Router says against its sections, with their places."""
+    from blueprint_llm.compat.router import declined  # noqa: PLC0415 - as above
+
+    async def ask() -> list[tuple[Path, str]]:
+        return list(declined(config))  # the Router starts tasks of its own, which want a loop, and end with it
+
+    for path, words in asyncio.run(ask()):
+        yield found.told(path, f"LiteLLM's Router declines this: {' '.join(words.split())}")
 
 
 def _found_in_use(config: Config, found: Inspection) -> Iterator[str]:
     """What a client or a run would find when it is made: addresses, limits in LiteLLM's words, prices, tool rules."""
-    from blueprint_llm.config.environment import closed  # noqa: PLC0415 - as above
+    from blueprint_llm.config.environment import closed, set_in  # noqa: PLC0415 - as above
     from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - likewise
     from blueprint_llm.usage import Ledger  # noqa: PLC0415 - likewise
+    from blueprint_llm.usage.limits import of_attempt as limits_of  # noqa: PLC0415 - likewise
     from blueprint_llm.usage.pricing import Prices  # noqa: PLC0415 - likewise
 
     yield from dict.fromkeys(filter(None, map(closed, config.targets())))
-    for made in (lambda: Ledger(config), lambda: Prices.load(config.pricing, folder=config.folder)):
+    if config.model_list or config.router_settings:
+        yield from _declined(config, found)
+    deployments = [each for group in config.model_groups.values() for each in group]
+    limits = [partial(limits_of, each.group, set_in({**each.info, **each.params})) for each in deployments]
+    prices = partial(Prices.load, config.pricing, folder=config.folder)
+    made_later: list[Callable[[], Any]] = [partial(Ledger, config), *limits, prices]
+    for made in made_later:
         try:
             made()
         except ConfigError as error:
@@ -88,8 +101,8 @@ def _found_in_use(config: Config, found: Inspection) -> Iterator[str]:
 
 def _wrong_rule(config: Config, rule: Any, place: str) -> Iterator[str]:
     from blueprint_llm.errors import ConfigError  # noqa: PLC0415 - as above
-    from blueprint_llm.tools.paths import Workspace  # noqa: PLC0415 - likewise
     from blueprint_llm.tools.rules import load_rules  # noqa: PLC0415 - likewise
+    from blueprint_llm.tools.workspace import Workspace  # noqa: PLC0415 - likewise
 
     try:
         load_rules([rule], Workspace(config.tools.workspace))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.cli.asking import keep_conversation
@@ -17,12 +18,11 @@ from blueprint_llm.cli.explain import print_decision
 from blueprint_llm.cli.options import counted, model_names, provider_names, say, usd
 from blueprint_llm.config.paths import make_folder
 from blueprint_llm.config.problems import hint
-from blueprint_llm.errors import BlueprintError
+from blueprint_llm.errors import BlueprintError, StoreError
 from blueprint_llm.types import UsageFilter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from blueprint_llm.client import SyncLLMClient
 
@@ -55,7 +55,11 @@ class Conversation:
     def run(self) -> None:
         """Answer until /quit or the end of the input; Ctrl-C stops an answer, not the conversation."""
         say("/help lists the commands, /quit or Ctrl-D ends", dim=True)
-        with history(make_folder("state") / "chat_history"):
+        try:
+            typed = make_folder("state") / "chat_history"
+        except StoreError:  # a conversation can do without
+            typed = Path(os.devnull)
+        with history(typed):
             while self._open:
                 try:
                     self._take(read_message(_read_line))

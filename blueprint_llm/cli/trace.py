@@ -29,7 +29,7 @@ def command(call: str | None, *, as_json: bool, config: str | None) -> None:
     """Show the route, the attempts, why they failed and the cost of CALL: a trace id or how it begins.
 
     Without CALL, the newest. The route is kept of calls that failed or fell back; of the others the attempts are
-    known. No message text is kept, nor what providers said: they may quote it.
+    known. No message text is kept; of what providers said, what repeats it is left out.
 
     Example: blueprint-llm trace 3f9c2d81a6b0
     """
@@ -89,7 +89,7 @@ def _attempt(row: AttemptRow, kept: dict[str, Any]) -> dict[str, Any]:
         "n": row.attempt,
         **{name: getattr(row, name) for name in (*fields, *doubts)},
         "cost_usd": None if row.cost_nano is None else row.cost_nano / 1e9,
-        **{name: kept.get(name) for name in ("status", "code", "address", "waited_s")},
+        **{name: kept.get(name) for name in ("status", "code", "address", "said", "waited_s")},
     }
 
 
@@ -108,6 +108,8 @@ def _print(story: dict[str, Any]) -> None:
     for attempt in story["attempts"]:
         if attempt["category"]:
             click.echo(f"#{attempt['n']} {why(attempt)}")
+            if attempt["said"]:
+                click.echo(f"   {attempt['said']}")
     say(f"cost in USD: {usd(story['cost_usd'])}")
 
 

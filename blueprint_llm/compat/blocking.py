@@ -7,6 +7,7 @@ clients, callbacks and context variables belong to that thread, and Ctrl-C reach
 from __future__ import annotations
 
 import asyncio
+import sys
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +63,9 @@ class Caller:
 
 def run_later(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run `coroutine` on the background loop without waiting for it; at the end of the process nothing happens."""
+    if sys.is_finalizing():  # a thread that begins now never runs, and whoever began it waits for it
+        coroutine.close()
+        return
     try:
         with _loop() as loop:
             _Task(loop, coroutine)

@@ -111,7 +111,8 @@ def _both_class(ours: type[BlueprintError], name: str) -> type[BlueprintError]:
 
 def _reduce(error: Any) -> tuple[Any, ...]:
     ours, theirs = type(error).__bases__
-    facts = {name: value for name, value in vars(error).items() if name not in {"request", "response"}}  # no pickle
+    unpickled = {"request", "response", "message_received"}
+    facts = {name: value for name, value in vars(error).items() if name not in unpickled}
     return _rebuilt, (ours, theirs.__name__, error.args, facts)
 
 

@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 
 from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.exceptions import without_secrets
+from blueprint_llm.adapters.redirects import at_one_host
 from blueprint_llm.compat.blocking import Caller
 from blueprint_llm.compat.failures import both, is_litellms
 from blueprint_llm.compat.streams import opened
-from blueprint_llm.config.masking import is_secret_key
-from blueprint_llm.config.secrets import protect
-from blueprint_llm.engine.guard import Guard, Send, Watched
+from blueprint_llm.config.secrets import is_secret_key, protect
+from blueprint_llm.engine.guard import REDIRECTS, Guard, Send, Watched
 from blueprint_llm.errors import BlueprintError
 
 GuardFor = Callable[[dict[str, Any]], Guard | None]
@@ -81,7 +81,8 @@ def _inside() -> Iterator[None]:
     nesting = _Nesting()
     token = _INSIDE.set(nesting)
     try:
-        yield
+        with at_one_host():
+            yield
     finally:
         nesting.is_open = False
         _INSIDE.reset(token)
@@ -99,6 +100,7 @@ def guarded(
     *,
     masked: bool = True,
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    redirects: Callable[[dict[str, Any]], bool] = lambda _: False,
 ) -> Any:
     """Return LiteLLM's function `name` with a guard around each call.
 
@@ -108,6 +110,7 @@ def guarded(
         guard: Looked up for each call by its keywords; None lets it pass as it is.
         masked: LiteLLM's exceptions leave without the request that hangs on them.
         defaults: Keywords that are the guard's to see where a call has none of its own.
+        redirects: Whether the caller has other targets for a refused answer, by the call's keywords.
     """
     names = _positional(name, function)
     wrap = functools.wraps(function)
@@ -118,7 +121,7 @@ def guarded(
             chosen = None if _is_inside() else guard(keywords)
             if chosen is None:
                 return await _awaited(function(*args, **keywords))
-            attempt = _Attempt(chosen, name, masked=masked)
+            attempt = _Attempt(chosen, name, masked=masked, redirects=redirects(keywords))
             work = attempt.run(
                 functools.partial(_send, function), {**defaults, **_by_name(name, names, args, keywords)}
             )
@@ -132,7 +135,7 @@ def guarded(
             chosen = None if _is_inside() else guard(keywords)
             if chosen is None or keywords.get(f"a{name}"):  # LiteLLM's async functions ask their blocking ones so
                 return function(*args, **keywords)
-            caller, attempt = Caller(), _Attempt(chosen, name, masked=masked)
+            caller, attempt = Caller(), _Attempt(chosen, name, masked=masked, redirects=redirects(keywords))
             send = functools.partial(caller.call, functools.partial(_send_blocking, function))
             work = attempt.run(send, {**defaults, **_by_name(name, names, args, keywords)})
             del args, keywords, send
@@ -154,15 +157,17 @@ class _Attempt:
         guard: Whose limits and judgement apply.
         name: LiteLLM's name of the function.
         masked: LiteLLM's exceptions leave without the request that hangs on them.
+        redirects: The caller has other targets for a refused answer.
     """
 
-    def __init__(self, guard: Guard, name: str, *, masked: bool) -> None:
-        self._guard, self._name, self._masked = guard, name, masked
+    def __init__(self, guard: Guard, name: str, *, masked: bool, redirects: bool) -> None:
+        self._guard, self._name, self._masked, self._redirects = guard, name, masked, redirects
 
     async def run(self, send: Send, keywords: dict[str, Any]) -> Any:
         """Return LiteLLM's answer. Raises LiteLLM's exceptions, and ours as `both`."""
         if self._masked:
             _register_keys(keywords)
+        token = REDIRECTS.set(self._redirects)
         try:
             answer = await self._guard.call(self._name, send, keywords)
             return self._shown(answer)
@@ -173,6 +178,7 @@ class _Attempt:
                 raise
             failure = without_secrets(error)
         finally:
+            REDIRECTS.reset(token)
             del keywords, send  # no frame that an exception shows holds a key
         raise failure
 

@@ -15,6 +15,7 @@ from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.compat.guarding import CALLS, guarded, original
 from blueprint_llm.compat.guards import guard_of, shared
 from blueprint_llm.compat.router import Router
+from blueprint_llm.engine.guarded import PolicyGuard
 
 if TYPE_CHECKING:
     from blueprint_llm.compat.guarding import GuardFor
@@ -162,6 +163,8 @@ def uninstall() -> None:
 def _put(guard: Guard | None) -> None:
     global _installed  # noqa: PLW0603 - one LiteLLM a process
     with _LOCK:
+        if isinstance(_installed, PolicyGuard) and _installed is not guard:
+            _installed.runtime.settings.restore()
         _installed = guard
         if guard is not None:
             _litellm.module().__class__ = _InPlace

@@ -7,29 +7,28 @@ endpoint, retries and fallbacks included.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, Unpack
 
 from blueprint_llm.adapters import litellm as _litellm
+from blueprint_llm.adapters.known import litellm_names
 from blueprint_llm.compat.guarding import CALLS, guarded, original
 from blueprint_llm.compat.guards import guard_of, shared
-from blueprint_llm.config.environment import with_listed
-from blueprint_llm.config.problems import nearest
+from blueprint_llm.config.environment import closed, from_environment, marked
+from blueprint_llm.config.problems import Path, mapping, nearest
 from blueprint_llm.engine.guarded import PolicyGuard
-from blueprint_llm.engine.keywords import NEAR, ROUTER
+from blueprint_llm.engine.keywords import NEAR
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.redaction import redact
 
 if TYPE_CHECKING:
-    from blueprint_llm.config.model import Config, Deployment
+    from collections.abc import Iterator
+
+    from blueprint_llm.config.model import Config
     from blueprint_llm.engine.guard import Guard
     from blueprint_llm.engine.keywords import RouterKeywords
     from blueprint_llm.engine.runtime import Runtime
-
-
-# Of `litellm_settings`, what LiteLLM also takes with a single call.
-ALWAYS = ("drop_params",)
 
 
 class _RouterType(type):
@@ -73,65 +72,119 @@ class Router(metaclass=_RouterType):
     ) -> Any:
         """Return LiteLLM's Router. Raises what LiteLLM's constructor raises, or ConfigError for our block."""
         router, configs = _litellm.module().router, _litellm.module().router_config
-        listed = () if model_list is None and not args else (model_list, *args)
+        given = () if model_list is None and not args else (model_list, *args)
         try:
-            arguments = router.router_arguments(*listed, **keywords)
+            arguments = router.router_arguments(*given, **keywords)
         except TypeError as error:
-            meant = (nearest(name, ROUTER, cutoff=NEAR) for name in keywords.keys() - ROUTER)
+            known = litellm_names().router
+            meant = (nearest(name, known, cutoff=NEAR) for name in keywords.keys() - known)
             hints = "".join(f", did you mean {name!r}?" for name in meant if name)
             raise TypeError(f"{error}{hints}") from None
+        if "model_list" in arguments:
+            arguments = {**arguments, "model_list": with_closed(arguments["model_list"])}
         guard = None if blueprint is None else _guard(blueprint, arguments)
-        most = arguments.get("default_max_parallel_requests")
-        host = _host_class()(guard, {} if most is None else {"max_parallel_requests": most})
+        host = _host_class()(guard, arguments)
         return router.Router.from_config(configs.build_router_config(arguments), host)
 
 
 def router_of(runtime: Runtime) -> Any:
-    """Return the guarded Router of a configuration. Raise ConfigError with LiteLLM's words for what it declines."""
+    """Return the guarded Router of a configuration. Raise ConfigError with LiteLLM's words for what it declines.
+
+    It is given no fallbacks: those are walked above it, and for a refused answer it would raise to get to them.
+    """
+    runtime.settings.apply()
+    arguments = router_arguments_of(runtime.config)
     try:
-        return Router(**router_arguments_of(runtime.config), blueprint=PolicyGuard(runtime))
+        own = {name: value for name, value in arguments.items() if not name.endswith("fallbacks")}
+        return Router(**own, blueprint=PolicyGuard(runtime))
     except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes
         told = redact(f"LiteLLM's Router declines this configuration: {error}")
     raise ConfigError(told)
 
 
-def declined(config: Config) -> str | None:
-    """Return why LiteLLM's Router declines a configuration, in its words, or None; one is built to find out."""
-    if not config.model_groups:
-        return None
-    arguments = {**_litellm.revealed(config.router_settings), **router_arguments_of(config)}
-    offline = {name: value for name, value in arguments.items() if not name.startswith("redis_")}
+def router_arguments_of(config: Config) -> dict[str, Any]:
+    """Return what LiteLLM's Router is made with: its settings as written, behind them what the module's say to it."""
+    known = litellm_names().router
+    caches = {"cache_responses": True} if config.litellm_settings.get("cache") is True else {}  # as LiteLLM's proxy
+    settings = {**config.litellm_settings, **caches, **config.router_settings}
+    taken = {name: value for name, value in settings.items() if name in known}
+    arguments: dict[str, Any] = _litellm.revealed({**taken, "model_list": config.model_list})
+    return arguments
+
+
+def declined(config: Config) -> Iterator[tuple[Path, str]]:
+    """Yield what LiteLLM's Router says against a configuration, each with the key path it is about.
+
+    One is built to find out; where it is declined, each deployment and each setting is tried alone, since LiteLLM tells
+    of the first trouble only. Places in `model_list` are those of `config`.
+    """
+    offline = {name: value for name, value in config.router_settings.items() if not name.startswith("redis_")}
+    alone: dict[Path, dict[str, Any]] = {
+        **{("model_list", place): {"model_list": [each]} for place, each in enumerate(config.model_list)},
+        **{("router_settings", name): {name: value} for name, value in offline.items()},
+    }
+    with _known(config.own_providers):
+        whole = _refusal({**router_arguments_of(config), **_litellm.revealed(offline)})
+        if whole is not None:
+            found = [(path, words) for path, each in alone.items() if (words := _refusal(_litellm.revealed(each)))]
+            yield from found or [((), whole)]
+
+
+@contextlib.contextmanager
+def _known(providers: frozenset[str]) -> Iterator[None]:
+    """Have LiteLLM know the providers that a configuration adds to its own, without their handlers, which are code."""
+    names: list[str] = _litellm.module().provider_list
+    own = providers.difference(names)
+    names.extend(own)
     try:
-        _litellm.module().Router(**offline).retire()
+        yield
+    finally:
+        names[:] = [name for name in names if name not in own]
+
+
+def _refusal(arguments: dict[str, Any]) -> str | None:
+    """Return why LiteLLM's Router cannot be made like this, in its words; None: it can."""
+    try:
+        _litellm.module().Router(
+            **{name: arguments[name] for name in arguments if not name.startswith("redis_")}
+        ).retire()
     except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes
         return redact(str(error))
     return None
 
 
-def router_arguments_of(config: Config) -> dict[str, Any]:
-    """Return what LiteLLM's Router is made with: `router_settings`, behind them what `litellm_settings` says to it."""
-    known = inspect.signature(_litellm.module().Router).parameters
-    behind = {name: value for name, value in config.litellm_settings.items() if name in known}
-    always = {name: config.litellm_settings[name] for name in ALWAYS if name in config.litellm_settings}
-    settings = {**behind, **{name: value for name, value in config.router_settings.items() if name in known}}
-    if always:
-        settings["default_litellm_params"] = {**always, **(settings.get("default_litellm_params") or {})}
-    listed = [_entry(deployment, config) for found in config.model_groups.values() for deployment in found]
-    arguments: dict[str, Any] = _litellm.revealed({**settings, "model_list": listed})
-    return arguments
+def with_closed(entries: Any) -> Any:
+    """Return LiteLLM's `model_list` with those deployments closed whose address names a variable that is not set.
+
+    LiteLLM would call the vendor's own host. It passes over a deployment that is `blocked`; where a group has no
+    other one, an attempt at it says which variable is missing.
+    """
+    if not isinstance(entries, list):
+        return entries
+    reasons = [closed({**_params(entry), "model": from_environment(_params(entry).get("model"))}) for entry in entries]
+    if not any(reasons):
+        return entries
+    pairs = list(zip(entries, reasons, strict=True))
+    open_groups = {entry.get("model_name") for entry, reason in pairs if isinstance(entry, dict) and not reason}
+    return [
+        _closed(entry, is_alone=entry.get("model_name") not in open_groups) if reason else entry
+        for entry, reason in pairs
+    ]
 
 
-def _entry(deployment: Deployment, config: Config) -> dict[str, Any]:
-    """Return LiteLLM's entry; a credential that `credential_list` names is put in, LiteLLM's own list is global."""
-    info = {**deployment.info, **({"id": deployment.id} if deployment.id else {})}
-    params = {**with_listed(config.credential_list, deployment.params), "model": deployment.model}
-    return {"model_name": deployment.group, "litellm_params": params, "model_info": info}
+def _closed(entry: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
+    info = {**(entry.get("model_info") or {}), "blocked": not is_alone}
+    return {**entry, "litellm_params": marked(_params(entry)), "model_info": info}
+
+
+def _params(entry: Any) -> dict[str, Any]:
+    return mapping(mapping(entry).get("litellm_params"))
 
 
 def _guard(blueprint: Any, arguments: Any) -> Guard:
     is_block = isinstance(blueprint, dict)
-    listed = {"model_list": arguments.get("model_list") or []}
-    return guard_of({**listed, "blueprint": blueprint} if is_block else blueprint)
+    entries = {"model_list": arguments.get("model_list") or []}
+    return guard_of({**entries, "blueprint": blueprint} if is_block else blueprint)
 
 
 @functools.cache
@@ -142,14 +195,22 @@ def _host_class() -> Any:
     class GuardedHost(python_host):  # type: ignore[misc] # LiteLLM is not followed: too huge
         """What LiteLLM's Router reaches outside itself, its calls to providers guarded."""
 
-        __slots__ = ("_defaults", "_guard", "_made")
+        __slots__ = ("_defaults", "_guard", "_made", "_policy_fallbacks")
 
-        def __init__(self, guard: Guard | None, defaults: dict[str, Any]) -> None:
-            self._guard, self._defaults = guard, defaults
+        def __init__(self, guard: Guard | None, arguments: Any) -> None:
+            most = arguments.get("default_max_parallel_requests")
+            self._guard, self._defaults = guard, {} if most is None else {"max_parallel_requests": most}
+            self._policy_fallbacks = arguments.get("content_policy_fallbacks")
             self._made: dict[str, Any] = {}
 
         def _chosen(self, keywords: dict[str, Any]) -> Guard:  # noqa: ARG002 - every attempt has the same guard
             return shared() if self._guard is None else self._guard
+
+        def _redirects(self, keywords: dict[str, Any]) -> bool:
+            """Return True if LiteLLM has other groups for what the group of an attempt refuses."""
+            listed = self._policy_fallbacks or _litellm.module().content_policy_fallbacks or ()
+            groups = {name for row in listed if isinstance(row, dict) for name in row}
+            return not groups.isdisjoint({"*", (keywords.get("metadata") or {}).get("model_group")})
 
         def invoke(self, op: str) -> Any:
             """Return LiteLLM's function for `op`, guarded where it asks a provider."""
@@ -158,7 +219,9 @@ def _host_class() -> Any:
                 return function
             made = self._made.get(op)
             if made is None or original(made) is not function:
-                made = self._made[op] = guarded(name, function, self._chosen, masked=False, defaults=self._defaults)
+                made = self._made[op] = guarded(
+                    name, function, self._chosen, masked=False, defaults=self._defaults, redirects=self._redirects
+                )
             return made
 
     return GuardedHost

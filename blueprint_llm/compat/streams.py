@@ -6,9 +6,11 @@ but each chunk passes the watch. Chunks that are held back come out unchanged an
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 from blueprint_llm.adapters.exceptions import without_secrets
 from blueprint_llm.compat.blocking import run_later
@@ -35,6 +37,7 @@ def opened(watched: Watched, *, masked: bool) -> Any:
         stream = _Relay(stream)
         stream.__class__ = _watched_class(_Relay)
     stream.blueprint = _State(watched.watch, masked=masked)
+    _OPEN.add(stream)
     return stream
 
 
@@ -59,6 +62,18 @@ class _State:
             await self.watch.settle(error)
 
 
+_OPEN: WeakSet[Any] = WeakSet()
+
+
+@atexit.register
+def _settle_open() -> None:
+    """Close the streams that are open at the end of the program, while the background loop still runs."""
+    for stream in list(_OPEN):
+        if hasattr(stream, "__next__"):
+            stream._close_upstream_blocking()  # noqa: SLF001 - a mixin's of this module
+        run(stream.blueprint.end(GeneratorExit()))
+
+
 def _told(error: BaseException, stream: Any) -> Any:
     """Return what the caller, or the Router, is told: the Router falls back as long as nothing was shown."""
     shown = stream.blueprint.watch.shown
@@ -78,7 +93,12 @@ class _Async:
         state = self.blueprint
         while not state.ready and not state.is_over:
             try:
-                state.ready.extend(state.watch.feed(await self._read()))
+                state.is_reading = True
+                try:
+                    chunk = await super().__anext__()  # type: ignore[misc] # of LiteLLM's class behind this one
+                finally:
+                    state.is_reading = False
+                state.ready.extend(state.watch.feed(chunk))
             except StopAsyncIteration:
                 await self._finish()
             except BaseException as error:  # noqa: BLE001 - whatever ends a stream settles it
@@ -87,17 +107,10 @@ class _Async:
             raise StopAsyncIteration
         return state.ready.popleft()
 
-    async def _read(self) -> Any:
-        self.blueprint.is_reading = True
-        try:
-            return await super().__anext__()  # type: ignore[misc] # of LiteLLM's class behind this one
-        finally:
-            self.blueprint.is_reading = False
-
     async def _finish(self) -> None:
         state = self.blueprint
         try:
-            rest = state.watch.finish(self)
+            rest = state.watch.finish()
         except BlueprintError as error:
             await self._fail(error)
         # Settled before the last chunk is handed on, which is where many callers stop reading.
@@ -130,7 +143,12 @@ class _Blocking:
         state = self.blueprint
         while not state.ready and not state.is_over:
             try:
-                state.ready.extend(state.watch.feed(self._read_blocking()))
+                state.is_reading = True
+                try:
+                    chunk = super().__next__()  # type: ignore[misc] # of LiteLLM's class behind this one
+                finally:
+                    state.is_reading = False
+                state.ready.extend(state.watch.feed(chunk))
             except StopIteration:
                 self._finish_blocking()
             except BaseException as error:  # noqa: BLE001 - whatever ends a stream settles it
@@ -139,17 +157,10 @@ class _Blocking:
             raise StopIteration
         return state.ready.popleft()
 
-    def _read_blocking(self) -> Any:
-        self.blueprint.is_reading = True
-        try:
-            return super().__next__()  # type: ignore[misc] # of LiteLLM's class behind this one
-        finally:
-            self.blueprint.is_reading = False
-
     def _finish_blocking(self) -> None:
         state = self.blueprint
         try:
-            rest = state.watch.finish(self)
+            rest = state.watch.finish()
         except BlueprintError as error:
             self._fail_blocking(error)
         run(state.end(None))

@@ -1,15 +1,54 @@
-"""The sections of the `blueprint:` block, those of its tools aside."""
+"""The sections of the `blueprint:` block, those of its tools aside, and the values that several of them take."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from blueprint_llm.config.secrets import SecretText, WrittenText
-from blueprint_llm.config.section import Names, Positive, Scope, Section, Share, Window
+from blueprint_llm.config.secrets import Keyed, SecretText, WrittenText, masked
 from blueprint_llm.redaction import carries_more
 from blueprint_llm.secret import Secret, revealed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Section(Keyed):
+    """A frozen part of the configuration; unknown keys are mistakes, secrets never show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, masked(value, name or "")) for name, value in super().__repr_args__()]
+
+
+def _window(value: str) -> str:
+    if value not in {"minute", "hour", "day", "month", "session"} and not re.fullmatch(r"[1-9]\d*s", value):
+        raise ValueError("must be minute, hour, day, month, session or <n>s (60s)")
+    return value
+
+
+def _scope(value: str) -> str:
+    if value not in {"call", "session", "project", "global"} and not re.fullmatch(r"(provider|model):.+", value):
+        raise ValueError("must be call, session, project, global, provider:NAME or model:NAME")
+    return value
+
+
+def _many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Window = Annotated[str, AfterValidator(_window), Field(description="minute, hour, day, month, session or <n>s")]
+Scope = Annotated[
+    str,
+    AfterValidator(_scope),
+    Field(description="call, session, project, global, provider:NAME or model:NAME"),
+]
+Names = Annotated[list[str], BeforeValidator(_many)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class ProviderConfig(Section):

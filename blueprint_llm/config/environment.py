@@ -12,7 +12,8 @@ from typing import Any
 Path = tuple[str | int, ...]
 
 ENVIRON = "os.environ/"
-_LISTED = "litellm_credential_name"
+UNSET = "unset:"  # before a reference that has to outlive LiteLLM's reading of it
+LISTED = "litellm_credential_name"
 # What says where a call goes: without it LiteLLM would choose.
 WHERE = ("model", "api_base", "base_url", "custom_llm_provider", "aws_bedrock_runtime_endpoint")
 
@@ -51,6 +52,11 @@ def from_environment(value: Any) -> Any:
     return os.environ.get(variable) if variable else value
 
 
+def set_in(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with what they take from the environment, without what is not set, as LiteLLM reads them."""
+    return {name: value for name, given in params.items() if (value := from_environment(given)) is not None}
+
+
 def located(value: Any, path: Path, place_of: Callable[[Path], str]) -> Any:
     """Return `value`, which stands at `path`, with every reference in it knowing its place; itself if it has none."""
     if isinstance(value, str):
@@ -83,7 +89,20 @@ def closed(params: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     """Return why a target with these LiteLLM parameters cannot be called: what its address needs is not set."""
     if variable_of(params.get("model")):  # a model is read as the configuration is loaded: it was not set then
         return _sentence(params["model"])
-    return next((sentence for name in WHERE for sentence in unset(params.get(name), environ)), None)
+    for name in WHERE:
+        if (value := params.get(name)) is None:
+            continue
+        if isinstance(value, str) and value.startswith(UNSET):
+            return _sentence(value.removeprefix(UNSET))
+        if sentences := unset(value, environ):
+            return sentences[0]
+    return None
+
+
+def marked(params: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return parameters whose addresses that are not set say so to `closed` even after LiteLLM has read them."""
+    lost = {name: params[name] for name in WHERE if isinstance(params.get(name), str) and unset(params[name], environ)}
+    return {**params, **{name: f"{UNSET}{value}" for name, value in lost.items() if name != "model"}}
 
 
 def _sentence(reference: str) -> str:
@@ -95,8 +114,8 @@ def with_listed(
     credential_list: Iterable[Mapping[str, Any]], params: Mapping[str, Any], name: str | None = None
 ) -> dict[str, Any]:
     """Return `params`, completed from the entry of LiteLLM's `credential_list` that they (or `name`) borrow."""
-    wanted = params.get(_LISTED) or name
-    own = {key: value for key, value in params.items() if key != _LISTED}
+    wanted = params.get(LISTED) or name
+    own = {key: value for key, value in params.items() if key != LISTED}
     if not wanted:
         return own
     found = next((item for item in credential_list if item.get("credential_name") == wanted), {})

@@ -18,17 +18,24 @@ import yaml
 from pydantic import ValidationError
 
 from blueprint_llm.config import trust
-from blueprint_llm.config.deployments import model_groups
+from blueprint_llm.config.blocks import ProviderConfig
 from blueprint_llm.config.environment import located
 from blueprint_llm.config.includes import join_includes
-from blueprint_llm.config.known_keys import PROXY_ONLY, TOP_LEVEL
-from blueprint_llm.config.masking import masked, masked_text, shown
 from blueprint_llm.config.model import Blueprint, Config
 from blueprint_llm.config.paths import folder
 from blueprint_llm.config.problems import Finding, Place, Rejected, Report, dotted, nearest
 from blueprint_llm.config.problems import Path as KeyPath
 from blueprint_llm.config.references import Names, check_block, doubt_deployments, doubt_router
-from blueprint_llm.config.router_settings import Settings
+from blueprint_llm.config.secrets import masked, masked_text, shown
+from blueprint_llm.config.sections import (
+    PROXY_ONLY,
+    PROXY_SETTINGS,
+    TOP_LEVEL,
+    Known,
+    doubt_unknown,
+    entries_of,
+    sections_of,
+)
 from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
 from blueprint_llm.config.wording import report_errors
 from blueprint_llm.errors import ConfigError, StoreError
@@ -43,6 +50,7 @@ _MOST_MENDS = 8
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config | None
 OnUntrusted = Callable[[str], None]
+LiteLLMNames = Callable[[], Known]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +61,24 @@ class Inspection:
         config: The configuration less its mistakes; None: nothing can be read of it.
         problems, notices: Each a sentence with its place.
         place_of: Say where a key stands: the file with line and column, and its path; of a mapping, its path.
+        entries: The places in the file's `model_list` of those that `config` has.
     """
 
     config: Config | None
     problems: list[str]
     notices: list[str]
     place_of: Callable[[KeyPath], str]
+    entries: tuple[int, ...] = ()
+
+    def told(self, path: KeyPath, text: str) -> str:
+        """Return a sentence about a key of `config` with its place in the file, whose `model_list` may be longer."""
+        place = ("model_list", self.entries[int(path[1])], *path[2:]) if path[:1] == ("model_list",) else path
+        return f"{self.place_of(place)}: {text}" if place else text
 
 
-def load_config(source: Source = None, *, on_untrusted: OnUntrusted | None = None) -> Config:
+def load_config(
+    source: Source = None, *, on_untrusted: OnUntrusted | None = None, litellm: LiteLLMNames | None = None
+) -> Config:
     """Load a configuration from a path or a mapping; None looks for one in the usual places.
 
     These are `$BLUEPRINT_CONFIG`, `./blueprint.yaml`, `$XDG_CONFIG_HOME/blueprint/blueprint.yaml`, else the embedded
@@ -70,6 +87,7 @@ def load_config(source: Source = None, *, on_untrusted: OnUntrusted | None = Non
     Args:
         source: Where from.
         on_untrusted: Told of a file in the current folder that the user has not trusted; the search then goes on.
+        litellm: Returns the names that LiteLLM takes, once it is loaded: a `strict` configuration has no others.
 
     Raises:
         ConfigError: The configuration is wrong; the message lists every problem with its place. Or a file in the
@@ -77,7 +95,7 @@ def load_config(source: Source = None, *, on_untrusted: OnUntrusted | None = Non
     """
     if isinstance(source, Config):
         return source
-    found = inspect_config(source, on_untrusted=on_untrusted)
+    found = inspect_config(source, on_untrusted=on_untrusted, litellm=litellm, only_if_strict=True)
     del source  # it may hold keys, and tracebacks show locals
     if found.config is None or found.problems:
         raise ConfigError("\n".join(found.problems), problems=found.problems)
@@ -85,9 +103,15 @@ def load_config(source: Source = None, *, on_untrusted: OnUntrusted | None = Non
 
 
 def inspect_config(
-    source: str | os.PathLike[str] | Mapping[str, Any] | None = None, *, on_untrusted: OnUntrusted | None = None
+    source: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    on_untrusted: OnUntrusted | None = None,
+    litellm: LiteLLMNames | None = None,
+    only_if_strict: bool = False,
 ) -> Inspection:
     """Load as `load_config` does, and return what is wrong beside what is right.
+
+    The names that `litellm` returns are asked for where the configuration has sections of LiteLLM's or targets.
 
     Raises:
         ConfigError: A file in the current folder is not trusted, and there is no `on_untrusted`.
@@ -96,7 +120,7 @@ def inspect_config(
         tree, name = _tree_of(source, on_untrusted)
     except Rejected as rejected:
         return Inspection(config=None, problems=list(map(str, rejected.findings)), notices=[], place_of=dotted)
-    return _inspected(tree, name)
+    return _inspected(tree, name, litellm, only_if_strict=only_if_strict)
 
 
 def abilities_of(path: Path) -> list[trust.Ability]:
@@ -163,22 +187,32 @@ def _read(path: Path, name: str = "", *, permit: Callable[[str], None] = lambda 
     return tree
 
 
-def _inspected(tree: Tree, source: str | None) -> Inspection:
+def _inspected(tree: Tree, source: str | None, litellm: LiteLLMNames | None, *, only_if_strict: bool) -> Inspection:
     raw, report = _with_places(tree), Report(tree)
     block = _block(raw, report)
-    blueprint = _blueprint(block, report)
-    settings = Settings(raw, report)
-    fields = settings.fields()
-    fields["model_groups"] = model_groups(raw.get("model_list"), report)
-    fields["credential_list"] = _credential_list(raw, report)
-    _check_names(raw, block, settings, fields, report)
-    _note_unused(raw, settings, report)
-    problems, notices = report.settle(strict=block.get("strict") is True)
-    config = Config(**dict(blueprint), **fields, **settings.sections)
+    is_strict = block.get("strict") is True
+    blueprint, listed, sections = _blueprint(block, report), entries_of(raw, report), sections_of(raw, report)
+    names = Names(raw, block)
+    check_block(block, names, report)
+    doubt_router(raw, names, report)
+    doubt_deployments(raw, names, report)
+    _note_unused(raw, sections["litellm_settings"], report)
+    if litellm is not None and (is_strict or not only_if_strict) and _is_for_litellm(raw, block):
+        doubt_unknown(raw, block, litellm(), report)
+    problems, notices = report.settle(strict=is_strict)
+    config = Config(**dict(blueprint), model_list=list(listed.values()), **sections)
     plain = config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True)
     register_url(revealed(config.store.url))
     made = config.model_copy(update={"notices": notices, "source": source, "digest": _digest(plain)}).protected()
-    return Inspection(config=made, problems=problems, notices=notices, place_of=_places(tree))
+    return Inspection(config=made, problems=problems, notices=notices, place_of=_places(tree), entries=tuple(listed))
+
+
+def _is_for_litellm(raw: Mapping[str, Any], block: Mapping[str, Any]) -> bool:
+    """Return True if a file has keys that only LiteLLM knows."""
+    providers = block.get("providers")
+    own = providers.values() if isinstance(providers, dict) else ()
+    has_more = any(isinstance(each, dict) and each.keys() - ProviderConfig.model_fields for each in own)
+    return has_more or any(raw.get(name) for name in ("model_list", "router_settings", "litellm_settings"))
 
 
 def _places(tree: Tree) -> Callable[[KeyPath], str]:
@@ -239,27 +273,11 @@ def _without(value: Any, doomed: set[KeyPath], path: KeyPath = ()) -> Any:
     return value
 
 
-def _credential_list(raw: Mapping[str, Any], report: Report) -> list[dict[str, Any]]:
-    value = raw.get("credential_list") or []
-    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
-        return value
-    report.problem(("credential_list",), "must be a list of mappings with credential_name and credential_values")
-    return []
-
-
-def _check_names(
-    raw: Mapping[str, Any], block: Mapping[str, Any], settings: Settings, fields: Mapping[str, Any], report: Report
-) -> None:
-    names = Names(raw, block, fields.get("model_group_alias", {}))
-    check_block(block, names, report)
-    doubt_router(fields, settings.places(), names, report)
-    doubt_deployments(raw, names, report)
-
-
-def _note_unused(raw: Mapping[str, Any], settings: Settings, report: Report) -> None:
-    unused = [key for key in raw if key in PROXY_ONLY] + settings.report_keys()
+def _note_unused(raw: Mapping[str, Any], module: Mapping[str, Any], report: Report) -> None:
+    unused = [key for key in raw if key in PROXY_ONLY]
+    unused += [f"litellm_settings.{key}" for key in module if key in PROXY_SETTINGS]
     if unused:
-        report.ignored.append(f"ignored, only LiteLLM's proxy or module uses it: {', '.join(map(masked_text, unused))}")
+        report.ignored.append(f"ignored, only LiteLLM's proxy uses it: {', '.join(map(masked_text, unused))}")
     for key in {key for key in raw if not key.startswith("x-")} - TOP_LEVEL - PROXY_ONLY:  # x-: room for anchors
         if key in _OURS or nearest(key, ["blueprint"], cutoff=0.75):
             text = f"did you mean {shown(f'blueprint.{key}' if key in _OURS else 'blueprint')}?"

@@ -5,8 +5,12 @@ Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 
 from __future__ import annotations
 
+import math
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -17,22 +21,26 @@ from blueprint_llm.config.blocks import (
     Credentials,
     Deadline,
     Logging,
+    Names,
     Planning,
     Pricing,
     ProviderConfig,
     Quota,
     Retry,
     Route,
+    Section,
     StoreConfig,
     Streaming,
 )
-from blueprint_llm.config.environment import targets_of
-from blueprint_llm.config.secrets import FALLBACKS, WrittenText, protect_named, protect_settings
-from blueprint_llm.config.section import Names, Section
+from blueprint_llm.config.environment import from_environment, targets_of
+from blueprint_llm.config.secrets import protect_settings
 from blueprint_llm.config.tool_blocks import Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+T = TypeVar("T", int, float, float | None)
+Fallbacks = list[dict[str, list[Any]]]
 
 
 class Blueprint(Section):
@@ -59,68 +67,44 @@ class Blueprint(Section):
     strict: bool = False
 
 
-class Deployment(Section):
-    """One entry of LiteLLM's `model_list`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One entry of LiteLLM's `model_list`: what a group is judged by before LiteLLM's Router chooses.
 
     Attributes:
         group: Its `model_name`.
-        model: The LiteLLM model id (`litellm_params.model`).
-        params: The other `litellm_params`, as written (`os.environ/NAME` not yet resolved).
+        model: The LiteLLM model id (`litellm_params.model`), read from the environment where it names a variable.
+        params: The other `litellm_params`, as written.
         info: `model_info`, as written.
-        id: `model_info.id`, else a fingerprint that holds over reloads and knows no secret.
-        rpm, tpm: Most requests and tokens a minute.
-        weight: Its share in a random choice among its group; None counts as 1.
-        order: Groups ask deployments of a lower order first.
-        max_budget: USD per `budget_duration` (`1d`, `30s`, ...).
+        id: `model_info.id`, where there is one.
     """
 
-    held = frozenset({"params", "info"})
-
     group: str
-    model: WrittenText
-    params: dict[str, Any] = Field(default_factory=dict, repr=False)
-    info: dict[str, Any] = Field(default_factory=dict)
+    model: str
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
     id: str = ""
-    rpm: int | None = None
-    tpm: int | None = None
-    weight: float | None = None
-    order: int | None = None
-    max_budget: float | None = None
-    budget_duration: str | None = None
 
 
 class Config(Blueprint):
-    """A loaded configuration: our block, and LiteLLM's `model_list` and `router_settings` in LiteLLM's shapes.
+    """A loaded configuration: our block, and LiteLLM's sections as written, which LiteLLM is handed.
+
+    What is decided here by LiteLLM's settings are properties, in LiteLLM's shapes and with its defaults.
 
     Attributes:
+        model_list, router_settings, litellm_settings, credential_list: As written.
         model_groups: The deployments by `model_name`.
-        fallbacks: As LiteLLM's Router holds them: `default_fallbacks` are the last entry, under `*`.
-        timeout: Seconds a LiteLLM call may take (`timeout`, else `request_timeout`).
-        router_settings, litellm_settings: As written, also what has no field of its own.
+        fallbacks, context_window_fallbacks, content_policy_fallbacks, default_fallbacks, model_group_alias,
+            num_retries, max_fallbacks, allowed_fails, cooldown_time, retry_after, routing_strategy, timeout,
+            stream_timeout: As LiteLLM's Router holds them.
         notices: Ignored keys and doubts, one sentence each.
         source: The file it came from; None for a mapping.
         digest: sha256 over everything above, secrets replaced: the `policy_hash` of traces.
     """
 
-    held = frozenset({"credential_list"})
+    held = frozenset({"model_list", "credential_list"})
 
-    model_groups: dict[str, list[Deployment]] = Field(default_factory=dict)
-    fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
-    context_window_fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
-    content_policy_fallbacks: list[dict[str, list[Any]]] = Field(default_factory=list)
-    default_fallbacks: list[str] = Field(default_factory=list)
-    model_group_alias: dict[str, Any] = Field(default_factory=dict)
-    num_retries: int = 2
-    max_fallbacks: int = 5
-    allowed_fails: int = 3
-    cooldown_time: float = 5
-    retry_after: float = 0
-    routing_strategy: str = "simple-shuffle"
-    timeout: float | None = None
-    stream_timeout: float | None = None
-    enable_tag_filtering: bool = False
-    tag_filtering_match_any: bool = True
-    tag_routing_prefix: str = ""
+    model_list: list[dict[str, Any]] = Field(default_factory=list, repr=False)
     router_settings: dict[str, Any] = Field(default_factory=dict)
     litellm_settings: dict[str, Any] = Field(default_factory=dict)
     credential_list: list[dict[str, Any]] = Field(default_factory=list, repr=False)
@@ -129,10 +113,96 @@ class Config(Blueprint):
     digest: str = ""
 
     def protected(self) -> Self:
-        """As of every record; LiteLLM's settings and fallbacks may bring keys along, too."""
+        """As of every record; LiteLLM's settings may bring keys along, too."""
         settings = {name: protect_settings(getattr(self, name)) for name in ("router_settings", "litellm_settings")}
-        fallbacks = {name: protect_named(getattr(self, name)) for name in FALLBACKS}
-        return super(Config, self.model_copy(update={**settings, **fallbacks})).protected()
+        return super(Config, self.model_copy(update=settings)).protected()
+
+    def setting(self, name: str) -> Any:
+        """Return what decides for a setting of LiteLLM's Router: its own, else the module's. None: neither is set."""
+        return setting_in(self.router_settings, self.litellm_settings, name)[0]
+
+    @cached_property
+    def model_groups(self) -> dict[str, list[Deployment]]:
+        """The deployments by `model_name`, in the order of the file, without those for other environments."""
+        groups: dict[str, list[Deployment]] = {}
+        for entry in self.model_list:
+            for deployment in _deployments(entry):
+                groups.setdefault(deployment.group, []).append(deployment)
+        return groups
+
+    @cached_property
+    def fallbacks(self) -> Fallbacks:
+        """As LiteLLM's Router holds them: `default_fallbacks` are the last entry, under `*`."""
+        generic = self.default_fallbacks
+        return [*_fallbacks(self.setting("fallbacks")), *([{"*": generic}] if generic else [])]
+
+    @cached_property
+    def context_window_fallbacks(self) -> Fallbacks:
+        """For requests that are too long."""
+        return _fallbacks(self.setting("context_window_fallbacks"))
+
+    @cached_property
+    def content_policy_fallbacks(self) -> Fallbacks:
+        """For requests that a provider's filter declines."""
+        return _fallbacks(self.setting("content_policy_fallbacks"))
+
+    @cached_property
+    def own_providers(self) -> frozenset[str]:
+        """The providers that `litellm_settings` add to LiteLLM's own: their handlers need no key."""
+        return own_providers(self.litellm_settings)
+
+    @property
+    def default_fallbacks(self) -> list[Any]:
+        """For every group."""
+        found = self.setting("default_fallbacks")
+        return found if isinstance(found, list) else [found] if isinstance(found, str) else []
+
+    @property
+    def model_group_alias(self) -> dict[str, Any]:
+        """Other names of groups."""
+        found = self.setting("model_group_alias")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def routing_strategy(self) -> str:
+        """How LiteLLM's Router chooses a deployment."""
+        return str(self.setting("routing_strategy") or "simple-shuffle")
+
+    @property
+    def num_retries(self) -> int:
+        """Retries of a group."""
+        return _number(self.setting("num_retries"), int, 2)
+
+    @property
+    def max_fallbacks(self) -> int:
+        """Fallbacks of a call."""
+        return _number(self.setting("max_fallbacks"), int, 5)
+
+    @property
+    def allowed_fails(self) -> int:
+        """Failures of a deployment in a minute before it cools down."""
+        return _number(self.setting("allowed_fails"), int, 3)
+
+    @property
+    def cooldown_time(self) -> float:
+        """Seconds for which a deployment cools down."""
+        return _number(self.setting("cooldown_time"), float, 5.0) or 5.0
+
+    @property
+    def retry_after(self) -> float:
+        """Least seconds before a retry."""
+        return _number(self.setting("retry_after"), float, 0.0)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that a call may take (`timeout`, else `request_timeout`)."""
+        own = _number(self.setting("timeout"), float, None)
+        return _number(self.setting("request_timeout"), float, None) if own is None else own
+
+    @property
+    def stream_timeout(self) -> float | None:
+        """Seconds that a stream may take."""
+        return _number(self.setting("stream_timeout"), float, None)
 
     def targets(self) -> Iterator[dict[str, Any]]:
         """Yield the LiteLLM parameters of all that can be called, keys as Secrets or not yet resolved."""
@@ -145,3 +215,58 @@ class Config(Blueprint):
     def folder(self) -> Path | None:
         """Where relative paths start: at the file; None: there is none."""
         return Path(self.source).parent if self.source and Path(self.source).is_file() else None
+
+
+def setting_in(router: Mapping[str, Any], module: Mapping[str, Any], name: str) -> tuple[Any, str]:
+    """Return the value that decides for a setting, and its section; empty lists and mappings do not count."""
+    sections = (("router_settings", router), ("litellm_settings", module))
+    set_ = ((value, section) for section, held in sections if (value := held.get(name)) not in (None, [], {}))
+    return next(set_, (None, "router_settings"))
+
+
+def own_providers(module: Mapping[str, Any]) -> frozenset[str]:
+    """Return the providers that a `custom_provider_map` adds to LiteLLM's own."""
+    mapped = module.get("custom_provider_map")
+    names = (each.get("provider") for each in mapped if isinstance(each, dict)) if isinstance(mapped, list) else ()
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def number_of(value: Any) -> float | None:
+    """Return a setting as a number, also where it is text; None where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _number(value: Any, kind: type, default: T) -> T:
+    found = None if value is None else number_of(value)
+    return default if found is None else kind(found)
+
+
+def _fallbacks(value: Any) -> Fallbacks:
+    """Return the usable ones: a text stands for a list of one."""
+    items = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return [{str(group): _targets(targets) for group, targets in item.items()} for item in items]
+
+
+def _targets(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def _deployments(entry: Mapping[str, Any]) -> Iterator[Deployment]:
+    """Yield the deployments of one entry as LiteLLM makes them: one for each organization."""
+    params, info = entry["litellm_params"], entry.get("model_info") or {}
+    here, supported = os.environ.get("LITELLM_ENVIRONMENT"), info.get("supported_environments")
+    if here and isinstance(supported, list) and here not in supported:
+        return
+    organizations = params.get("organization")
+    for own in [{"organization": one} for one in organizations] if isinstance(organizations, list) else [{}]:
+        yield Deployment(
+            group=entry["model_name"],
+            model=from_environment(params["model"]) or params["model"],
+            params={key: value for key, value in {**params, **own}.items() if key != "model"},
+            info=info,
+            id="" if info.get("id") is None else str(info["id"]),
+        )

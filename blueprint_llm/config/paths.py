@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from blueprint_llm.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Kind = Literal["config", "state", "data", "cache"]
 
@@ -24,6 +28,18 @@ def folder(kind: Kind) -> Path:
         return Path.home() / _DEFAULTS[kind] / "blueprint"
     except RuntimeError:  # no HOME, and the system knows no user of this number
         raise StoreError(f"there is no home folder for the {kind} files: {_MEND}") from None
+
+
+@contextmanager
+def writing(what: str, place: Path) -> Iterator[None]:
+    """Raise StoreError, with the cure, for what the system refuses while `what` is written at `place`."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{what} cannot be written to {place} ({error.strerror}): free some space there, or {_MEND}"
+    else:
+        return
+    raise StoreError(text)
 
 
 def make_folder(kind: Kind) -> Path:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.masking import masked_text, shown
+from blueprint_llm.config.secrets import masked_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,6 +104,21 @@ def dotted(path: Sequence[str | int]) -> str:
         else:
             text += f"[{shown(step)}]"
     return text
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a value of a file if it is a mapping, else an empty one: what is wrong with it is said elsewhere."""
+    return value if isinstance(value, dict) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a value of a file if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text: names that stand in a list of ours."""
+    return frozenset(text.split())
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -12,6 +12,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from blueprint_llm.config.problems import words
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,17 +38,13 @@ def env_stem(name: str) -> str:
 
 
 # Read off litellm 1.106.2: main.py and utils.validate_environment.
+USUAL = words("azure_ai deepseek groq mistral codestral xai cerebras deepinfra nvidia_nim sambanova ollama")
 TABLE: dict[str, Names] = {
+    **{name: _names(name) for name in sorted(USUAL)},
     "openai": _names("openai", bases="OPENAI_BASE_URL OPENAI_API_BASE"),
     "anthropic": _names("anthropic", "ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_BASE ANTHROPIC_BASE_URL"),
     "azure": _names("azure", "AZURE_OPENAI_API_KEY AZURE_API_KEY"),
-    "azure_ai": _names("azure_ai"),
     "gemini": _names("gemini", "GEMINI_API_KEY GOOGLE_API_KEY"),
-    "deepseek": _names("deepseek"),
-    "groq": _names("groq"),
-    "mistral": _names("mistral"),
-    "codestral": _names("codestral"),
-    "xai": _names("xai"),
     "openrouter": _names("openrouter", "OPENROUTER_API_KEY OR_API_KEY"),
     "together_ai": _names("together_ai", "TOGETHERAI_API_KEY TOGETHER_API_KEY TOGETHER_AI_API_KEY TOGETHER_AI_TOKEN"),
     "fireworks_ai": _names(
@@ -63,11 +61,6 @@ TABLE: dict[str, Names] = {
     "datarobot": _names("datarobot", "DATAROBOT_API_TOKEN"),
     "aleph_alpha": _names("aleph_alpha", "ALEPH_ALPHA_API_KEY ALEPHALPHA_API_KEY"),
     "qwencloud": _names("qwencloud", "QWENCLOUD_API_KEY DASHSCOPE_API_KEY"),
-    "cerebras": _names("cerebras"),
-    "deepinfra": _names("deepinfra"),
-    "nvidia_nim": _names("nvidia_nim"),
-    "sambanova": _names("sambanova"),
-    "ollama": _names("ollama"),
 }
 _ALIASES = {
     "ollama_chat": "ollama",

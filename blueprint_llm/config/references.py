@@ -5,16 +5,18 @@ It reads the raw values, so that a mistake elsewhere in the file hides nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from blueprint_llm.config.blocks import ProviderConfig
 from blueprint_llm.config.catalogue import doubt_about, is_model_id, known_ids
-from blueprint_llm.config.deployments import doubt_params
 from blueprint_llm.config.environment import from_environment
-from blueprint_llm.config.masking import shown
-from blueprint_llm.config.problems import Path, Report, hint, nearest
+from blueprint_llm.config.model import own_providers, setting_in
+from blueprint_llm.config.problems import Path, Report, hint, listed, mapping, nearest
+from blueprint_llm.config.secrets import FALLBACKS, shown
+from blueprint_llm.config.sections import doubt_near
+from blueprint_llm.config.trust import QUIET_PARAMS
 
 _PROVIDER_KEYS = frozenset(ProviderConfig.model_fields)
 
@@ -22,16 +24,16 @@ _PROVIDER_KEYS = frozenset(ProviderConfig.model_fields)
 class Names:
     """What a name in this file can refer to."""
 
-    def __init__(self, raw: Mapping[str, Any], block: Mapping[str, Any], aliases: Mapping[str, Any]) -> None:
-        self.providers = _keys(block.get("providers"))
-        self.chains = _keys(block.get("chains"))
-        entries = [entry for entry in _items(raw.get("model_list")) if isinstance(entry, Mapping)]
+    def __init__(self, raw: Mapping[str, Any], block: Mapping[str, Any]) -> None:
+        self.providers = set(mapping(block.get("providers")))
+        self.chains = set(mapping(block.get("chains")))
+        entries = [entry for entry in listed(raw.get("model_list")) if isinstance(entry, Mapping)]
         self.groups = {entry["model_name"] for entry in entries if isinstance(entry.get("model_name"), str)}
-        self.aliases = set(aliases)
+        self.aliases = set(mapping(_setting(raw, "model_group_alias")[0]))
         self.credentials = {
-            entry.get("credential_name") for entry in _items(raw.get("credential_list")) if isinstance(entry, Mapping)
+            entry.get("credential_name") for entry in listed(raw.get("credential_list")) if isinstance(entry, Mapping)
         }
-        self.own_providers = frozenset(_custom_providers(raw.get("litellm_settings")))
+        self.own_providers = own_providers(mapping(raw.get("litellm_settings")))
 
     def is_group(self, name: str) -> bool:
         """Whether `name` is a group, an alias of one, or matched by a wildcard group (`openai/*`)."""
@@ -52,7 +54,7 @@ def check_block(block: Mapping[str, Any], names: Names, report: Report) -> None:
     for name in names.chains:
         _check_chain(block["chains"][name], ("blueprint", "chains", name), names, report)
     for section in ("routes", "budgets"):
-        for index, entry in enumerate(_items(block.get(section))):
+        for index, entry in enumerate(listed(block.get(section))):
             if isinstance(entry, Mapping):
                 path = ("blueprint", section, index, "chain")
                 _check_chain(entry.get("chain"), path, names, report, chains=True)
@@ -66,7 +68,7 @@ def _check_providers(block: Mapping[str, Any], names: Names, report: Report) -> 
         provider, path = block["providers"][name], ("blueprint", "providers", name)
         if not isinstance(provider, Mapping):
             continue
-        doubt_params(provider, _PROVIDER_KEYS, path, report)
+        doubt_near(provider.keys() - QUIET_PARAMS, _PROVIDER_KEYS, path, report)
         model = provider.get("model")
         if isinstance(model, str) and model and not provider.get("custom_llm_provider"):
             _check_model(model, (*path, "model"), names, report)
@@ -88,7 +90,7 @@ def _check_chain(value: Any, path: Path, names: Names, report: Report, *, chains
     """Report unknown names and repetitions; with `chains`, the name of a chain will do too."""
     known = names.targets | (names.chains if chains else set())
     seen: set[str] = set()
-    for index, name in enumerate([value] if isinstance(value, str) else _items(value)):
+    for index, name in enumerate([value] if isinstance(value, str) else listed(value)):
         where = path if isinstance(value, str) else (*path, index)
         if not isinstance(name, str):
             continue
@@ -113,7 +115,7 @@ def _check_limits(
 ) -> None:
     """Report limits on unknown names, and two limits that differ in none of the keys `unlike`."""
     seen: dict[str, int] = {}
-    for index, entry in enumerate(_items(block.get(section))):
+    for index, entry in enumerate(listed(block.get(section))):
         path = ("blueprint", section, index)
         if not isinstance(entry, Mapping) or not isinstance(entry.get("scope"), str):
             continue
@@ -131,23 +133,50 @@ def _check_scope(scope: str, path: Path, names: Names, report: Report) -> None:
         _check_model(name, path, names, report)
 
 
-def doubt_router(fields: Mapping[str, Any], places: Mapping[str, Path], names: Names, report: Report) -> None:
-    """Doubt fallbacks and aliases that lead to no group: LiteLLM finds out when the first call fails."""
-    for key in ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"):
-        for index, item in enumerate(fields.get(key, ())):
-            for group, targets in item.items():
-                if group != "*":  # made from default_fallbacks
-                    path = (*places[key], index, group)
-                    _doubt_group(group, path, names, report, key=True)
-                    _doubt_targets(targets, path, names, report)
-    _doubt_targets(fields.get("default_fallbacks", ()), places["default_fallbacks"], names, report)
-    for alias, target in fields.get("model_group_alias", {}).items():
+def doubt_router(raw: Mapping[str, Any], names: Names, report: Report) -> None:
+    """Report fallbacks of another shape than LiteLLM's, and doubt fallbacks and aliases that lead to no group."""
+    for key in FALLBACKS:
+        value, path = _setting(raw, key)
+        if value is not None and not isinstance(value, list):
+            report.problem(path, f"must be a list like [{{group: [other]}}], not {shown(value)}")
+        for index, item in enumerate(listed(value)):
+            _check_fallback(item, (*path, index), names, report)
+    value, path = _setting(raw, "default_fallbacks")
+    if not isinstance(value, str | None):
+        _doubt_targets(value, path, names, report)
+    value, path = _setting(raw, "model_group_alias")
+    if not isinstance(value, dict | None):
+        report.doubt(path, f"should be a mapping, not {shown(value)}; ignored")
+    for alias, target in mapping(value).items():
         group = target.get("model") if isinstance(target, Mapping) else target
-        _doubt_group(group, (*places["model_group_alias"], alias), names, report)
+        _doubt_group(group, (*path, alias), names, report)
 
 
-def _doubt_targets(targets: Iterable[Any], path: Path, names: Names, report: Report) -> None:
-    for index, target in enumerate(targets):
+def _setting(raw: Mapping[str, Any], key: str) -> tuple[Any, Path]:
+    """Return the value that decides for a setting of LiteLLM's Router, and where it stands."""
+    value, section = setting_in(mapping(raw.get("router_settings")), mapping(raw.get("litellm_settings")), key)
+    return value, (section, key)
+
+
+def _check_fallback(item: Any, path: Path, names: Names, report: Report) -> None:
+    if not isinstance(item, dict) or not item:
+        report.problem(path, "must map exactly one group to its fallbacks, like {group: [other]}")
+    elif len(item) > 1 and "context_window_fallbacks" in path:
+        report.doubt(path, "LiteLLM expects exactly one group here")
+    elif len(item) > 1:
+        report.problem(path, "must map exactly one group to its fallbacks, like {group: [other]}")
+    for group, targets in mapping(item).items():
+        _doubt_group(group, (*path, group), names, report, key=True)
+        if isinstance(targets, str):
+            report.doubt((*path, group), f"LiteLLM reads this letter by letter: write [{targets}]")
+        else:
+            _doubt_targets(targets, (*path, group), names, report)
+
+
+def _doubt_targets(targets: Any, path: Path, names: Names, report: Report) -> None:
+    if not isinstance(targets, list):
+        report.doubt(path, f"should be a list of groups, not {shown(targets)}; ignored")
+    for index, target in enumerate(listed(targets)):
         name = target.get("model") if isinstance(target, Mapping) else target
         _doubt_group(name, (*path, index), names, report)
 
@@ -161,7 +190,7 @@ def _doubt_group(name: Any, path: Path, names: Names, report: Report, *, key: bo
 
 def doubt_deployments(raw: Mapping[str, Any], names: Names, report: Report) -> None:
     """Doubt models without a known provider, and credentials that `credential_list` does not hold."""
-    for index, entry in enumerate(_items(raw.get("model_list"))):
+    for index, entry in enumerate(listed(raw.get("model_list"))):
         params = entry.get("litellm_params") if isinstance(entry, Mapping) else None
         if not isinstance(params, Mapping):
             continue
@@ -178,18 +207,3 @@ def doubt_deployments(raw: Mapping[str, Any], names: Names, report: Report) -> N
 def _doubt_model(model: str, path: Path, names: Names, report: Report) -> None:
     if text := doubt_about(model, names.own_providers):
         report.doubt(path, text)
-
-
-def _custom_providers(settings: Any) -> Iterator[str]:
-    """The providers that a `custom_provider_map` adds to LiteLLM's own."""
-    for entry in _items(settings.get("custom_provider_map")) if isinstance(settings, Mapping) else ():
-        if isinstance(entry, Mapping) and isinstance(entry.get("provider"), str):
-            yield entry["provider"]
-
-
-def _keys(value: Any) -> set[str]:
-    return set(value) if isinstance(value, Mapping) else set()
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -7,14 +7,12 @@ from typing import Any
 from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema
 
 from blueprint_llm.config.blocks import bounds
-from blueprint_llm.config.known_keys import PROXY_ONLY, STRATEGIES
 from blueprint_llm.config.model import Blueprint
+from blueprint_llm.config.sections import PROXY_ONLY
 
 SCHEMA_NAME = "blueprint.schema.json"  # what the first line of the template names
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_ONE_OR_MANY = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-_FALLBACKS = {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "array"}}}
 
 
 class _AsWritten(GenerateJsonSchema):
@@ -57,24 +55,8 @@ def _litellm() -> dict[str, Any]:
     }
     return {
         "model_list": {"type": ["array", "null"], "items": entry},
-        "router_settings": {"type": ["object", "null"], "properties": _router()},
+        "router_settings": {"type": ["object", "null"]},
         "litellm_settings": {"type": ["object", "null"]},
         "credential_list": {"type": ["array", "null"], "items": {"type": "object"}},
         "include": {"type": "array", "items": {"type": "string"}},
     }
-
-
-def _router() -> dict[str, Any]:
-    """What LiteLLM's Router takes: nothing is a value everywhere, and a switch is a number."""
-    known: dict[str, dict[str, Any]] = {
-        "num_retries": {"type": ["integer", "boolean"], "minimum": 0},
-        "allowed_fails": {"type": ["integer", "boolean"]},
-        "cooldown_time": {"type": ["number", "boolean"]},
-        "routing_strategy": {"enum": list(STRATEGIES)},
-        "fallbacks": _FALLBACKS,
-        "context_window_fallbacks": _FALLBACKS,
-        "content_policy_fallbacks": _FALLBACKS,
-        "default_fallbacks": _ONE_OR_MANY,
-        "model_group_alias": {"type": "object"},
-    }
-    return {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in known.items()}

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from blueprint_llm.config.blocks import Names, Positive, Section
 from blueprint_llm.config.secrets import SecretText
-from blueprint_llm.config.section import Names, Positive, Section
 
 EffectNames = Annotated[
     list[Literal["read", "write", "network"]],

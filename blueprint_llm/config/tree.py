@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from blueprint_llm.config.masking import shown
 from blueprint_llm.config.problems import Path, Place, Rejected
+from blueprint_llm.config.secrets import shown
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"

@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 
 from blueprint_llm.config import private_file
 from blueprint_llm.config.environment import references, targets_of, variable_of
-from blueprint_llm.config.known_keys import LITELLM_USED, ROUTER_USED, words
-from blueprint_llm.config.masking import masked, masked_text
 from blueprint_llm.config.paths import folder
+from blueprint_llm.config.problems import mapping, words
 from blueprint_llm.config.providers import TABLE, litellm_provider, names_of, needs_key
-from blueprint_llm.config.secrets import FALLBACKS
+from blueprint_llm.config.secrets import FALLBACKS, masked, masked_text
 from blueprint_llm.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Settings of a target that say nothing of where it sends, what it reads or whose key it uses.
-_QUIET_PARAMS = words(
+QUIET_PARAMS = words(
     """model api_key api_base base_url custom_llm_provider litellm_credential_name credentials share_codebase
     temperature max_tokens max_completion_tokens top_p top_k n stop seed presence_penalty frequency_penalty
     logit_bias user reasoning_effort verbosity response_format tool_choice parallel_tool_calls logprobs
@@ -40,10 +39,16 @@ _QUIET_PARAMS = words(
     cooldown_time tags role tasks max_context_tokens input_cost_per_token output_cost_per_token"""
 )
 QUIET_BLOCK = words(
-    """version project chains routes retry deadline breaker budgets quotas streaming planning logging strict"""
+    "version project chains routes retry deadline breaker budgets quotas streaming planning logging strict"
 )
-_QUIET_SETTINGS = (ROUTER_USED | LITELLM_USED) - {"default_litellm_params"}
-_QUIET_CHANGES = {"model", "messages", *_QUIET_PARAMS} - {
+_QUIET_SETTINGS = words(
+    """num_retries max_fallbacks timeout stream_timeout request_timeout default_max_parallel_requests default_fallbacks
+    fallbacks context_window_fallbacks content_policy_fallbacks model_group_alias retry_after retry_policy
+    model_group_retry_policy allowed_fails allowed_fails_policy cooldown_time disable_cooldowns routing_strategy
+    routing_strategy_args provider_budget_config enable_pre_call_checks enable_tag_filtering tag_filtering_match_any
+    tag_routing_prefix drop_params modify_params"""
+)
+_QUIET_CHANGES = {"model", "messages", *QUIET_PARAMS} - {
     *("api_key", "api_base", "base_url", "custom_llm_provider", "litellm_credential_name", "credentials"),
     *("extra_headers", "headers", "extra_body"),
 }
@@ -156,15 +161,15 @@ def includes(name: str) -> Ability:
 def abilities(raw: Mapping[str, Any], included: Iterable[str] = ()) -> list[Ability]:
     """Return all that a configuration can do, by its plain values; mistakes in it are no obstacle."""
     found = [includes(name) for name in included]
-    block = _mapping(raw.get("blueprint"))
+    block = mapping(raw.get("blueprint"))
     groups: dict[str, list[dict[str, Any]]] = {}
     for entry in _items(raw, "model_list"):
-        groups.setdefault(str(entry.get("model_name")), []).append(_mapping(entry.get("litellm_params")))
-    providers = map(_mapping, _mapping(block.get("providers")).values())
+        groups.setdefault(str(entry.get("model_name")), []).append(mapping(entry.get("litellm_params")))
+    providers = map(mapping, mapping(block.get("providers")).values())
     for params in targets_of(groups, providers, _items(raw, "credential_list")):
         found += _of_target(params)
     for name in ("router_settings", "litellm_settings"):
-        found += [*_of_settings(name, _mapping(raw.get(name))), *_of_fallbacks(_mapping(raw.get(name)))]
+        found += [*_of_settings(name, mapping(raw.get(name))), *_of_fallbacks(mapping(raw.get(name)))]
     found += _of_block(block)
     return sorted(set(found), key=lambda each: (-each.risk, each.text))
 
@@ -197,7 +202,7 @@ def _of_target(params: Mapping[str, Any]) -> Iterator[Ability]:
             continue
         for variable in map(variable_of, references(value)):
             yield Ability(f"sends ${variable} to {place}")
-        if name not in _QUIET_PARAMS:
+        if name not in QUIET_PARAMS:
             yield Ability(f"sets {masked_text(str(name))} for {place}: {_short(value, str(name))}")
     if params.get("share_codebase") is True:
         yield Ability(f"sends parts of the codebase to {place}")
@@ -225,16 +230,16 @@ def _of_settings(name: str, settings: Mapping[str, Any]) -> Iterator[Ability]:
 
 
 def _of_block(block: Mapping[str, Any]) -> Iterator[Ability]:
-    for file in _list(_mapping(block.get("pricing")).get("files")):
+    for file in _list(mapping(block.get("pricing")).get("files")):
         yield Ability(f"reads the price file {masked_text(str(file))}")
-    if place := _mapping(block.get("cache")).get("directory"):
+    if place := mapping(block.get("cache")).get("directory"):
         yield Ability(f"keeps answers in the folder {masked_text(str(place))}")
-    if (url := _mapping(block.get("store")).get("url")) not in (None, "sqlite", "memory"):
+    if (url := mapping(block.get("store")).get("url")) not in (None, "sqlite", "memory"):
         yield Ability(f"keeps usage and budgets in {_address(str(url))}")
-    for key, value in _mapping(block.get("credentials")).items():
+    for key, value in mapping(block.get("credentials")).items():
         if value:
             yield Ability(f"reads keys from {'the keychain' if key == 'keyring' else masked_text(str(value))}")
-    yield from _of_tools(_mapping(block.get("tools")))
+    yield from _of_tools(mapping(block.get("tools")))
 
 
 def _of_tools(tools: Mapping[str, Any]) -> Iterator[Ability]:
@@ -263,10 +268,6 @@ def _short(value: Any, key: str) -> str:
 
 def _mark(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

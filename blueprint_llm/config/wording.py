@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from blueprint_llm.config.masking import shown
 from blueprint_llm.config.problems import hint, nearest
+from blueprint_llm.config.secrets import shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

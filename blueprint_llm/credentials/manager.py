@@ -210,13 +210,14 @@ class CredentialsManager:
 
     def _closed(self, origin: Origin) -> str | None:
         """Why a call would not go where the configuration says; asked anew each time, the environment may change."""
-        if (problem := closed(origin.params, self.sources.environ)) is None:
+        if not origin.borrows or (problem := closed(origin.params, self.sources.environ)) is None:
             return None
         return f"{origin.provider!r} cannot be called: {problem}"
 
     def _missing(self, origin: Origin) -> str | None:
         """What to say where no source has a key; None if none is needed."""
-        if not needs_key(origin.litellm, self._base_url(origin, self._entry(origin))):
+        is_own = origin.litellm in self.config.own_providers
+        if is_own or not needs_key(origin.litellm, self._base_url(origin, self._entry(origin))):
             return None
         name = origin.names[0]
         declared = variable_of(origin.params.get("api_key"))

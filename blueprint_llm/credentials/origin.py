@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.environment import with_listed
+from blueprint_llm.config.environment import WHERE, references, with_listed
 from blueprint_llm.config.providers import litellm_provider, names_of
 from blueprint_llm.config.secrets import protect
 from blueprint_llm.secret import Secret
@@ -31,6 +31,7 @@ class Origin:
         names: Names under which sources know it, most specific first.
         params: The target's own LiteLLM parameters: literal keys are Secrets, `os.environ/NAME` stands as written.
         variables: Environment variables of the provider's key, by LiteLLM's conventions.
+        borrows: The environment says where it is.
     """
 
     provider: str
@@ -38,6 +39,7 @@ class Origin:
     names: tuple[str, ...]
     params: Mapping[str, Any]
     variables: tuple[str, ...]
+    borrows: bool
 
     @property
     def has_key(self) -> bool:
@@ -56,7 +58,14 @@ def origin_of(config: Config, provider: str, model: str | None, params: Mapping[
         names = (litellm,)
     variables = () if is_pinned else names_of(litellm).keys
     found["model"] = home if model in {None, home} else model  # the configuration's own knows where it stands
-    return Origin(provider=provider, litellm=litellm, names=names, params=protect("", found), variables=variables)
+    return Origin(
+        provider=provider,
+        litellm=litellm,
+        names=names,
+        params=protect("", found),
+        variables=variables,
+        borrows=any(True for name in WHERE for _ in references(found.get(name))),
+    )
 
 
 def _is_configured(config: Config, provider: str) -> bool:

@@ -8,22 +8,25 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blueprint_llm.adapters.views import message_of, response_of, usage_info
 from blueprint_llm.context import message_tokens
 from blueprint_llm.engine.prepare import call_for, first_token_s, handler_for, own_timeout_s, timeout_s
 from blueprint_llm.engine.reader import AnswerReader
-from blueprint_llm.engine.reservation import LimitReached, reservation_for
+from blueprint_llm.engine.reservation import CIRCUIT_OPEN, CircuitOpen, LimitReached, reservation_for
 from blueprint_llm.errors import (
+    AnswerInvalidError,
     BudgetExceededError,
     CallError,
-    DeadlineExceededError,
     NoTargetError,
     QuotaExceededError,
     StreamBrokenError,
+    ToolCallInvalidError,
 )
 from blueprint_llm.policy import UNCHANGED, Change
+from blueprint_llm.redaction import redact_value
 from blueprint_llm.streaming.chunks import progress
 from blueprint_llm.trace import CALLER, Account, AttemptTrace
 from blueprint_llm.types import UsageInfo, with_raw
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LIMITS = (BudgetExceededError, QuotaExceededError, NoTargetError)
+OUTPUT_INVALID = (ToolCallInvalidError, AnswerInvalidError)
 # After these the provider may have billed tokens that we never saw.
 MAYBE_BILLED = frozenset({"timeout", "stream_broken", "malformed"})
 # English text and code, over the tokenizers in use.
@@ -78,6 +82,7 @@ class Attempt:
         credential: The key that was used; None before one was found.
         response: The whole answer, once it is sound and booked.
         verdict: What the validator says of it.
+        refusal: The error that a refused answer is where other targets are there for that; else None.
         reader: What has arrived.
         streamed_s: For how long a stream had been flowing when it broke.
     """
@@ -87,6 +92,7 @@ class Attempt:
         self.credential: Credential | None = None
         self.response: ChatResponse | None = None
         self.verdict: StreamVerdict | None = None
+        self.refusal: CallError | None = None
         self.streamed_s = 0.0
         self._whole: Any = None
         self._deployment: str | None = None
@@ -106,7 +112,8 @@ class Attempt:
         """Yield the answer as it comes; the last chunk comes after the booking, so that its usage is final.
 
         Raises:
-            CallError: The attempt failed.
+            CallError: The attempt failed; or the answer is a refusal, which was booked and is in `response`, and other
+                targets are there for that.
             LimitReached, CircuitOpen, ContextDoesNotFitError, CredentialsError: Nothing was sent.
         """
         self._call = call = await self._prepare()
@@ -116,6 +123,7 @@ class Attempt:
             provider=call.provider,
             model=call.model,
             prefix=self.options.change.prefix,
+            keeps_chunks=self.runtime.cache.enabled and self.state.request.cache is not False,
         )
         failure: CallError | None = None
         try:
@@ -123,15 +131,21 @@ class Attempt:
                 async for chunk in chunks:
                     yield chunk
         except CallError as error:
+            if error.code == CIRCUIT_OPEN:  # of the deployment that a Router chose
+                raise CircuitOpen(str(error)) from None
             failure = error
+            if isinstance(error, OUTPUT_INVALID):
+                error.message_received = redact_value(message_of(self.answer))
             raise
         except LIMITS as refusal:  # of the guard inside a Router
             raise LimitReached(refusal, tuple(refusal.chain)) from None
         finally:
             # In a `finally`: a caller who was cancelled or has let go of the stream pays for what it used, too.
-            await self._settle(failure)
-        self.response = self._respond(call)
-        yield self.reader.final_chunk(self.response.usage, self.response.tool_calls)
+            await self._settle(failure or self.refusal)
+        self.respond()
+        if self.refusal is not None:
+            raise self.refusal
+        yield self.last_chunk()
 
     async def _prepare(self) -> Call:
         """Return the call, with the worst that it can cost reserved."""
@@ -156,9 +170,7 @@ class Attempt:
             async with asyncio.timeout_at(self.state.deadline):
                 await self._reservation.take(call, cap, force=self.options.force)
         except TimeoutError as error:
-            held = waited_for(error) or "the ledger"
-            text = f"no answer within the deadline of {self.state.limit_s:g} s: waited for {held}"
-            raise DeadlineExceededError(text, attempts=self.state.failures) from None
+            raise self.state.late(error) from None
         self.state.trace.attempts.append(self._row)
         self.state.note_overhead()
         return call
@@ -171,12 +183,13 @@ class Attempt:
 
     async def _exchange(self, call: Call) -> AsyncGenerator[StreamChunk, None]:
         """Send the call, yield what its answer shows, and judge it. Raises CallError."""
+        await self.runtime.use_settings()
         adapter, own_s = self.runtime.adapter(self.target), own_timeout_s(self.state.request)
         limit_s = own_s or timeout_s(self.runtime, self.target, streamed=self.options.streamed)
         until = min(self.options.until, self._sent_at + limit_s)
         if self.options.streamed:
             first = until if own_s else min(until, self._sent_at + first_token_s(self.runtime, self.target))
-            handle = await self._in_time(self._on_account(adapter.open(call)), first)
+            handle = await self._in_time(self._on_account(adapter.open(call), first), first)
             try:
                 async with aclosing(self._read(handle, first, own_s or self.runtime.config.deadline.idle_s)) as chunks:
                     async for chunk in chunks:
@@ -186,22 +199,35 @@ class Attempt:
                 self._deployment = handle.hidden_params.get("model_id")
                 await handle.aclose()
             ended_by = handle.ended_by()
-            self.reader.take_refusal(message_of(self.answer).get("refusal"))
+            self.reader.take_aside(self.answer)
         else:
-            self._whole = await self._in_time(self._on_account(adapter.complete(call)), until)
+            self._whole = await self._in_time(self._on_account(adapter.complete(call), until), until)
             self._deployment = (getattr(self._whole, "_hidden_params", None) or {}).get("model_id")
             self._first_at = self.runtime.now()
-            for shown in self.reader.take_whole(self._whole):
-                yield shown
+            if self.state.streams:
+                for shown in self.reader.take_whole(self._whole):
+                    yield shown
+            else:
+                self.reader.read_whole(self._whole)
             self._usage, ended_by = _usage_in(self._whole), "terminal"
-        verdict = self.reader.close(self._usage, ended_by)
-        refusals = "content_policy" not in self.state.redirects
-        self.verdict = self.reader.require_sound(verdict, hands_over_refusals=refusals)
+        verdict = self.reader.close(self._reported, ended_by)
+        refusal = self.reader.require_sound(verdict)
+        self.verdict, self.refusal = verdict, refusal if "content_policy" in self.state.redirects else None
 
-    async def _on_account(self, answer: Awaitable[T]) -> T:
-        """Await an answer; a guard inside knows whose it is and where its attempts are traced."""
-        request = self.state.request
-        token = CALLER.set(Account(request.project, request.session, self.state.trace, self.state.began))
+    async def _on_account(self, answer: Awaitable[T], until: float) -> T:
+        """Await an answer; a guard inside knows whose it is, until when, and where its attempts are traced."""
+        request, state = self.state.request, self.state
+        account = Account(
+            request.project,
+            request.session,
+            state.trace,
+            state.began,
+            [],
+            force=self.options.force,
+            provider=self.target.provider if self._is_routed else None,
+            until=until,
+        )
+        token = CALLER.set(account)
         try:
             return await answer
         finally:
@@ -211,9 +237,9 @@ class Attempt:
         try:
             async with asyncio.timeout_at(until):
                 return await answer
-        except TimeoutError:
-            pass  # raised below, without the context of LiteLLM's frames, which hold the key
-        raise self._late("no answer in time", code="no_response")
+        except TimeoutError as error:  # raised below, without the context of LiteLLM's frames, which hold the key
+            held = waited_for(error)  # by a guard inside
+        raise self._late(f"no answer in time{f': waited for {held}' if held else ''}", code="no_response")
 
     async def _read(self, handle: StreamHandle, until: float, idle_s: float) -> AsyncGenerator[StreamChunk, None]:
         """Yield a stream's chunks. Keep-alives are no progress, everything else is."""
@@ -257,7 +283,7 @@ class Attempt:
         row.ttft_s = None if self._first_at is None else round(self._first_at - self._sent_at, 6)
         self.streamed_s += 0.0 if self._first_at is None else now - self._first_at
         if failure is not None:
-            row.status, row.code, row.address = failure.status, failure.code, failure.address
+            row.status, row.code, row.address, row.said = failure.status, failure.code, failure.address, failure.said
             row.tokens_saved = getattr(getattr(failure, "verdict", None), "tokens_saved", None)
         outcome = self._outcome(category, latency_s=row.duration_s)
         self._reservation.note(outcome)
@@ -274,16 +300,21 @@ class Attempt:
 
     def _outcome(self, category: str | None, *, latency_s: float) -> Outcome:
         """Return what was taken: nothing where the provider refused, else what it says, or what was seen."""
-        timed = Outcome(category=category, latency_s=latency_s, ttft_s=self._row.ttft_s)
-        if category is not None and category != ABANDONED and category not in MAYBE_BILLED:
+        timed, is_answer = Outcome(category=category, latency_s=latency_s, ttft_s=self._row.ttft_s), bool(self.verdict)
+        if not is_answer and category != ABANDONED and category not in MAYBE_BILLED:
             return timed._replace(cost_usd=0.0)
-        reported = usage_info(self._usage)
+        reported = self._reported
         if reported and self._call.counted_tokens:  # how far our counts fall short, for the next request's window
             self.runtime.margins.learn(self._call.model, self._call.counted_tokens, reported.prompt_tokens)
         usage = reported or estimated(self._call, self.reader.seen_chars)
-        answer = self.answer if category is None else None
+        answer = self.answer if is_answer else None
         cost_usd = self._reservation.cost_usd(usage, call=self._call, answer=answer, seconds=latency_s)
-        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=category is not None)
+        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=not is_answer)
+
+    @cached_property
+    def _reported(self) -> UsageInfo | None:
+        """The provider's usage; asked for only once it is known."""
+        return usage_info(self._usage)
 
     @property
     def answer(self) -> Any:
@@ -292,8 +323,14 @@ class Attempt:
             self._whole = self._as_whole(self.reader.merged(self._usage))
         return self._whole
 
-    def _respond(self, call: Call) -> ChatResponse:
-        verdict, trace, row = self.verdict, self.state.trace, self._row
+    def last_chunk(self) -> StreamChunk:
+        """Return the one chunk with `is_done`."""
+        assert self.response is not None  # noqa: S101 - it comes behind the response
+        return self.reader.final_chunk(self.response.usage, self.response.tool_calls)
+
+    def respond(self) -> ChatResponse:
+        """Return the whole answer, with the trace as it stands now."""
+        call, verdict, trace, row = self._call, self.verdict, self.state.trace, self._row
         assert verdict is not None  # noqa: S101 - an exchange that ends well has judged its answer
         model, cost_usd = call.model, row.cost_usd
         if self._is_routed:
@@ -302,9 +339,9 @@ class Attempt:
             known = [each.cost_usd for each in rows if each.cost_usd is not None]
             cost_usd = sum(known) if known else None
         trace.served_by = f"{call.provider}/{model}"
-        usage = usage_info(self._usage) or estimated(self._call, self.reader.seen_chars)
+        usage = self._reported or estimated(self._call, self.reader.seen_chars)
         priced = with_raw(usage.model_copy(update={"estimated_cost": cost_usd}), usage.raw)
-        return response_of(
+        self.response = response_of(
             self.answer,
             provider=call.provider,
             model=model,
@@ -313,6 +350,7 @@ class Attempt:
             usage=priced,
             metadata={"trace": trace.to_dict(), "cached": False, "deployment": self._deployment},
         )
+        return self.response
 
     def _tell(self, outcome: Outcome) -> None:
         """Say how the attempt ended, to whoever listens."""
@@ -321,7 +359,7 @@ class Attempt:
         how = {None: "succeeded", ABANDONED: "abandoned"}.get(outcome.category, "failed")
         usage = outcome.usage or UsageInfo()
         tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
-        facts = {**self._row.to_dict(), **tokens, "trace_id": self.state.trace.id}
+        facts = {**self._row.facts(), **tokens, "trace_id": self.state.trace.id}
         self.runtime.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.engine.called import CallReader
 from blueprint_llm.streaming.chunks import fields
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ SPANS = {
 }
 # Where the endpoints have what they send.
 PROMPTS = ("input", "prompt", "query", "documents", "system", "instructions")
+# What events hold that are read where they come as they were sent.
+_TELLING = (b'"usage"', b'"tool_use"', b'"input_json_delta"', b'"message_stop"')
 # Where the events of a stream hold what the answer has: OpenAI's responses, Anthropic's messages.
 _WHOLE = ("response", "message")
 
@@ -103,27 +106,32 @@ class EventReader:
     Attributes:
         usage: What it says was used so far, in the provider's terms.
         answer: The whole answer, where its last event has it.
+        calls: Its tool calls.
     """
 
     def __init__(self) -> None:
         self.usage: dict[str, Any] = {}
         self.answer: Any = None
+        self.calls = CallReader()
         self._rest = b""
 
-    def add(self, event: Any) -> None:
-        """Take the next event, or a piece of one."""
+    def add(self, event: Any) -> list[dict[str, Any]]:
+        """Take the next event, or a piece of one; return what it brought of tool calls, as chunks of a chat."""
+        chunks: list[dict[str, Any]] = []
         for part in self._parsed(event) if isinstance(event, bytes | str) else [event]:
+            chunks += self.calls.read(part)
             whole = next(filter(None, (_part(part, name) for name in _WHOLE)), None)
             self.answer = _part(part, "response") or self.answer
             for place in (part, whole):
                 said = _plain(_part(place, "usage"))
                 self.usage |= {name: value for name, value in said.items() if value is not None}
+        return chunks
 
     def _parsed(self, piece: bytes | str) -> Iterator[Any]:
-        """Yield the events that name a usage, out of lines that may come in pieces."""
+        """Yield the events that say of usage, calls or the end, out of lines that may come in pieces."""
         *lines, self._rest = (self._rest + (piece.encode() if isinstance(piece, str) else piece)).split(b"\n")
         for line in lines:
-            if line.startswith(b"data:") and b'"usage"' in line:
+            if line.startswith(b"data:") and any(mark in line for mark in _TELLING):
                 try:
                     yield json.loads(line[5:])
                 except ValueError:  # not for us to judge

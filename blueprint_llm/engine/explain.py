@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm import models
 from blueprint_llm.adapters.local import embedded
 from blueprint_llm.adapters.router import RouterAdapter
 from blueprint_llm.config.problems import nearest
 from blueprint_llm.engine.cached import lookup
+from blueprint_llm.engine.endpoints import target_of
+from blueprint_llm.engine.fallback import FallbackManager
 from blueprint_llm.engine.prepare import call_for, input_tokens, input_window
-from blueprint_llm.engine.reservation import reservation_for
+from blueprint_llm.engine.reservation import CircuitOpen, LimitReached, limits_of, reservation_for
+from blueprint_llm.engine.state import RequestState
 from blueprint_llm.errors import BlueprintError, ContextDoesNotFitError, CredentialsError, InvalidRequestError
 from blueprint_llm.routing.rules import Question, choose, screen
 from blueprint_llm.routing.targets import Target, litellm_provider
 from blueprint_llm.trace import AttemptTrace, Trace
 from blueprint_llm.types import Considered, ModelInfo, RouteDecision
-from blueprint_llm.usage import Payer, denial
+from blueprint_llm.usage import Payer
 from blueprint_llm.usage import standing as limit_status
 from blueprint_llm.usage.money import NANO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from blueprint_llm.engine.reservation import AttemptReservation
     from blueprint_llm.engine.runtime import Runtime
     from blueprint_llm.routing.rules import Route, Screen
     from blueprint_llm.types import ChatRequest
     from blueprint_llm.usage.stores.records import Charge, Level
+
+NO_ESTIMATE = {"worst_cost_usd": None}
 
 
 async def plan(runtime: Runtime, request: ChatRequest) -> Route:
@@ -112,92 +120,124 @@ def _charges_of(runtime: Runtime, scope: str, request: ChatRequest) -> list[Char
 
 async def explain(runtime: Runtime, request: ChatRequest) -> RouteDecision:
     """Return what a call would do. Sends nothing, reserves nothing, never raises for an impossible request."""
-    trace = Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
+    trace, now = Trace(id=runtime.new_id(), policy_hash=runtime.config.digest), runtime.now()
+    until = now + (request.deadline_s or runtime.config.deadline.total_s)
+    state = RequestState(runtime=runtime, request=request, trace=trace, began=now, started=now, deadline=until)
+    served, looks = [], []
     try:
-        route = await plan(runtime, request)
+        async with asyncio.timeout_at(until):
+            route = await plan(runtime, request)
+            trace.set_route(route.rule, route.chain, route.considered)
+            fallback = FallbackManager(route, state)
+            for target in fallback if route.targets else ():
+                looks.append(look := await _look(state, target, force=fallback.force))
+                if look.refusal is None:
+                    served.append(look)
+                    fallback.would_serve(target)
+                else:
+                    fallback.refuse(target, look.refusal)
+    except TimeoutError as error:
+        return _impossible(trace, state.late(error))
     except BlueprintError as error:
-        return RouteDecision(rule="none", estimate={"worst_cost_usd": None, "error": str(error)}, trace=trace.to_dict())
-    looks = [await _Look.at(runtime, request, target, trace) for target in route.targets]
-    reasons = {look.target.key: look.reason for look in looks if look.reason}
-    open_looks = [look for look in looks if not look.reason]
-    if looks and all(look.is_circuit for look in looks):  # then a call still tries the first of them once
-        open_looks = looks[:1]
-    considered = _considered(route, reasons, {look.target.key for look in open_looks})
-    trace.set_route(route.rule, route.chain, considered)
-    size = input_tokens(request)
-    estimate = open_looks[0].estimate if open_looks else {"worst_cost_usd": None}
-    shown = open_looks or looks
+        return _impossible(trace, error)
+    first = next(iter(served or looks), None)
     return RouteDecision(
-        targets=[_target(look.target) for look in open_looks],
+        targets=[_target(look.target) for look in served],
         rule=route.rule,
         chain=route.chain,
-        considered=considered,
-        estimate={"input_tokens": size, **estimate},
-        cache=await lookup(runtime, request, route.targets[0]) if route.targets else "off",
-        budgets=[limit_status(level) for level in shown[0].levels] if shown else [],
+        considered=[Considered(**row) for row in trace.route["considered"]],
+        estimate={"input_tokens": input_tokens(request), **(served[0].estimate if served else NO_ESTIMATE)},
+        cache=first.cache if first else "off",
+        budgets=[limit_status(level) for level in first.levels] if first else [],
         trace=trace.to_dict(),
     )
 
 
-class _Look:
-    """What an attempt at one target would meet, up to its reservation."""
+def _impossible(trace: Trace, error: BlueprintError) -> RouteDecision:
+    return RouteDecision(rule="none", estimate={**NO_ESTIMATE, "error": str(error)}, trace=trace.to_dict())
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.reason: str | None = None
-        self.is_circuit = False
-        self.levels: tuple[Level, ...] = ()
-        self.estimate: dict[str, Any] = {"worst_cost_usd": None}
 
-    @classmethod
-    async def at(cls, runtime: Runtime, request: ChatRequest, target: Target, trace: Trace) -> _Look:
-        """Prepare a call as an attempt does and compare it with every limit, in the attempt's order."""
-        look = cls(target)
-        row = AttemptTrace(n=1, provider=target.provider, model=target.model)
-        reservation = reservation_for(runtime, request, target, trace=trace, row=row)
-        cap = reservation.cap()
+class _Look(NamedTuple):
+    """What an attempt at one target would meet, up to its reservation.
+
+    Attributes:
+        refusal: Why nothing would be sent.
+    """
+
+    target: Target
+    refusal: Exception | None = None
+    cache: Literal["hit", "miss", "off"] = "off"
+    levels: tuple[Level, ...] = ()
+    estimate: Mapping[str, Any] = NO_ESTIMATE
+
+
+async def _look(state: RequestState, target: Target, *, force: bool) -> _Look:
+    """Return what a call would meet at a target, in the call's order: the cache, the window, the key, the limits."""
+    runtime, request = state.runtime, state.request
+    kept = await lookup(runtime, request, target)
+    reservations = await _reservations(state, target)
+    cap = reservations[0].cap()
+    try:
+        call = call_for(runtime, request, target, trace=state.trace, output_tokens=cap.send)
+    except (ContextDoesNotFitError, CredentialsError) as error:
+        return _Look(target, None if kept == "hit" else error, kept)
+    refusals: list[Exception | None] = []
+    for reservation in reservations:
         try:
-            call = call_for(runtime, request, target, trace=trace, output_tokens=cap.send)
-        except (ContextDoesNotFitError, CredentialsError) as error:
-            look.reason = str(error)
-            return look
-        worst = reservation.worst(call, cap)
-        usd = None if worst.usd is None else worst.usd / NANO
-        look.estimate = {"worst_cost_usd": usd, "input_window": input_window(target, request.max_tokens)}
-        look.reason = runtime.ledger.unpriced(reservation.payer, worst)
-        charges = runtime.ledger.charges(reservation.payer, worst)
-        look.levels = await runtime.store.levels(charges) if charges else ()
-        refusing = next((level for level in look.levels if _refuses(level)), None)
-        breaker = (await runtime.store.breakers([target.key])).get(target.key)
-        if refusing is not None:
-            look.reason = str(denial(refusing))
-        elif isinstance(adapter := runtime.adapter(target), RouterAdapter):
-            look.reason = look.reason or adapter.refusal()
-        elif breaker is not None and breaker.state == "open":
-            look.reason = f"circuit open for {breaker.retry_in_s:.1f} s after failures"
-            look.is_circuit = True
-        return look
+            await reservation.look(call, reservation.cap(), force=force or runtime.is_routed(target))
+        except (LimitReached, CircuitOpen) as reached:
+            refusals.append(reached)
+        else:
+            refusals.append(None)
+    n = refusals.index(None) if None in refusals else 0  # the Router goes on to the next deployment of a group
+    refusal, worst = refusals[n], reservations[n].worst(call, cap).usd
+    if refusal is None and not force and isinstance(adapter := runtime.adapter(target), RouterAdapter):
+        reason = await _router_refusal(state, target, adapter)
+        refusal = CircuitOpen(reason) if reason else None
+    estimate = {
+        "worst_cost_usd": None if worst is None else worst / NANO,
+        "input_window": input_window(target, request.max_tokens),
+    }
+    return _Look(target, None if kept == "hit" else refusal, kept, reservations[n].levels, estimate)
 
 
-def _refuses(level: Level) -> bool:
-    """Return True if the store would refuse the charge: it does not fit beside what is used."""
-    charge = level.charge
-    return charge.on_exceed != "warn" and level.used + charge.amount > charge.limit
+async def _router_refusal(state: RequestState, target: Target, adapter: RouterAdapter) -> str | None:
+    """Return why the Router would not serve a group now: in its words, or since all of its deployments rest."""
+    runtime = state.runtime
+    filters = bool(runtime.config.router_settings.get("enable_tag_filtering"))
+    if reason := await adapter.refusal(state.request.metadata or {}, filters=filters):
+        return reason
+    asked = [_inside(runtime, target, attempt).key for attempt in await adapter.attempts()]
+    resting = [each for each in (await runtime.store.breakers(asked)).values() if each.state == "open"]
+    if not asked or len(resting) < len(set(asked)):
+        return None
+    soonest = min(resting, key=lambda each: each.retry_in_s)
+    return f"circuit open for {soonest.retry_in_s:.1f} s after {soonest.failures} failures in a row"
 
 
-def _considered(route: Route, reasons: dict[str, str], served: set[str]) -> list[Considered]:
-    """Return the route's rows as they stand now: the first of those that can serve is chosen, the rest skipped."""
-    targets = iter(route.targets)
-    rows, chosen = [], False
-    for row in route.considered:
-        if row.verdict == "skipped":
-            rows.append(row)
-            continue
-        key = next(targets).key
-        verdict = "skipped" if key not in served else "standby" if chosen else "chosen"
-        chosen = chosen or verdict == "chosen"
-        rows.append(row.model_copy(update={"verdict": verdict, "reason": reasons.get(key, row.reason)}))
-    return rows
+async def _reservations(state: RequestState, target: Target) -> list[AttemptReservation]:
+    """Return what an attempt would reserve; of a group, deployment by deployment, as the guard inside the Router."""
+    runtime = state.runtime
+    row = AttemptTrace(n=1, provider=target.provider, model=target.model)
+    make = partial(reservation_for, runtime, state.request, trace=state.trace, row=row)
+    adapter = runtime.adapter(target)
+    if not isinstance(adapter, RouterAdapter):
+        return [make(target)]
+    listed = [
+        {**each.params, "model": each.model, "model_info": {**each.info, "id": each.id or "?"}}
+        for each in runtime.table.deployments(target)
+    ]
+    limited = any(limits_of(runtime, _inside(runtime, target, keywords), keywords) for keywords in listed)
+    attempts = await adapter.attempts(made=limited) or listed  # only the Router knows the ids that limits go by
+    deployments = [(_inside(runtime, target, keywords), keywords) for keywords in attempts]
+    return [make(each, limits=limits_of(runtime, each, keywords)) for each, keywords in deployments]
+
+
+def _inside(runtime: Runtime, target: Target, keywords: Mapping[str, Any]) -> Target:
+    """Return a deployment of a group as the guard inside the Router knows it."""
+    found = target_of(runtime, {**keywords, "metadata": {"model_group": target.group}})
+    model = target.model if "*" in found.model else found.model
+    return replace(found, provider=target.provider, model=model, params={**found.params, **target.params})
 
 
 def _target(target: Target) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from blueprint_llm import models
 from blueprint_llm.engine.prepare import input_window
+from blueprint_llm.engine.reservation import CircuitOpen, LimitReached
 from blueprint_llm.errors import (
     AnswerInvalidError,
     BlueprintError,
@@ -20,6 +21,7 @@ from blueprint_llm.errors import (
     ToolCallInvalidError,
 )
 from blueprint_llm.policy import Decision, Fail, NextTarget, Progress, Retry, decide
+from blueprint_llm.routing.rules import Choice, expanded, screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from blueprint_llm.policy import RetryRules
     from blueprint_llm.routing.rules import Route
     from blueprint_llm.routing.targets import Target
+    from blueprint_llm.types import Considered
 
 TOO_LARGE = "request_too_large"
 LIMITS = (BudgetExceededError, QuotaExceededError)
@@ -51,8 +54,8 @@ class FallbackManager:
         self._asked: set[str] = set()
         self._open: list[Target] = []
         self._is_over = False
-        skipped = (row for row in route.considered if row.verdict == "skipped")
-        self._notes = [_passed_over(row.provider, row.model, row.reason) for row in skipped]
+        self._notes: list[str] = []
+        self._note_skipped(route.considered)
         self.force = False
 
     def __iter__(self) -> Iterator[Target]:
@@ -65,6 +68,7 @@ class FallbackManager:
             if not self._queue and self._open and not self._attempts:
                 self.force = True
                 self._queue.append(self._open.pop(0))
+                self._state.trace.choose(self._queue[0].provider, self._queue[0].model)
 
     def _left_s(self) -> float:
         return self._state.deadline - self._state.runtime.now()
@@ -97,33 +101,64 @@ class FallbackManager:
             return NextTarget()
         return decision
 
+    def would_serve(self, target: Target) -> None:
+        """Count a target as asked that nothing was sent to, for `explain`; those behind it are then looked at, too."""
+        self._attempts[target.key] += 1
+
     def leave(self, decision: Decision) -> None:
         """Go on to the next target, or stop."""
         self._is_over = isinstance(decision, Fail)
         error = self._state.failures[-1] if self._state.failures else None
-        if special := self._route.on_failure.get(_category(error)):
-            self._queue = self._unasked(special)
+        category = _category(error)
+        if special := self._route.on_failure.get(category):
+            self._detour(special, f"left out: after {category} its own fallbacks come")
         # A request over a limit of tokens a minute (413) says nothing of the windows behind it.
         elif isinstance(error, CallError) and error.category == "context_length" and error.code != TOO_LARGE:
-            self._queue = deque(other for other in self._queue if _has_more_room(other, error))
+            for other in [target for target in self._queue if not _has_more_room(target, error)]:
+                self._queue.remove(other)
+                self._leave_out(other, "its window is no wider than the one that was full")
 
-    def pass_over(self, target: Target, error: BlueprintError | None, reason: str) -> None:
-        """Note that a target may not serve this request; without an error, its circuit is open."""
-        if error is None:
-            self._open.append(target)
-            self._notes.append(_passed_over(target.provider, target.model, reason))
-        else:
-            self._state.failures.append(error)
-        self._state.trace.skip(target.provider, target.model, reason)
+    def refuse(self, target: Target, refusal: Exception) -> None:
+        """Note why nothing was sent to a target; where its budget has a cheaper chain, that is next."""
+        state = self._state
+        state.trace.skip(target.provider, target.model, str(refusal))
+        if isinstance(refusal, CircuitOpen):
+            if not self.force:  # a target that refuses even so is not asked for ever
+                self._open.append(target)
+            self._notes.append(_passed_over(target.provider, target.model, str(refusal)))
+            return
+        error = refusal.error if isinstance(refusal, LimitReached) else refusal
+        assert isinstance(error, BlueprintError)  # noqa: S101 - every other refusal is an error of ours
+        state.failures.append(_naming(target, error))
         if isinstance(error, ContextDoesNotFitError):
             self.leave(NextTarget())
+        elif isinstance(refusal, LimitReached) and refusal.chain:
+            cheaper = state.runtime.table.of_names(expanded(refusal.chain, state.runtime.chains))
+            self._detour(cheaper, f"left out: a budget leads to {', '.join(refusal.chain)}")
 
-    def degrade(self, chain: Sequence[Target]) -> None:
-        """Go on with a budget's cheaper chain; a detour that leads back would never end."""
-        self._queue = self._unasked(chain)
+    def _detour(self, targets: Sequence[Target], why: str) -> None:
+        """Go on with these targets in the queue's place, screened like the route's.
 
-    def _unasked(self, targets: Sequence[Target]) -> deque[Target]:
-        return deque(target for target in targets if target.key not in self._asked)
+        None that was asked already: a detour that leads back would never end.
+        """
+        ahead = [target for target in targets if target.key not in self._asked]
+        found = screen(Choice(rule=self._route.rule, targets=ahead), self._route.checks)
+        kept = {target.key for target in found.targets}
+        for target in self._queue:
+            if target.key not in kept:
+                self._leave_out(target, why)
+        self._note_skipped(found.considered)
+        self._state.trace.consider(found.considered)
+        self._queue = deque(found.targets)
+
+    def _leave_out(self, target: Target, why: str) -> None:
+        self._notes.append(_passed_over(target.provider, target.model, why))
+        self._state.trace.skip(target.provider, target.model, why)
+
+    def _note_skipped(self, rows: Sequence[Considered]) -> None:
+        skipped = (row for row in rows if row.verdict == "skipped")
+        notes = (_passed_over(row.provider, row.model, row.reason) for row in skipped)
+        self._notes += [note for note in notes if note not in self._notes]
 
     def final_error(self) -> BlueprintError:
         """Return the error that tells most: the deadline, a limit, the only failure, or all of them."""
@@ -133,7 +168,7 @@ class FallbackManager:
             text = f"no answer within the deadline of {state.limit_s:g} s{told}"
             return DeadlineExceededError(text, attempts=failures)
         if failures and all(isinstance(error, LIMITS) for error in failures):
-            return failures[0]
+            return _with_notes(failures[0], [*(f"  {error}" for error in failures[1:]), *self._notes])
         last = failures[-1] if failures else None
         for kind in (ToolCallInvalidError, AnswerInvalidError):
             if isinstance(last, kind) and all(isinstance(each, kind) for each in failures):
@@ -141,12 +176,22 @@ class FallbackManager:
                 return last
         if len(failures) > 1:
             return ChainExhaustedError(failures, notes=self._notes)
-        alone = failures[0]
-        alone.args = ("".join([str(alone), *self._noted()]), *alone.args[1:])
-        return alone
+        return _with_notes(failures[0], self._notes)
 
     def _noted(self) -> list[str]:
         return [f"\n{note}" for note in self._notes]
+
+
+def _naming(target: Target, error: BlueprintError) -> BlueprintError:
+    """Return the error with the name of its target in front, where its words do not say it."""
+    if not isinstance(error, (ContextDoesNotFitError, NoTargetError)):
+        error.args = (f"{target.provider} ({target.model}): {error}", *error.args[1:])
+    return error
+
+
+def _with_notes(error: BlueprintError, notes: Sequence[str]) -> BlueprintError:
+    error.args = ("\n".join([str(error), *notes]), *error.args[1:])
+    return error
 
 
 def _passed_over(provider: str, model: str, reason: str) -> str:

@@ -7,10 +7,13 @@ back as it is, a stream comes back with the `Watch` that judges its chunks while
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 Send = Callable[..., Awaitable[Any]]
+# Set around an attempt of a Router which has other targets for a refused answer (`content_policy_fallbacks`).
+REDIRECTS: ContextVar[bool] = ContextVar("blueprint_redirects", default=False)
 
 
 class Watch(Protocol):
@@ -27,7 +30,7 @@ class Watch(Protocol):
             BlueprintError: The answer cannot become valid any more.
         """
 
-    def finish(self, stream: Any) -> Sequence[Any]:
+    def finish(self) -> Sequence[Any]:
         """Return the rest of a stream that has ended.
 
         Raises:

@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters import Call
 from blueprint_llm.adapters.exceptions import call_error
-from blueprint_llm.adapters.views import reasoning_of, response_of, usage_info
+from blueprint_llm.adapters.merge import as_openrouter_wants
+from blueprint_llm.adapters.views import message_of, response_of, usage_info
 from blueprint_llm.cache import storable
 from blueprint_llm.engine import otel
-from blueprint_llm.engine.attempt import BOOKING_S, MAYBE_BILLED, estimated
+from blueprint_llm.engine.answer import GuardedAnswer
+from blueprint_llm.engine.attempt import BOOKING_S, MAYBE_BILLED, OUTPUT_INVALID, estimated
 from blueprint_llm.engine.cached import as_json, count_hit, entry_of
 from blueprint_llm.engine.endpoints import (
     CAPS,
     CHATS,
     SPANS,
-    EventReader,
     fallbacks_of,
-    in_chat_terms,
     prompt_of,
     target_of,
-    usage_in,
 )
-from blueprint_llm.engine.guard import Guard, Send, Watched
-from blueprint_llm.engine.handed import key_of
-from blueprint_llm.engine.held import HeldBack
+from blueprint_llm.engine.guard import REDIRECTS, Guard, Send, Watched
+from blueprint_llm.engine.handed import completed, key_of
 from blueprint_llm.engine.kept import KeptAnswer, key_for
-from blueprint_llm.engine.reader import AnswerReader
-from blueprint_llm.engine.reservation import AttemptReservation, LimitReached
+from blueprint_llm.engine.prepare import seconds_of
+from blueprint_llm.engine.reservation import CIRCUIT_OPEN, AttemptReservation, CircuitOpen, LimitReached, limits_of
 from blueprint_llm.engine.runtime import Runtime
-from blueprint_llm.errors import BlueprintError, CallError, InvalidRequestError
-from blueprint_llm.streaming import StreamingHandler, check_tools
-from blueprint_llm.streaming.chunks import fields
+from blueprint_llm.engine.state import late
+from blueprint_llm.errors import BlueprintError, CallError
+from blueprint_llm.redaction import redact_value
 from blueprint_llm.trace import CALLER, Account, AttemptTrace, Trace
 from blueprint_llm.types import ChatMessage, ChatRequest
 from blueprint_llm.usage import Cap, Outcome
-from blueprint_llm.usage.limits import of_attempt
 from blueprint_llm.usage.stores.records import ABANDONED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from blueprint_llm.adapters import EndedBy
     from blueprint_llm.cache import Entry
     from blueprint_llm.routing.targets import Target
-    from blueprint_llm.streaming import StreamVerdict
     from blueprint_llm.types import ChatResponse, UsageInfo
-    from blueprint_llm.usage.limits import Rule
 
 
 def build(config: Any) -> Guard:
@@ -67,7 +64,8 @@ class PolicyGuard:
 
     async def call(self, operation: str, send: Send, keywords: dict[str, Any]) -> Any:
         """Make one call of LiteLLM's function `operation`; see `Guard.call`."""
-        account = CALLER.get() or self._account(keywords)
+        await self.runtime.use_settings()
+        account, keywords = CALLER.get() or self._account(keywords), completed(self.runtime, keywords)
         return await _GuardedCall(self.runtime, operation, keywords, account).make(send)
 
 
@@ -80,8 +78,13 @@ class _GuardedCall:
     def __init__(self, runtime: Runtime, operation: str, keywords: dict[str, Any], account: Account) -> None:
         self.runtime, self.keywords, self._operation = runtime, keywords, operation
         self._is_chat, self._is_inner = operation in CHATS, account.trace is not None
-        self._target = target = target_of(runtime, keywords)
+        self._force = account.force
+        target = target_of(runtime, keywords)
+        if account.provider:
+            target = runtime.table.remembered(replace(target, provider=account.provider))
+        self._target = target
         self._trace = account.trace or Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
+        self._until = account.until
         self._session, self._project = account.session or runtime.session, account.project or runtime.project
         self._began = runtime.now()
         self._row = AttemptTrace(
@@ -103,16 +106,19 @@ class _GuardedCall:
         self._handed: dict[str, Any] = {}
         self._is_open = False
         self._first_at: float | None = None
-        self._answer: Any = None
-        self._usage: Any = None
-        self._held = HeldBack(wants_usage=bool((keywords.get("stream_options") or {}).get("include_usage")))
-        self._events = EventReader()
-        self._verdict: StreamVerdict | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Future[None] | None = None
         is_kept = self._is_chat and not self._is_inner
         key = key_for(runtime, target, keywords, project=self._project) if is_kept else None
         self._kept = KeptAnswer(runtime, key, keywords.get("cache"), owner=f"{self._trace.id}-{self._row.n}")
-        handler = handler_for(runtime, keywords)
-        self._reader = AnswerReader(handler, provider=target.provider, model=target.model)
+        self._answer = GuardedAnswer(
+            operation,
+            keywords,
+            target,
+            validates=runtime.config.streaming.validate_tools,
+            is_inner=self._is_inner,
+            redirects=REDIRECTS.get(),
+        )
 
     def _dearest(self, targets: Sequence[Target]) -> AttemptReservation:
         """Return what the call takes: LiteLLM may go on to any of a call's own `fallbacks`, so the dearest must fit."""
@@ -125,7 +131,8 @@ class _GuardedCall:
                 project=self._project,
                 trace=self._trace,
                 row=self._row,
-                limits=self._limits_of(target),
+                limits=limits_of(self.runtime, target, self.keywords),
+                is_whole=True,
             )
             for target in targets
         ]
@@ -133,35 +140,34 @@ class _GuardedCall:
             return found[0]
         return max(found, key=lambda each: each.worst(self._call, self._cap(each)).usd or 0)
 
-    def _limits_of(self, target: Target) -> tuple[Rule, ...]:
-        """Return the limits of a Router's deployment, which stand in the keywords of an attempt at it."""
-        if not target.deployment:
-            return ()
-        most = self.runtime.config.router_settings.get("default_max_parallel_requests")
-        default = {} if most is None else {"max_parallel_requests": most}
-        given = {name: value for name, value in self.keywords.items() if value is not None}
-        return of_attempt(target.deployment, {**default, **given})
-
     async def make(self, send: Send) -> Any:
         """Reserve, call, judge and settle; a stream is judged and settled while it is read."""
-        if (entry := await self._kept.find()) is not None:
-            return await self._replay(entry, send)
+        cap, own_s = self._cap(self._reservation), seconds_of(self.keywords.get("timeout"))
+        limit_s = min(own_s or self._call.timeout_s, self._call.timeout_s)  # a Router's own is ten minutes
         try:
-            self._handed = await key_of(self.runtime, self._target, self.keywords)
-            cap = self._cap(self._reservation)
-            await self._reserve(cap)
+            async with asyncio.timeout(limit_s):  # LiteLLM has its own for what follows
+                entry = await self._kept.find()
+                if entry is None:
+                    self._handed = await key_of(self.runtime, self._target, self.keywords)
+                    await self._reserve(cap)
+        except TimeoutError as error:
+            await self._kept.leave(None)
+            raise self._told(late(error, limit_s)) from None
         except BaseException:
             await self._kept.leave(None)
             raise
+        if entry is not None:
+            return await self._replay(entry, send)
         self._trace.attempts.append(self._row)
+        self._stay_reserved()
         try:
             answer = await send(**self._sent(cap))
             if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
                 self._show_trace(answer)
-                _litellm().watch(answer)
+                self._answer.hear(answer)
                 self._is_open = True
                 return Watched(stream=answer, watch=self)
-            self._judge_whole(answer)
+            self._answer.take(answer)
         except BaseException as error:  # whatever ends a call settles it
             await self.settle(error)
             raise
@@ -189,17 +195,33 @@ class _GuardedCall:
         """Reserve before anything is sent: a refusal costs nothing, and calls at once cannot pass one limit together.
 
         Raises:
-            BlueprintError: A limit refused the call.
+            BlueprintError: A limit refused the call, or the deployment rests while a call above has others to ask.
         """
+        refusal: BlueprintError
         try:
-            await self._reservation.take(self._call, cap, force=True)
+            await self._reservation.take(self._call, cap, force=self._force)
         except LimitReached as limit:
-            refusal, limit_chain = limit.error, limit.chain
+            refusal = limit.error
+            refusal.chain = limit.chain
+        except CircuitOpen as rest:
+            refusal = CallError(str(rest), category="unavailable", code=CIRCUIT_OPEN, **self._answer.reader.who)
         else:
             return
-        refusal.chain = limit_chain
+        raise self._told(refusal)
+
+    def _told(self, refusal: BlueprintError) -> BlueprintError:
         refusal.trace = self._trace.to_dict()
-        raise refusal
+        return refusal
+
+    def _stay_reserved(self) -> None:
+        """Keep the reservation until the call is settled: nothing of ours bounds how long LiteLLM takes."""
+
+        def beat() -> None:
+            kept = self.runtime.book(self._reservation.keep_alive(), within_s=BOOKING_S)
+            self._beating = asyncio.ensure_future(kept)
+            self._stay_reserved()
+
+        self._beat = asyncio.get_running_loop().call_later(self.runtime.ledger.ttl_s / 3, beat)
 
     def _cap(self, reservation: AttemptReservation) -> Cap:
         """Return the most output; an endpoint that writes no tokens has none."""
@@ -211,6 +233,8 @@ class _GuardedCall:
     def _sent(self, cap: Cap) -> dict[str, Any]:
         """Return the caller's keywords, with a cap where a limit needs one, and a stream's usage asked for."""
         sent = {**self.keywords, **self._handed}
+        if self._is_inner and self._is_chat:
+            sent["messages"] = as_openrouter_wants(sent["messages"], self._target.model)
         names = CAPS.get(self._operation, ())
         if cap.send is not None and not any(sent.get(name) for name in names):
             sent[names[0]] = cap.send
@@ -218,77 +242,59 @@ class _GuardedCall:
             sent["stream_options"] = {"include_usage": True, **(sent.get("stream_options") or {})}
         return sent
 
-    def _judge_whole(self, answer: Any) -> None:
-        self._answer, self._usage = answer, usage_in(answer)
-        if self._is_chat and not self._is_inner and getattr(answer, "choices", None):
-            for _ in self._reader.take_whole(answer):
-                pass
-            self._require_sound("terminal")
-
-    def _require_sound(self, ended_by: EndedBy) -> None:
-        self._verdict = verdict = self._reader.close(self._usage, ended_by)
-        # An empty, refused or cut answer is handed over as LiteLLM does.
-        self._reader.require_sound(verdict, hands_over_refusals=True)
-
     @property
     def shown(self) -> bool:
         """Whether content of a stream was handed on."""
-        return self._held.shown
+        return self._answer.shown
 
     def feed(self, chunk: Any) -> Sequence[Any]:
         """Return the chunks that may be handed on now. Raise CallError if the answer cannot become valid."""
         if self._first_at is None:
             self._first_at = self.runtime.now()
-        if not self._is_chat:
-            self._events.add(chunk)
-            self._held.shown = True
-            return [chunk]
-        if self._is_inner:
-            self._usage = fields(chunk).get("usage") or self._usage
-            self._reader.chunks.append(chunk)
-            self._held.shown = True
-            return [chunk]
-        self._usage = fields(chunk).get("usage") or self._usage
-        self._reader.check(chunk)
-        return self._held.add(chunk)
+        return self._answer.feed(chunk)
 
-    def finish(self, stream: Any) -> Sequence[Any]:
+    def finish(self) -> Sequence[Any]:
         """Return the rest of a stream that has ended. Raise CallError if it is not valid, or nothing proves its end."""
-        if self._is_chat and not self._is_inner:
-            made_up = self.keywords.get("mock_response") is not None
-            self._require_sound("terminal" if made_up else _litellm().end_of(stream))
-        return self._held.rest()
+        return self._answer.finish()
 
     async def settle(self, error: BaseException | None) -> None:
         """Book the call, once, however it ended; nothing is raised."""
+        if self._beat is not None:
+            self._beat.cancel()
         failure = self._failure(error)
+        if isinstance(failure, OUTPUT_INVALID):
+            failure.message_received = redact_value(message_of(self._answer.whole()))
         now, row = self.runtime.now(), self._row
         row.duration_s = round(now - self._began, 6)
         row.ttft_s = None if self._first_at is None else round(self._first_at - self._began, 6)
         if failure is not None:
             row.category, row.status, row.code = failure.category, failure.status, failure.code
+            row.address, row.said = failure.address, failure.said
         elif error is not None:
             row.category = ABANDONED
         outcome = self._outcome(row.category)
         self._reservation.note(outcome)
-        await self.runtime.book(self._reservation.settle(outcome, failure), within_s=BOOKING_S)
+        # A call above that waits for the answer must not lose it to a ledger that is locked.
+        waits_s = self.runtime.config.deadline.idle_s if self._is_open else (self._until or math.inf) - now
+        within_s = min(BOOKING_S, max(0.0, waits_s / 2)) if self._is_inner else BOOKING_S
+        await self.runtime.book(self._reservation.settle(outcome, failure), within_s=within_s)
         await self._kept.leave(self._entry(outcome) if error is None else None)
         self._finish_trace(error)
         self._tell(outcome, type(error).__name__ if isinstance(error, Exception) else outcome.category)
 
     def _entry(self, outcome: Outcome) -> Entry | None:
         """Return what the cache may keep of an answer that is complete and valid."""
-        verdict = self._verdict
+        verdict = self._answer.verdict
         if self._kept.key is None or verdict is None or outcome.usage is None:
             return None
-        whole = as_json(self._reader.merged(self._usage) if self._answer is None else self._answer)
+        whole = as_json(self._answer.whole())
         if not storable(whole, status=verdict.status, ended_by=verdict.ended_by):
             return None
-        return entry_of(self._response(outcome, whole), whole, self._reader.chunks, at=self.runtime.clock())
+        return entry_of(self._response(outcome, whole), whole, self._answer.reader.chunks, at=self.runtime.clock())
 
     def _response(self, outcome: Outcome, whole: Any = None) -> ChatResponse:
         """Return the answer as a record of ours; of the endpoints other than chat only whose it is and its usage."""
-        verdict, usage = self._verdict, outcome.usage
+        verdict, usage = self._answer.verdict, outcome.usage
         return response_of(
             whole or {},
             provider=self._target.provider,
@@ -302,10 +308,10 @@ class _GuardedCall:
         """Say how the attempt ended, to whoever listens; a call above the guard tells of itself."""
         if self.runtime.audience:
             how = "succeeded" if error is None else "abandoned" if outcome.category == ABANDONED else "failed"
-            facts = {**self._row.to_dict(), "trace_id": self._trace.id}
+            facts = {**self._row.facts(), "trace_id": self._trace.id}
             self.runtime.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)
         if otel.listened() and not self._is_inner:
-            answer = self._reader.merged(self._usage) if self._answer is None else self._answer
+            answer = self._answer.whole()
             params = {name: value for name, value in self._call.params.items() if name != "tools"}
             messages = [ChatMessage.model_construct(**message) for message in self._call.messages]
             otel.record_call(
@@ -334,43 +340,28 @@ class _GuardedCall:
 
     def _outcome(self, category: str | None) -> Outcome:
         timed = Outcome(category=category, latency_s=self._row.duration_s, ttft_s=self._row.ttft_s)
-        if category is not None and category != ABANDONED and category not in MAYBE_BILLED:
+        is_answer = category is None or self._answer.verdict is not None
+        if not is_answer and category != ABANDONED and category not in MAYBE_BILLED:
             return timed._replace(cost_usd=0.0)
-        said = usage_info(self._usage or in_chat_terms(self._events.usage))
-        usage = said or estimated(self._call, self._reader.seen_chars + self._reasoned_chars())
-        cost_usd = self._cost_usd(usage, is_whole=category is None)
-        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=category is not None)
+        usage = usage_info(self._answer.usage) or estimated(self._call, self._answer.seen_chars)
+        cost_usd = self._cost_usd(usage, is_whole=is_answer)
+        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=not is_answer)
 
     def _cost_usd(self, usage: UsageInfo, *, is_whole: bool) -> float | None:
         """Return what the call cost: by the user's own prices, else as LiteLLM counts; None where nobody knows."""
         is_own = self._reservation.card is not None and self._reservation.card.is_own
-        counted = (getattr(self._answer, "_hidden_params", None) or {}).get("response_cost")
+        hidden = self._answer.hidden
+        counted = hidden.get("response_cost")
         if counted and not (is_own and usage.source == "provider"):
             return float(counted)
+        if hidden.get("cache_hit"):  # of LiteLLM's own cache
+            return 0.0
         writes = self._operation in CAPS
         if usage.source != "provider" and not writes:  # pictures, speech: their price is not one of tokens
             return None
-        answer = None
-        if is_whole and self._answer is not None:
-            answer = self._answer
-        elif is_whole:
-            answer = self._priced() if self._is_chat else self._events.answer
+        answer = self._answer.priced() if is_whole else None
         seconds = self._row.duration_s or 0.0
         return self._reservation.cost_usd(usage, call=self._call, answer=answer, seconds=seconds)
-
-    def _priced(self) -> dict[str, Any]:
-        """Return what LiteLLM counts a stream's cost by: to merge every chunk takes as long as to read a few more."""
-        if self.keywords.get("web_search_options") or self.keywords.get("tools"):  # its text may say what was searched
-            return self._reader.merged(self._usage)
-        last = fields(self._reader.chunks[-1]) if self._reader.chunks else {}
-        told = {name: last.get(name) for name in ("model", "service_tier") if last.get(name)}
-        choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
-        return {**told, "choices": [choice], "usage": as_json(self._usage) if self._usage is not None else None}
-
-    def _reasoned_chars(self) -> int:
-        """Return how much of a stream was reasoning, which no event tells of."""
-        choices = (choice for chunk in self._reader.chunks for choice in getattr(chunk, "choices", None) or ())
-        return sum(len(reasoning_of(getattr(choice, "delta", None))) for choice in choices)
 
     def _show_trace(self, answer: Any) -> None:
         """Put the trace beside what LiteLLM tells of an answer; a stream's is complete once it has ended."""
@@ -378,25 +369,6 @@ class _GuardedCall:
         if isinstance(hidden, dict):
             self._shown_trace.update(self._trace.to_dict())
             hidden["blueprint"] = self._shown_trace
-
-
-def handler_for(runtime: Runtime, keywords: Mapping[str, Any]) -> StreamingHandler:
-    """Return the validator of an answer to a call of these keywords."""
-    tools = keywords.get("tools") or ()
-    return StreamingHandler(
-        tools=tools if runtime.config.streaming.validate_tools and are_readable(tools) else (),
-        response_format=keywords.get("response_format"),
-        max_tokens=keywords.get("max_tokens") or keywords.get("max_completion_tokens"),
-    )
-
-
-def are_readable(tools: Iterable[Any]) -> bool:
-    """Return True if every tool is a function that an answer can be held against."""
-    try:
-        check_tools(tools)
-    except (InvalidRequestError, TypeError, AttributeError):
-        return False
-    return True
 
 
 def _litellm() -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.errors import MissingKeyError
+from blueprint_llm.config.environment import LISTED, closed, with_listed
+from blueprint_llm.errors import CredentialsError, MissingKeyError
 from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
@@ -16,6 +17,26 @@ if TYPE_CHECKING:
 
 # With one of these the call brings its own way in.
 OWN = ("api_key", "client", "litellm_credential_name", "azure_ad_token", "azure_ad_token_provider", "mock_response")
+
+
+def completed(runtime: Runtime, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords with what the configuration's `credential_list` holds under the name that they borrow.
+
+    LiteLLM's own list is one for the whole process; a name that is not the configuration's is looked up there.
+
+    Raises:
+        CredentialsError: An address is taken from the environment and is not set; LiteLLM would choose another.
+    """
+    listed, name = runtime.config.credential_list, keywords.get(LISTED)
+    is_ours = name and any(entry.get("credential_name") == name for entry in listed)
+    borrowed = with_listed(listed, {LISTED: name}) if is_ours else {}
+    if problem := closed({**borrowed, **keywords}):
+        asked = (keywords.get("metadata") or {}).get("model_group") or keywords.get("model")
+        raise CredentialsError(f"{asked!r} cannot be called: {problem}")
+    if not is_ours:
+        return keywords
+    own = {key: value for key, value in keywords.items() if key != LISTED and value is not None}
+    return {**_litellm().revealed(runtime.credentials.resolve_params(borrowed)), **own}
 
 
 async def key_of(runtime: Runtime, target: Target, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,3 +63,9 @@ async def key_of(runtime: Runtime, target: Target, keywords: Mapping[str, Any]) 
     address = {"api_base": found.base_url} if found.base_url else {}
     handed = {**address, **more, "api_key": found.api_key.reveal()}
     return {name: value for name, value in handed.items() if keywords.get(name) is None}
+
+
+def _litellm() -> Any:
+    from blueprint_llm.adapters import litellm  # noqa: PLC0415 - loaded by now: a call of it is on its way
+
+    return litellm

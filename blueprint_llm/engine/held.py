@@ -33,9 +33,12 @@ class HeldBack:
         self._waiting: list[Any] = []
         self._has_calls = False
 
-    def add(self, chunk: Any) -> list[Any]:
-        """Take a chunk; return those that may be handed on now."""
+    def add(self, chunk: Any, *, is_text: bool = False) -> list[Any]:
+        """Take a chunk; return those that may be handed on now. `is_text`: it is known to bring a text alone."""
         facts = fields(chunk)
+        if is_text and not self._waiting and facts.get("usage") is None:
+            self.shown = True
+            return [chunk]
         says, ends = self._says(facts)
         if not self._wants_usage and facts.get("usage") is not None:
             if not (says or ends):

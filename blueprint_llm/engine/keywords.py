@@ -25,8 +25,8 @@ Request = ChatRequest | Mapping[str, Any] | Sequence[Message] | None
 NEAR = 0.85  # how alike a misspelt keyword is to the one that was meant: `max_new_tokens` is no `max_tokens`
 
 
-class LiteLLMKeywords(TypedDict, total=False):
-    """What LiteLLM's `completion` takes beside `model` and `messages`."""
+class CompletionKeywords(TypedDict, total=False):
+    """What LiteLLM's `completion` takes beside `model`, `messages` and `stream`, which says what comes back."""
 
     # What is sent to providers.
     temperature: float | None
@@ -38,7 +38,6 @@ class LiteLLMKeywords(TypedDict, total=False):
     n: int | None
     stop: str | Sequence[str] | None
     seed: int | None
-    stream: bool | None
     stream_options: Mapping[str, Any] | None
     presence_penalty: float | None
     frequency_penalty: float | None
@@ -140,6 +139,12 @@ class LiteLLMKeywords(TypedDict, total=False):
     ensure_alternating_roles: bool | None
     merge_reasoning_content_in_choices: bool | None
     use_litellm_proxy: bool | None
+
+
+class LiteLLMKeywords(CompletionKeywords, total=False):
+    """What LiteLLM's `completion` takes beside `model` and `messages`."""
+
+    stream: bool | None
 
 
 class AskKeywords(LiteLLMKeywords, total=False):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from contextlib import contextmanager
@@ -39,13 +40,19 @@ PROVIDERS = {
     "xai": "x_ai",
 }
 _NANO = 10**9
+_STANDS_IN = re.compile("Proxy|NoOp")  # what OpenTelemetry gives where no provider is set
 _NONE: Mapping[str, Any] = {}
 _NUMBERS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 
 def listened() -> bool:
-    """Whether anybody may listen: the program has loaded OpenTelemetry's interface."""
-    return "opentelemetry.trace" in sys.modules or "opentelemetry.metrics" in sys.modules
+    """Return True if anybody listens: the program has set a provider of OpenTelemetry's, for traces or for metrics.
+
+    That its interface is loaded says nothing: LiteLLM loads it where it is installed.
+    """
+    traces, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
+    providers = (traces and traces.get_tracer_provider(), metrics and metrics.get_meter_provider())
+    return any(provider and not _STANDS_IN.search(type(provider).__name__) for provider in providers)
 
 
 @cache

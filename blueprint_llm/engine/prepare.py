@@ -78,10 +78,14 @@ def call_for(
 
 
 def own_timeout_s(request: ChatRequest) -> float | None:
-    """Return the call's own `timeout` in seconds: a number, a text, or an `httpx.Timeout`, whose read counts."""
-    own = request.params.get("timeout")
+    """Return the call's own `timeout` in seconds."""
+    return seconds_of(request.params.get("timeout"))
+
+
+def seconds_of(own: Any) -> float | None:
+    """Return a timeout as LiteLLM takes it: a number, a text, or an `httpx.Timeout`, whose read counts."""
     try:
-        seconds = float(getattr(own, "read", own))  # type: ignore[arg-type] # the caller's, of any kind
+        seconds = float(getattr(own, "read", own))
     except (TypeError, ValueError):
         return None
     return seconds if seconds > 0 else None
@@ -167,8 +171,11 @@ def params_for(
     if runtime.is_routed(target):
         given = {name: value for name, value in request.params.items() if name not in ("stream", *CONNECTION)}
         tries = {"num_retries": runtime.config.retry.max_attempts - 1} if runtime.config.retry else {}
+        own = {"num_retries": 0, "max_retries": 0} if runtime.is_alone(target) else {}
+        told = {"metadata": dict(request.metadata)} if request.metadata else {}  # the Router goes by its tags
+        given = {**told, **tries, **resolved, **asked, **offered, **given, **cap, **changed, **own}
         # The chain, and LiteLLM's fallbacks in it, are walked above the Router, under one deadline.
-        return {**tries, **resolved, **asked, **offered, **given, **cap, **changed, "disable_fallbacks": True}
+        return {**given, "disable_fallbacks": True}
     own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
     given = {name: value for name, value in request.params.items() if name not in NOT_GIVEN}
     return {**own, **asked, **offered, **given, **cap, **changed}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm.adapters.merge import Merger
 from blueprint_llm.adapters.views import message_of, reasoning_of
 from blueprint_llm.streaming import TextDelta, Verdict
+from blueprint_llm.streaming.ending import is_no_end
 from blueprint_llm.streaming.judgement import Judgement, judge, judge_early
 from blueprint_llm.types import PartialToolCall, StreamChunk, ToolCall, UsageInfo, with_raw
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from blueprint_llm.adapters import EndedBy
+    from blueprint_llm.errors import CallError
     from blueprint_llm.streaming import StreamingHandler, StreamVerdict
 
 
@@ -32,15 +34,20 @@ class AnswerReader:
         handler: The validator.
         provider: The target's name; `model`: the LiteLLM model id.
         prefix: Text that was shown before and is continued.
+        keeps_chunks: Somebody wants a stream's chunks later, the cache above all; else they are merged as they come,
+            which holds a hundredth of the memory.
 
     Attributes:
         text: What the first choice said so far.
         seen_chars: How much has arrived, reasoning and arguments included.
-        chunks: LiteLLM's own chunks.
+        chunks: LiteLLM's own chunks, where they are kept.
     """
 
-    def __init__(self, handler: StreamingHandler, *, provider: str, model: str, prefix: str = "") -> None:
+    def __init__(
+        self, handler: StreamingHandler, *, provider: str, model: str, prefix: str = "", keeps_chunks: bool = True
+    ) -> None:
         self._handler, self._provider, self._model, self._prefix = handler, provider, model, prefix
+        self._merger = None if keeps_chunks else Merger()
         # A beginning is sent without its trailing white space; the model then writes that again.
         self._overlap = prefix[len(prefix.rstrip()) :]
         self.text = ""
@@ -61,9 +68,18 @@ class AnswerReader:
         """Read an answer that came in one piece; a stream's caller sees it as few chunks. Raises CallError."""
         if reasoning := reasoning_of(message_of(answer)):
             yield self.chunk(reasoning=reasoning)
+        for shown in self._read(answer):
+            yield self.chunk(**shown)
+
+    def read_whole(self, answer: Any) -> None:
+        """Read an answer that came in one piece, and is handed over as one. Raises CallError."""
+        for _ in self._read(answer):
+            pass
+
+    def _read(self, answer: Any) -> Iterator[dict[str, Any]]:
         for event in self._handler.feed(answer):
             if (shown := self._count(event)) is not None:
-                yield self.chunk(**shown)
+                yield shown
 
     def take(self, chunk: Any) -> Iterator[StreamChunk]:
         """Read a stream's chunk and yield what the caller may see of it; the first carries LiteLLM's own chunk.
@@ -71,7 +87,10 @@ class AnswerReader:
         Raises:
             CallError: From here on no valid answer is possible.
         """
-        self.chunks.append(chunk)
+        if self._merger is None:
+            self.chunks.append(chunk)
+        else:
+            _merge(self._merger, chunk)
         raw = chunk
         if reasoning := reasoning_of(next(iter(_deltas_of(chunk)), None)):
             self.seen_chars += len(reasoning)
@@ -85,19 +104,35 @@ class AnswerReader:
         if raw is not None and _says_more(chunk):  # what has no field of ours (audio, images) is not lost
             yield self.chunk(raw)
 
-    def take_refusal(self, refusal: Any) -> None:
-        """Let the validator see a refusal that LiteLLM leaves out of a stream's chunks."""
-        if refusal:
-            self._handler.feed({"choices": [{"index": 0, "delta": {"refusal": refusal}}]})
+    def take_aside(self, answer: Any) -> None:
+        """Let the validator see what LiteLLM leaves out of a stream: refusals, and ends that it has no word for.
 
-    def check(self, chunk: Any) -> None:
-        """Read a stream's chunk that is shown as it is, and only checked here. Raise CallError as `take` does."""
+        Args:
+            answer: The answer merged, or what was heard of it beside the chunks, in that shape.
+        """
+        for choice in answer.get("choices") or ():
+            refusal = (choice.get("message") or {}).get("refusal")
+            native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")
+            end = native if is_no_end(native) else None
+            if refusal or end:
+                piece = {"index": choice.get("index") or 0, "delta": {"refusal": refusal}, "finish_reason": end}
+                self._handler.feed({"choices": [piece]})
+
+    def check(self, chunk: Any) -> bool:
+        """Read a stream's chunk that is shown as it is, and only checked here. Raise CallError as `take` does.
+
+        Returns:
+            Whether it brings a text, and no call was seen so far.
+        """
         self.chunks.append(chunk)
+        has_text = False
         for event in self._handler.feed(chunk):
             if isinstance(event, TextDelta):
                 self.seen_chars += len(event.text)
+                has_text = True
             else:
                 self._count(event)
+        return has_text and not self._handler.has_calls
 
     def chunk(self, raw: Any = None, **fields: Any) -> StreamChunk:
         """Return a chunk of ours, with LiteLLM's at `.raw`."""
@@ -131,12 +166,16 @@ class AnswerReader:
         verdict = self._handler.close(usage=usage, ended_by=ended_by)
         return replace(verdict, text=self._prefix + self.text) if self._prefix else verdict
 
-    def require_sound(self, verdict: StreamVerdict, *, hands_over_refusals: bool) -> StreamVerdict:
-        """Return the verdict on an answer that may be handed over. Raise CallError for one that may not."""
+    def require_sound(self, verdict: StreamVerdict) -> CallError | None:
+        """Return what is wrong with an answer that may be handed over all the same: that it is a refusal; else None.
+
+        Raises:
+            CallError: It may not be handed over.
+        """
         judgement = judge(verdict)
-        if judgement.kind != "refused" or not hands_over_refusals:
+        if judgement.kind != "refused":
             self._raise(judgement)
-        return verdict
+        return judgement.error(**self.who)
 
     def _raise(self, judgement: Judgement) -> None:
         if error := judgement.error(**self.who):
@@ -148,13 +187,17 @@ class AnswerReader:
         Args:
             usage: The provider's, for where no chunk has it (any more).
         """
-        merger = Merger()
+        merger = self._merger or Merger()
         for chunk in self.chunks:
-            merger.add(chunk if isinstance(chunk, dict) else chunk.model_dump())
+            _merge(merger, chunk)
         whole = merger.whole()
         if usage is not None and not whole.get("usage"):
             whole["usage"] = usage.model_dump() if hasattr(usage, "model_dump") else usage
         return whole
+
+
+def _merge(merger: Merger, chunk: Any) -> None:
+    merger.add(chunk if isinstance(chunk, dict) else chunk.model_dump())
 
 
 def _deltas_of(chunk: Any) -> list[Any]:

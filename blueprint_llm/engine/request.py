@@ -28,10 +28,8 @@ from blueprint_llm.errors import (
     InvalidRequestError,
 )
 from blueprint_llm.policy import UNCHANGED, Fail, NextTarget, RecoveryOptions, Retry, recovery_step
-from blueprint_llm.routing.rules import expanded
 from blueprint_llm.trace import Trace
 from blueprint_llm.types import StreamChunk
-from blueprint_llm.usage.stores import waited_for
 from blueprint_llm.usage.stores.records import ABANDONED
 from blueprint_llm.usage.traces import keep_trace
 
@@ -64,8 +62,11 @@ class RequestRun:
         self.request, self.runtime, self.streams = request, runtime, stream
         self.response: ChatResponse | None = None
         self._output = _Output()
+        self._refused: tuple[Attempt, int | None] | None = None
         trace = Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
-        self.state = RequestState(runtime=runtime, request=request, trace=trace, began=0.0, started=0.0, deadline=0.0)
+        self.state = RequestState(
+            runtime=runtime, request=request, trace=trace, began=0.0, started=0.0, deadline=0.0, streams=stream
+        )
 
     async def answer(self) -> ChatResponse:
         """Return the whole answer. Raises BlueprintError with the trace."""
@@ -104,10 +105,10 @@ class RequestRun:
 
     async def _route(self) -> Route:
         try:
-            async with asyncio.timeout_at(self.state.deadline):
+            async with asyncio.timeout_at(self.state.deadline if self.runtime.config.routes else None):
                 route = await plan(self.runtime, self.request)
         except TimeoutError as error:
-            raise self._store_was_late(error) from None
+            raise self.state.late(error) from None
         self.state.trace.set_route(route.rule, route.chain, route.considered)
         self.state.redirects = frozenset(name for name, targets in route.on_failure.items() if targets)
         return route
@@ -134,7 +135,17 @@ class RequestRun:
                             yield chunk
             if self.response is not None:
                 return
-        raise fallback.final_error()
+        if self._refused is None:
+            raise fallback.final_error()
+        for chunk in self._hand_over(*self._refused):
+            yield chunk
+
+    def _hand_over(self, attempt: Attempt, place: int | None) -> Iterator[StreamChunk]:
+        """Yield the end of a refused answer: it is an answer, and nobody who was there for it had another one."""
+        self.response = response = attempt.respond()
+        if not self._output.return_to(place) and (response.content or response.reasoning):
+            yield attempt.reader.chunk(delta=response.content, reasoning=response.reasoning or "")
+        yield attempt.last_chunk()
 
     async def _load(self, target: Target) -> None:
         """Import LiteLLM off the event loop where it is not yet: once, for seconds that nobody counts."""
@@ -163,11 +174,13 @@ class RequestRun:
                         self.response = attempt.response
                         yield chunk
             except REFUSALS as refusal:
-                self._pass_over(target, refusal, fallback)
+                fallback.refuse(target, refusal)
                 return
             except CallError as error:
                 if isinstance(error, DeadlineExceededError):  # a lock outlasted the call: no other target can help
                     raise
+                if attempt.response is not None:
+                    self._refused = attempt, self._output.place
                 # What was streamed is not the call's own time: the deadline counts up to the first delta, and waits.
                 self.state.extend(attempt.streamed_s)
                 until += attempt.streamed_s
@@ -179,16 +192,6 @@ class RequestRun:
                 return
             waited_s = decision.wait_s
             await self.runtime.sleep(waited_s)
-
-    def _pass_over(self, target: Target, refusal: Exception, fallback: FallbackManager) -> None:
-        """Note that nothing was sent to a target; where a budget has a cheaper chain, that is next."""
-        if isinstance(refusal, LimitReached):
-            fallback.pass_over(target, refusal.error, str(refusal))
-            if refusal.chain:
-                names = expanded(refusal.chain, self.runtime.chains)
-                fallback.degrade(self.runtime.table.of_names(names))
-        else:
-            fallback.pass_over(target, refusal if isinstance(refusal, BlueprintError) else None, str(refusal))
 
     def _after(
         self,
@@ -209,7 +212,7 @@ class RequestRun:
             if climbed is None:
                 decision = NextTarget()
             else:
-                if climbed.notes != change.notes or climbed.max_tokens != change.max_tokens:
+                if climbed.is_reask(change):
                     decision = Retry(wait_s=0.0)
                 change = climbed
         continues = isinstance(decision, Retry) and bool(change.prefix)
@@ -233,11 +236,6 @@ class RequestRun:
             can_continue=streaming.on_break == "resume" and models.continues(target.model),
             text=attempt.reader.text,
         )
-
-    def _store_was_late(self, error: TimeoutError) -> DeadlineExceededError:
-        held = waited_for(error) or "the ledger"
-        text = f"no answer within the deadline of {self.state.limit_s:g} s: waited for {held}"
-        return DeadlineExceededError(text, attempts=[])
 
     def _tell(self, failure: str) -> None:
         """Say how the call ended, to whoever listens. `failure` is empty for an answer, else an error's name."""
@@ -268,7 +266,7 @@ class _Output:
     """
 
     def __init__(self) -> None:
-        self._has_shown = False
+        self._has_shown, self._restarts = False, 0
         self._void: BlueprintError | None = None
 
     def void(self, error: BlueprintError) -> bool:
@@ -277,10 +275,21 @@ class _Output:
             self._void = error
         return self._has_shown
 
+    @property
+    def place(self) -> int | None:
+        """Where the output is: after how many restarts; None while what it shows is void."""
+        return None if self._void else self._restarts
+
+    def return_to(self, place: int | None) -> bool:
+        """Let what was shown at `place` stand after all. Return False if it is not what is shown."""
+        if self._restarts == place:
+            self._void = None
+        return self._restarts == place
+
     def of(self, chunk: StreamChunk) -> Iterator[StreamChunk]:
         """Yield `chunk`, behind the announcement that what came before it is void."""
         if self._void is not None:
             yield StreamChunk(error=self._void, restart=True, provider=chunk.provider, model=chunk.model)
-            self._void = None
+            self._void, self._restarts = None, self._restarts + 1
         self._has_shown = True
         yield chunk

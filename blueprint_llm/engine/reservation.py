@@ -6,18 +6,22 @@ Each is one transaction of the store, which also asks and tells the target's bre
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
 from blueprint_llm.errors import BlueprintError, NoTargetError
 from blueprint_llm.policy import LASTING
 from blueprint_llm.routing.targets import litellm_provider
-from blueprint_llm.usage import Cap, Estimate, Outcome, Payer, demand, denial
+from blueprint_llm.usage import Cap, Demand, Estimate, Outcome, Payer, demand, denial
 from blueprint_llm.usage import standing as limit_status
+from blueprint_llm.usage.limits import of_attempt
 from blueprint_llm.usage.money import NANO
 from blueprint_llm.usage.pricing import cost, tokens_of
 from blueprint_llm.usage.pricing.litellm_keys import prices_in
-from blueprint_llm.usage.stores.records import ABANDONED, BreakerReport
+from blueprint_llm.usage.stores import breaker
+from blueprint_llm.usage.stores.ledger_sql import refusing
+from blueprint_llm.usage.stores.records import ABANDONED, BreakerReport, Reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,17 +33,22 @@ if TYPE_CHECKING:
     from blueprint_llm.trace import AttemptTrace, Trace
     from blueprint_llm.types import ChatRequest, UsageInfo
     from blueprint_llm.usage.limits import Rule
-    from blueprint_llm.usage.stores.records import Level, Reservation, Reserved
+    from blueprint_llm.usage.stores.records import Level, Reservation
 
+# What a request without any keyword asks for.
+ONE = Demand()
 # How long an account without money is left alone where the provider does not say when that changes.
 OUT_OF_QUOTA_S = 600.0
+# The code of a CallError of an attempt inside a Router that was not made because the deployment's circuit is open.
+CIRCUIT_OPEN = "circuit_open"
 
 
 class LimitReached(Exception):  # noqa: N818 - a signal inside the engine
     """A limit closes this target to the request; `chain` is where it degrades to."""
 
     def __init__(self, error: BlueprintError, chain: tuple[str, ...] = ()) -> None:
-        super().__init__(str(error))
+        rows = error.considered if isinstance(error, NoTargetError) else ()
+        super().__init__("; ".join(row["reason"] for row in rows) or str(error))
         self.error, self.chain = error, chain
 
 
@@ -55,6 +64,10 @@ class AttemptReservation:
         session, project: On whose account it goes.
         trace, row: The call's trace, and the attempt's row in it.
         limits: Those that come with the deployment itself.
+        is_whole: The keywords are all of the call, its prompt included.
+
+    Attributes:
+        levels: How full each limit was at the last `look`.
     """
 
     def __init__(  # noqa: PLR0913 - who asks whom for what
@@ -68,9 +81,10 @@ class AttemptReservation:
         trace: Trace,
         row: AttemptTrace,
         limits: tuple[Rule, ...] = (),
+        is_whole: bool = False,
     ) -> None:
         self.runtime, self.target, self.params = runtime, target, params
-        self.trace, self.row = trace, row
+        self.trace, self.row, self._is_whole = trace, row, is_whole
         self.id = f"{trace.id}-{row.n}"
         self.payer = Payer(
             call_id=trace.id,
@@ -86,6 +100,7 @@ class AttemptReservation:
         tier = params.get("service_tier")
         tags = frozenset({tier}) if isinstance(tier, str) else frozenset[str]()
         self.card = runtime.price(target, tags, own=prices_in(params))
+        self.levels: tuple[Level, ...] = ()
         self._taken: Reservation | None = None
 
     def cap(self, raised: int | None = None) -> Cap:
@@ -93,14 +108,20 @@ class AttemptReservation:
         facts, given = models.info(self.target.model), (self.params, self.target.params)
         caps = (params.get(name) for params in given for name in ("max_completion_tokens", "max_tokens"))
         asked = raised or next((cap for cap in caps if type(cap) is int and cap > 0), None)
-        cap = self.runtime.ledger.cap(
-            self.payer, max_tokens=asked, facts=facts, card=self.card, asked=demand(self.params)
-        )
+        cap = self.runtime.ledger.cap(self.payer, max_tokens=asked, facts=facts, card=self.card, asked=self._asked)
         return replace(cap, send=raised) if raised else cap
+
+    @cached_property
+    def _asked(self) -> Demand:
+        return demand(self.params) if self.params else ONE
 
     def worst(self, call: Call, cap: Cap) -> Estimate:
         """Return the most that an attempt can take."""
-        asked = demand({**call.params, "messages": call.messages, "api_base": self._address(call)})
+        address, asked = self._address(call), self._asked
+        if not self._is_whole:
+            asked = demand({**call.params, "messages": call.messages, "api_base": address})
+        elif address and not asked.is_elsewhere:
+            asked = replace(asked, is_elsewhere=True)
         if self.card is not None and self.card.is_own:
             asked = replace(asked, is_elsewhere=False)  # the user's own price is the price at that address
         return self.runtime.ledger.estimate(self.card, output_tokens=cap.bound, asked=asked, seconds=call.timeout_s)
@@ -115,12 +136,8 @@ class AttemptReservation:
         Raises:
             LimitReached, CircuitOpen: Nothing was taken.
         """
-        ledger, probes = self.runtime.ledger, self.runtime.config.breaker.half_open_probes
-        estimate = self.worst(call, cap)
-        if reason := ledger.unpriced(self.payer, estimate):
-            row = {"provider": self.target.provider, "model": self.target.model, "reason": reason}
-            raise LimitReached(NoTargetError([row]))
-        reservation = ledger.reservation(
+        estimate, probes = self._priced(call, cap), self.runtime.config.breaker.half_open_probes
+        reservation = self.runtime.ledger.reservation(
             self.id,
             self.payer,
             estimate,
@@ -135,11 +152,37 @@ class AttemptReservation:
         self._taken = reservation
         self.row.reserved_usd = None if estimate.usd is None else estimate.usd / NANO
 
+    async def look(self, call: Call, cap: Cap, *, force: bool) -> None:
+        """Compare the worst case with every limit, take nothing, and refuse in `take`'s order and words.
+
+        Raises:
+            LimitReached, CircuitOpen: What `take` would raise at this moment.
+        """
+        store, probes = self.runtime.store, self.runtime.config.breaker.half_open_probes
+        charges = self.runtime.ledger.charges(self.payer, self.worst(call, cap))
+        self.levels = await store.levels(charges) if charges else ()
+        self._priced(call, cap)
+        seen = None if force else (await store.breakers([self.target.key]))[self.target.key]
+        if seen is not None and breaker.refuses(seen, probes):
+            self._require(Reserved(breaker=seen))
+        over = {each.charge: each for each in self.levels if each.used + each.charge.amount > each.charge.limit}
+        if denied := refusing([*over]):
+            self._require(Reserved(denied=over[denied]))
+
+    def _priced(self, call: Call, cap: Cap) -> Estimate:
+        """Return the worst case. Raise LimitReached where its price is unknown and a budget wants to know it."""
+        estimate = self.worst(call, cap)
+        if reason := self.runtime.ledger.unpriced(self.payer, estimate):
+            row = {"provider": self.target.provider, "model": self.target.model, "reason": reason}
+            raise LimitReached(NoTargetError([row]))
+        return estimate
+
     def _require(self, reserved: Reserved) -> None:
         if (level := reserved.denied) is not None:
             raise LimitReached(denial(level), level.charge.chain if level.charge.on_exceed == "degrade" else ())
-        if reserved.breaker is not None:
-            raise CircuitOpen(f"circuit open after {reserved.breaker.failures} failures in a row")
+        if (seen := reserved.breaker) is not None:
+            wait = f"for {seen.retry_in_s:.1f} s" if seen.retry_in_s else "while it is probed"
+            raise CircuitOpen(f"circuit open {wait} after {seen.failures} failures in a row")
 
     def _warn(self, levels: Iterable[Level]) -> None:
         for level in levels:
@@ -193,8 +236,24 @@ class AttemptReservation:
         )
 
 
+def limits_of(runtime: Runtime, target: Target, keywords: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Return the limits of a Router's deployment, which stand in the keywords of an attempt at it."""
+    if not target.deployment:
+        return ()
+    most = runtime.config.router_settings.get("default_max_parallel_requests")
+    default = {} if most is None else {"max_parallel_requests": most}
+    given = {name: value for name, value in keywords.items() if value is not None}
+    return of_attempt(target.deployment, {**default, **target.info, **given})
+
+
 def reservation_for(
-    runtime: Runtime, request: ChatRequest, target: Target, *, trace: Trace, row: AttemptTrace
+    runtime: Runtime,
+    request: ChatRequest,
+    target: Target,
+    *,
+    trace: Trace,
+    row: AttemptTrace,
+    limits: tuple[Rule, ...] = (),
 ) -> AttemptReservation:
     """Return the reservation of an attempt at a chat request."""
     cap = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
@@ -206,4 +265,5 @@ def reservation_for(
         project=request.project,
         trace=trace,
         row=row,
+        limits=limits,
     )

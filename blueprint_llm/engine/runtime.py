@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters import AdapterFactory
 from blueprint_llm.adapters.router import RouterAdapter, SharedRouter
+from blueprint_llm.adapters.settings import ModuleSettings
 from blueprint_llm.cache import CacheManager
 from blueprint_llm.config import load_config
 from blueprint_llm.context import Margins
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from blueprint_llm.adapters import Adapter
     from blueprint_llm.config.model import Config
+    from blueprint_llm.config.sections import Known
     from blueprint_llm.events import OnEvent
     from blueprint_llm.types import ChatRequest
     from blueprint_llm.usage.pricing import PriceCard
@@ -44,6 +46,7 @@ class Runtime:
 
     Attributes:
         router: LiteLLM's Router of this configuration, made on first use.
+        settings: What `litellm_settings` set on LiteLLM's module, from the first call on.
         clock: Unix seconds; `now`: monotonic seconds; `sleep`, `draw`: waiting, and a random number in [0, 1).
     """
 
@@ -68,6 +71,7 @@ class Runtime:
     draw: Callable[[], float] = random.random
     given_adapters: Mapping[str, Adapter] = field(default_factory=dict)
     router: SharedRouter = field(default_factory=lambda: SharedRouter(_no_router))
+    settings: ModuleSettings = field(default_factory=ModuleSettings)
     _adapters: dict[str, Adapter] = field(default_factory=dict)
 
     @classmethod
@@ -82,7 +86,7 @@ class Runtime:
         adapters: Mapping[str, Adapter] | None = None,
     ) -> Self:
         """Return the runtime of a configuration. Raises ConfigError."""
-        config = load_config(source)
+        config = load_config(source, litellm=_litellm_names)
         manager = credentials or CredentialsManager(config)
         log = config.logging
         audience = Audience(on_event, (log.format, log.level) if log.model_fields_set else None)
@@ -100,6 +104,7 @@ class Runtime:
             retry=_retry_rules(config),
             ratio=RetryRatio(ratio=config.retry.ratio if config.retry else DEFAULT_RATIO),
             audience=audience,
+            settings=ModuleSettings(config),
             project=project or config.project,
             session=session or uuid.uuid4().hex,
             given_adapters=dict(adapters or {}),
@@ -142,12 +147,24 @@ class Runtime:
         """Return True for a group whose deployments LiteLLM's Router chooses, each attempt reserved inside it."""
         return target.group is not None and target.provider not in self.given_adapters
 
+    def is_alone(self, target: Target) -> bool:
+        """Return True for a group of one deployment, of whose retries LiteLLM's settings say nothing.
+
+        There the Router could only ask the same again: the engine does, which knows the retry ratio, waits in bodies,
+        the deadline, and whether another target is left.
+        """
+        found, settings = self.table.deployments(target), self.config.router_settings
+        has_rules = bool(settings.get("retry_policy") or settings.get("model_group_retry_policy"))
+        return len(found) == 1 and "num_retries" not in found[0].params and not has_rules
+
     def retry_for(self, request: ChatRequest, target: Target, category: str = "") -> RetryRules:
         """Return how often to try `target`: the request's own number wins, then the configuration's, the target's.
 
-        The Router retries by itself; what it cannot see, answers that are not valid or break off, is for us.
+        The Router retries by itself where there is another deployment to try; what it cannot see, answers that are not
+        valid or break off, is for us.
         """
-        if self.is_routed(target) and category not in {"malformed", "stream_broken"}:
+        is_ours = not self.is_routed(target) or self.is_alone(target)
+        if not is_ours and category not in {"malformed", "stream_broken"}:
             return replace(self.retry, max_attempts=1)
         named = (request.params.get("num_retries"), request.params.get("max_retries"))
         configured = () if self.config.retry else (target.params.get("num_retries"),)
@@ -184,10 +201,22 @@ class Runtime:
         except StoreError as error:
             self.tell("usage.lost", level="warning", reason=str(error))
 
+    async def use_settings(self) -> None:
+        """Have `litellm_settings` set on LiteLLM's module; what they name is imported. Raise ConfigError."""
+        if self.settings.are_due:
+            await asyncio.to_thread(self.settings.apply)
+
     async def aclose(self) -> None:
-        """Release the stores, once what is owed to them is written."""
+        """Put LiteLLM's settings back, and release the stores, once what is owed to them is written."""
+        self.settings.restore()
         await self.cache.aclose()
         await self.store.aclose()
+
+
+def _litellm_names() -> Known:
+    from blueprint_llm.adapters.known import litellm_names  # noqa: PLC0415 - a strict configuration loads LiteLLM
+
+    return litellm_names()
 
 
 def _no_router() -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from blueprint_llm import models
 from blueprint_llm.config.paths import folder
 from blueprint_llm.context import ContextPolicy, policy_for
+from blueprint_llm.engine.state import late
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
 from blueprint_llm.planning.costs import ModelChoice
 from blueprint_llm.redaction import redact
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 
 async def make_plan(runtime: Runtime, context: PlanningContext, chat: Chat) -> Plan:
     """Plan with the configured providers, within what is left of the project's budgets. Raises PlanError."""
-    tightest = await _tightest_budget(runtime)
+    limit_s = runtime.config.deadline.total_s
+    try:
+        async with asyncio.timeout(limit_s):
+            tightest = await _tightest_budget(runtime)
+    except TimeoutError as error:
+        raise late(error, limit_s) from None
     configured = _first_targets(runtime, runtime.table.names)
     by_model = {target.model: target for target in configured}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from blueprint_llm.config.paths import folder
+from blueprint_llm.config.paths import folder, writing
 from blueprint_llm.errors import PlanError
 from blueprint_llm.planning.brief import read_constraint
 from blueprint_llm.planning.codebase import read_codebase
@@ -25,17 +25,22 @@ class PlanStore:
         self.root = root if root is not None else folder("state") / "plans"
 
     def save(self, plan: Plan) -> tuple[Plan, Path]:
-        """Save a plan as a new revision: its own number, or the next free one where that is taken."""
+        """Save a plan as a new revision: its own number, or the next free one where that is taken.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
         place = self.root / plan.id
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
         revision = plan.revision
-        while True:
-            current = plan.model_copy(update={"revision": revision})
-            target = place / f"r{revision}.json"
-            with contextlib.suppress(FileExistsError):
-                write_plan(current, target, replace=False)
-                return current, target
-            revision += 1
+        with writing("the plan", place):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while True:
+                current = plan.model_copy(update={"revision": revision})
+                target = place / f"r{revision}.json"
+                with contextlib.suppress(FileExistsError):
+                    write_plan(current, target, replace=False)
+                    return current, target
+                revision += 1
 
     def load(self, plan_id: str, revision: int | None = None) -> Plan:
         """Return a revision of a plan, by default the newest. Raises PlanError where there is none."""
@@ -52,12 +57,13 @@ class PlanStore:
 
 def write_plan(plan: Plan, path: Path, *, replace: bool = True) -> None:
     """Write a plan atomically. Raises FileExistsError where the file exists and `replace` is False."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(plan.model_dump_json(indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary = Path(file.name)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    temporary = Path(name)
     try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(plan.model_dump_json(indent=2))
+            file.flush()
+            os.fsync(file.fileno())
         if replace:
             temporary.replace(path)
         else:

@@ -45,7 +45,7 @@ class Classified:
 
 def classify(failure: Failure) -> Classified:
     """Return the row that `failure` belongs to."""
-    what = said(failure.message, failure.codes)
+    what = said(failure.message, failure.body, codes=failure.codes)
     clue = clue_in(what.sentences, what.codes)
     if clue is not None:
         category = CATEGORIES[clue.category]
@@ -60,7 +60,7 @@ def wait_s(failure: Failure, *, now: float) -> float | None:
     asked = retry_after_s(failure.headers, now=now)
     if asked is not None:
         return asked
-    what = said(failure.message, failure.codes)
+    what = said(failure.message, failure.body, codes=failure.codes)
     clue = clue_in(what.sentences, what.codes)
     # Google says when a minute's quota is free again even where the day's is used up.
     return None if clue is not None and clue.code == "quota_exhausted" else wait_in(what, now=now)

@@ -69,8 +69,10 @@ CLUES: tuple[Clue, ...] = (
     Clue(
         category="refused",
         code="usage_limit",
-        source="anthropics/claude-code#2127 (400 invalid_request_error)",
-        says=r"you have reached your specified api usage limits|you have reached your (?:\w+ )?usage limit",
+        source="anthropics/claude-code#2127 (400 invalid_request_error), router-for-me/CLIProxyAPI#1666 (429), "
+        "continuedev/continue#10579 (Ollama's cloud, 429), hugalafutro/model-hotel#955 (Z.AI, 429)",
+        codes="usage_limit_reached",
+        says=r"you (?:\(\S+\) )?have reached your (?:\w+ )*usage limit|usage limit reached\b",
         lasting=True,
     ),
     Clue(
@@ -94,8 +96,10 @@ CLUES: tuple[Clue, ...] = (
     Clue(
         category="refused",
         code="quota_exhausted",
-        source="google-gemini/gemini-cli#8437 (429 with a quotaId per day, and a short retryDelay)",
+        source="google-gemini/gemini-cli#8437 (429 with a quotaId per day, and a short retryDelay), "
+        "minorun365/agent-book#29 (Bedrock)",
         codes="*perday*",
+        says=r"(?:.*: )?too many tokens per day",
         lasting=True,
     ),
     Clue(
@@ -142,6 +146,12 @@ CLUES: tuple[Clue, ...] = (
         says=r"(?:.*: )?the provided model identifier is invalid"
         r"|(?:the )?model \S+ (?:does not exist|has been decommissioned)",
     ),
+    Clue(
+        category="not_found",
+        code="no_deployment",
+        source="LiteLLM's Router: ValueError, for a group none of whose deployments has the call's tags",
+        says=r".*not allowed to access model due to tags configuration",
+    ),
     # One request that is too much for this provider.
     Clue(
         category="context_length",
@@ -153,17 +163,25 @@ CLUES: tuple[Clue, ...] = (
     Clue(
         category="context_length",
         code="maximum_context_length",
-        source="what LiteLLM makes a ContextWindowExceededError of; llama.cpp's exceed_context_size_error (400)",
+        source="what LiteLLM makes a ContextWindowExceededError of; llama.cpp's exceed_context_size_error (400), "
+        "cline/cline#3120 (xAI), MoonshotAI/kimi-cli#2011",
         codes="context_length_exceeded exceed_context_size_error exceed_context_size",
         says=r".*maximum context length|prompt is too long|input is too long for requested model"
-        r"|the input token count .*exceeds the maximum",
+        r"|the input token count .*exceeds the maximum|this model's maximum prompt length is"
+        r"|(?:.*: )?your request exceeded model token limit",
     ),
     Clue(
         category="content_policy",
         code="content_policy_violation",
-        source="anthropics/claude-code#58367 (400, and in a stream); Azure OpenAI's content_filter (400)",
-        codes="content_policy_violation content_filter",
-        says=r".*content management policy|output blocked by content filtering policy",
+        source="anthropics/claude-code#58367 (400, and in a stream); Azure OpenAI's content_filter (400); "
+        "openai/codex#7250, deepseek-ai/DeepSeek-V2#30, langgenius/dify#7932 (DashScope), MoonshotAI/kimi-cli#1002, "
+        "UKGovernmentBEIS/inspect_ai#2267 (xAI, 403), https://openrouter.ai/docs/api-reference/errors (403)",
+        codes="content_policy_violation content_filter data_inspection_failed datainspectionfailed moderation_blocked",
+        says=r".*content management policy|output blocked by content filtering policy|content exists risk"
+        r"|(?:invalid prompt: )?your (?:prompt|input) was flagged|\S+ requires moderation on|content violates usage"
+        r"|(?:<\d+> )?(?:\S+: )?(?:input|output)(?: or output)? (?:data|text) may contain inappropriate content"
+        r"|your request was rejected as a result of our safety system"
+        r"|the request was rejected because it was considered high risk",
     ),
     # What the model wrote was no answer.
     Clue(
@@ -172,6 +190,12 @@ CLUES: tuple[Clue, ...] = (
         source="groq/groq-typescript#28 (400), thepersonalaicompany/amurex-backend#38 (400)",
         codes="tool_use_failed json_validate_failed output_parse_failed",
         says=r"failed to (?:call a function|generate json)\b",
+    ),
+    Clue(
+        category="malformed",
+        code="unreadable_answer",
+        source="LiteLLM 1.110, for an answer of Gemini's it cannot read (422) and an error of Ollama's in a 200 (400)",
+        says=r"converting to valid response block|\S+ got unexpected response from",
     ),
     Clue(
         category="malformed",
@@ -189,10 +213,31 @@ CLUES: tuple[Clue, ...] = (
     Clue(
         category="invalid_request",
         code="unsupported_parameter",
-        source="johny-b/llmcomp#69, npiv/chatblade#100, ollama/ollama#14795 (400)",
+        source="johny-b/llmcomp#69, npiv/chatblade#100, ollama/ollama#14795 (400), BerriAI/litellm#15097 and #33203, "
+        "theopenco/llmgateway#3108 (Anthropic), ItzCrazyKns/Vane#969 and BerriAI/litellm#7580 (DeepSeek)",
         codes="unsupported_parameter unsupported_value",
-        says=r"unsupported (?:parameter|value): |\S+ does not support (?:tools|thinking|chat|images|vision)\b"
-        r"|\S+ (?:\S+ )?is not supported (?:with|by|for) this model",
+        says=r"unsupported (?:parameter|value): |(?:.*: )?\S+ and \S+ cannot both be specified for this model"
+        r"|(?:this model|\S+) does not support (?:tools|thinking|chat|images|vision|assistant message prefill)\b"
+        r"|(?:\S+ ){1,6}is (?:not supported (?:with|by|for)|deprecated for) this model"
+        r"|\S+ (?:may only|must) be .*when thinking is enabled"
+        r"|(?:.*: )?(?:this )?response_format\S* \S+ is unavailable",
+        elsewhere=True,
+    ),
+    Clue(
+        category="invalid_request",
+        code="unsupported_tools",
+        source="agno-agi/agno#1065 (Groq), vercel/ai#16540, googleapis/go-genai#323 (Google), vllm-project/vllm#9986",
+        says=r"\S+ \S+ cannot be combined with tool/function calling"
+        r"|(?:\S+ ){0,3}function calling (?:\S+ ){0,9}is unsupported"
+        r"|\S+ tool choice requires --enable-auto-tool-choice",
+        elsewhere=True,
+    ),
+    Clue(
+        category="invalid_request",
+        code="unsupported_input",
+        source="roboflow/awesome-openai-vision-api-experiments#11 (400), ggml-org/llama.cpp#13566 and #12947 (500)",
+        says=r"\S+ is only supported by certain models|image input is not supported"
+        r"|(?:.*: )?unsupported content part type",
         elsewhere=True,
     ),
     # Python's own words for a request that cannot be encoded, which LiteLLM reports as 500.

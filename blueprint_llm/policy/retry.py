@@ -132,10 +132,6 @@ class RetryRatio:
         self._retries.append(now)
         return None
 
-    def allow(self, now: float) -> bool:
-        """Count a retry if there is room for one, and return True."""
-        return self.hold_back(now) is None
-
 
 def _forget(times: deque[float], before: float) -> None:
     with contextlib.suppress(IndexError):  # another thread may have forgotten the last one

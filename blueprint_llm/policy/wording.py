@@ -22,8 +22,11 @@ _TEXT_FIELDS = frozenset({"message", "msg", "detail", "error", "error_message", 
 _CODE_FIELDS = frozenset({"code", "type", "status", "reason", "__type", "quotaid", "error_code", "errorcode"})
 _WAIT_FIELDS = {"retrydelay": 1.0, "retry_after": 1.0, "retryafter": 1.0, "retry_after_seconds": 1.0}
 _WAIT_FIELDS |= {"retry_after_ms": 1e-3, "retryafterms": 1e-3}
+# A usage limit's (router-for-me/CLIProxyAPI#1666), a model's that is still loading (huggingface/transformers#23793).
+_WAIT_FIELDS |= {"resets_in_seconds": 1.0, "estimated_time": 1.0}
 # They repeat the request, or what the model wrote.
-_NOT_ITS_OWN = frozenset({"failed_generation", "input", "body", "request", "metadata"})
+_NOT_ITS_OWN = frozenset({"failed_generation", "input", "flagged_input", "body", "request"})
+_ASIDE = "metadata"  # the caller's own, but OpenRouter puts into it what the provider behind it said
 _DEEPEST = 8
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -37,7 +40,8 @@ _UNITS |= {"h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400
 _PART = r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
 _PARTS = re.compile(_PART)
 _ASKED = re.compile(
-    rf"\b(?:try|retry)(?:ing)?(?: again| your request| the request)? (?:in|after):? ((?:{_PART}(?:[\s,]|and\b)*)+)"
+    rf"\b(?:(?:try|retry)(?:ing)?(?: again| your request| the request)?|will reset) (?:in|after):? "
+    rf"((?:{_PART}(?:[\s,]|and\b)*)+)"
 )
 _REGAIN = re.compile(r"regain access on (\d{4}-\d{2}-\d{2})(?: at (\d{2}:\d{2}) utc)?")
 
@@ -57,13 +61,13 @@ class Said:
     wait_s: float | None = None
 
 
-def said(message: str, codes: tuple[str, ...] = ()) -> Said:
-    """Return what the provider said in `message`; `codes` are those that LiteLLM kept apart."""
+def said(message: str, body: str = "", *, codes: tuple[str, ...] = ()) -> Said:
+    """Return what the provider said in LiteLLM's message and in its own body; `codes` were kept apart."""
     message = message[:LONGEST_MESSAGE]
     texts: list[str] = []
     found: list[str] = list(codes)
     waits: list[float] = []
-    for name, value in _fields(message):
+    for name, value in (*_fields(message), *_fields(body[:LONGEST_MESSAGE])):
         if name in _WAIT_FIELDS and (seconds := _seconds(value)) is not None:
             waits.append(seconds * _WAIT_FIELDS[name])
         elif name in _CODE_FIELDS and isinstance(value, str):
@@ -75,6 +79,13 @@ def said(message: str, codes: tuple[str, ...] = ()) -> Said:
         codes=frozenset(each.lower() for each in found),
         wait_s=max(waits, default=None),
     )
+
+
+def words_in(message: str) -> str:
+    """Return the provider's own text in a message: that of a body, else all behind LiteLLM's prefix."""
+    message = message[:LONGEST_MESSAGE]
+    texts = (value for name, value in _fields(message) if name in _TEXT_FIELDS and isinstance(value, str))
+    return "; ".join(filter(None, texts)) or message[_end_of_prefix(message) :]
 
 
 def wait_in(what: Said, *, now: float) -> float | None:
@@ -142,6 +153,9 @@ def _fields(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, dict):
         for name, each in value.items():
             lower = str(name).lower()
+            if lower == _ASIDE:
+                yield from _fields({"message": each.get("raw")} if isinstance(each, dict) else None, depth + 1)
+                continue
             inner = () if lower in _WAIT_FIELDS or lower in _NOT_ITS_OWN else tuple(_fields(each, depth + 1))
             yield from inner or ((lower, each),)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 
+from blueprint_llm.adapters.settings import ModuleSettings
 from blueprint_llm.compat import install
 from blueprint_llm.engine.guarded import PolicyGuard
 from blueprint_llm.engine.runtime import Runtime
@@ -60,7 +61,9 @@ class Hooks(CustomLogger):  # type: ignore[misc] # LiteLLM is not followed: too 
 
     def load(self, source: Any = None) -> None:
         """Guard LiteLLM in this process by a configuration; None: the proxy's. Raise ConfigError."""
-        install(PolicyGuard(Runtime.build(source or config_source()), account=account_of))
+        runtime = Runtime.build(source or config_source())
+        runtime.settings = ModuleSettings()  # the proxy sets its `litellm_settings` itself
+        install(PolicyGuard(runtime, account=account_of))
 
     async def async_post_call_failure_hook(self, original_exception: Exception, **_: Any) -> Any:
         """Return what the client hears instead of an error of ours, which LiteLLM's Router added its words to."""

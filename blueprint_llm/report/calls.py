@@ -90,4 +90,5 @@ def _cost(row: AttemptRow) -> str:
 def _why(attempt: Mapping[str, Any]) -> str:
     address = attempt.get("address")  # where nobody answered, status and code are LiteLLM's own
     facts = {"at": address} if address else {"HTTP": attempt.get("status"), "code": attempt.get("code")}
-    return ", ".join([attempt["category"], *(f"{name} {value}" for name, value in facts.items() if value)])
+    why = ", ".join([attempt["category"], *(f"{name} {value}" for name, value in facts.items() if value)])
+    return f"{why}: {attempt['said']}" if attempt.get("said") else why

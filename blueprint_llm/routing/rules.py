@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from blueprint_llm.config.secrets import protect
 from blueprint_llm.errors import ConfigError, InvalidRequestError
 from blueprint_llm.routing.targets import Target, litellm_provider
+from blueprint_llm.trace import FIRST
 from blueprint_llm.types import Considered
 
 if TYPE_CHECKING:
@@ -222,13 +223,14 @@ Screen = Callable[[Target], str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Targets that may be asked, in order, and what became of every one that was considered."""
+    """Targets that may be asked, in order, what became of every one that was considered, and by which checks."""
 
     rule: str
     chain: str | None
     targets: list[Target]
     considered: list[Considered]
     on_failure: Mapping[str, list[Target]] = field(default_factory=dict)
+    checks: Sequence[Screen] = ()
 
 
 def screen(choice: Choice, checks: Sequence[Screen]) -> Route:
@@ -243,12 +245,17 @@ def screen(choice: Choice, checks: Sequence[Screen]) -> Route:
         if reason is None:
             targets.append(target)
     return Route(
-        rule=choice.rule, chain=choice.chain, targets=targets, considered=considered, on_failure=choice.on_failure
+        rule=choice.rule,
+        chain=choice.chain,
+        targets=targets,
+        considered=considered,
+        on_failure=choice.on_failure,
+        checks=checks,
     )
 
 
 @lru_cache(maxsize=4096)
 def _considered(provider: str, model: str, reason: str | None, *, is_first: bool) -> Considered:
     verdict: Literal["chosen", "standby", "skipped"] = "skipped" if reason else "chosen" if is_first else "standby"
-    why = reason or ("first of the chain that can serve it" if is_first else "next if the ones before it fail")
+    why = reason or (FIRST if is_first else "next if the ones before it fail")
     return Considered(provider=provider, model=model, verdict=verdict, reason=why)

@@ -61,7 +61,7 @@ class Choice:
         self.number, self.rules = number, rules
         self.verdicts: list[Verdict] = []
         self._finish_reason: str | None = None
-        self._broke_off = self._carried = self._has_refusal = False
+        self.has_calls = self._broke_off = self._carried = self._has_refusal = False
         self._index = CallIndex(rules.tools)
         self._text = Text()
         self._document = rules.document() if rules.document else None
@@ -79,6 +79,7 @@ class Choice:
         content = said.get("content")
         events = self._take_text(text_of(content)) if content else []
         for entry in entries(said, is_whole=is_whole):
+            self.has_calls = True
             if not self._index.is_other(entry):
                 self._take_entry(entry, events)
         if not events:

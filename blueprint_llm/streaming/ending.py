@@ -94,6 +94,11 @@ def broke_off(reason: str | None) -> bool:
     return (reason or "").lower() in _BROKEN
 
 
+def is_no_end(reason: str | None) -> bool:
+    """Return True if a finish reason says that the answer did not end of itself."""
+    return says_cut(reason) or says_refused(reason) or broke_off(reason)
+
+
 def is_lost(reason: str | None) -> bool:
     """Return True if LiteLLM writes "stop" though the answer was given up, or cut by a limit it does not know."""
     return broke_off(reason) or (says_cut(reason) and reason not in {"length", "max_tokens"})

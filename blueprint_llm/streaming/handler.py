@@ -60,6 +60,11 @@ class StreamingHandler:
             self._usage = usage
         return events or self._oddities(chunk)
 
+    @property
+    def has_calls(self) -> bool:
+        """Return True if any piece of a tool call has come."""
+        return any(choice.has_calls for choice in self._choices.values())
+
     def _choice(self, number: int) -> Choice:
         number = min(number, MAX_CHOICES - 1)
         if number not in self._choices:

@@ -5,8 +5,7 @@
 
 from blueprint_llm.config.tool_blocks import Rule
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, Approver, DenyAll
-from blueprint_llm.tools.calls import Ready
-from blueprint_llm.tools.engine import Surroundings, ToolEngine
+from blueprint_llm.tools.engine import Ready, Surroundings, ToolEngine
 from blueprint_llm.tools.loop import RunResult, resume_loop, run_loop
 from blueprint_llm.tools.registry import tool
 from blueprint_llm.tools.rules import ToolDecision

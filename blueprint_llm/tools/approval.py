@@ -6,17 +6,18 @@ import asyncio
 import inspect
 import json
 import threading
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from blueprint_llm.tools.patch import preview
 from blueprint_llm.tools.show import one_line, visible
-from blueprint_llm.tools.staging import preview
 
 if TYPE_CHECKING:
-    from blueprint_llm.tools.judge import Judged
+    from collections.abc import Callable, Sequence
+
+    from blueprint_llm.tools.rules import Judged
     from blueprint_llm.types import ToolCall
 
 
@@ -29,6 +30,7 @@ class ApprovalRequest:
         reasons: Why it is asked about.
         preview: What would happen: a diff of the very bytes, or the command, one word a line; safe to print.
         binding: What an approval is bound to; anything else that the call turns into is asked about again.
+        grant: What one beyond this call is for.
         effects: What a command may do if it is approved; the kernel holds it to that.
     """
 
@@ -38,6 +40,7 @@ class ApprovalRequest:
     reasons: tuple[str, ...]
     preview: str
     binding: str
+    grant: str = ""
     effects: tuple[str, ...] = ()
 
 
@@ -74,43 +77,39 @@ class DenyAll:
         return [ApprovalDecision(reason="nobody is there to approve it") for _ in batch]
 
 
-Decide = Callable[[list[ApprovalRequest]], Any]
-
-
 def request_for(call: ToolCall, judged: Judged) -> ApprovalRequest:
-    """The request about a call."""
+    """Return the request about a call."""
+    arguments = json.loads(judged.canonical)
+    if judged.claims.command:
+        shown = "\n".join(one_line(word) for word in judged.claims.command.argv)
+    elif judged.claims.staged:
+        shown = visible(preview(judged.claims.staged)) or "no change"
+    else:
+        rows = ((name, json.dumps(value, ensure_ascii=False)) for name, value in arguments.items())
+        shown = "\n".join(f"{name}: {one_line(text)}" for name, text in rows)
     return ApprovalRequest(
         id=call.id,
         tool=call.name,
-        arguments=json.loads(judged.canonical),
+        arguments=arguments,
         reasons=tuple(one_line(reason) for reason in judged.decision.reasons),
-        preview=_preview(judged),
+        preview=shown,
         binding=judged.binding,
+        grant=judged.grant,
         effects=judged.decision.effects,
     )
-
-
-def _preview(judged: Judged) -> str:
-    if judged.claims.command:
-        return "\n".join(one_line(word) for word in judged.claims.command.argv)
-    if judged.claims.staged:
-        return visible(preview(judged.claims.staged)) or "no change"
-    return "\n".join(
-        f"{name}: {one_line(json.dumps(value, ensure_ascii=False))}"
-        for name, value in json.loads(judged.canonical).items()
-    )
-
-
-def decide_of(approver: Any) -> Decide:
-    """The deciding function of an approver: the object itself, or its `decide`."""
-    return getattr(approver, "decide", approver)  # type: ignore[no-any-return] # either is a callable
 
 
 async def ask(
     approver: Any, batch: Sequence[ApprovalRequest], timeout_s: float | None = None
 ) -> list[ApprovalDecision]:
-    """Ask and wait; an approver that raises, answers oddly or is late denies. A blocking one runs in a thread."""
-    decide = decide_of(approver)
+    """Ask and wait; an approver that raises, answers oddly or is late denies. A blocking one runs in a thread.
+
+    Args:
+        approver: An `Approver`, or its deciding function.
+        batch: What is asked about.
+        timeout_s: How long it may take; None: as long as it likes.
+    """
+    decide = getattr(approver, "decide", approver)
     target = getattr(decide, "__call__", decide)  # noqa: B004 - an object may have an async __call__
     is_async = inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(target)
     try:
@@ -122,7 +121,7 @@ async def ask(
     return answers_to(batch, answer)
 
 
-async def _in_thread(decide: Decide, batch: list[ApprovalRequest]) -> Any:
+async def _in_thread(decide: Callable[[list[ApprovalRequest]], Any], batch: list[ApprovalRequest]) -> Any:
     """Run a blocking approver in a thread that nothing waits for: it may sit at a prompt for ever."""
     loop, context = asyncio.get_running_loop(), copy_context()
     answer: asyncio.Future[Any] = loop.create_future()

@@ -6,6 +6,7 @@ JSON's own depth, duplicate keys, NaN and numbers beyond 64 bits are checked bef
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
-    from blueprint_llm.tools.paths import Located
+    from blueprint_llm.tools.workspace import Located
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 64
-_PLAIN = (bool, int, float, list, tuple, dict, Mapping)
+_ODD = re.compile("[\0\ud800-\udfff]")
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -34,7 +35,7 @@ class BadArgumentsError(ValueError):
 
 
 def read_arguments(raw: object) -> dict[str, Any]:
-    """The arguments as a mapping of plain JSON values.
+    """Return the arguments as a mapping of plain JSON values.
 
     Args:
         raw: A mapping, or the JSON text of one.
@@ -53,22 +54,17 @@ def read_arguments(raw: object) -> dict[str, Any]:
 def _from_json(text: str) -> Any:
     if len(text) > MAX_BYTES:
         raise BadArgumentsError(f"arguments are longer than {MAX_BYTES} characters")
-    if _depth(text) > MAX_DEPTH:
-        raise BadArgumentsError(f"arguments are nested deeper than {MAX_DEPTH} levels")
+    depth = 0
+    for char in re.findall(r"[\[\]{}]", _STRINGS.sub("", text)):
+        depth += 1 if char in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise BadArgumentsError(f"arguments are nested deeper than {MAX_DEPTH} levels")
     try:
         return json.loads(text or "{}", object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise BadArgumentsError(f"arguments are not JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:
         raise BadArgumentsError(str(error)[:200]) from None
-
-
-def _depth(text: str) -> int:
-    deepest = depth = 0
-    for char in re.findall(r"[\[\]{}]", _STRINGS.sub("", text)):
-        depth += 1 if char in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -90,40 +86,26 @@ def _problems(arguments: Mapping[Any, Any]) -> Iterator[str]:
     if not all(isinstance(key, str) for key in arguments):
         yield "arguments: every key must be a string"
     while stack:
-        field, value, depth = stack.pop()
-        if problem := _wrong(value, depth):
-            yield f"{field}: {problem}"
-        elif isinstance(value, (dict, Mapping)):
-            stack += [(f"{field}.{key}", item, depth + 1) for key, item in value.items()]
-        elif isinstance(value, list | tuple):
-            stack += [(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]
-
-
-def _wrong(value: Any, depth: int) -> str | None:
-    match value:
-        case _ if depth > MAX_DEPTH:
-            return f"nested deeper than {MAX_DEPTH} levels"
-        case str():
-            return _wrong_text(value)
-        case int() if not -(2**63) <= value < 2**64:
-            return "a whole number beyond 64 bits"
-        case float() if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124 - only NaN differs from itself
-            return "NaN and Infinity are not JSON"
-    return None if value is None or isinstance(value, _PLAIN) else f"{type(value).__name__} is not a JSON value"
-
-
-def _wrong_text(value: str) -> str | None:
-    if "\0" in value:
-        return "holds a NUL character"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair"
-    return None
+        place, value, depth = stack.pop()
+        match value:
+            case _ if depth > MAX_DEPTH:
+                yield f"{place}: nested deeper than {MAX_DEPTH} levels"
+            case str() if odd := _ODD.search(value):
+                yield f"{place}: holds {'a NUL character' if odd[0] == chr(0) else 'half of a surrogate pair'}"
+            case int() if not -(2**63) <= value < 2**64:
+                yield f"{place}: a whole number beyond 64 bits"
+            case float() if not math.isfinite(value):
+                yield f"{place}: NaN and Infinity are not JSON"
+            case Mapping():
+                stack += [(f"{place}.{key}", item, depth + 1) for key, item in value.items()]
+            case list() | tuple():
+                stack += [(f"{place}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+            case _ if not (value is None or isinstance(value, str | int | float)):
+                yield f"{place}: {type(value).__name__} is not a JSON value"
 
 
 def validate(model: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the tool's own values, by name.
+    """Return the arguments as the tool's own values, by name.
 
     Raises:
         BadArgumentsError: Naming every field that is unknown, missing or of the wrong type.
@@ -131,8 +113,9 @@ def validate(model: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, 
     try:
         record = model.model_validate_json(json.dumps(_with_integers(arguments)), strict=True)
     except ValidationError as error:
-        rows = error.errors(include_url=False, include_input=False, include_context=False)
-        raise BadArgumentsError("; ".join(f"{_field(row['loc'])}: {row['msg']}" for row in rows[:8])) from None
+        rows = error.errors(include_url=False, include_input=False, include_context=False)[:8]
+        told = (f"{'.'.join(map(str, row['loc'])) or 'arguments'}: {row['msg']}" for row in rows)
+        raise BadArgumentsError("; ".join(told)) from None
     return {name: getattr(record, name) for name in model.model_fields}
 
 
@@ -147,7 +130,3 @@ def _with_integers(value: Any) -> Any:
             return [_with_integers(item) for item in value]
         case _:
             return value
-
-
-def _field(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc) or "arguments"

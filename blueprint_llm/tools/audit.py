@@ -13,8 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from blueprint_llm.tools.locking import locked
-from blueprint_llm.tools.secretbox import canonical, mac
+from blueprint_llm.tools.sealed import canonical, locked, mac
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +53,7 @@ class Audit:
 
     def __init__(self, path: Path, key: bytes, clock: Callable[[], float], sync: Sync = "intent") -> None:
         self.path, self._key, self._clock, self._sync = path, key, clock, sync
-        self._head_path = path.with_name(path.name + ".head")
+        self._head_path, self._lock_path = path.with_name(path.name + ".head"), path.with_name(path.name + ".lock")
 
     def append(self, event: str, facts: dict[str, Any]) -> int:
         """Add a record; its number in the chain.
@@ -62,16 +61,14 @@ class Audit:
         Raises:
             OSError: When it cannot be written; nothing may be done then.
         """
-        with locked(self.path.with_name(self.path.name + ".lock")):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
+        with locked(self._lock_path):
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 head = self._mended_head(fd)
                 record = {**facts, "seq": head.seq + 1, "at": self._clock(), "event": event, "previous": head.seal}
                 seal = mac(self._key, "record", canonical(record))
                 line = json.dumps({**record, "seal": seal}, sort_keys=True).encode() + b"\n"
-                self._write(
-                    fd, head.size, line, sync=self._sync == "all" or (event == "intent" and self._sync == "intent")
-                )
+                self._write(fd, head.size, line, sync=self._sync in {"all", event})
             finally:
                 os.close(fd)
             self._write_head(_Head(seq=head.seq + 1, seal=seal, size=head.size + len(line)))
@@ -125,7 +122,7 @@ class Audit:
     def _write_head(self, head: _Head) -> None:
         text = f"{head.seq} {head.seal} {head.size}"
         line = f"{text} {mac(self._key, 'head', text.encode())}".ljust(_HEAD_BYTES - 1) + "\n"
-        fd = os.open(self._head_path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        fd = os.open(self._head_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(fd, line.encode(), 0)
         finally:
@@ -140,13 +137,10 @@ class Audit:
 
     def verify(self) -> Verified:
         """Check every record and the end of the chain."""
-        with locked(self.path.with_name(self.path.name + ".lock")):
-            return self._verify()
-
-    def _verify(self) -> Verified:
-        head = self._read_head()
+        with locked(self._lock_path):
+            head, lines = self._read_head(), self._lines()
         seq, seal = 0, _START
-        for line in self._lines():
+        for line in lines:
             record = _parsed(line)
             problem = self._fault(record, seq, seal) if record is not None else f"record {seq + 1} cannot be read"
             if record is None or problem:

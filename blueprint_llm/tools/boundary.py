@@ -1,26 +1,33 @@
-"""What a command may touch: the effects of its rule, what is hidden from it, and what no command changes.
+"""What is confined: which files no command sees, which none changes, and what a rule's effects allow.
 
 This file and `sandbox`, which has the kernel enforce it, are the whole boundary. Names of files decide here: which are
 secrets (hidden from every process), which are kept (read-only for every process, because other programs act on them),
-and which run later (only the tools that write files ask for those).
+and which run later (only the tools that write files ask for those). `Surveyor` finds them in a workspace of any size.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
+import threading
+import time
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from blueprint_llm.config.paths import Kind, folder
-from blueprint_llm.tools.tokens import word_set
+from blueprint_llm.errors import ToolError
+from blueprint_llm.tools.words import word_set
+from blueprint_llm.tools.workspace import glob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from blueprint_llm.config.tool_blocks import Sandbox
 
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 _SECRET_FOLDERS = word_set(".ssh .gnupg .aws .azure .kube .docker")
 # Files that hold secrets: hidden.
 _SECRETS = re.compile(
-    r"\.env(?:[._-](?!example$|sample$|template$|dist$).*)?|\.envrc|\.netrc|\.npmrc|\.pypirc|\.pgpass|\.git-credentials"
+    r"\.env(?![._-](?:example|sample|template|dist)$).*|\.netrc|\.npmrc|\.pypirc|\.pgpass|\.git-credentials"
     r"|id_(?:rsa|ed25519|ecdsa|dsa)|credentials(?:\.(?:json|ya?ml|toml|ini|csv|txt|xml|db))?"
     r"|(?!cacert\.|roots\.).*\.(?:pem|key|p12|pfx|jks|kdbx)"
 )
@@ -45,7 +52,7 @@ _KEPT_FILES = word_set(
     "bitbucket-pipelines.yml .drone.yml .pre-commit-config.yaml lefthook.yml .mcp.json mcp.json agents.md claude.md "
     "gemini.md .cursorrules .windsurfrules .clinerules .goosehints blueprint.yaml blueprint.yml authorized_keys"
 )
-_KEPT = re.compile(r"\.env(?:rc|[._-].*)?")
+_KEPT = re.compile(r"\.env.*")
 # What runs later, or configures what runs later: `write_file` and `patch` ask.
 _LATER_FOLDERS = word_set(
     ".git .hg .svn .jj .cargo .mvn .gradle .yarn .venv venv node_modules __pycache__ .config git~1 .direnv .bundle"
@@ -65,25 +72,20 @@ _LATER = re.compile(r".*\.(?:pth|service|desktop|mk)|.*\.config\.[cm]?[jt]s|requ
 # Folders of other people's packages: their test keys are no secrets and nobody works in them.
 _FOREIGN = word_set("node_modules .venv venv site-packages .tox .nox __pycache__ .mypy_cache .ruff_cache .pytest_cache")
 
+# Where the programs are found that the boundary itself runs: never in a folder that a command could write.
+SYSTEM_PATH = "/usr/bin:/bin:/usr/local/bin:/run/current-system/sw/bin:/run/wrappers/bin"
 # The system and its programs, readable for every command.
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/run/current-system", "/snap")
 # Readable to root alone, so only in the way where the engine runs as root.
-_SYSTEM_SECRETS = [
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/gshadow",
-    "/etc/gshadow-",
-    "/etc/sudoers",
-    "/etc/sudoers.d",
-    "/etc/ssh",
-    "/etc/ssl/private",
-    "/etc/krb5.keytab",
-    "/etc/wireguard",
-    "/etc/NetworkManager",
-    "/etc/docker",
-    "/etc/kubernetes",
-    "/etc/security",
-]
+_SYSTEM_SECRETS = word_set(
+    "/etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/sudoers /etc/sudoers.d /etc/ssh "
+    "/etc/ssl/private /etc/krb5.keytab /etc/wireguard /etc/NetworkManager /etc/docker /etc/kubernetes /etc/security"
+)
+_MOST_OF_A_CONFIG = 1_000_000
+_LIBRARY = str(Path(__file__).parents[1])  # has a plugin that pytest loads, wherever it was installed from
+MOST_HIDDEN = 300  # each costs a mount, and mounting is quadratic: 300 take about 0.15 s
+_CASE = re.IGNORECASE if sys.platform in {"darwin", "win32"} else 0  # as the file systems there
+_SETTLED_NS = 50_000_000  # a folder changed later than this before it was read may change again within its time stamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +94,6 @@ class Effects:
 
     write: bool = False
     network: bool = False
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> Effects:
-        """Return the effects that a rule names."""
-        return cls(write="write" in names, network="network" in names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +107,9 @@ class Allowance:
 
     effects: Effects
     paths: tuple[str, ...] | None = None
+
+
+# Names.
 
 
 def _folded(name: str) -> str:
@@ -139,12 +139,6 @@ def protection(path: str) -> str | None:
     return None
 
 
-def is_secret(name: str, *, is_folder: bool) -> bool:
-    """Return True if a file or folder of this name is hidden."""
-    low = _folded(name)
-    return low in _SECRET_FOLDERS or (not is_folder and _SECRETS.fullmatch(low) is not None)
-
-
 def is_kept(name: str) -> bool:
     """Return True if no command may change a file or folder of this name."""
     low = _folded(name)
@@ -156,87 +150,380 @@ def is_protected(name: str) -> bool:
     return is_kept(name) or _folded(name) in _SECRET_FOLDERS
 
 
-def is_foreign(path: str) -> bool:
-    """Return True if a path lies in a folder of other people's packages."""
-    return not _FOREIGN.isdisjoint(path.split("/"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fence:
-    """What one command may touch; paths are absolute.
-
-    Attributes:
-        shown: The parts of the workspace that it sees.
-        read, write: What it may read and write beside the workspace.
-        masks: Pairs of what is shown in place of a path, and the path.
-        kept: Paths of the workspace that are read-only.
-        pinned: Folders that must not be renamed, because a hidden or kept path is below them.
-        home: The user's home folder, private and empty inside bubblewrap.
-        unsettled: Hidden files with changes that git has not recorded, which it would record as empty.
-    """
-
-    workspace: str
-    effects: Effects
-    shown: tuple[str, ...]
-    read: tuple[str, ...]
-    write: tuple[str, ...]
-    masks: tuple[tuple[str, str], ...]
-    kept: tuple[str, ...]
-    pinned: tuple[str, ...]
-    home: str
-    unsettled: tuple[str, ...] = ()
-
-
-def readable(env: Mapping[str, str], workspace: str, settings: Sandbox) -> tuple[str, ...]:
-    """Return what every command may read beside the workspace: the system, its programs, what the user listed."""
-    home = env.get("HOME", "")
-    tools = [
-        place
-        for part in env.get("PATH", "").split(":")
-        if part and not is_within(home, part) and not is_within(workspace, part)
-        for place in _toolchain(part)
-    ]
-    listed = [os.path.abspath(os.path.expanduser(path)) for path in settings.read if is_outside(path)]  # noqa: PTH100, PTH111 - plain strings
-    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    own = str(Path(__file__).parents[1])  # has a plugin that pytest loads, wherever it was installed from
-    found = dict.fromkeys([*_SYSTEM, *tools, sys.prefix, sys.base_prefix, *packages, own, *listed])
-    there = [path for path in found if os.path.exists(path) and not is_within(path, workspace)]  # noqa: PTH110 - plain strings
-    return tuple(path for path in there if not any(path != other and is_within(path, other) for other in there))
-
-
-def is_outside(path: str) -> bool:
-    """Return True if a path of `sandbox.read` lies beside the workspace; a relative one names a secret in it."""
-    return path.startswith(("/", "~"))
-
-
-def _toolchain(part: str) -> list[str]:
-    """A folder of programs, and the libraries beside it."""
-    beside = (
-        str(Path(part).parent / name)
-        for name in ("lib", "lib64", "libexec", "include", "versions", "version", "toolchains")
-    )
-    return [part, *(path for path in beside if os.path.exists(path))]  # noqa: PTH110 - a plain string
-
-
-def writable(settings: Sandbox) -> tuple[str, ...]:
-    """Return what a command with `effects: write` may write beside the workspace."""
-    listed = (os.path.abspath(os.path.expanduser(path)) for path in settings.write)  # noqa: PTH100, PTH111 - plain strings
-    return tuple(path for path in listed if os.path.exists(path))  # noqa: PTH110 - a plain string
-
-
 def is_within(path: str, above: str) -> bool:
     """Return True if `path` is `above` or below it."""
     return path == above or path.startswith(above.rstrip("/") + "/")
 
 
-def own_folders() -> tuple[str, ...]:
-    """Return the library's own folders: keys, audit, pending approvals, trusted configuration."""
+def is_in(path: str, parts: Iterable[str]) -> bool:
+    """Return True if `path` is one of the parts or below one."""
+    return any(is_within(path, part) for part in parts)
+
+
+class Patterns:
+    """Globs of rules, as one question. A pattern also covers what is below a folder of its name.
+
+    Args:
+        patterns: Relative to the workspace.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.texts = tuple(dict.fromkeys(pattern.removeprefix("./").rstrip("/") or "." for pattern in patterns))
+        self._any = self._compiled(self.texts)
+        self._folders = self._compiled([text.removesuffix("/**") for text in self.texts])
+        self._heads = tuple(re.split(r"[*?]", text)[0] for text in self.texts)
+
+    @staticmethod
+    def _compiled(texts: Sequence[str]) -> re.Pattern[str] | None:
+        bodies = [glob(text).pattern.removesuffix(r"\Z") for text in texts]
+        return re.compile(rf"(?:{'|'.join(bodies)})(?:/.*)?\Z", re.DOTALL | _CASE) if bodies else None
+
+    def match(self, path: str) -> bool:
+        """Return True if a pattern covers `path`."""
+        return self._any is not None and self._any.match(path) is not None
+
+    def match_folder(self, path: str) -> bool:
+        """Return True if everything below the folder `path` is covered."""
+        return self._folders is not None and self._folders.match(path) is not None
+
+    def may_match_below(self, path: str) -> bool:
+        """Return False if no path below the folder `path` can match."""
+        below = f"{path}/"
+        return any(head.startswith(below) or below.startswith(head) for head in self._heads)
+
+
+# The workspace.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What stands in a workspace that a command must not see or change; paths are relative to it.
+
+    Attributes:
+        hidden: Files and folders to hide, links among them resolved.
+        kept: Files and folders that stay as they are.
+        git_configs: Configurations of git repositories.
+        links: Links whose names are hidden or kept, with what they point to.
+        doubt: Why hiding would not be enough; empty: it is.
+    """
+
+    hidden: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    git_configs: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    doubt: str = ""
+
+
+@dataclass(slots=True)
+class _Folder:
+    """What a folder held when it changed last, so that it is read again only after a change."""
+
+    changed_ns: int
+    folders: list[str] = field(default_factory=list)
+    marks: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Surveyor:
+    """Finds what to hide and to keep in a workspace.
+
+    A folder is read again only after it changed, so that looking at all of them costs a system call each.
+
+    Args:
+        root: The workspace.
+        hides: What rules deny to be read.
+        keeps: What rules deny to be written.
+        shows: Built-in secrets that the configuration shows all the same.
+    """
+
+    def __init__(self, root: str, hides: Patterns, keeps: Patterns, shows: Patterns) -> None:
+        self._root, self._hides, self._keeps, self._shows = root, hides, keeps, shows
+        self._known: dict[str, _Folder] = {}
+        # What was hidden through a link stays hidden, also when the link is taken away while another command runs.
+        self._through_links: set[str] = set()
+        self._lock = threading.Lock()
+
+    def survey(self) -> Survey:
+        """Walk the workspace."""
+        with self._lock:
+            if self._hides.match_folder("."):
+                return Survey(hidden=(".",))
+            found: dict[str, list[str]] = {
+                "hidden": [], "kept": [], "git": [], "hidden link": [], "kept link": [], "doubt": []
+            }  # fmt: skip
+            folders = [""]
+            while folders:
+                content = self._content(folders.pop())
+                folders += content.folders
+                for kind, name in content.marks:
+                    found[kind].append(name)
+            return self._summed_up(found)
+
+    def _summed_up(self, found: dict[str, list[str]]) -> Survey:
+        self._through_links |= set(self._targets(found["hidden link"]))
+        through = [path for path in self._through_links if os.path.lexists(f"{self._root}/{path}")]
+        hidden = _outermost([*found["hidden"], *through])
+        named = found["hidden link"] + found["kept link"]
+        return Survey(
+            hidden=hidden,
+            kept=_outermost([*found["kept"], *self._targets(found["kept link"])], but=hidden),
+            git_configs=tuple(name for name in found["git"] if not is_in(name, hidden)),
+            links=tuple((name, str(Path(self._root, name).readlink())) for name in named),
+            doubt=next(iter(found["doubt"]), "") or self._doubt(hidden),
+        )
+
+    def _doubt(self, hidden: tuple[str, ...]) -> str:
+        if len(hidden) > MOST_HIDDEN:
+            return f"{len(hidden)} files would have to be hidden, more than {MOST_HIDDEN}: deny whole folders instead"
+        for path in hidden:
+            found = os.lstat(f"{self._root}/{path}")
+            if found.st_nlink > 1 and not os.path.isdir(f"{self._root}/{path}"):  # noqa: PTH112 - a plain string
+                return f"{path} has {found.st_nlink} hard links, and would be readable under its other name"
+        return ""
+
+    def _targets(self, links: Iterable[str]) -> Iterator[str]:
+        """Where links lead, as far as that is inside the workspace: outside, nothing is seen anyway."""
+        for link in links:
+            real = os.path.realpath(f"{self._root}/{link}")
+            if real.startswith(f"{self._root}/") and os.path.lexists(real):
+                yield real[len(self._root) + 1 :]
+
+    def _content(self, path: str) -> _Folder:
+        place = f"{self._root}/{path}" if path else self._root
+        try:
+            changed_ns = os.lstat(place).st_ctime_ns
+            known = self._known.get(path)
+            if known is not None and known.changed_ns == changed_ns:
+                return known
+            content = self._read(path, place)
+        except FileNotFoundError:
+            return _Folder(0)
+        except PermissionError:  # a command could open it again, and what is in it is not known
+            return _Folder(0, marks=[("hidden", path)])
+        except OSError as error:  # such as a path that a command has made too long
+            return _Folder(
+                0, marks=[("doubt", f"{path[:80]}... cannot be looked through: {error.strerror}")] * bool(path)
+            )
+        content.changed_ns = changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else -1
+        self._known[path] = content
+        return content
+
+    def _read(self, path: str, place: str) -> _Folder:
+        content = _Folder(0)
+        with os.scandir(place) as entries:
+            listed = list(entries)
+        names = {entry.name for entry in listed}
+        is_repository = path.rpartition("/")[2] == ".git" or "commondir" in names or {"objects", "refs"} <= names
+        for entry in listed:
+            inside = f"{path}/{entry.name}" if path else entry.name
+            is_link = entry.is_symlink()
+            is_folder = not is_link and entry.is_dir(follow_symlinks=False)
+            kind = self._kind(inside, entry.name, is_folder=is_folder, is_repository=is_repository)
+            if kind:
+                content.marks.append((f"{kind} link" if is_link and kind != "git" else kind, inside))
+            # Only below `.git` are they git's own: a project may have a folder of that name, with secrets in it.
+            is_shut = kind == "hidden" or (entry.name == "objects" and ".git" in path.split("/"))
+            is_foreign = not _FOREIGN.isdisjoint(inside.split("/"))
+            if is_folder and not is_shut and (not is_foreign or self._hides.may_match_below(inside)):
+                content.folders.append(inside)
+        return content
+
+    def _kind(self, path: str, name: str, *, is_folder: bool, is_repository: bool) -> str:
+        if self._hides.match_folder(path) if is_folder else self._hides.match(path):
+            return "hidden"
+        if name == "config.worktree" or (name == "config" and is_repository and not is_folder):
+            return "git"
+        if not _FOREIGN.isdisjoint(path.split("/")[:-1]):
+            return ""
+        is_secret = _folded(name) in _SECRET_FOLDERS or (not is_folder and _SECRETS.fullmatch(_folded(name)))
+        if is_secret and not self._shows.match(path):
+            return "hidden"
+        is_repository_part = (name == "hooks" and is_repository) or (name == ".git" and not is_folder)
+        keeps = self._keeps.match_folder(path) if is_folder else self._keeps.match(path)
+        return "kept" if keeps or is_kept(name) or is_repository_part else ""
+
+
+def _outermost(paths: Iterable[str], *, but: Sequence[str] = ()) -> tuple[str, ...]:
+    """The paths that lie in no other of them, nor in those of `but`: what is covered needs no cover of its own."""
+    chosen: list[str] = []
+    for path in sorted(set(paths)):  # a folder sorts before what is in it
+        if not is_in(path, chosen) and not is_in(path, but):
+            chosen.append(path)
+    return tuple(chosen)
+
+
+def shown_parts(root: str, survey: Survey, paths: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the parts of the workspace that a command sees: all, or what the patterns of its rule cover.
+
+    Raises:
+        ToolError: Nothing that is there matches.
+    """
+    if survey.hidden == (".",):
+        return ()
+    if paths is None:
+        return (root,)
+    wanted, found, folders = Patterns(paths), [], [""]
+    while folders:
+        above = folders.pop()
+        with os.scandir(f"{root}/{above}") as entries:
+            for entry in entries:
+                path = f"{above}/{entry.name}".lstrip("/")
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if not entry.is_symlink() and (wanted.match_folder(path) if is_folder else wanted.match(path)):
+                    found.append(f"{root}/{path}")
+                elif is_folder and wanted.may_match_below(path):
+                    folders.append(path)
+    if not found or len(found) > MOST_HIDDEN:
+        raise ToolError(f"the rule's paths ({', '.join(paths)}) match {len(found) or 'nothing'} in the workspace")
+    return tuple(sorted(found))
+
+
+# Beside the workspace.
+
+
+def readable(env: Mapping[str, str], workspace: str, settings: Sandbox) -> tuple[str, ...]:
+    """Return what every command may read beside the workspace: the system, its programs, what the user listed."""
+    private = (env.get("HOME", ""), os.path.expanduser("~"), workspace)  # noqa: PTH111 - a plain string
+    found = dict.fromkeys(_SYSTEM)
+    for part in env.get("PATH", "").split(":"):
+        if part and not any(is_within(place, part) for place in private):
+            beside = ("lib", "lib64", "libexec", "include", "versions", "version", "toolchains")
+            found |= dict.fromkeys([part, *(str(Path(part).parent / name) for name in beside)])
+    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    found |= dict.fromkeys([sys.prefix, sys.base_prefix, *packages, _LIBRARY, *listed(settings)])
+    there = [path for path in found if os.path.exists(path) and not is_within(path, workspace)]  # noqa: PTH110 - plain strings
+    return tuple(path for path in there if not any(path != other and is_within(path, other) for other in there))
+
+
+def listed(settings: Sandbox) -> list[str]:
+    """Return what the user lets commands read beside the workspace."""
+    return [os.path.abspath(os.path.expanduser(path)) for path in settings.read if path.startswith(("/", "~"))]  # noqa: PTH100, PTH111 - plain strings
+
+
+def own_environment(workspace: str, settings: Sandbox) -> list[str]:
+    """Return what of the engine's own programs lies in the workspace: a command that changed it would change us."""
+    allowed = writable(settings)
+    found = [os.path.realpath(path) for path in (sys.prefix, _LIBRARY)]
+    return [path for path in found if path != workspace and is_within(path, workspace) and not is_in(path, allowed)]
+
+
+def writable(settings: Sandbox) -> tuple[str, ...]:
+    """Return what a command with `effects: write` may write beside the workspace."""
+    places = (os.path.abspath(os.path.expanduser(path)) for path in settings.write)  # noqa: PTH100, PTH111 - plain strings
+    return tuple(place for place in places if os.path.exists(place))  # noqa: PTH110 - plain strings
+
+
+def shown_secrets(settings: Sandbox) -> Patterns:
+    """Return the secrets of the workspace that commands see all the same: relative paths of `sandbox.read`."""
+    return Patterns(path for path in settings.read if not path.startswith(("/", "~")))
+
+
+def hidden_beside(visible: Iterable[str]) -> list[str]:
+    """Return what is hidden of the library's own folders and of the system, as far as a command would see it.
+
+    The library's folders hold keys, audit, waiting approvals and trusted configuration.
+    """
     kinds: tuple[Kind, ...] = ("state", "config", "cache", "data")
-    found = (os.path.realpath(folder(kind)) for kind in kinds)
-    return tuple(path for path in found if os.path.isdir(path))  # noqa: PTH112 - a plain string
+    own = (os.path.realpath(folder(kind)) for kind in kinds)
+    found = [path for path in own if os.path.isdir(path)]  # noqa: PTH112 - a plain string
+    return [path for path in (*found, *system_secrets()) if is_in(path, visible)]
 
 
 def system_secrets() -> tuple[str, ...]:
     """Return the files of the system that only root reads, where that is us."""
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     return tuple(path for path in _SYSTEM_SECRETS if is_root and os.path.exists(path))  # noqa: PTH110 - a plain string
+
+
+# Git's configuration may name programs for diffs, filters, hooks, signatures, pagers and transports, under names of its
+# own choice, so no list of switches turns them all off. A command sees a copy in its place, made of what is known to be
+# inert, without passwords in addresses.
+_INERT = re.compile(
+    r"core\.(?:repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|precomposeunicode|symlinks|autocrlf|eol"
+    r"|safecrlf|quotepath|abbrev|sparsecheckout|sparsecheckoutcone|worktree|whitespace|excludesfile|commentchar)"
+    r"|extensions\.(?:objectformat|worktreeconfig|partialclone|noop|preciousobjects|compatobjectformat|refstorage"
+    r"|relativeworktrees)|(?:user|author|committer)\.(?:name|email)|init\.defaultbranch|safe\.directory"
+    r"|branch\..*\.(?:remote|merge|rebase|description|pushremote)"
+    r"|remote\..*\.(?:url|pushurl|fetch|push|tagopt|prune|promisor|partialclonefilter)"
+    r"|submodule\..*\.(?:url|active|branch|path)|(?:color|advice|column|i18n|status)\..*"
+    r"|diff\.(?:algorithm|renames|renamelimit|mnemonicprefix|noprefix|context|interhunkcontext|colormoved"
+    r"|colormovedws|wserrorhighlight|suppressblankempty|indentheuristic|submodule|ignoresubmodules)"
+    r"|log\.(?:date|decorate|follow|abbrevcommit|mailmap)|pull\.(?:rebase|ff)|push\.(?:default|autosetupremote)"
+    r"|merge\.(?:ff|conflictstyle|renames|log|stat)|rebase\.(?:autosquash|autostash|updaterefs)|fetch\.prune"
+    r"|grep\.(?:linenumber|patterntype|extendregexp|column|fullname)|commit\.(?:verbose|cleanup|status)|tag\.sort"
+)
+# A command that may write checks files in and out, which filters (LFS) are there for; it is as confined as they are.
+_FILTERS = re.compile(r"filter\..*\.(?:clean|smudge|process|required)|lfs\.repositoryformatversion")
+# A file that is hidden keeps its size and time, so that git sees no change in it; both must be all that git compares.
+_SETTINGS = {"core.checkstat": "minimal", "core.trustctime": "false", "core.fsmonitor": "false"}
+GIT_GLOBAL = {"safe.barerepository": "explicit", "log.showsignature": "false", **_SETTINGS}
+
+
+def inert_git_config(path: str, *, write: bool, user: bool = False) -> tuple[str, bool]:
+    """Return a configuration's text without what could run a program, and whether anything was left out.
+
+    Args:
+        path: The file; one that cannot be read counts as empty.
+        write: The command may write, so filters stay.
+        user: It is the user's own configuration and not a repository's.
+    """
+    rows, is_read = _git_rows(path)
+    inert = [
+        (key, _without_password(value))
+        for key, value in rows
+        if _INERT.fullmatch(key) or (write and _FILTERS.fullmatch(key))
+    ]
+    dropped = not is_read or any(not _INERT.fullmatch(key) for key, _ in rows)
+    return _git_text([*inert, *(GIT_GLOBAL if user else _SETTINGS).items()]), dropped
+
+
+def git_reads(path: str) -> list[str]:
+    """Return what else a configuration has git read or run in the user's name: included files, a folder of hooks."""
+    found = []
+    for key, value in _git_rows(path)[0]:
+        if key == "core.hookspath":
+            found.append(os.path.join(os.path.dirname(path), "..", os.path.expanduser(value)))  # noqa: PTH111, PTH118, PTH120 - plain strings
+        elif key.startswith("include") and key.endswith(".path"):
+            found.append(os.path.join(os.path.dirname(path), os.path.expanduser(value)))  # noqa: PTH111, PTH118, PTH120 - plain strings
+    return [os.path.realpath(place) for place in found]
+
+
+def _git_rows(path: str) -> tuple[tuple[tuple[str, str], ...], bool]:
+    """The settings of a file as git reads them; False where there is one that git should not be made to read."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - a plain string
+    except OSError:
+        return (), True
+    if not S_ISREG(stat.st_mode) or stat.st_size > _MOST_OF_A_CONFIG:  # a command may have left a pipe, or too much
+        return (), False
+    return _read_git_rows(path, stat.st_ctime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read_git_rows(path: str, _changed_ns: int, _size: int) -> tuple[tuple[tuple[str, str], ...], bool]:
+    git = shutil.which("git", path=SYSTEM_PATH)
+    if git is None:
+        return (), False
+    words = [git, "config", "--file", path, "--no-includes", "--null", "--list"]
+    done = subprocess.run(words, capture_output=True, check=False, env={}, cwd="/", timeout=10)  # noqa: S603 - fixed words
+    rows = [row.partition("\n") for row in done.stdout.decode("utf-8", "surrogateescape").split("\0") if row]
+    # A key without a value is true.
+    return tuple((key, value if separator else "true") for key, separator, value in rows), done.returncode == 0
+
+
+def _without_password(value: str) -> str:
+    found = re.match(r"(\w+://)([^/@:]*)(?::[^/@]*)?@(.*)", value, re.DOTALL)
+    if found is None:
+        return value
+    return f"{found[1]}{found[3]}" if found[1].startswith("http") else f"{found[1]}{found[2]}@{found[3]}"
+
+
+def _git_text(rows: Iterable[tuple[str, str]]) -> str:
+    """Settings in git's own syntax, each quoted whole."""
+    escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})
+    lines = []
+    for key, value in rows:
+        section, _, name = key.rpartition(".")
+        head, dot, sub = section.partition(".")
+        title = f'{head} "{sub.translate(escapes)}"' if dot else head
+        lines.append(f'[{title}]\n\t{name} = "{value.translate(escapes)}"\n')
+    return "".join(lines)

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.errors import ToolError
-from blueprint_llm.tools import gitconfig, sandbox
 from blueprint_llm.tools.arguments import BadArgumentsError
 from blueprint_llm.tools.boundary import Allowance  # noqa: TC001 - the schema is read from the signature
-from blueprint_llm.tools.process import Flight, Job, Outcome, Spawner
+from blueprint_llm.tools.process import request_for
 from blueprint_llm.tools.registry import Claims, Ran, tool
-from blueprint_llm.tools.tokens import Command, from_argv, from_text, program_name
+from blueprint_llm.tools.sandbox import Confinement, git_environment
+from blueprint_llm.tools.words import Command, from_argv, from_text, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blueprint_llm.config.tool_blocks import Tools
     from blueprint_llm.tools.boundary import Effects
-    from blueprint_llm.tools.paths import Workspace
-    from blueprint_llm.tools.view import Views
+    from blueprint_llm.tools.process import Flight, Outcome, Spawner
+    from blueprint_llm.tools.workspace import Workspace
 
 # Names that load code into programs or carry secrets: never passed on, whatever the configuration lists.
 _NEVER = re.compile(
     r"(?i)LD_.*|DYLD_.*|PYTHON.*|GIT_.*|BASH_ENV|ENV|IFS|PS4|PROMPT_COMMAND|NODE_OPTIONS|PERL5.*|RUBYOPT|RUBYLIB|"
     r"JAVA_TOOL_OPTIONS|.*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL).*"
 )
-_MB = 1 << 20
 _WRITE_REFUSED = re.compile(r"Read-only file system|read-only|EROFS|Errno 30\b")
 _NETWORK_REFUSED = re.compile(
     r"Network is unreachable|name resolution|resolve host|ENETUNREACH|EAI_AGAIN|ENOTFOUND|getaddrinfo"
@@ -42,8 +40,8 @@ _REFUSED_BY_LANDLOCK = re.compile(r"Permission denied|EACCES|Errno 13\b")
 class CommandTools:
     """Tools bound to one workspace and one spawner."""
 
-    def __init__(self, workspace: Workspace, settings: Tools, spawner: Spawner, views: Views) -> None:
-        self._workspace, self._settings, self._spawner, self._views = workspace, settings, spawner, views
+    def __init__(self, workspace: Workspace, settings: Tools, spawner: Spawner, confinement: Confinement) -> None:
+        self._workspace, self._settings, self._spawner, self._confinement = workspace, settings, spawner, confinement
         self._searched: dict[str, str] = {}  # PATH, and what of it is trusted
 
     @tool(effect="execute", confined=True)
@@ -69,75 +67,41 @@ class CommandTools:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a command: what the configuration passes on, its PATH free of the workspace."""
-        env = {
-            name: os.environ[name]
-            for name in self._settings.env.pass_
-            if name in os.environ and not _NEVER.fullmatch(name)
-        }
+        names = (name for name in self._settings.env.pass_ if not _NEVER.fullmatch(name))
+        env = {name: os.environ[name] for name in names if name in os.environ}
         if "PATH" in env:
             if env["PATH"] not in self._searched:
-                trusted = filter(self._trusted, env["PATH"].split(":"))
+                inside = f"{self._workspace.root}/"
+                folders = (folder for folder in env["PATH"].split(":") if os.path.isabs(folder))  # noqa: PTH117 - plain strings
+                trusted = (folder for folder in folders if not f"{os.path.realpath(folder)}/".startswith(inside))
                 self._searched[env["PATH"]] = ":".join(trusted)
             env["PATH"] = self._searched[env["PATH"]]
         return env
-
-    def _trusted(self, folder: str) -> bool:
-        real = os.path.realpath(folder)
-        return os.path.isabs(folder) and not f"{real}/".startswith(f"{self._workspace.root}/")  # noqa: PTH117 - a plain string
 
     async def _run(self, command: Command, allowance: Allowance) -> Ran:
         return await self._spawner.call(lambda flight: self._run_to_its_end(command, allowance, flight))
 
     def _run_to_its_end(self, command: Command, allowance: Allowance, flight: Flight) -> Ran:
-        env, root = self.environment(), self._workspace.root
+        env, root, limits = self.environment(), self._workspace.root, self._settings.limits
         name = command.argv[0]
         program = shutil.which(os.path.join(root, name) if "/" in name else name, path=env.get("PATH", os.defpath))  # noqa: PTH118 - a plain string
         if program is None:
             raise FileNotFoundError(2, "no such program", name)
-        if (
-            sandbox.backend(self._settings.sandbox) == "none"
-        ):  # a person has approved it, or the user chose to go without
-            outcome = self._spawner.run(self._job(sandbox.Plan(), program, command, env), flight)
-            return self._told(outcome, allowance, "none")
-        fence, before = self._views.fence(allowance, env)
-        if program_name(name) == "git":
-            if allowance.effects.write and fence.unsettled:
+        plan = self._confinement.plan(allowance, env)
+        if program_name(name) == "git" and plan.in_force != "none":
+            if plan.unsettled:
                 raise ToolError(
-                    f"{fence.unsettled[0]} is hidden and has unrecorded changes: git would record it as empty"
+                    f"{plan.unsettled[0]} is hidden and has unrecorded changes: git would record it as empty"
                 )
-            env |= gitconfig.environment(self._views.global_git_config(env.get("HOME", "")))
-        plan, temporary = self._views.plan(fence)
-        env |= {"TMPDIR": temporary} if temporary else {}
-        told: list[str] = []
+            env |= git_environment(self._confinement.global_git_config(env.get("HOME", "")))
+        request = request_for(command.argv, program, root, env, plan, limits)
         try:
-            outcome = self._spawner.run(self._job(plan, program, command, env), flight)
+            outcome = self._spawner.run(request, plan.ruleset, limits, flight)
         finally:
-            if allowance.effects.write:
-                told = self._views.put_right(before)
+            told = self._confinement.put_right(plan.before)
         return self._told(outcome, allowance, plan.in_force, told)
 
-    def _job(self, plan: sandbox.Plan, program: str, command: Command, env: dict[str, str]) -> Job:
-        limits = self._settings.limits
-        return Job(
-            program=plan.prefix[0] if plan.prefix else program,
-            argv=(*plan.prefix, program, *command.argv[1:]) if plan.prefix else command.argv,
-            env=env,
-            cwd=self._workspace.root,
-            timeout_s=limits.timeout_s,
-            limits={
-                "DATA" if hasattr(resource, "RLIMIT_DATA") else "AS": limits.memory_mb * _MB,
-                "FSIZE": limits.file_mb * _MB,
-                "NPROC": limits.processes,
-                "CORE": 0,
-            },
-            keep_bytes=limits.output_bytes,
-            stop_bytes=limits.stop_output_mb * _MB,
-            ruleset=plan.ruleset,
-            filter=plan.filter,
-            is_wrapped=bool(plan.prefix),
-        )
-
-    def _told(self, outcome: Outcome, allowance: Allowance, in_force: str, notes: list[str] | None = None) -> Ran:
+    def _told(self, outcome: Outcome, allowance: Allowance, in_force: str, notes: list[str]) -> Ran:
         """Return what is told of a command's end: how it ended, what the kernel refused, its output."""
         limits = self._settings.limits
         output = outcome.output.decode("utf-8", "replace")
@@ -149,7 +113,8 @@ class CommandTools:
             "failed": f"could not be started: {outcome.note}",
             "lost": "ended without a report",
         }.get(outcome.ended) or _exit_text(outcome.code)
-        status = {"exit": "ok" if outcome.code == 0 else "error", "timeout": "timeout", "lost": "unknown"}
+        statuses: dict[str, Literal["ok", "timeout", "unknown"]] = {"timeout": "timeout", "lost": "unknown"}
+        statuses |= {"exit": "ok"} if outcome.code == 0 else {}
         lines = [headline]
         if outcome.orphans and outcome.ended == "exit":
             lines.append(f"{outcome.orphans} process(es) it left running were killed")
@@ -164,8 +129,8 @@ class CommandTools:
             "effects": list(allowance.effects.names),
             "cut": outcome.total_bytes > limits.output_bytes,
         }
-        text = "\n".join([*lines, *(notes or []), output])
-        return Ran(status=status.get(outcome.ended, "error"), text=text, facts=facts)
+        text = "\n".join([*lines, *notes, output])
+        return Ran(status=statuses.get(outcome.ended, "error"), text=text, facts=facts)
 
 
 def _understood(argv: list[str] | None, command: str | None) -> Command:

@@ -8,9 +8,9 @@ asked again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,26 +21,23 @@ from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ConfigError, ToolError
 from blueprint_llm.redaction import redact
 from blueprint_llm.secret import revealed
-from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, ask, request_for
+from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, DenyAll, ask, request_for
+from blueprint_llm.tools.arguments import BadArgumentsError, read_arguments
 from blueprint_llm.tools.audit import Audit
-from blueprint_llm.tools.calls import Ready, as_call
 from blueprint_llm.tools.commands import CommandTools
-from blueprint_llm.tools.confine import Root
 from blueprint_llm.tools.execution import Executor
 from blueprint_llm.tools.files import FileTools
-from blueprint_llm.tools.grants import Grants
 from blueprint_llm.tools.journal import Journal
-from blueprint_llm.tools.judge import Judge, Judged
-from blueprint_llm.tools.paths import Workspace
 from blueprint_llm.tools.process import Spawner
 from blueprint_llm.tools.registry import Registered, from_function, from_schema
-from blueprint_llm.tools.rules import Mode, Policy, ToolDecision, load_rules, suggestion
-from blueprint_llm.tools.secretbox import canonical, load_key, state_folder
-from blueprint_llm.tools.view import Views
+from blueprint_llm.tools.rules import Judge, Judged, Mode, Policy, ToolDecision, load_rules, suggestion
+from blueprint_llm.tools.sandbox import Confinement
+from blueprint_llm.tools.sealed import Grants, fingerprint, load_key, state_folder
+from blueprint_llm.tools.workspace import Root, Workspace
 from blueprint_llm.types import Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 
@@ -61,6 +58,16 @@ class Surroundings:
     random: Callable[[int], bytes] = os.urandom
     redact: Callable[[str], str] = redact
     approval_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A call on its way to run: `approved` is the binding that a person approved."""
+
+    call: ToolCall
+    approved: str | None = None
+    tainted: bool = False
+    run: str = ""
 
 
 class ToolEngine:
@@ -91,52 +98,44 @@ class ToolEngine:
         given = settings or Tools()
         changed = {"mode": mode or given.mode, "workspace": str(workspace or given.workspace)}
         self.settings = given.model_copy(update=changed)
-        self._rules = given.rules if rules is None else rules
-        self.approver, self._world = approver, surroundings or Surroundings()
+        self.approver, self.world = approver, surroundings or Surroundings()
         self.workspace = Workspace(self.settings.workspace)
-        if not os.path.isdir(self.workspace.root):  # noqa: PTH112 - a plain string
+        root = self.workspace.root
+        if not os.path.isdir(root):  # noqa: PTH112 - a plain string
             raise ConfigError(f"tools.workspace: {self.settings.workspace} is not a folder")
-        self._judge = self._make_judge()
-        self._open()
-
-    def _make_judge(self) -> Judge:
-        policy = Policy(load_rules(self._rules, self.workspace), self.workspace)
-        facts = [self.settings.mode, self.workspace.root, [rule.model_dump(mode="json") for rule in policy.rules]]
-        confinement = self.settings.sandbox
-        self._views = Views(self.workspace.root, confinement, policy.hides, policy.keeps)
-        is_waived = confinement.backend == "none" and not confinement.required
-        return Judge(
+        policy = Policy(load_rules(given.rules if rules is None else rules, self.workspace), self.workspace)
+        confinement = Confinement(root, self.settings.sandbox, policy.hides, policy.keeps)
+        sandbox = self.settings.sandbox
+        is_waived = sandbox.backend == "none" and not sandbox.required
+        self._judge = Judge(
             policy=policy,
             mode=self.settings.mode,
             workspace=self.workspace,
-            unenforced=(lambda _: []) if is_waived else self._views.doubts,
-            refuses=confinement.required,
-            digest=hashlib.sha256(canonical(facts)).hexdigest(),
+            unenforced=(lambda _: []) if is_waived else confinement.doubts,
+            refuses=sandbox.required,
+            digest=fingerprint([self.settings.mode, root, [rule.model_dump(mode="json") for rule in policy.rules]]),
         )
+        self._open(confinement)
 
-    def _open(self) -> None:
-        self._spawner = Spawner()
-        self._root = Root(self.workspace.root)
-        own = hashlib.sha256(self.workspace.root.encode()).hexdigest()[:16]
-        journal = Journal(folder("state") / "journal" / own, self._world.random)
+    def _open(self, confinement: Confinement) -> None:
+        root, limits = self.workspace.root, self.settings.limits
+        self._spawner, self._root = Spawner(), Root(root)
+        own = fingerprint(root)[:16]
+        journal = Journal(folder("state") / "journal" / own, self.world.random)
         journal.recover(self._root)
         self._made_audit: Audit | None = None
         self._grants = Grants(own, self.key)
-        limits = self.settings.limits
         self._executor = Executor(
-            lambda: self.audit, self._world.redact, self._world.monotonic, limits.output_bytes, limits.timeout_s
+            lambda: self.audit, self.world.redact, self.world.monotonic, limits.output_bytes, limits.timeout_s
         )
-        self._tools: dict[str, Registered] = {}
         self._closers: list[Callable[[], None]] = [
-            self._views.close, self._root.close, self._executor.close, self._spawner.close
+            confinement.close, self._root.close, self._executor.close, self._spawner.close
         ]  # fmt: skip
-        self._add_built_ins(FileTools(self.workspace, self._root, journal, self._judge.policy.shuts))
-
-    def _add_built_ins(self, files: FileTools) -> None:
-        commands = CommandTools(self.workspace, self.settings, self._spawner, self._views)
-        self._environment = commands.environment
         self._connected: set[str] = set()
-        for registered in (
+        files = FileTools(self.workspace, self._root, journal, self._judge.policy.shuts)
+        commands = CommandTools(self.workspace, self.settings, self._spawner, confinement)
+        self._environment = commands.environment
+        built_in = (
             from_function(files.read_file),
             from_function(files.list_files),
             from_function(files.search_files),
@@ -145,8 +144,8 @@ class ToolEngine:
             replace(from_function(commands.command), claims=commands.command_claims),
             replace(from_function(commands.run_tests), claims=commands.test_claims),
             from_function(self._executor.read_result),
-        ):
-            self._tools[registered.tool.name] = registered
+        )
+        self._tools = {registered.tool.name: registered for registered in built_in}
 
     def __enter__(self) -> Self:
         return self
@@ -175,19 +174,16 @@ class ToolEngine:
 
     def key(self) -> bytes:
         """Return the key that seals approvals and the audit."""
-        return load_key(state_folder("tools"), self._world.random)
+        return load_key(state_folder("tools") / "tools.key", self.world.random)
 
     @property
     def audit(self) -> Audit:
         """The audit, opened on first use."""
         if self._made_audit is None:
-            self._made_audit = open_audit(self.settings, self._world)
+            self._made_audit = open_audit(self.settings, self.world)
         return self._made_audit
 
-    @property
-    def world(self) -> Surroundings:
-        """Clocks and randomness."""
-        return self._world
+    # Tools.
 
     def register_tool(
         self,
@@ -258,33 +254,30 @@ class ToolEngine:
         """Return a tool by name."""
         return self._tools.get(name)
 
+    # Judging.
+
     def check(self, name: str, arguments: object, *, tainted: bool = False) -> ToolDecision:
         """Return what would become of a call. Pure: it changes nothing, and never raises on what a model wrote."""
-        registered = self._tools.get(name)
-        if registered is None:
-            return _unknown(name).decision
-        return self._judge.judge(registered, arguments, tainted=tainted).decision
+        return self._judged(name, arguments, tainted=tainted).decision
+
+    def _judged(self, name: str, arguments: object, *, tainted: bool = False) -> Judged:
+        if registered := self._tools.get(name):
+            return self._judge.judge(registered, arguments, tainted=tainted)
+        decision = ToolDecision(decision="deny", rule_id=None, reasons=(f"there is no tool named {name!r}",))
+        return Judged(registered=from_schema(Tool(name="unknown"), lambda: None), decision=decision)
 
     def judge(self, call: ToolCall, *, tainted: bool = False) -> Judged:
         """Return a call as it stands now, approvals that still hold included."""
-        registered = self._tools.get(call.name)
-        if registered is None:
-            return _unknown(call.name)
-        judged = self._judge.judge(registered, call.arguments, tainted=tainted)
-        if judged.decision.decision == "ask" and self._grants.holds(
-            registered.tool, judged.canonical, judged.decision.effects
-        ):
-            given = replace(judged.decision, decision="allow", rule_id="approved before")
-            return replace(judged, decision=given)
+        judged = self._judged(call.name, call.arguments, tainted=tainted)
+        if judged.decision.decision == "ask" and self._grants.holds(judged.grant):
+            return replace(judged, decision=replace(judged.decision, decision="allow", rule_id="approved before"))
         return judged
 
     def would_allow(self, name: str, arguments: object) -> str:
         """Return the rule that would allow a call, as it is written in the file; empty for an unknown tool."""
-        registered = self._tools.get(name)
-        if registered is None:
-            return ""
-        judged = self._judge.judge(registered, arguments)
-        return suggestion(registered.tool, judged.arguments, judged.claims.command, judged.decision.effects)
+        return suggestion(self._judged(name, arguments)) if name in self._tools else ""
+
+    # Running.
 
     async def execute(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
         """Judge, ask where needed, and run one call.
@@ -292,51 +285,55 @@ class ToolEngine:
         Raises:
             ToolError: It is no call at all, or only a part of one.
         """
-        plain = as_call(call)
-        if isinstance(plain, ToolResult):
-            return plain
-        judged = self.judge(plain)
-        ready = Ready(call=plain)
-        if judged.decision.decision == "ask":
-            batch = [request_for(plain, judged)]
-            settled = self.settle(plain, batch[0], (await self.approve(batch))[0])
-            if isinstance(settled, ToolResult):
-                return settled
-            ready = settled
-        return await self.run(ready)
+        if isinstance(call, Mapping):
+            inner = call.get("function", call)
+            identity, name = str(call.get("id") or "call"), str(inner.get("name") or "")
+            try:
+                call = ToolCall(id=identity, name=name, arguments=read_arguments(inner.get("arguments", {})))
+            except BadArgumentsError as error:
+                return ToolResult(tool_call_id=identity, name=name, status="error", content=f"not run: {error}")
+        if not isinstance(call, ToolCall):
+            raise ToolError("only a complete, validated tool call can be run")
+        judged = self.judge(call)
+        if judged.decision.decision != "ask":
+            return await self.run(Ready(call=call))
+        request = request_for(call, judged)
+        settled = self.settle(Ready(call=call), request, (await self.approve([request]))[0])
+        return settled if isinstance(settled, ToolResult) else await self.run(settled)
 
     async def approve(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
         """Ask the approver; without one everything is rejected."""
-        return await ask(self.approver, batch, self._world.approval_timeout_s) if self.approver else _nobody(batch)
+        return await ask(self.approver or DenyAll(), batch, self.world.approval_timeout_s)
 
-    def settle(
-        self, call: ToolCall, request: ApprovalRequest, answer: ApprovalDecision, ready: Ready | None = None
-    ) -> Ready | ToolResult:
+    def settle(self, ready: Ready, request: ApprovalRequest, answer: ApprovalDecision) -> Ready | ToolResult:
         """Return what an answer makes of a call: ready to run as it was approved, or a refusal."""
-        basis = ready or Ready(call=call)
+        call = ready.call
         if answer.decision == "approve":
             if answer.scope in {"session", "always"}:
-                shown = canonical(request.arguments).decode()
-                is_lasting = answer.scope == "always"
-                self._grants.add(self._tools[call.name].tool, shown, request.effects, lasting=is_lasting)
-            return replace(basis, approved=request.binding)
+                self._grants.add(request.grant, lasting=answer.scope == "always")
+            return replace(ready, approved=request.binding)
         if answer.decision == "edit" and answer.arguments is not None:
             edited = call.model_copy(update={"arguments": answer.arguments})
-            return replace(basis, call=edited, approved=self.judge(edited, tainted=basis.tainted).binding)
+            return replace(ready, call=edited, approved=self.judge(edited, tainted=ready.tainted).binding)
         reason = answer.reason or ("left for later" if answer.decision == "later" else "no reason given")
-        judged = self.judge(call, tainted=basis.tainted)
+        judged = self.judge(call, tainted=ready.tainted)
         why = "; ".join(judged.decision.reasons)
         told = f"rejected: {reason}" + (f" (asked because: {why})" if why else "")
-        return self._executor.refuse(call, judged, told, basis.run, self.would_allow(call.name, call.arguments))
+        return self._executor.refuse(call, judged, told, ready.run, self.would_allow(call.name, call.arguments))
 
     async def run(self, ready: Ready) -> ToolResult:
         """Judge once more and run, if it is allowed or is exactly what was approved."""
-        await self._refresh(ready.call.name)
-        judged = self.judge(ready.call, tainted=ready.tainted)
-        if problem := _unfit(judged, ready.approved):
-            rule = self.would_allow(ready.call.name, ready.call.arguments) if judged.decision.decision == "ask" else ""
-            return self._executor.refuse(ready.call, judged, problem, ready.run, rule)
-        return await self._executor.run(ready.call, judged, ready.run)
+        call = ready.call
+        await self._refresh(call.name)
+        judged = self.judge(call, tainted=ready.tainted)
+        why = "; ".join(judged.decision.reasons)
+        if judged.decision.decision == "deny":
+            return self._executor.refuse(call, judged, why or "denied by a rule", ready.run)
+        if judged.decision.decision == "ask" and ready.approved != judged.binding:
+            changed = "the call, the policy or a file changed since it was approved: ask again"
+            told = f"needs approval: {why}" if ready.approved is None else changed
+            return self._executor.refuse(call, judged, told, ready.run, self.would_allow(call.name, call.arguments))
+        return await self._executor.run(call, judged, ready.run)
 
     async def run_all(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
         """Run calls that may run side by side; the results are in call order."""
@@ -352,30 +349,7 @@ class ToolEngine:
 
 
 def open_audit(settings: Tools, world: Surroundings | None = None) -> Audit:
-    """The audit that a configuration names, by default one for all workspaces of the user."""
-    around = world or Surroundings()
-    place = Path(settings.audit.path).expanduser() if settings.audit.path else state_folder("tools") / "audit.jsonl"
-    return Audit(place, load_key(state_folder("tools"), around.random), around.clock, settings.audit.fsync)
-
-
-def _unknown(name: object) -> Judged:
-    decision = ToolDecision(decision="deny", rule_id=None, reasons=(f"there is no tool named {name!r}",))
-    nothing = from_schema(Tool(name="unknown"), lambda: None)
-    return Judged(registered=nothing, decision=decision)
-
-
-def _unfit(judged: Judged, approved: str | None) -> str | None:
-    """Why a call may not run as it stands now."""
-    decision = judged.decision
-    why = "; ".join(decision.reasons)
-    if decision.decision == "deny":
-        return why or "denied by a rule"
-    if decision.decision == "ask" and approved is None:
-        return f"needs approval: {why}"
-    if decision.decision == "ask" and approved != judged.binding:
-        return "the call, the policy or a file changed since it was approved: ask again"
-    return None
-
-
-def _nobody(batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
-    return [ApprovalDecision(reason="nobody is there to approve it", id=request.id) for request in batch]
+    """Return the audit that a configuration names, by default one for all workspaces of the user."""
+    around, state = world or Surroundings(), state_folder("tools")
+    place = Path(settings.audit.path).expanduser() if settings.audit.path else state / "audit.jsonl"
+    return Audit(place, load_key(state / "tools.key", around.random), around.clock, settings.audit.fsync)

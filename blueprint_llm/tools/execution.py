@@ -10,31 +10,36 @@ import hashlib
 import inspect
 import json
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_json
+from pydantic_core import to_jsonable_python
 
 from blueprint_llm.engine import otel
-from blueprint_llm.errors import ToolError
+from blueprint_llm.errors import StoreError, ToolError
+from blueprint_llm.tools.process import to_its_end
 from blueprint_llm.tools.registry import Ran, tool
 from blueprint_llm.tools.show import visible
 from blueprint_llm.types import ToolCall, ToolResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from blueprint_llm.tools.audit import Audit
-    from blueprint_llm.tools.judge import Judged
+    from blueprint_llm.tools.rules import Judged
 
+# What a record raises that cannot be written.
+UNWRITABLE = (OSError, StoreError, ToolError)
 _AUDITED_CHARS = 4000
 _KEPT_RESULTS = 32
 _MOST_THREADS = 64
-Status = Literal["ok", "error", "denied", "timeout", "unknown"]
+_MOST_YIELDED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +94,23 @@ class Executor:
         seq = None
         try:
             seq = self._record("denied", call, judged, run, {"reason": self._redact(reason)[:_AUDITED_CHARS]})
-        except (OSError, ToolError):
+        except UNWRITABLE:
             reason += " (and the audit could not be written)"
-        facts = {"rule": rule} if rule else {}
-        return self._result(call, judged, "denied", f"not run: {reason}", seq, facts=facts)
+        told = Ran(status="denied", text=f"not run: {reason}", facts={"rule": rule} if rule else {})
+        return self._result(call, judged, told, seq)
 
     async def run(self, call: ToolCall, judged: Judged, run: str = "") -> ToolResult:
         """Run a call; what its handler does is told in the result. Only a cancellation from outside is raised."""
         if self._is_closed:
-            return self._result(call, judged, "error", "not run: the tools are closed", None)
+            return self._result(call, judged, _failed("not run: the tools are closed"), None)
         began_s, is_meant = self._monotonic(), False
         with otel.tool_span(call, judged.registered.tool) as told:
             try:
                 await self._in_thread(partial(self._record, "intent", call, judged, run, {}))
                 is_meant = True
                 value = await self._called(judged)
-            except (OSError, ToolError) as error:
-                return self._result(call, judged, "error", f"not run: the audit cannot be written ({error})", None)
+            except UNWRITABLE as error:
+                return self._result(call, judged, _failed(f"not run: the audit cannot be written ({error})"), None)
             except BaseException as error:  # the caller is going away; the intent gets its outcome all the same
                 doubt = f"interrupted: {_said(error)}" if is_meant else "interrupted before it was run"
                 self._end(call, judged, run, began_s, Ran(status="unknown", text=doubt, facts={}))
@@ -113,16 +118,22 @@ class Executor:
             return told(await self._in_thread(partial(self._end, call, judged, run, began_s, value)))
 
     async def _called(self, judged: Judged) -> Any:
-        """What a handler returned, or a `_Raised`; raises only what is not the handler's own."""
+        """What a handler returned, or a `_Raised`; raises only what is not the handler's own.
+
+        One path for all handlers: a coroutine function is called here, any other in a thread, and what either returns
+        is awaited if it can be.
+        """
         registered = judged.registered
         keywords = judged.keywords | ({"allowance": judged.allowance} if registered.traits.confined else {})
         function = partial(registered.handler, **keywords)
         try:
             is_async = inspect.iscoroutinefunction(registered.handler)
             value = function() if is_async else await self._in_thread(partial(_caught, function), waits=False)
-            if inspect.isawaitable(value):
+            if hasattr(type(value), "__await__"):  # a value may lie about its class, or refuse to tell
                 async with asyncio.timeout(None if registered.traits.confined else self._timeout_s):
                     value = await value
+            if type(value) is GeneratorType:  # which may have no end
+                value = await self._in_thread(partial(_caught, partial(_collected, value)), waits=False)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except asyncio.CancelledError as error:
@@ -140,27 +151,19 @@ class Executor:
             pending = asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, function)
         except RuntimeError:  # closed meanwhile: what has begun still gets its outcome
             return function()
-        if not waits:
-            return await pending
-        try:
-            return await asyncio.shield(pending)
-        except asyncio.CancelledError:
-            while not pending.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({pending})
-            raise
+        return await (to_its_end(pending) if waits else pending)
 
     def _end(self, call: ToolCall, judged: Judged, run: str, began_s: float, value: Any) -> ToolResult:
-        status, text, facts = _meaning(value)
+        found = _meaning(value)
         took = self._monotonic() - began_s
-        safe = self._redact(visible(text))
+        safe, facts = self._redact(visible(found.text)), found.facts
         digest = hashlib.sha256(safe.encode()).hexdigest()
-        outcome = {"status": status, "duration_s": round(took, 6), "sha256": digest, **facts}
+        outcome = {"status": found.status, "duration_s": round(took, 6), "sha256": digest, **facts}
         try:
             seq = self._record("outcome", call, judged, run, outcome)
-        except (OSError, ToolError):
+        except UNWRITABLE:
             seq, facts = None, {**facts, "audit": "the outcome could not be recorded"}
-        return self._result(call, judged, status, safe, seq, duration_s=took, facts=facts)
+        return self._result(call, judged, Ran(status=found.status, text=safe, facts=facts), seq, took)
 
     def _record(self, event: str, call: ToolCall, judged: Judged, run: str, facts: dict[str, Any]) -> int:
         arguments = self._redact(judged.canonical)
@@ -171,35 +174,35 @@ class Executor:
             event, {**fixed, "rule": judged.decision.rule_id, "arguments": shown, "arguments_sha256": digest, **facts}
         )
 
-    def _result(  # noqa: PLR0913 - one fact each
-        self, call: ToolCall, judged: Judged, status: Status, text: str, seq: int | None, *,
-        duration_s: float = 0.0, facts: dict[str, Any] | None = None,
-    ) -> ToolResult:  # fmt: skip
-        known = {"decision": judged.decision.decision, "rule_id": judged.decision.rule_id, **(facts or {})}
-        content, handle = self._cut(call, text)
+    def _result(
+        self, call: ToolCall, judged: Judged, found: Ran, seq: int | None, duration_s: float = 0.0
+    ) -> ToolResult:
+        """The result of a call; a text beyond the limit is cut in its middle, and kept whole under a handle."""
+        facts = {"decision": judged.decision.decision, "rule_id": judged.decision.rule_id, **found.facts}
+        text, is_cut = found.text, bool(facts.pop("cut", False))
+        if len(text) > self._limit + 200:
+            is_cut = True
+            handle = facts["handle"] = hashlib.sha256(f"{call.id}\0{text}".encode()).hexdigest()[:12]
+            self._kept[handle] = text
+            while len(self._kept) > _KEPT_RESULTS:
+                self._kept.popitem(last=False)
+            half = self._limit // 2
+            gap = f"{len(text) - 2 * half} characters left out; read on with read_result handle={handle} offset={half}"
+            text = f"{text[:half]}\n[... {gap} ...]\n{text[-half:]}"
         return ToolResult(
             tool_call_id=call.id,
             name=call.name,
-            status=status,
-            content=content,
-            truncated=handle is not None or bool(known.pop("cut", False)),
+            status=found.status,
+            content=text,
+            truncated=is_cut,
             duration_s=duration_s,
             audit_seq=seq,
-            metadata={**known, **({"handle": handle} if handle else {})},
+            metadata=facts,
         )
 
-    def _cut(self, call: ToolCall, text: str) -> tuple[str, str | None]:
-        """The text within the limit, and the handle of the whole where it was cut."""
-        if len(text) <= self._limit + 200:
-            return text, None
-        handle = hashlib.sha256(f"{call.id}\0{text}".encode()).hexdigest()[:12]
-        self._kept[handle] = text
-        while len(self._kept) > _KEPT_RESULTS:
-            self._kept.popitem(last=False)
-        half = self._limit // 2
-        dropped = len(text) - 2 * half
-        gap = f"\n[... {dropped} characters left out; read on with read_result handle={handle} offset={half} ...]\n"
-        return text[:half] + gap + text[-half:], handle
+
+def _failed(text: str) -> Ran:
+    return Ran(status="error", text=text, facts={})
 
 
 def _caught(function: Callable[[], Any]) -> Any:
@@ -210,26 +213,30 @@ def _caught(function: Callable[[], Any]) -> Any:
         return _Raised(error)
 
 
-def _meaning(value: Any) -> tuple[Status, str, dict[str, Any]]:
-    match value:
-        case Ran():
-            return value.status, value.text, value.facts  # type: ignore[return-value] # a status by construction
-        case _Raised(error=TimeoutError()):
-            return "timeout", "the tool took too long", {}
-        case _Raised(error=OSError(strerror=str()) as error):
-            return "error", f"{error.filename or ''}: {error.strerror}".removeprefix(": "), {}
-        case _Raised():
-            return "error", _said(value.error), {}
-        case str():
-            return "ok", value, {}
-        case _:
-            return "ok", _as_text(value), {}
+def _collected(values: Iterator[Any]) -> list[Any]:
+    found = list(islice(values, _MOST_YIELDED + 1))
+    return found if len(found) <= _MOST_YIELDED else [*found[:-1], f"... cut at {_MOST_YIELDED} values"]
+
+
+def _meaning(value: Any) -> Ran:
+    """What a handler's value or failure is told as; by `type`, since a value may lie about its class."""
+    kind = type(value)
+    if kind is Ran:
+        return value  # type: ignore[no-any-return] # it is one
+    if kind is not _Raised:
+        return Ran(status="ok", text=_as_text(value), facts={})
+    error = value.error
+    if isinstance(error, TimeoutError):
+        return Ran(status="timeout", text="the tool took too long", facts={})
+    if isinstance(error, OSError) and type(error.strerror) is str and type(error.filename) in {str, type(None)}:
+        return _failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+    return _failed(_said(error))
 
 
 def _said(error: BaseException) -> str:
     name = type(error).__name__
     try:
-        text = str(error)
+        text = f"{error}"
     except BaseException:  # noqa: BLE001 - an exception that cannot even say what it is
         return name
     return f"{name}: {text}" if text else name
@@ -238,16 +245,25 @@ def _said(error: BaseException) -> str:
 def _as_text(value: Any) -> str:
     """A value as JSON, models and dataclasses too; what JSON cannot hold, as Python shows it; else what it is."""
     ways: tuple[Callable[[Any], str], ...] = (
-        partial(json.dumps, ensure_ascii=False),
-        lambda item: to_json(item).decode(),
+        lambda item: item,  # a string
+        partial(json.dumps, ensure_ascii=False, default=_plain),
         repr,
-        hex,
+        hex,  # a number of too many digits
     )
     for way in ways:
         try:
-            text = way(value)
+            text = str.__str__(way(value))  # whatever a class of its own makes of it
             text.encode("utf-8", "surrogatepass")
         except BaseException:  # noqa: BLE001, S112 - a handler may return anything; the next way takes more
             continue
         return text
     return f"a value of type {type(value).__name__} that cannot be shown"
+
+
+def _plain(value: Any) -> Any:
+    """One level of a value as JSON's own kinds. Raises TypeError for an iterator: it may have no end."""
+    if hasattr(type(value), "__next__"):
+        raise TypeError("an iterator")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in fields(value)}
+    return list(value) if isinstance(value, AbstractSet) else to_jsonable_python(value)

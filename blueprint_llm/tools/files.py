@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from blueprint_llm.tools.arguments import BadArgumentsError
-from blueprint_llm.tools.boundary import protection, secrecy
+from blueprint_llm.tools.boundary import secrecy
 from blueprint_llm.tools.journal import Journal, load
-from blueprint_llm.tools.patch import PatchError, parse_patch
-from blueprint_llm.tools.paths import Located, Workspace, glob
+from blueprint_llm.tools.patch import PatchError, Staged, Stored, parse_patch, stage
 from blueprint_llm.tools.registry import Claims, tool
-from blueprint_llm.tools.staging import Staged, Stored, stage
+from blueprint_llm.tools.workspace import Located, Workspace, glob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from blueprint_llm.tools.confine import Root
+    from blueprint_llm.tools.workspace import Root
 
 _MAX_ENTRIES = 5000
 _MAX_HITS = 500
@@ -115,7 +114,8 @@ class FileTools:
 
     def _apply(self, staged: tuple[Staged, ...]) -> str:
         self._journal.apply(self._root, staged)
-        return "\n".join(f"{_verb(item)} {item.path}" for item in staged) or "nothing to change"
+        verbs = ("created" if not item.before else "changed" if item.after else "deleted" for item in staged)
+        return "\n".join(f"{verb} {item.path}" for verb, item in zip(verbs, staged, strict=True)) or "nothing to change"
 
     def _walk(self, path: str) -> Iterator[str]:
         """Every plain file below a folder, by its path below it."""
@@ -144,24 +144,9 @@ def _joined(top: str, name: str) -> str:
     return "/".join(part for part in (top if top != "." else "", name) if part)
 
 
-def _verb(item: Staged) -> str:
-    return "created" if item.before is None else "deleted" if item.after is None else "changed"
-
-
 def _linear_search(pattern: str) -> Any:
     """A search whose time is linear in the text, so that no pattern of a model can hang it."""
     try:
         return SchemaValidator(core_schema.str_schema(pattern=f"(?m){pattern}")).isinstance_python
     except SchemaError:
         raise BadArgumentsError(f"pattern: {pattern!r} is not a regular expression") from None
-
-
-def change_concerns(claims: Claims) -> list[str]:
-    """Why a person must see a change before it is made."""
-    reasons = [protection(name) for place in claims.places for name in place.names]
-    reasons += [f"{item.path} becomes executable" for item in claims.staged if _gains_execution(item)]
-    return [reason for reason in dict.fromkeys(reasons) if reason]
-
-
-def _gains_execution(item: Staged) -> bool:
-    return bool(item.after and item.after.mode & 0o111 and not (item.before and item.before.mode & 0o111))

@@ -7,21 +7,19 @@ Whoever opens the workspace next finds a journal that says `apply` and rolls for
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.tools.confine import ConfinementError, Root
-from blueprint_llm.tools.locking import locked
-from blueprint_llm.tools.staging import Staged, Stored
+from blueprint_llm.tools.patch import Staged, Stored, digest
+from blueprint_llm.tools.sealed import locked
+from blueprint_llm.tools.workspace import ConfinementError, Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_PREFIX = ".blueprint-"
 MAX_FILE_BYTES = 16_000_000
 
 
@@ -29,17 +27,8 @@ class ChangedError(ConfinementError):
     """A file is not what it was when the change was prepared; nothing was touched."""
 
 
-def digest(stored: Stored | None) -> str:
-    """A fingerprint of a file's bytes and mode; `absent` where there is none."""
-    return hashlib.sha256(b"%o\0" % stored.mode + stored.content).hexdigest() if stored else "absent"
-
-
 def load(root: Root, path: str) -> Stored | None:
-    """A file as it is now.
-
-    Raises:
-        OSError: When it cannot be read, or is larger than `MAX_FILE_BYTES`.
-    """
+    """Return a file as it is now. Raises OSError when it cannot be read, or is larger than `MAX_FILE_BYTES`."""
     try:
         content, mode = root.read(path, MAX_FILE_BYTES)
     except FileNotFoundError:
@@ -59,10 +48,9 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, random: Callable[[int], bytes], at_step: Callable[[str], None] | None = None
+        self, folder: Path, random: Callable[[int], bytes], at_step: Callable[[str], None] = lambda _step: None
     ) -> None:
-        self._folder, self._random = folder, random
-        self._at_step = at_step or (lambda _step: None)
+        self._folder, self._random, self._at_step = folder, random, at_step
 
     def apply(self, root: Root, staged: Sequence[Staged]) -> None:
         """Make every change, or none.
@@ -71,11 +59,14 @@ class Journal:
             ChangedError: When a file differs from what the change was made for.
             OSError: When the change cannot be prepared; nothing was touched then.
         """
-        with self._lock():
+        with locked(self._folder / "lock"):
             self._recover(root)
             token = self._random(8).hex()
-            entries = [_entry(item, token, number) for number, item in enumerate(staged)]
-            place = self._folder / f"{token}.json"
+            place, entries = self._folder / f"{token}.json", []
+            for number, item in enumerate(staged):
+                above, _, name = item.path.rpartition("/")
+                temporary = f".blueprint-{token}-{number}" if item.after else None
+                entries.append({"folder": above or ".", "name": name, "temporary": temporary})
             try:
                 self._prepare(root, staged, entries, place)
             except BaseException:
@@ -88,11 +79,8 @@ class Journal:
     def recover(self, root: Root) -> None:
         """Finish or undo what a killed process left behind."""
         if self._folder.is_dir() and any(self._folder.glob("*.json")):
-            with self._lock():
+            with locked(self._folder / "lock"):
                 self._recover(root)
-
-    def _lock(self) -> AbstractContextManager[None]:
-        return locked(self._folder / "lock")
 
     def _prepare(self, root: Root, staged: Sequence[Staged], entries: list[dict[str, Any]], place: Path) -> None:
         _write(place, {"state": "prepare", "files": entries})
@@ -109,7 +97,11 @@ class Journal:
     def _finish(self, root: Root, entries: list[dict[str, Any]], place: Path) -> None:
         for number, entry in enumerate(entries):
             self._at_step(f"rename {number}")
-            _put(root, entry)
+            with root.folder(entry["folder"]) as folder, suppress(FileNotFoundError):  # done before it was killed
+                if entry["temporary"]:
+                    os.rename(entry["temporary"], entry["name"], src_dir_fd=folder, dst_dir_fd=folder)
+                else:
+                    os.unlink(entry["name"], dir_fd=folder)
         self._at_step("before forget")
         place.unlink(missing_ok=True)
 
@@ -126,29 +118,19 @@ class Journal:
                 place.unlink(missing_ok=True)
 
 
-def _entry(item: Staged, token: str, number: int) -> dict[str, Any]:
-    parent, _, name = item.path.rpartition("/")
-    temporary = f"{_PREFIX}{token}-{number}" if item.after else None
-    return {"folder": parent or ".", "name": name, "temporary": temporary}
-
-
 def _write(place: Path, record: dict[str, Any]) -> None:
-    """Replace a journal so that a reader sees the old or the new one whole."""
+    """Replace a journal so that a reader sees the old or the new one whole, also after the power failed."""
     beside = place.with_suffix(".new")
     with beside.open("wb") as file:
         file.write(json.dumps(record).encode())
         file.flush()
         os.fsync(file.fileno())
     beside.replace(place)
-    _sync(place.parent)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+    folder = os.open(place.parent, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        os.fsync(folder)
     finally:
-        os.close(fd)
+        os.close(folder)
 
 
 def _write_temporary(root: Root, entry: dict[str, Any], stored: Stored) -> None:
@@ -161,15 +143,8 @@ def _write_temporary(root: Root, entry: dict[str, Any], stored: Stored) -> None:
             os.fsync(fd)
 
 
-def _put(root: Root, entry: dict[str, Any]) -> None:
-    with root.folder(entry["folder"]) as folder, suppress(FileNotFoundError):
-        if entry["temporary"]:
-            os.rename(entry["temporary"], entry["name"], src_dir_fd=folder, dst_dir_fd=folder)
-        else:
-            os.unlink(entry["name"], dir_fd=folder)
-
-
 def _sweep(root: Root, entries: list[dict[str, Any]]) -> None:
     for entry in entries:
-        with suppress(OSError), root.folder(entry["folder"]) as folder:
-            os.unlink(entry["temporary"] or _PREFIX, dir_fd=folder)
+        if entry["temporary"]:
+            with suppress(OSError), root.folder(entry["folder"]) as folder:
+                os.unlink(entry["temporary"], dir_fd=folder)

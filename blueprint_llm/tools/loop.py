@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from blueprint_llm.errors import ApprovalPending, BudgetExceededError, QuotaExceededError, ToolCallInvalidError
+from blueprint_llm.streaming.chunks import text_of
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, answers_to, request_for
-from blueprint_llm.tools.calls import Ready
-from blueprint_llm.tools.pending import PendingStore
-from blueprint_llm.tools.secretbox import state_folder
+from blueprint_llm.tools.engine import Ready, ToolEngine
+from blueprint_llm.tools.sealed import PendingStore, state_folder
 from blueprint_llm.types import ChatMessage, ChatRequest, ChatResponse, Record, ToolCall, ToolResult, UsageInfo
 
 if TYPE_CHECKING:
-    from blueprint_llm.tools.engine import ToolEngine
-    from blueprint_llm.tools.judge import Judged
+    from blueprint_llm.tools.rules import Judged
 
 Chat = Callable[[ChatRequest], Awaitable[ChatResponse]]
 Stop = Literal["done", "max_turns", "max_denials", "budget", "approval", "error"]
@@ -83,7 +82,7 @@ class _Run:
         self.content, self.trace = response.content, dict(response.trace)
         self.usage = _sum(self.usage, response.usage)
         calls = _distinct(response.tool_calls)
-        self.messages.append(_with_ids(_received(response), calls))
+        self.messages.append(_received(response, calls))
         return calls
 
     def settle(self, calls: Sequence[ToolCall], results: Mapping[str, ToolResult]) -> None:
@@ -99,22 +98,25 @@ class _Run:
     def keep(self, calls: Sequence[ToolCall] = (), waiting: Sequence[ApprovalRequest] = ()) -> None:
         """Store the run, to be taken up by `state_id`; an earlier state of it is void then."""
         state = {
-            "run": self.id,
-            "turn": self.turn,
-            "denials": self.denials,
-            "tainted": self.tainted,
-            "content": self.content,
-            "messages": self.messages,
+            **{name: getattr(self, name) for name in _PLAIN},
             "request": self.request.model_dump(mode="json", exclude={"messages"}, exclude_unset=True),
             "results": [result.model_dump(mode="json") for result in self.results],
             "usage": self.usage.model_dump(mode="json") if self.usage else None,
             "calls": [call.model_dump() for call in calls],
-            "waiting": [{name: getattr(item, name) for name in ApprovalRequest.__slots__} for item in waiting],
+            "waiting": [asdict(item) for item in waiting],
         }
         store = _store(self.engine)
         earlier, self.state_id = self.state_id, store.keep(state)
         if earlier:
             store.forget(earlier)
+
+
+def _store(engine: ToolEngine) -> PendingStore:
+    return PendingStore(state_folder("pending"), engine.key(), engine.world.clock, engine.world.random)
+
+
+# What of a run is stored as it is.
+_PLAIN = ("id", "turn", "denials", "tainted", "content", "messages")
 
 
 async def run_loop(engine: ToolEngine, request: ChatRequest, chat: Chat) -> RunResult:
@@ -152,17 +154,29 @@ async def resume_loop(engine: ToolEngine, state_id: str, decisions: Any, chat: C
         Exception: As `run_loop`.
     """
     await engine.connect()
-    kept = _store(engine).claim(state_id)
-    run = _restored(engine, kept.state, state_id, chat)
-    calls = [ToolCall(**call) for call in kept.state["calls"]]
-    done = _already_started(run, calls) if kept.resumed_before else {}
+    state, is_interrupted = _store(engine).claim(state_id)
+    run = _Run(
+        **{name: state[name] for name in _PLAIN},
+        engine=engine,
+        request=ChatRequest(**state["request"], messages=state["messages"]),
+        chat=chat,
+        results=[ToolResult(**result) for result in state["results"]],
+        usage=UsageInfo(**state["usage"]) if state["usage"] else None,
+        state_id=state_id,
+    )
+    calls = [ToolCall(**call) for call in state["calls"]]
+    if is_interrupted:
+        await _work(run, calls, known=_already_started(run, calls), shown={})
+        return await _turns(run)
     waiting = [
         ApprovalRequest(**{**item, "reasons": tuple(item["reasons"]), "effects": tuple(item["effects"])})
-        for item in kept.state["waiting"]
+        for item in state["waiting"]
     ]
-    answers = {} if kept.resumed_before else _by_id(waiting, decisions)
-    shown = {item.id: (item, answers[item.id]) for item in waiting if item.id in answers}
-    await _work(run, calls, known=done, shown=shown)
+    if isinstance(decisions, Mapping):
+        waiting = [item for item in waiting if item.id in decisions]
+        decisions = [decisions[item.id] for item in waiting]
+    answers = answers_to(waiting, decisions)
+    await _work(run, calls, known={}, shown={item.id: (item, answers[at]) for at, item in enumerate(waiting)})
     return await _turns(run)
 
 
@@ -188,14 +202,23 @@ async def _turns(run: _Run) -> RunResult:
             _carrying(error, run)
             raise
         calls = run.take(response)
+        if not calls and _is_paused(response):  # the provider's own tools are not done: it goes on from its message
+            continue
         if not calls:
             return run.ended("done")
         await _work(run, calls, known={}, shown={})
     return run.ended("max_denials" if run.denials > limits.max_denials else "max_turns")
 
 
+def _is_paused(response: ChatResponse) -> bool:
+    """Return True for an answer of Claude's that stopped in the middle of its own tools' work."""
+    return (response.message.get("provider_specific_fields") or {}).get("stop_reason") == "pause_turn"
+
+
 def _carrying(error: Exception, run: _Run) -> Exception:
-    """The error, with the run so far on it; kept out of its text."""
+    """The error, with the run so far on it, and the text that was received with it; kept out of its own text."""
+    received = getattr(error, "message_received", None) or {}
+    run.content = text_of(received.get("content")) or run.content
     try:
         run.keep()
     except Exception:  # noqa: BLE001 - a disk that fails must not take the place of what went wrong
@@ -210,11 +233,13 @@ def _answered(run: _Run, error: ToolCallInvalidError) -> bool:
     if verdict is None or not verdict.tool:
         return False
     identity, text = verdict.call_id or f"call-{run.turn}", f"not run: {verdict.clarification()}"
-    # What the model wrote as arguments is not kept: it may be half a text, which no provider takes back.
+    # The message stays as it was received (some providers want the thoughts before a call back), but not what the model
+    # wrote as arguments: it may be half a text, which no provider takes back.
     call = {"id": identity, "type": "function", "function": {"name": verdict.tool, "arguments": "{}"}}
     result = ToolResult(tool_call_id=identity, name=verdict.tool, status="error", content=text)
     run.results.append(result)
-    run.messages += [{"role": "assistant", "content": None, "tool_calls": [call]}, result.to_message().to_dict()]
+    message = {"role": "assistant", "content": None, **(error.message_received or {}), "tool_calls": [call]}
+    run.messages += [message, result.to_message().to_dict()]
     return True
 
 
@@ -232,7 +257,12 @@ async def _work(run: _Run, calls: list[ToolCall], *, known: dict[str, ToolResult
     if batch:
         given = answers_to(batch, await engine.approve(batch)) if engine.approver is not None else []
         if not given or any(answer.decision == "later" for answer in given):
-            raise _pending(run, calls, [request_for(call, judged[call.id]) for call in asking])
+            waiting = [request_for(call, judged[call.id]) for call in asking]
+            run.keep(calls, waiting)
+            pending = ApprovalPending(str(run.state_id))
+            pending.result = run.ended("approval")  # type: ignore[attr-defined] # the run so far, for whoever catches it
+            pending.requests = waiting  # type: ignore[attr-defined] # what waits
+            raise pending
         answers |= {item.id: (item, answer) for item, answer in zip(batch, given, strict=True)}
     results = {**known, **await _run_all(run, open_calls, judged, answers)}
     run.settle(calls, results)
@@ -243,12 +273,11 @@ async def _work(run: _Run, calls: list[ToolCall], *, known: dict[str, ToolResult
 
 def _still_good(call: ToolCall, judged: Mapping[str, Judged], shown: Shown) -> bool:
     """Return True if a stored answer is about this call as it stands now."""
-    found = shown.get(call.id)
-    return (
-        found is not None
-        and found[1].decision != "later"
-        and (found[0].binding == judged[call.id].binding or found[1].decision == "reject")
-    )
+    if call.id not in shown:
+        return False
+    request, answer = shown[call.id]
+    is_same = request.binding == judged[call.id].binding
+    return answer.decision == "reject" or (is_same and answer.decision != "later")
 
 
 async def _run_all(
@@ -267,7 +296,7 @@ async def _run_all(
         basis = Ready(call=call, tainted=run.tainted, run=f"{run.id}:{run.turn}")
         settled: Ready | ToolResult = basis
         if judged[call.id].decision.decision == "ask":
-            settled = run.engine.settle(call, *answers[call.id], basis)
+            settled = run.engine.settle(basis, *answers[call.id])
         if isinstance(settled, ToolResult):
             results[call.id] = settled
             continue
@@ -280,31 +309,6 @@ async def _run_all(
     return results
 
 
-def _pending(run: _Run, calls: Sequence[ToolCall], waiting: list[ApprovalRequest]) -> ApprovalPending:
-    run.keep(calls, waiting)
-    pending = ApprovalPending(str(run.state_id))
-    pending.result = run.ended("approval")  # type: ignore[attr-defined] # the run so far, for whoever catches it
-    pending.requests = waiting  # type: ignore[attr-defined] # what waits
-    return pending
-
-
-def _restored(engine: ToolEngine, state: Mapping[str, Any], state_id: str, chat: Chat) -> _Run:
-    return _Run(
-        engine=engine,
-        request=ChatRequest(**state["request"], messages=state["messages"]),
-        chat=chat,
-        id=state["run"],
-        turn=state["turn"],
-        denials=state["denials"],
-        tainted=state["tainted"],
-        content=state["content"],
-        messages=list(state["messages"]),
-        results=[ToolResult(**result) for result in state["results"]],
-        usage=UsageInfo(**state["usage"]) if state["usage"] else None,
-        state_id=state_id,
-    )
-
-
 def _already_started(run: _Run, calls: Sequence[ToolCall]) -> dict[str, ToolResult]:
     """Results for calls that a killed resume had begun: they are told, and not repeated unless that is harmless."""
     here = f"{run.id}:{run.turn}"
@@ -315,25 +319,16 @@ def _already_started(run: _Run, calls: Sequence[ToolCall]) -> dict[str, ToolResu
     results = {}
     for call in calls:
         registered = run.engine.registered(call.name)
-        if call.id in events and not (registered and registered.traits.idempotent):
-            results[call.id] = _told_again(call, events[call.id])
-    return results
-
-
-def _told_again(call: ToolCall, record: Mapping[str, Any]) -> ToolResult:
-    if record["event"] == "outcome":
-        text = f"it ran before the interruption, outcome {record['status']}; its output is lost"
-    else:
+        if call.id not in events or (registered and registered.traits.idempotent):
+            continue
+        begun = events[call.id]
         text = "it was started before the interruption; whether it took effect is not known, and it was not repeated"
-    return ToolResult(tool_call_id=call.id, name=call.name, status="unknown", content=text, audit_seq=record["seq"])
-
-
-def _by_id(waiting: Sequence[ApprovalRequest], decisions: Any) -> dict[str, ApprovalDecision]:
-    if not isinstance(decisions, Mapping):
-        return dict(zip([item.id for item in waiting], answers_to(waiting, decisions), strict=True))
-    known = [item for item in waiting if item.id in decisions]
-    answers = answers_to(known, [decisions[item.id] for item in known])
-    return dict(zip([item.id for item in known], answers, strict=True))
+        if begun["event"] == "outcome":
+            text = f"it ran before the interruption, outcome {begun['status']}; its output is lost"
+        results[call.id] = ToolResult(
+            tool_call_id=call.id, name=call.name, status="unknown", content=text, audit_seq=begun["seq"]
+        )
+    return results
 
 
 def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
@@ -347,49 +342,27 @@ def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
     return distinct
 
 
-def _received(response: ChatResponse) -> dict[str, Any]:
-    """The assistant's message as it must be sent back; built from what there is where a chat of one's own has none."""
-    if response.message:
-        return dict(response.message)
-    built: dict[str, Any] = {"role": "assistant", "content": response.content}
-    if response.tool_calls:
-        built["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-            }
-            for call in response.tool_calls
-        ]
-    return built
-
-
-def _with_ids(message: dict[str, Any], calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The message as it is, but for calls whose ids had to be told apart."""
+def _received(response: ChatResponse, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The assistant's message as it came, but for ids of calls that had to be told apart; that is what is sent back."""
+    message = dict(response.message)
+    if not message:  # a chat of one's own may have none
+        message = {"role": "assistant", "content": response.content}
+        if calls:
+            functions = ({"name": call.name, "arguments": json.dumps(call.arguments)} for call in calls)
+            message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
     given = message.get("tool_calls") or []
-    if len(given) != len(calls) or all(item.get("id") == call.id for item, call in zip(given, calls, strict=True)):
-        return message
-    return {**message, "tool_calls": [{**item, "id": call.id} for item, call in zip(given, calls, strict=True)]}
+    if len(given) == len(calls) and any(item.get("id") != call.id for item, call in zip(given, calls, strict=True)):
+        message["tool_calls"] = [{**item, "id": call.id} for item, call in zip(given, calls, strict=True)]
+    return message
 
 
 def _sum(left: UsageInfo | None, right: UsageInfo | None) -> UsageInfo | None:
     if left is None or right is None:
         return left or right
     costs = [left.estimated_cost, right.estimated_cost]
-    counts = (
-        "prompt_tokens",
-        "completion_tokens",
-        "total_tokens",
-        "cached_tokens",
-        "reasoning_tokens",
-        "cache_write_tokens",
-    )
+    counts = [name for name in UsageInfo.model_fields if name.endswith("_tokens")]
     return UsageInfo(
         **{name: getattr(left, name) + getattr(right, name) for name in counts},
         estimated_cost=None if None in costs else sum(cost or 0 for cost in costs),
         source=right.source,
     )
-
-
-def _store(engine: ToolEngine) -> PendingStore:
-    return PendingStore(state_folder("pending"), engine.key(), engine.world.clock, engine.world.random)

@@ -12,6 +12,7 @@ import re
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ _TRAITS = Traits(effect="network", outside=True)
 class McpConnection:
     """One server process and the session with it, on an event loop in a thread of their own.
 
+    It outlives the event loops of its callers: each sync call may have another.
+
     Args:
         name: Its key in `mcp_servers`; its tools are called `name__tool`.
         config: How it is started.
@@ -38,14 +41,14 @@ class McpConnection:
     """
 
     def __init__(self, name: str, config: McpServer, env: Mapping[str, str], cwd: str) -> None:
-        self.name, self._config, self._env, self._cwd = name, config, dict(env), cwd
+        self._name, self._config, self._env, self._cwd = name, config, dict(env), cwd
         self._loop = asyncio.new_event_loop()
         self._ready: Future[Any] = Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name=f"mcp-{name}", daemon=True)
 
     async def open(self) -> list[Registered]:
-        """Start the server; its tools.
+        """Start the server and return its tools.
 
         Raises:
             ToolError: When it does not start, or does not answer in time.
@@ -56,8 +59,8 @@ class McpConnection:
                 await asyncio.wrap_future(self._ready)
         except Exception as error:  # noqa: BLE001 - whatever a foreign server and library raise
             await asyncio.to_thread(self.close)
-            raise ToolError(f"MCP server {self.name} did not start: {type(error).__name__}") from None
-        return [self._registered(declared) for declared in await self._declared()]
+            raise ToolError(f"MCP server {self._name} did not start: {type(error).__name__}") from None
+        return await self._tools()
 
     def close(self) -> None:
         """End the session and the server."""
@@ -95,30 +98,27 @@ class McpConnection:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a foreign server and library raise
             pending.close()
-            raise ToolError(f"MCP server {self.name} failed: {type(error).__name__}: {error}") from None
+            raise ToolError(f"MCP server {self._name} failed: {type(error).__name__}: {error}") from None
         return answer.model_dump(mode="json", by_alias=True)  # type: ignore[no-any-return] # a pydantic model
 
-    async def _declared(self) -> list[dict[str, Any]]:
-        return list((await self._ask(lambda session: session.list_tools()))["tools"])
-
-    def _registered(self, declared: Mapping[str, Any]) -> Registered:
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{self.name}__{declared['name']}")[:64]
-        described = Tool(
-            name=name, description=declared.get("description") or "", parameters=declared.get("inputSchema") or {}
-        )
-        made = from_schema(described, partial(self._call, declared["name"]), _TRAITS)
-        return made.refreshing(lambda: self._again(declared["name"]))
+    async def _tools(self) -> list[Registered]:
+        found = []
+        for declared in (await self._ask(lambda session: session.list_tools()))["tools"]:
+            own, schema = declared["name"], declared.get("inputSchema") or {}
+            name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{self._name}__{own}")[:64]
+            tool = Tool(name=name, description=declared.get("description") or "", parameters=schema)
+            made = from_schema(tool, partial(self._call, own), _TRAITS)
+            found.append(replace(made, refresh=partial(self._again, name)))
+        return found
 
     async def _again(self, name: str) -> Registered | None:
-        found = [self._registered(declared) for declared in await self._declared() if declared["name"] == name]
-        return found[0] if found else None
+        return next((made for made in await self._tools() if made.tool.name == name), None)
 
     async def _call(self, name: str, /, **arguments: Any) -> Ran:
         answer = await self._ask(lambda session: session.call_tool(name, arguments))
-        text = "\n".join(_text(part) for part in answer.get("content") or [])
-        return Ran(status="error" if answer.get("isError") else "ok", text=text, facts={"server": self.name})
-
-
-def _text(part: Mapping[str, Any]) -> str:
-    resource = part.get("resource") or {}
-    return str(part.get("text") or resource.get("text") or f"[{part.get('type', 'content')} that is no text]")
+        texts = []
+        for part in answer.get("content") or []:
+            text = part.get("text") or (part.get("resource") or {}).get("text")
+            texts.append(str(text or f"[{part.get('type', 'content')} that is no text]"))
+        failed = bool(answer.get("isError"))
+        return Ran(status="error" if failed else "ok", text="\n".join(texts), facts={"server": self._name})

@@ -1,17 +1,24 @@
-"""Read a patch in any of three formats (V4A, unified diff, search/replace) into one form: edits of files.
+"""Read a patch in any of three formats (V4A, unified diff, search/replace), and work out the bytes that it leaves.
 
-Nothing is fuzzy. What a reader could take two ways (headers that disagree, counts that do not add up, binary parts,
-links, special modes) is an error that says so; the model then writes a better patch.
+Inside there is one form: edits of files, made of hunks that must match exactly once. Nothing is fuzzy. What a reader
+could take two ways (headers that disagree, counts that do not add up, binary parts, links, special modes) is an error
+that says so; the model then writes a better patch. Lines keep their own ends: only a hunk's lines change, added ones
+take the file's line end, and the preview that a person sees is made of the same bytes that are written later.
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+_BOM = b"\xef\xbb\xbf"
+_COMPARED_CHARS = 200
 
 
 class PatchError(ValueError):
@@ -31,84 +38,101 @@ class Hunk:
         start: The 0-based line the patch names, if it does; a match there wins over others.
         anchors: Lines to find first, in order (V4A).
         at_end: The lines are the last of the file.
-        bare_old, bare_new: The last line lacks its newline before, after; None: the patch does not say.
+        bare: The last line lacks its newline afterwards; None: the patch does not say.
     """
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     start: int | None = None
     anchors: tuple[str, ...] = ()
     at_end: bool = False
-    bare_old: bool | None = None
-    bare_new: bool | None = None
+    bare: bool | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class FileEdit:
-    """What a patch does to one file. `mode` is 0o644 or 0o755 where the patch sets it."""
+    """What a patch does to one file."""
 
     op: Literal["add", "update", "delete"]
     path: str
     moved_to: str | None = None
     hunks: list[Hunk] = field(default_factory=list)
-    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A file's bytes and permission bits."""
+
+    content: bytes
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A file before and after; None means that there is no such file."""
+
+    path: str
+    before: Stored | None
+    after: Stored | None
+
+
+def digest(stored: Stored | None) -> str:
+    """Return a fingerprint of a file's bytes and mode; `absent` where there is none."""
+    return hashlib.sha256(b"%o\0" % stored.mode + stored.content).hexdigest() if stored else "absent"
+
+
+# Reading.
 
 
 def parse_patch(text: str) -> list[FileEdit]:
-    """The edits of a patch, in order.
-
-    Raises:
-        PatchError: When its format is unknown or it is malformed.
-    """
-    lines = [line.removesuffix("\r") for line in text.split("\n")] if _is_crlf(text) else text.split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    reader = Reader(lines)
-    for marker, parse in _FORMATS:
-        if any(re.match(marker, line) for line in lines):
-            if edits := parse(reader):
-                return edits
-            break
+    """Return the edits of a patch, in order. Raises PatchError when its format is unknown or it is malformed."""
+    is_crlf = "\r\n" in text and not re.search(r"[^\r]\n", text)
+    lines = [line.removesuffix("\r") if is_crlf else line for line in text.removesuffix("\n").split("\n")]
+    formats = (
+        (r"\*\*\* Begin Patch\s*$", _parse_v4a),
+        (r"<<<<<<< SEARCH", _parse_blocks),
+        (r"diff --git |--- ", _parse_unified),
+    )
+    parse = next((parse for mark, parse in formats if any(re.match(mark, line) for line in lines)), None)
+    if parse and (edits := parse(_Reader(lines))):
+        return edits
     raise PatchError("no edits found: write a unified diff, a *** Begin Patch block, or <<<<<<< SEARCH blocks")
 
 
-def _is_crlf(text: str) -> bool:
-    return "\r\n" in text and not re.search(r"[^\r]\n", text)
-
-
-class Reader:
+class _Reader:
     """Lines with a cursor."""
 
     def __init__(self, lines: list[str]) -> None:
-        self.lines, self.place = lines, 0
+        self._lines, self._place = lines, 0
 
     @property
     def line(self) -> str | None:
         """The line at the cursor; None at the end."""
-        return self.lines[self.place] if self.place < len(self.lines) else None
+        return self._lines[self._place] if self._place < len(self._lines) else None
 
     def take(self) -> str:
-        """The line at the cursor, which moves on."""
-        line = self.line
-        if line is None:
+        if (line := self.line) is None:
             raise PatchError("the patch ends too early")
-        self.place += 1
+        self._place += 1
         return line
 
-    def take_while(self, keep: Callable[[str], bool]) -> Iterator[str]:
-        """Lines as long as they are wanted."""
+    def take_while(self, keep: Callable[[str], object]) -> Iterator[str]:
         while self.line is not None and keep(self.line):
             yield self.take()
 
+    def skip_noise(self, until: str | None, where: str) -> None:
+        """Pass empty lines and the fences of Markdown; anything else is an error."""
+        for line in self.take_while(lambda line: until is None or line.strip() != until):
+            if line.strip() and not line.startswith("```"):
+                raise self.fail(f"unexpected text {where}: {line!r}")
+
     def fail(self, problem: str) -> PatchError:
-        """An error at this place."""
-        return PatchError(f"line {self.place + 1} of the patch: {problem}")
+        return PatchError(f"line {self._place + 1} of the patch: {problem}")
 
 
-# V4A: *** Begin Patch, *** Add|Update|Delete File: PATH, @@ ANCHOR, then lines with ' ', '-' or '+'.
-
-
-def _parse_v4a(reader: Reader) -> list[FileEdit]:
-    _prologue(reader, "*** Begin Patch")
+def _parse_v4a(reader: _Reader) -> list[FileEdit]:
+    """*** Begin Patch, *** Add|Update|Delete File: PATH, @@ ANCHOR, then lines with ' ', '-' or '+'."""
+    reader.skip_noise("*** Begin Patch", "before '*** Begin Patch'")
+    reader.take()
     edits = []
     while (line := reader.take()) != "*** End Patch":
         match = re.fullmatch(r"\*\*\* (Add|Update|Delete) File: (.+)", line)
@@ -116,195 +140,42 @@ def _parse_v4a(reader: Reader) -> list[FileEdit]:
             raise reader.fail(f"expected '*** Add|Update|Delete File:' or '*** End Patch', found {line!r}")
         edit = FileEdit(op=match[1].lower(), path=match[2].strip())  # type: ignore[arg-type] # one of the three
         edits.append(edit)
-        _V4A_BODIES[match[1]](reader, edit)
-    _nothing_left(reader)
+        if edit.op == "add":
+            body = list(reader.take_while(lambda line: not line.startswith("*** ")))
+            if any(not line.startswith("+") for line in body):
+                raise reader.fail("every line of an added file begins with '+'")
+            edit.hunks.append(Hunk(lines=[("+", line[1:]) for line in body]))
+        elif edit.op == "update":
+            _read_v4a_update(reader, edit)
+    reader.skip_noise(None, "after the patch")
     return edits
 
 
-def _prologue(reader: Reader, first: str) -> None:
-    for line in reader.take_while(lambda line: line.strip() != first):
-        if line.strip() and not line.startswith("```"):
-            raise reader.fail(f"unexpected text before {first!r}")
-    reader.take()
-
-
-def _nothing_left(reader: Reader) -> None:
-    rest = [line for line in reader.lines[reader.place :] if line.strip() and not line.startswith("```")]
-    if rest:
-        raise reader.fail(f"unexpected text after the patch: {rest[0]!r}")
-
-
-def _added_lines(reader: Reader, edit: FileEdit) -> None:
-    body = list(reader.take_while(lambda line: not line.startswith("*** ")))
-    if any(not line.startswith("+") for line in body):
-        raise reader.fail("every line of an added file begins with '+'")
-    edit.hunks.append(Hunk(lines=[("+", line[1:]) for line in body]))
-
-
-def _updated_lines(reader: Reader, edit: FileEdit) -> None:
+def _read_v4a_update(reader: _Reader, edit: FileEdit) -> None:
     if (reader.line or "").startswith("*** Move to: "):
         edit.moved_to = reader.take().removeprefix("*** Move to: ").strip()
     while reader.line is not None and not re.match(r"\*\*\* (?:(?:Add|Update|Delete) File:|End Patch)", reader.line):
-        edit.hunks.append(_v4a_hunk(reader))
+        anchors = [line[2:].strip() for line in reader.take_while(lambda line: line.startswith("@@"))]
+        body = reader.take_while(lambda line: not line.startswith(("@@", "*** ")))
+        hunk = Hunk(lines=[_signed(reader, line) for line in body], anchors=tuple(filter(None, anchors)))
+        if not hunk.lines:
+            raise reader.fail(f"a hunk without lines, found {reader.line!r}")
+        hunk.at_end = reader.line == "*** End of File"
+        if hunk.at_end:
+            reader.take()
+        edit.hunks.append(hunk)
     if not edit.hunks and not edit.moved_to:
         raise reader.fail(f"no change given for {edit.path}")
 
 
-def _v4a_hunk(reader: Reader) -> Hunk:
-    anchors = [line[2:].strip() for line in reader.take_while(lambda line: line.startswith("@@"))]
-    lines = [_body_line(reader, line) for line in reader.take_while(lambda line: not line.startswith(("@@", "*** ")))]
-    if not lines:
-        raise reader.fail(f"a hunk without lines, found {reader.line!r}")
-    at_end = reader.line == "*** End of File"
-    if at_end:
-        reader.take()
-    return Hunk(lines=lines, anchors=tuple(anchor for anchor in anchors if anchor), at_end=at_end)
-
-
-def _body_line(reader: Reader, line: str) -> tuple[str, str]:
+def _signed(reader: _Reader, line: str) -> tuple[str, str]:
     if line and line[0] not in " +-":
         raise reader.fail(f"a line must begin with ' ', '+' or '-', found {line!r}")
     return (line[0], line[1:]) if line else (" ", "")
 
 
-_V4A_BODIES: dict[str, Callable[[Reader, FileEdit], None]] = {
-    "Add": _added_lines,
-    "Update": _updated_lines,
-    "Delete": lambda _reader, _edit: None,
-}
-
-
-# Unified diff, with git's extended headers.
-
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@.*")
-_EXTENDED = re.compile(
-    r"(old mode|new mode|new file mode|deleted file mode|rename from|rename to|similarity index|index) (.+)"
-)
-_MODES = {"100644": 0o644, "100755": 0o755}
-
-
-def _parse_unified(reader: Reader) -> list[FileEdit]:
-    edits = []
-    while reader.line is not None:
-        if reader.line.startswith("diff --git "):
-            edits.append(_git_entry(reader))
-        elif reader.line.startswith("--- "):
-            edits.append(_plain_entry(reader, {}))
-        elif reader.line.strip() and not reader.line.startswith("```"):
-            raise reader.fail(f"unexpected {reader.line!r}")
-        else:
-            reader.take()
-    return edits
-
-
-def _git_entry(reader: Reader) -> FileEdit:
-    first = reader.take()
-    heads: dict[str, str] = {}
-    for line in reader.take_while(lambda line: not line.startswith(("--- ", "diff --git "))):
-        match = _EXTENDED.fullmatch(line)
-        if not match:
-            raise reader.fail(f"{line!r} cannot be shown before it is applied, or is no header of a diff")
-        heads[match[1]] = match[2]
-    _refuse_modes(reader, heads)
-    if (reader.line or "").startswith("--- "):
-        return _plain_entry(reader, heads)
-    return _bodiless(reader, heads, first)
-
-
-def _refuse_modes(reader: Reader, heads: dict[str, str]) -> None:
-    for key in ("old mode", "new mode", "new file mode", "deleted file mode"):
-        if heads.get(key, "100644") not in _MODES:
-            raise reader.fail(f"{key} {heads[key]} is not a plain file's")
-
-
-def _bodiless(reader: Reader, heads: dict[str, str], first: str) -> FileEdit:
-    mode = _MODES.get(heads.get("new mode", ""))
-    if "rename from" in heads and "rename to" in heads:
-        return FileEdit(
-            op="update", path=_unquote(heads["rename from"]), moved_to=_unquote(heads["rename to"]), mode=mode
-        )
-    sides = re.fullmatch(r"diff --git a/(.+) b/\1", first)
-    if not sides:
-        raise reader.fail("the two names of the file differ")
-    if "new file mode" in heads:
-        return FileEdit(op="add", path=sides[1], mode=_MODES[heads["new file mode"]], hunks=[Hunk()])
-    if "deleted file mode" in heads:
-        return FileEdit(op="delete", path=sides[1])
-    if mode is None:
-        raise reader.fail("no change given")
-    return FileEdit(op="update", path=sides[1], mode=mode)
-
-
-def _plain_entry(reader: Reader, heads: dict[str, str]) -> FileEdit:
-    old = _header_path(reader, "--- ", "a/")
-    new = _header_path(reader, "+++ ", "b/")
-    hunks = list(_unified_hunks(reader))
-    if not hunks:
-        raise reader.fail("a file without hunks")
-    mode = _MODES.get(heads.get("new mode") or heads.get("new file mode") or "")
-    if old is None and new is not None:
-        return FileEdit(op="add", path=new, hunks=hunks, mode=mode)
-    if new is None and old is not None:
-        return FileEdit(op="delete", path=old, hunks=hunks)
-    if old is None or new is None or (old != new and "rename to" not in heads):
-        raise reader.fail(f"the headers name two files, {old!r} and {new!r}")
-    return FileEdit(op="update", path=old, moved_to=new if new != old else None, hunks=hunks, mode=mode)
-
-
-def _header_path(reader: Reader, marker: str, side: str) -> str | None:
-    line = reader.take()
-    if not line.startswith(marker):
-        raise reader.fail(f"expected {marker!r}, found {line!r}")
-    path = _unquote(line[len(marker) :].partition("\t")[0].rstrip())
-    return None if path == "/dev/null" else path.removeprefix(side)
-
-
-def _unquote(path: str) -> str:
-    """Git's C-style quoting undone; quotes anywhere else are refused."""
-    if '"' not in path:
-        return path
-    match = re.fullmatch(r'"((?:[^"\\]|\\(?:[abtnvfr"\\]|[0-7]{3}))*)"', path)
-    if not match:
-        raise PatchError(f"the path {path} is quoted in a way that could mean two things")
-    raw = re.sub(rb"\\([0-7]{3}|.)", _unescape, match[1].encode())
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    code = match[1]
-    if len(code) == 3:  # noqa: PLR2004 - three octal digits
-        return bytes([int(code, 8) & 0xFF])
-    return dict(zip(b'abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True))[code[0]].to_bytes()
-
-
-def _unified_hunks(reader: Reader) -> Iterator[Hunk]:
-    while (match := _HUNK.fullmatch(reader.line or "")) is not None:
-        reader.take()
-        old, new = int(match[2] or 1), int(match[4] or 1)
-        hunk = Hunk(start=int(match[1]) - (1 if old else 0), bare_old=False, bare_new=False)
-        _fill(reader, hunk, old, new)
-        yield hunk
-
-
-def _fill(reader: Reader, hunk: Hunk, old: int, new: int) -> None:
-    while old > 0 or new > 0:
-        kind, text = _body_line(reader, reader.take())
-        old, new = old - (kind != "+"), new - (kind != "-")
-        hunk.lines.append((kind, text))
-        if (reader.line or "").startswith("\\ No newline"):
-            reader.take()
-            hunk.bare_old = hunk.bare_old or kind != "+"
-            hunk.bare_new = hunk.bare_new or kind != "-"
-    if old < 0 or new < 0:
-        raise reader.fail("the hunk's lines do not add up to the counts in its @@ header")
-    if (reader.line or "")[:1] in {"+", " "} or re.match(r"-(?!-- )", reader.line or ""):
-        raise reader.fail("the hunk has more lines than the counts in its @@ header")
-
-
-# Search/replace: a path, then <<<<<<< SEARCH, old lines, =======, new lines, >>>>>>> REPLACE.
-
-
-def _parse_blocks(reader: Reader) -> list[FileEdit]:
+def _parse_blocks(reader: _Reader) -> list[FileEdit]:
+    """A path, then <<<<<<< SEARCH, old lines, =======, new lines, >>>>>>> REPLACE."""
     edits: list[FileEdit] = []
     path = ""
     while reader.line is not None:
@@ -312,23 +183,219 @@ def _parse_blocks(reader: Reader) -> list[FileEdit]:
         if line.startswith("<<<<<<< SEARCH"):
             if not path:
                 raise reader.fail("no path stands before the block")
-            edits.append(_block(reader, path))
+            old = list(reader.take_while(lambda line: line != "======="))
+            reader.take()
+            new = list(reader.take_while(lambda line: not line.startswith(">>>>>>> REPLACE")))
+            reader.take()
+            hunk = Hunk(lines=[*(("-", line) for line in old), *(("+", line) for line in new)])
+            edits.append(FileEdit(op="update" if old else "add", path=path, hunks=[hunk]))
         elif line.strip() and not line.startswith("```"):
             path = line.strip().strip("`")
     return edits
 
 
-def _block(reader: Reader, path: str) -> FileEdit:
-    old = list(reader.take_while(lambda line: line != "======="))
-    reader.take()
-    new = list(reader.take_while(lambda line: not line.startswith(">>>>>>> REPLACE")))
-    reader.take()
-    lines = [("-", line) for line in old] + [("+", line) for line in new]
-    return FileEdit(op="update" if old else "add", path=path, hunks=[Hunk(lines=lines)])
+_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@.*")
+_HEADER = re.compile(r"index .+|similarity index .+|new file mode 100644|deleted file mode .+|rename (?:from|to) .+")
 
 
-_FORMATS: tuple[tuple[str, Callable[[Reader], list[FileEdit]]], ...] = (
-    (r"\*\*\* Begin Patch\s*$", _parse_v4a),
-    (r"<<<<<<< SEARCH", _parse_blocks),
-    (r"diff --git |--- ", _parse_unified),
-)
+def _parse_unified(reader: _Reader) -> list[FileEdit]:
+    """A unified diff; git's headers before it are passed over, where what they say is shown by the diff itself."""
+    edits = []
+    while (line := reader.line) is not None:
+        is_git, heads = line.startswith("diff --git "), []
+        if is_git:
+            reader.take()
+            heads = list(reader.take_while(lambda line: not line.startswith(("--- ", "diff --git "))))
+            if odd := next((head for head in heads if not _HEADER.fullmatch(head)), None):
+                raise reader.fail(f"{odd!r}: modes, links and binary parts cannot be patched")
+        if (reader.line or "").startswith("--- "):
+            edits.append(_unified_edit(reader, is_rename=any(head.startswith("rename to ") for head in heads)))
+        elif is_git:
+            raise reader.fail(f"no lines are changed by {line!r}")
+        elif line.strip() and not line.startswith("```"):
+            raise reader.fail(f"unexpected {line!r}")
+        else:
+            reader.take()
+    return edits
+
+
+def _unified_edit(reader: _Reader, *, is_rename: bool) -> FileEdit:
+    paths: list[str | None] = []
+    for marker, side in (("--- ", "a/"), ("+++ ", "b/")):
+        line = reader.take()
+        if not line.startswith(marker):
+            raise reader.fail(f"expected {marker!r}, found {line!r}")
+        path = line[len(marker) :].partition("\t")[0].rstrip()
+        if '"' in path:
+            raise reader.fail(f"the path {path} is quoted, which could mean two things: write it plainly")
+        paths.append(None if path == "/dev/null" else path.removeprefix(side))
+    old, new = paths
+    hunks = list(_unified_hunks(reader))
+    if not hunks:
+        raise reader.fail("a file without hunks")
+    if old is None and new is not None:
+        return FileEdit(op="add", path=new, hunks=hunks)
+    if new is None and old is not None:
+        return FileEdit(op="delete", path=old, hunks=hunks)
+    if old is None or new is None or (old != new and not is_rename):
+        raise reader.fail(f"the headers name two files, {old!r} and {new!r}")
+    return FileEdit(op="update", path=old, moved_to=new if new != old else None, hunks=hunks)
+
+
+def _unified_hunks(reader: _Reader) -> Iterator[Hunk]:
+    while (match := _HUNK.fullmatch(reader.line or "")) is not None:
+        reader.take()
+        old, new = int(match[2] or 1), int(match[4] or 1)
+        hunk = Hunk(start=int(match[1]) - (1 if old else 0), bare=False)
+        while old > 0 or new > 0:
+            kind, text = _signed(reader, reader.take())
+            old, new = old - (kind != "+"), new - (kind != "-")
+            hunk.lines.append((kind, text))
+            if (reader.line or "").startswith("\\ No newline"):
+                reader.take()
+                hunk.bare = hunk.bare or kind != "-"
+        if old < 0 or new < 0:
+            raise reader.fail("the hunk's lines do not add up to the counts in its @@ header")
+        if (reader.line or "")[:1] in {"+", " "} or re.match(r"-(?!-- )", reader.line or ""):
+            raise reader.fail("the hunk has more lines than the counts in its @@ header")
+        yield hunk
+
+
+# Staging.
+
+
+def stage(edits: Sequence[FileEdit], load: Callable[[str], Stored | None]) -> list[Staged]:
+    """Return what the edits make of the files, each file once.
+
+    Raises:
+        PatchError: When a hunk does not match exactly once, or a file is not there or already there.
+    """
+    before: dict[str, Stored | None] = {}
+    after: dict[str, Stored | None] = {}
+
+    def current(path: str) -> Stored | None:
+        if path not in before:
+            before[path] = after[path] = load(path)
+        return after[path]
+
+    for edit in edits:
+        result = _edited(edit, current(edit.path))
+        target = edit.moved_to or edit.path
+        if target != edit.path:
+            if current(target) is not None:
+                raise PatchError(f"{target}: already there")
+            after[edit.path] = None
+        after[target] = result
+    return [Staged(path=path, before=before[path], after=after[path]) for path in after if before[path] != after[path]]
+
+
+def _edited(edit: FileEdit, old: Stored | None) -> Stored | None:
+    if edit.op == "add":
+        if old is not None:
+            raise PatchError(f"{edit.path}: already there; update it instead")
+        lines = [line for hunk in edit.hunks for line in hunk.lines]
+        if any(kind != "+" for kind, _ in lines):
+            raise PatchError(f"{edit.path}: no such file; a new file has only '+' lines")
+        end = "\n" if lines and not edit.hunks[-1].bare else ""
+        return Stored(content=("\n".join(line for _, line in lines) + end).encode(), mode=0o644)
+    if old is None:
+        raise PatchError(f"{edit.path}: no such file")
+    content, shift = old.content, 0
+    for hunk in edit.hunks:
+        content = _applied(hunk, content, edit.path, shift)
+        shift += sum((kind == "+") - (kind == "-") for kind, _ in hunk.lines)
+    if edit.op == "delete":
+        if edit.hunks and content:
+            raise PatchError(f"{edit.path}: the deletion does not cover the whole file")
+        return None
+    return replace(old, content=content)
+
+
+def _applied(hunk: Hunk, content: bytes, path: str, shift: int) -> bytes:
+    """The content with one hunk applied; `shift` is by how much earlier hunks have moved it."""
+    lines = _split(content)
+    place = _place(hunk, lines, path, shift)
+    end = b"\r\n" if sum(line.endswith(b"\r\n") for line in lines) * 2 > len(lines) else b"\n"
+    fresh: list[bytes] = []
+    taken = 0
+    for kind, text in hunk.lines:  # kept lines keep their own bytes
+        fresh += [text.encode() + end] if kind == "+" else [lines[place + taken]] if kind == " " else []
+        taken += kind != "+"
+    if place == 0 and taken and fresh and lines[0].startswith(_BOM) and not fresh[0].startswith(_BOM):
+        fresh[0] = _BOM + fresh[0]
+    if fresh and place + taken == len(lines):
+        was_bare = bool(lines) and not lines[-1].endswith(b"\n")
+        if was_bare if hunk.bare is None else hunk.bare:
+            fresh[-1] = fresh[-1].removesuffix(b"\n").removesuffix(b"\r")
+    result = lines[:place] + fresh + lines[place + taken :]
+    return b"".join([line if line.endswith(b"\n") else line + end for line in result[:-1]] + result[-1:])
+
+
+def _split(content: bytes) -> list[bytes]:
+    parts = content.split(b"\n")
+    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
+def _place(hunk: Hunk, raw: list[bytes], path: str, shift: int) -> int:
+    """The one line where a hunk belongs."""
+    lines = [line.removesuffix(b"\n").removesuffix(b"\r").removeprefix(_BOM) for line in raw]
+    wanted = [text.encode() for kind, text in hunk.lines if kind != "+"]
+    named = None if hunk.start is None else hunk.start + shift
+    floor = _after_anchors(hunk.anchors, lines, path)
+    if not wanted:
+        if named is not None and 0 <= named <= len(lines):
+            return named
+        if hunk.at_end or not lines:
+            return len(lines)
+        if hunk.anchors:
+            return floor
+        raise PatchError(f"{path}: lines are added without context; give a line before or after them")
+    last = len(lines) - len(wanted)
+    found = [at for at in range(floor, last + 1) if lines[at : at + len(wanted)] == wanted]
+    if hunk.at_end:
+        found = [at for at in found if at == last]
+    if named in found:
+        return named
+    if len(found) == 1 or (found and hunk.anchors):
+        return found[0]
+    if found:
+        raise PatchError(f"{path}: the lines to replace occur {_times(found)}: add context until one place is left")
+    first = next((line for line in wanted if line.strip()), wanted[0]).decode("utf-8", "replace")
+    problem = f"{path}: the lines to replace are not in the file as given, beginning with {first!r}"
+    raise PatchError(problem, hint=_near(lines, first))
+
+
+def _after_anchors(anchors: tuple[str, ...], lines: list[bytes], path: str) -> int:
+    floor = 0
+    for anchor in anchors:
+        found = [at for at in range(floor, len(lines)) if lines[at].strip() == anchor.encode()]
+        found = found or [at for at in range(floor, len(lines)) if anchor.encode() in lines[at]]
+        if len(found) != 1:
+            raise PatchError(f"{path}: the anchor {anchor!r} occurs {_times(found)}")
+        floor = found[0] + 1
+    return floor
+
+
+def _times(found: list[int]) -> str:
+    return f"at lines {', '.join(str(at + 1) for at in found[:5])}" if found else "nowhere"
+
+
+def _near(lines: list[bytes], first: str) -> str:
+    """The lines of the file that look like the first one wanted."""
+    texts = [line.decode("utf-8", "replace") for line in lines]
+    candidates = [text for text in texts[:5000] if len(text) <= _COMPARED_CHARS]  # comparing is quadratic
+    near = difflib.get_close_matches(first[:_COMPARED_CHARS], candidates, n=3, cutoff=0.6)
+    return "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
+
+
+def preview(staged: Sequence[Staged]) -> str:
+    """Return a unified diff of the staged bytes."""
+    rows: list[str] = []
+    for item in staged:
+        old, new = (
+            [line.decode("utf-8", "backslashreplace") for line in _split(stored.content)] if stored else []
+            for stored in (item.before, item.after)
+        )
+        names = (f"a/{item.path}" if item.before else "/dev/null", f"b/{item.path}" if item.after else "/dev/null")
+        rows += difflib.unified_diff(old, new, *names)
+    return "".join(row if row.endswith("\n") else f"{row}\n\\ No newline at end of file\n" for row in rows)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
@@ -18,11 +18,11 @@ from blueprint_llm.types import Tool
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from blueprint_llm.tools.paths import Located
-    from blueprint_llm.tools.rules import Effect
-    from blueprint_llm.tools.staging import Staged
-    from blueprint_llm.tools.tokens import Command
+    from blueprint_llm.tools.patch import Staged
+    from blueprint_llm.tools.words import Command
+    from blueprint_llm.tools.workspace import Located
 
+Effect = Literal["read", "write", "execute", "network"]
 _MARK = "__blueprint_tool__"
 _REMOTE = re.compile(r'"\$(?:dynamic)?[Rr]ef": "(?!#)')
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
@@ -54,13 +54,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What one call would touch.
-
-    Attributes:
-        command: The command it runs.
-        places: The files it names.
-        staged: The very bytes it would write.
-    """
+    """What one call would touch: the command it runs, the files it names, the very bytes it would write."""
 
     command: Command | None = None
     places: tuple[Located, ...] = ()
@@ -71,7 +65,7 @@ class Claims:
 class Ran:
     """What a tool may hand back: status, text for the model, and facts for the result and the audit."""
 
-    status: str
+    status: Literal["ok", "error", "denied", "timeout", "unknown"]
     text: str
     facts: dict[str, Any]
 
@@ -98,10 +92,6 @@ class Registered:
     refresh: Callable[[], Awaitable[Registered | None]] | None = None
     changed: bool = False
 
-    def refreshing(self, refresh: Callable[[], Awaitable[Registered | None]]) -> Registered:
-        """This tool, declared by somebody who may change it."""
-        return replace(self, refresh=refresh)
-
 
 @overload
 def tool(function: Callable[..., Any], /) -> Callable[..., Any]: ...
@@ -118,37 +108,18 @@ def tool(function: Callable[..., Any] | None = None, /, **traits: Any) -> Any:
 
 
 def from_function(function: Callable[..., Any]) -> Registered:
-    """A tool whose schema is the function's signature.
-
-    Raises:
-        ToolError: When the signature cannot be a schema.
-    """
+    """Return a tool whose schema is the function's signature. Raises ToolError when that cannot be a schema."""
     traits: Traits = getattr(function, _MARK, Traits())
     hidden = ("allowance",) if traits.confined else ()
     model = _model_of(getattr(function, "__func__", function), bound=inspect.ismethod(function), hidden=hidden)
     name = traits.name or function.__name__
     text = traits.description or inspect.getdoc(function) or ""
-    schema = model.model_json_schema()
+    schema = {**model.model_json_schema(), "title": name}
     return Registered(
-        tool=Tool(name=name, description=text, parameters={**schema, "title": name}),
+        tool=Tool(name=name, description=text, parameters=schema),
         traits=traits,
         check=lambda arguments: validate(model, arguments),
         handler=function,
-    )
-
-
-def from_schema(
-    declared: Tool | Mapping[str, Any], handler: Callable[..., Any], traits: Traits | None = None
-) -> Registered:
-    """A tool whose schema is given; its handler gets the arguments as keywords."""
-    given = declared if isinstance(declared, Tool) else Tool.model_validate(declared)
-    # The model is told, and the validator of its answers asks, what this engine will accept.
-    described = given.model_copy(update={"parameters": _closed(given.parameters)})
-    return Registered(
-        tool=described,
-        traits=traits or getattr(handler, _MARK, None) or Traits(),
-        check=_schema_check(described.parameters),
-        handler=handler,
     )
 
 
@@ -171,29 +142,35 @@ def _field_of(item: inspect.Parameter) -> tuple[Any, Any]:
     return item.annotation, Field() if item.default is item.empty else item.default
 
 
-def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema of an object that says itself whether it takes other keys: it does not, unless it composes others."""
-    closed = {"type": "object", **schema}
-    if "additionalProperties" not in closed and not {"$ref", "allOf", "anyOf", "oneOf"} & set(closed):
-        closed["additionalProperties"] = False
-    return closed
+def from_schema(
+    declared: Tool | Mapping[str, Any], handler: Callable[..., Any], traits: Traits | None = None
+) -> Registered:
+    """Return a tool whose schema is given; its handler gets the arguments as keywords."""
+    given = declared if isinstance(declared, Tool) else Tool.model_validate(declared)
+    # The model is told, and the validator of its answers asks, what this engine will accept: a schema that does not say
+    # itself whether it takes other keys does not, unless it composes others.
+    schema = {"type": "object", **given.parameters}
+    if not {"additionalProperties", "$ref", "allOf", "anyOf", "oneOf"} & set(schema):
+        schema["additionalProperties"] = False
+    return Registered(
+        tool=given.model_copy(update={"parameters": schema}),
+        traits=traits or getattr(handler, _MARK, None) or Traits(),
+        check=lambda arguments: _checked(schema, arguments),
+        handler=handler,
+    )
 
 
-def _schema_check(schema: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Check as the validator of streamed calls does."""
+def _checked(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, checked as the validator of streamed calls does."""
+    from blueprint_llm.streaming.schema_check import compile_schema  # noqa: PLC0415 - most engines need it never
 
-    def check(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        from blueprint_llm.streaming.schema_check import compile_schema  # noqa: PLC0415 - most engines need it never
-
-        if _REMOTE.search(json.dumps(schema, default=str)):
-            raise BadArgumentsError("the tool's schema cannot be used: it refers to another document")
-        try:
-            problem = compile_schema(schema).mismatch(dict(arguments))
-        except InvalidRequestError as error:
-            raise BadArgumentsError(f"the tool's schema cannot be used: {error}") from None
-        if problem is not None:
-            place = problem.path.lstrip("/").replace("/", ".") or "arguments"
-            raise BadArgumentsError(f"{place}: expected {problem.expected} ({problem.code})")
-        return dict(arguments)
-
-    return check
+    if _REMOTE.search(json.dumps(schema, default=str)):
+        raise BadArgumentsError("the tool's schema cannot be used: it refers to another document")
+    try:
+        problem = compile_schema(schema).mismatch(dict(arguments))
+    except InvalidRequestError as error:
+        raise BadArgumentsError(f"the tool's schema cannot be used: {error}") from None
+    if problem is not None:
+        place = problem.path.lstrip("/").replace("/", ".") or "arguments"
+        raise BadArgumentsError(f"{place}: expected {problem.expected} ({problem.code})")
+    return dict(arguments)

@@ -1,8 +1,11 @@
-"""Have the kernel keep a command inside its fence: bubblewrap, or Landlock where that is all there is.
+"""How it is confined: the kernel keeps a command inside its fence, by bubblewrap, or by Landlock where that is all.
 
 bubblewrap gives the command its own view of the disk, so files can be hidden and kept one by one, its own processes and
-its own network. Landlock only says below which folders a process may read and write; a filter of system calls closes
-the network beside it. What each of the two cannot do is told by `doubts`, and makes a command ask.
+its own network. Landlock only says below which folders a process may read and write. A filter of system calls closes
+sockets, mounts and what else neither of them covers. What each cannot do is told by `doubts`, and makes a command ask.
+
+What is hidden is covered by an empty file or folder. A hidden file that git tracks is covered by one of its size and
+time, which git takes for unchanged: else `git diff` would print it as deleted, and `git add` would take it out.
 """
 
 from __future__ import annotations
@@ -11,73 +14,37 @@ import ctypes
 import os
 import platform
 import shutil
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import weakref
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from pathlib import Path
 from stat import S_ISDIR
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from blueprint_llm.tools.boundary import is_within, own_folders, system_secrets
+from blueprint_llm.errors import ToolError
+from blueprint_llm.tools import boundary
+from blueprint_llm.tools.boundary import Surveyor, inert_git_config, is_in
+from blueprint_llm.tools.sealed import state_folder
+from blueprint_llm.tools.workspace import Root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from blueprint_llm.config.tool_blocks import Sandbox
-    from blueprint_llm.tools.boundary import Effects, Fence
+    from blueprint_llm.tools.boundary import Allowance, Effects, Patterns, Survey
 
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/fd")
-_NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent")
+_MOST_OF_AN_INDEX = 1 << 30
 FILTER_FD = 9  # where the supervisor puts the filter for bubblewrap
-
-# include/uapi/linux/landlock.h
-_CREATE, _ADD_RULE, _PATH_BENEATH = 444, 445, 1
-_NEEDED = 6  # the version that also keeps signals and abstract sockets in; 3 brought truncation, 5 devices
-_ALL_FILES = (1 << 16) - 1
-_READ = 0b1101  # execute, read file, read folder
-_ON_A_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
-_SCOPES = 0b11  # abstract sockets, signals
-
-# System calls by machine: socket, then those refused outright: what opens sockets beside `socket` (io_uring_setup),
-# the user's kernel keyrings (add_key, request_key, keyctl) and memory shared by number (shmget, semget, msgget).
-_CALLS = {
-    "x86_64": (0xC000003E, 41, (425, 248, 249, 250, 29, 64, 68)),
-    "aarch64": (0xC00000B7, 198, (425, 217, 218, 219, 194, 190, 186)),
-}
-# What slows down or limits other processes, which Landlock does not scope: setpriority, sched_setscheduler,
-# sched_setparam, sched_setaffinity, sched_setattr, ioprio_set, prlimit64 of another process is seen by its argument.
-_OF_PROCESSES = {
-    "x86_64": (141, 144, 142, 203, 314, 251),
-    "aarch64": (140, 119, 118, 122, 274, 30),
-}
-_PRLIMIT = {"x86_64": 302, "aarch64": 261}
-# What changes owner, mode, times and attributes of a file, which Landlock leaves alone.
-_CHANGES_OF_FILES = {
-    "x86_64": (90, 91, 92, 93, 94, 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280, 452, 463, 466, 469),
-    "aarch64": (5, 6, 7, 14, 15, 16, 52, 53, 54, 55, 88, 452, 463, 466, 469),
-}
-_AF_UNIX = 1
-Sockets = Literal["any", "none", "unix", "no unix"]
-_ALLOW, _EACCES, _ENOSYS = 0x7FFF0000, 0x0005000D, 0x00050026
+_NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How a command is confined.
-
-    Attributes:
-        prefix: Words before the command.
-        ruleset: A Landlock descriptor to take on; it belongs to whoever keeps the rulesets.
-        filter: A filter of system calls; bubblewrap finds it at `FILTER_FD`.
-        in_force: What the kernel enforces, for the result and the audit.
-    """
-
-    prefix: tuple[str, ...] = ()
-    ruleset: int | None = None
-    filter: bytes = b""
-    in_force: str = "none"
+# What works here.
 
 
 def backend(settings: Sandbox) -> str:
@@ -89,7 +56,7 @@ def backend(settings: Sandbox) -> str:
 def offered(name: str) -> bool:
     """Return True if this system can confine with `name`."""
     if name == "landlock":
-        return landlock_version() >= _NEEDED and platform.machine() in _CALLS
+        return landlock_version() >= _NEEDED and platform.machine() in _MACHINES
     return name == "bubblewrap" and bubblewrap() is not None
 
 
@@ -104,22 +71,11 @@ def landlock_version() -> int:
 @lru_cache(maxsize=1)
 def bubblewrap() -> str | None:
     """Return the path of a bubblewrap that works here: present, and allowed to make namespaces."""
-    found = shutil.which("bwrap") if sys.platform == "linux" else None
+    found = shutil.which("bwrap", path=boundary.SYSTEM_PATH) if sys.platform == "linux" else None
     if found is None:
         return None
-    words = [
-        found,
-        *_NAMESPACES,
-        "--unshare-net",
-        "--cap-drop",
-        "ALL",
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "true",
-    ]
+    mounts = ("--ro-bind", "/", "/", "--proc", "/proc")
+    words = [found, *_NAMESPACES, "--unshare-net", "--cap-drop", "ALL", *mounts, "true"]
     try:
         done = subprocess.run(words, check=False, capture_output=True, timeout=5)  # noqa: S603 - fixed words
     except (OSError, subprocess.TimeoutExpired):
@@ -129,94 +85,357 @@ def bubblewrap() -> str | None:
 
 def describe(settings: Sandbox) -> str:
     """Return one sentence on what the kernel enforces here."""
+    chosen = backend(settings)
+    if chosen == "none":
+        return (
+            "none, as configured: commands run unconfined"
+            if settings.backend == "none"
+            else ("none: every command asks")
+        )
     return {
         "bubblewrap": "bubblewrap: effects are enforced, denied files and secrets are hidden, kept files are read-only",
         "landlock": "landlock: rules with `effects: read` are enforced; write, network and hidden files ask",
-        "none": "none: every command asks"
-        if settings.backend != "none"
-        else "none, as configured: commands run unconfined",
-    }[backend(settings)]
+    }[chosen]
 
 
-def doubts(chosen: str, effects: Effects, unhidden: str) -> list[str]:
-    """Return why the kernel cannot hold a command to its rule here.
+# One command's fence, and how it is drawn.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """What one command may touch; paths are absolute.
+
+    Attributes:
+        shown: The parts of the workspace that it sees.
+        read, write: What it may read and write beside the workspace.
+        masks: Pairs of what is shown in place of a path, and the path.
+        kept: Paths of the workspace that are read-only.
+        pinned: Folders that must not be renamed, because a hidden or kept path is below them.
+        home: The user's home folder, private and empty inside bubblewrap.
+    """
+
+    workspace: str
+    effects: Effects
+    shown: tuple[str, ...]
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    masks: tuple[tuple[str, str], ...] = ()
+    kept: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    home: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a command is confined.
+
+    Attributes:
+        prefix: Words before the command.
+        ruleset: A Landlock descriptor to take on; it belongs to the `Confinement`.
+        filter: A filter of system calls; bubblewrap finds it at `FILTER_FD`.
+        in_force: What the kernel enforces, for the result and the audit.
+        env: Variables that the command needs.
+        before: What was found to hide and to keep, for `put_right` after a command that may write.
+        unsettled: Hidden files with changes that git has not recorded, which it would record as empty.
+    """
+
+    prefix: tuple[str, ...] = ()
+    ruleset: int | None = None
+    filter: bytes = b""
+    in_force: str = "none"
+    env: Mapping[str, str] = field(default_factory=dict)
+    before: Survey | None = None
+    unsettled: tuple[str, ...] = ()
+
+
+class Confinement:
+    """Confines the commands of one workspace.
 
     Args:
-        chosen: The backend.
-        effects: The rule's.
-        unhidden: What would have to be hidden, in words; empty: nothing.
+        root: The workspace.
+        settings: The sandbox's.
+        hides, keeps: What rules deny to be read and to be written.
     """
-    if chosen == "bubblewrap":
-        return []
-    if chosen == "none":
-        return ["this system cannot confine commands: approved, it may do anything"]
-    found = ["Landlock alone cannot keep .git/config, hooks and the like, and modes and times of all your files"]
-    found = found if effects.write else []
-    found += (
-        ["Landlock alone cannot keep a command with network from this system's own sockets"] if effects.network else []
-    )
-    return found + ([f"Landlock alone cannot hide {unhidden}"] if unhidden else [])
 
-
-class Rulesets:
-    """Landlock's rules by what they say: making them takes longer than everything else that Landlock needs."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[object, ...], int] = {}
-
-    def of(self, fence: Fence, temporary: str) -> int:
-        """Return a descriptor of the fence's rules; without `temporary`, of those on sockets alone."""
-        key = (fence.effects, fence.shown, fence.read, fence.write, temporary) if temporary else ()
-        if key not in self._made:
-            self._made[key] = _ruleset(fence, temporary)
-        return self._made[key]
+    def __init__(self, root: str, settings: Sandbox, hides: Patterns, keeps: Patterns) -> None:
+        self._root, self._settings, self._hides = root, settings, hides
+        self._surveyor = Surveyor(root, hides, keeps, boundary.shown_secrets(settings))
+        self._rulesets: dict[tuple[object, ...], int] = {}  # by what they say: making one takes longer than all else
+        self._readable: dict[tuple[str | None, ...], tuple[str, ...]] = {}
+        self._props = ""
 
     def close(self) -> None:
-        """Close the descriptors."""
-        while self._made:
-            os.close(self._made.popitem()[1])
+        """Remove what stood in for hidden files, and close the rules."""
+        while self._rulesets:
+            os.close(self._rulesets.popitem()[1])
+        if self._props:
+            shutil.rmtree(self._props, ignore_errors=True)
+            self._props = ""
+
+    def doubts(self, effects: Effects) -> list[str]:
+        """Return why the kernel here cannot hold a command to these effects; looks at the disk for Landlock only."""
+        chosen = backend(self._settings)
+        if chosen == "bubblewrap":
+            return []
+        if chosen == "none":
+            return ["this system cannot confine commands: approved, it may do anything"]
+        survey = self._surveyor.survey()
+        configs = [name for name in survey.git_configs if inert_git_config(f"{self._root}/{name}", write=False)[1]]
+        seen = [self._root, *boundary.listed(self._settings), *boundary.writable(self._settings)]
+        unhidden = [*self._hides.texts, *survey.hidden, *configs, *boundary.hidden_beside(seen)]
+        cannot = {
+            "keep .git/config, hooks and the like, and modes and times of all your files": effects.write,
+            "keep a command with network from this system's own sockets": effects.network,
+            f"hide {', '.join(unhidden[:3])}": bool(unhidden),
+        }
+        return [f"Landlock alone cannot {what}" for what, needed in cannot.items() if needed]
+
+    def plan(self, allowance: Allowance, env: Mapping[str, str]) -> Plan:
+        """Return how to run a command that was allowed this.
+
+        Raises:
+            ToolError: Something cannot be hidden, or the rule's paths are not there.
+            OSError: The kernel refuses.
+        """
+        chosen, effects = backend(self._settings), allowance.effects
+        if chosen == "none":  # a person has approved it, or the user chose to go without
+            return Plan()
+        survey = self._surveyor.survey()
+        if survey.doubt:
+            raise ToolError(survey.doubt)
+        fence = self._fence(allowance, env, survey, is_masked=chosen == "bubblewrap")
+        told = f"({', '.join(effects.names)})"
+        if chosen == "bubblewrap":
+            # Sockets by a path are those of the workspace; with the network open, this system's own would be in reach.
+            own = (*((socket.AF_UNIX,) if effects.write else ()), *(_INTERNET if self._settings.loopback else ()))
+            scoped = effects.network and landlock_version() >= _NEEDED
+            return Plan(
+                prefix=_bubblewrap_words(fence),
+                ruleset=self._ruleset(fence, "") if scoped else None,
+                filter=_filter(_INTERNET if effects.network else own),
+                in_force=f"bubblewrap {told}",
+                before=survey if effects.write else None,
+                unsettled=tuple(self._unsettled(path for _, path in fence.masks)) if effects.write else (),
+            )
+        (temporary := Path(self._place(), "tmp")).mkdir(mode=0o700, exist_ok=True)
+        return Plan(
+            ruleset=self._ruleset(fence, str(temporary)),
+            filter=_filter(_INTERNET if effects.network else (), is_all=True, keeps_files=not effects.write),
+            in_force=f"landlock {landlock_version()} {told}",
+            env={"TMPDIR": str(temporary)},
+            before=survey if effects.write else None,
+        )
+
+    def _fence(self, allowance: Allowance, env: Mapping[str, str], survey: Survey, *, is_masked: bool) -> Fence:
+        root, effects, home = self._root, allowance.effects, env.get("HOME", "")
+        shown = boundary.shown_parts(root, survey, allowance.paths)
+        key = (env.get("PATH"), home)
+        if key not in self._readable:
+            self._readable[key] = (*boundary.readable(env, root, self._settings), self._place())
+        read = self._readable[key]
+        write = boundary.writable(self._settings) if effects.write else ()
+        visible = (*shown, *read, *write)
+        masks: list[tuple[str, str]] = []
+        if is_masked:  # Landlock has nothing to do it with, and asked before
+            masks = [pair for pair in self._masks(survey, effects) if is_in(pair[1], visible)]
+            masks += [(self._cover(path), path) for path in boundary.hidden_beside(visible)]
+            place = f"{home}/.gitconfig"
+            # In a home that is seen, a file that is not there cannot be covered; elsewhere the home is a private one.
+            if home.startswith("/") and (os.path.isfile(place) or not is_in(place, visible)):  # noqa: PTH113 - a plain string
+                masks.append((self.global_git_config(home), place))
+        kept: list[str] = []
+        pinned: list[str] = []
+        if effects.write:
+            configs = (f"{root}/{name}" for name in survey.git_configs)
+            read_by_git = (path for config in configs for path in boundary.git_reads(config) if os.path.exists(path))  # noqa: PTH110 - plain strings
+            own = [*boundary.own_environment(root, self._settings), *read_by_git]
+            kept = [path for path in (*(f"{root}/{name}" for name in survey.kept), *own) if is_in(path, shown)]
+            fixed = [*kept, *(f"{root}/{name}" for name, _ in survey.links), *(path for _, path in masks)]
+            above = _ancestors(root, (path for path in fixed if path.startswith(f"{root}/")))
+            pinned = [path for path in above if is_in(path, shown) and not is_in(path, kept)]
+        return Fence(
+            workspace=root, effects=effects, shown=shown, read=read, write=write, masks=tuple(masks), kept=tuple(kept),
+            pinned=tuple(pinned), home=home,
+        )  # fmt: skip
+
+    def _masks(self, survey: Survey, effects: Effects) -> Iterator[tuple[str, str]]:
+        index = self._index() if survey.hidden else b""
+        for name in survey.hidden:
+            yield from self._covers(name, index)
+        for name in survey.git_configs:
+            path = f"{self._root}/{name}"
+            yield self._text(inert_git_config(path, write=effects.write)[0]), path
+        if os.path.isfile("/etc/gitconfig"):  # noqa: PTH113 - a plain string
+            yield self._text(""), "/etc/gitconfig"
+
+    def global_git_config(self, home: str) -> str:
+        """Return a copy of the user's git configuration that names no program."""
+        return self._text(inert_git_config(f"{home}/.gitconfig", write=True, user=True)[0])
+
+    def _covers(self, name: str, index: bytes) -> Iterator[tuple[str, str]]:
+        """What to show in place of a hidden path: of a folder that git tracks, in place of each of its files."""
+        path = f"{self._root}/{name}"
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - a plain string
+        # Version 4 of the index cuts paths short, so there any may be in it.
+        tracked = f"{name}/" if is_folder else name
+        if index[4:8] != b"\0\0\0\4" and tracked.encode("utf-8", "surrogateescape") not in index:
+            yield self._cover(path), path
+        elif not is_folder:
+            yield self._stand_in(path), path
+        else:
+            unseen: list[OSError] = []
+            places = [f"{above}/{file}" for above, _, files in os.walk(path, onerror=unseen.append) for file in files]
+            if unseen or len(places) > boundary.MOST_HIDDEN:
+                yield self._cover(path), path
+                return
+            yield from ((self._stand_in(place), place) for place in places if not os.path.islink(place))  # noqa: PTH114 - plain strings
+
+    def _unsettled(self, masked: Iterable[str]) -> Iterator[str]:
+        """The tracked ones of these files that git would take for changed, by their size and time."""
+        index, place = self._index(), f"{self._root}/.git/index"
+        names = [path[len(self._root) + 1 :] for path in masked if path.startswith(f"{self._root}/")]
+        for name in names if index else ():
+            if index[4:8] == b"\0\0\0\4":  # its paths are cut short
+                yield name
+                continue
+            at = index.find(name.encode("utf-8", "surrogateescape") + b"\0")
+            if at < 0 or not os.path.isfile(f"{self._root}/{name}"):  # noqa: PTH113 - a plain string
+                continue
+            found = os.lstat(f"{self._root}/{name}")
+            head = index[at - 62 : at]
+            recorded = int.from_bytes(head[8:12], "big"), int.from_bytes(head[36:40], "big")
+            is_racy = os.stat(place).st_mtime_ns // 10**9 <= recorded[0]  # noqa: PTH116 - a plain string
+            if is_racy or recorded != (found.st_mtime_ns // 10**9 & 0xFFFFFFFF, found.st_size & 0xFFFFFFFF):
+                yield name
+
+    def _index(self) -> bytes:
+        """Git's index; empty where a command has left something else in its place."""
+        with suppress(OSError), Root(self._root) as root:
+            return root.read(".git/index", _MOST_OF_AN_INDEX)[0]
+        return b""
+
+    def _place(self) -> str:
+        if not self._props:
+            self._props = tempfile.mkdtemp(prefix="blueprint-")
+            weakref.finalize(self, shutil.rmtree, self._props, ignore_errors=True)
+        return self._props
+
+    def _cover(self, path: str) -> str:
+        """An empty file or folder."""
+        if not os.path.isdir(path):  # noqa: PTH112 - a plain string
+            return self._text("")
+        made = Path(self._place(), "folder")
+        made.mkdir(mode=0o555, exist_ok=True)
+        return str(made)
+
+    def _stand_in(self, path: str) -> str:
+        """A file of zeros, of the same size and time."""
+        found = os.lstat(path)
+        made = Path(self._place(), f"zeros-{found.st_size}-{found.st_mtime_ns}-{found.st_mode & 0o100}")
+        if not made.exists():
+            made.touch(0o555 if found.st_mode & 0o100 else 0o444)
+            os.truncate(made, found.st_size)
+            os.utime(made, ns=(found.st_mtime_ns, found.st_mtime_ns))
+        return str(made)
+
+    def _text(self, text: str) -> str:
+        made = Path(self._place(), f"text-{hash(text):x}")
+        if not made.exists():
+            made.write_text(text, "utf-8", "surrogateescape")
+            made.chmod(0o444)
+        return str(made)
+
+    def _ruleset(self, fence: Fence, temporary: str) -> int:
+        """A descriptor of Landlock's rules for a fence; without `temporary`, of those on sockets alone."""
+        key = (fence.effects, fence.shown, fence.read, fence.write, temporary) if temporary else ()
+        if key not in self._rulesets:
+            self._rulesets[key] = _ruleset(fence, temporary)
+        return self._rulesets[key]
+
+    def put_right(self, before: Survey | None) -> list[str]:
+        """Undo what no command may leave behind, whatever its effects; what was done, in sentences.
+
+        The kernel keeps what is there. It cannot forbid a name that is not there yet, so that is looked for afterwards.
+        """
+        if before is None:
+            return []
+        after, told = self._surveyor.survey(), []
+        for name in set(after.git_configs) - set(before.git_configs):
+            path = Path(self._root, name)
+            text, dropped = inert_git_config(str(path), write=True)
+            if path.is_symlink() or dropped:
+                told += self._taken_out(name)  # and not written over: it may be a link to a file of the user's
+                with suppress(OSError):
+                    path.write_text(text, "utf-8", "surrogateescape")
+        hidden = set(after.hidden) - set(before.hidden)
+        made = {name for name in hidden if boundary.is_protected(name.rpartition("/")[2])}
+        made |= set(after.kept) - set(before.kept)
+        made |= {name for name, _ in after.links} - {name for name, _ in before.links}
+        for name in sorted(made):
+            if not is_in(name, made - {name}):
+                told += self._taken_out(name)
+        for name, target in before.links:
+            link = Path(self._root, name)
+            if os.path.realpath(link.parent) != str(link.parent):
+                continue  # its folder is not what it was; its target stays hidden
+            if not link.is_symlink() or str(link.readlink()) != target:
+                self._taken_out(name)
+                with suppress(OSError):
+                    link.symlink_to(target)
+                    told.append(f"{name} is again the link that it was")
+        return told
+
+    def _taken_out(self, name: str) -> list[str]:
+        """Move away a new file of a protected name; of a new repository's hooks, only those that would run.
+
+        Whatever a command has left (pipes, folders that cannot be written), the next one is taken out all the same.
+        """
+        path = Path(self._root, name)
+        if path.name == "hooks" and path.is_dir() and not path.is_symlink():
+            found = [f"{name}/{hook.name}" for hook in path.iterdir() if hook.suffix != ".sample"]
+            return [text for hook in sorted(found) for text in self._taken_out(hook)]
+        if not os.path.lexists(path) or os.path.realpath(path.parent) != str(path.parent):
+            return []
+        target = path.with_name(f"taken-{os.urandom(8).hex()}")
+        try:
+            path.parent.chmod(path.parent.stat().st_mode | 0o700)
+            path.rename(target)
+            taken = state_folder("tools") / "taken"
+            taken.mkdir(mode=0o700, exist_ok=True)
+            target = Path(shutil.move(target, Path(tempfile.mkdtemp(prefix="", dir=taken), path.name)))
+        except (OSError, shutil.Error) as error:
+            if os.path.lexists(path):
+                return [f"{name}, which the command made, needs a person's yes, and could not be taken away: {error}"]
+        return [f"{name}, which the command made, was moved to {target}: a file of this kind needs a person's yes"]
 
 
-def plan(chosen: str, fence: Fence, temporary: str, rulesets: Rulesets, *, loopback: bool = False) -> Plan:
-    """Return how to run a command inside the fence.
+def _ancestors(root: str, paths: Iterable[str]) -> list[str]:
+    """The folders between the workspace and each path, outermost first, each once."""
+    seen: dict[str, None] = {}
+    for path in paths:
+        parts = path[len(root) + 1 :].split("/")[:-1]
+        seen |= dict.fromkeys("/".join([root, *parts[:depth]]) for depth in range(1, len(parts) + 1))
+    return list(seen)
 
-    Args:
-        chosen: The backend.
-        fence: What the command may touch.
-        temporary: A private folder that it may write.
-        rulesets: Keeps what Landlock needs.
-        loopback: Whether a closed network still has a loopback of its own (bubblewrap).
 
-    Raises:
-        OSError: The kernel refuses.
-    """
-    effects = fence.effects
-    if chosen == "bubblewrap":
-        # Sockets by a path are those of the workspace; with the network open, this system's own would be in reach too.
-        sockets: Sockets = "no unix" if effects.network else "any" if loopback else "unix" if effects.write else "none"
-        ruleset = rulesets.of(fence, "") if effects.network and landlock_version() >= _NEEDED else None
-        told = f"bubblewrap ({', '.join(effects.names)})"
-        return Plan(prefix=_bubblewrap_words(fence), ruleset=ruleset, filter=_filter(sockets), in_force=told)
-    if chosen == "landlock":
-        told = f"landlock {landlock_version()} ({', '.join(effects.names)})"
-        sockets = "no unix" if effects.network else "none"
-        program = _filter(sockets, has_neighbours=True, keeps_files=not effects.write)
-        return Plan(ruleset=rulesets.of(fence, temporary), filter=program, in_force=told)
-    return Plan()
+def git_environment(global_config: str) -> dict[str, str]:
+    """Return the variables for a git command; `global_config` takes the place of the user's own configuration."""
+    settings = boundary.GIT_GLOBAL
+    keys = {f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(settings)}
+    values = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
+    fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0"}
+    counted = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": global_config, "GIT_CONFIG_COUNT": str(len(settings))}
+    return {**fixed, **counted, **keys, **values}
+
+
+# bubblewrap.
 
 
 def _bubblewrap_words(fence: Fence) -> tuple[str, ...]:
     """Later words cover earlier ones: the system, the workspace, what is kept in it, what is hidden in it."""
     root, effects = fence.workspace, fence.effects
-    words = [
-        bubblewrap() or "bwrap",
-        *_NAMESPACES,
-        *([] if effects.network else ["--unshare-net"]),
-        "--cap-drop",
-        "ALL",
-    ]
-    filtered = platform.machine() in _CALLS
-    words += ["--seccomp", str(FILTER_FD)] if filtered else []
+    words = [bubblewrap() or "bwrap", *_NAMESPACES, *(() if effects.network else ("--unshare-net",))]
+    words += ["--cap-drop", "ALL", *(("--seccomp", str(FILTER_FD)) if platform.machine() in _MACHINES else ())]
     # To root, settings of the kernel below /proc/sys are writable without any capability.
     words += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - a private one
     words += ["--dir", fence.home] if fence.home.startswith("/") and fence.home != "/" else []
@@ -237,25 +456,24 @@ def _binds(how: str, paths: Iterable[str]) -> list[str]:
     return [word for path in paths for word in (how, path, path)]
 
 
-# Landlock.
+# Landlock (include/uapi/linux/landlock.h).
 
-
-class _Attributes(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+_CREATE, _ADD_RULE, _PATH_BENEATH = 444, 445, 1
+_NEEDED = 6  # the version that also keeps signals and abstract sockets in; 3 brought truncation, 5 devices
+_ALL_FILES = (1 << 16) - 1
+_READ = 0b1101  # execute, read file, read folder
+_ON_A_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
+_ABSTRACT_SOCKETS, _SIGNALS = 0b01, 0b10
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/fd")
 
 
 def _ruleset(fence: Fence, temporary: str) -> int:
-    """Return a descriptor of the fence's rules; without `temporary`, of those on sockets and signals alone."""
+    """Return a descriptor of the fence's rules; without `temporary`, of those on abstract sockets alone."""
     libc = ctypes.CDLL(None, use_errno=True)
     # Signals are left to bubblewrap's own process namespace: it must be able to end what it started.
-    closed = _Attributes(_ALL_FILES, 0, _SCOPES) if temporary else _Attributes(0, 0, 0b01)
-    fd: int = libc.syscall(_CREATE, ctypes.byref(closed), 24, 0)
+    scopes = _ABSTRACT_SOCKETS | (_SIGNALS if temporary else 0)
+    attributes = struct.pack("=QQQ", _ALL_FILES if temporary else 0, 0, scopes)
+    fd: int = libc.syscall(_CREATE, attributes, len(attributes), 0)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "Landlock refused the rules")
     if temporary:
@@ -269,72 +487,84 @@ def _ruleset(fence: Fence, temporary: str) -> int:
 
 def _readable_to_root(paths: Sequence[str]) -> list[str]:
     """The paths, less secrets of the system: Landlock can only leave them out by naming everything beside them."""
-    secrets = set(system_secrets())
+    secrets = set(boundary.system_secrets())
     if not secrets:
         return list(paths)
     plain = [path for path in paths if path != "/etc"]
-    return plain + [entry.path for entry in os.scandir("/etc") if entry.path not in secrets and entry.name != "ssl"] + [
-        "/etc/ssl/certs", "/etc/ssl/openssl.cnf"
-    ]  # fmt: skip
+    beside = [entry.path for entry in os.scandir("/etc") if entry.path not in secrets and entry.name != "ssl"]
+    return [*plain, *beside, "/etc/ssl/certs", "/etc/ssl/openssl.cnf"]
 
 
-def _add(libc: ctypes.CDLL, fd: int, path: str, allowed: int) -> None:
+def _add(libc: ctypes.CDLL, ruleset: int, path: str, allowed: int) -> None:
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             if not S_ISDIR(os.fstat(parent).st_mode):
                 allowed &= _ON_A_FILE
-            rule = _PathBeneath(allowed, parent)
-            if libc.syscall(_ADD_RULE, fd, _PATH_BENEATH, ctypes.byref(rule), 0):
+            if libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, parent), 0):
                 raise OSError(ctypes.get_errno(), f"Landlock refused a rule on {path}")
         finally:
             os.close(parent)
 
 
-# The filter of system calls.
+# The filter of system calls, by their numbers on x86_64 and aarch64; 0: there is none on that machine.
+
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_INTERNET = tuple(getattr(socket, name) for name in ("AF_INET", "AF_INET6", "AF_NETLINK") if hasattr(socket, name))
+_SOCKET, _PRLIMIT, _IOCTL = (41, 198), (302, 261), (16, 29)
+# Refused as if the kernel had none: what opens sockets beside `socket` (io_uring_setup), the user's kernel keyrings
+# (add_key, request_key, keyctl), and what is shared by number, which needs no name to be used (shmget, shmat, shmctl,
+# semget, semop, semctl, semtimedop, msgget, msgsnd, msgrcv, msgctl).
+_UNKNOWN = (
+    "425/425 248/217 249/218 250/219 29/194 30/196 31/195 64/190 65/193 66/191 220/192 68/186 69/189 70/188 71/187"
+)
+# What could take a mask away, or reach below it, in namespaces of its own: mount, umount2, pivot_root, unshare, setns,
+# open_by_handle_at, open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, mount_setattr.
+_MOUNTS = "165/40 166/39 155/41 272/97 308/268 304/265 428/428 429/429 430/430 431/431 432/432 433/433 442/442"
+# What Landlock does not scope: setpriority, sched_setscheduler, sched_setparam, sched_setaffinity, sched_setattr,
+# ioprio_set; message queues by name (mq_open, mq_unlink); being told of changes (inotify_add_watch, fanotify_mark).
+# prlimit64 of another process is seen by its argument.
+_NEIGHBOURS = "141/140 144/119 142/118 203/122 314/274 251/30 240/180 241/181 254/27 301/263"
+# What changes owner, mode, times and attributes of a file, which Landlock leaves alone.
+_FILES = (
+    "90/0 91/52 92/0 93/55 94/0 132/0 188/5 189/6 190/7 197/14 198/15 199/16 235/0 260/54 261/0 268/53 280/88 452/452 "
+    "463/463 466/466 469/469"
+)
+_ALLOW, _EPERM, _EACCES, _ENOSYS = 0x7FFF0000, 0x00050001, 0x0005000D, 0x00050026
+_LOAD, _EQUAL, _AT_LEAST, _AND, _END = 0x20, 0x15, 0x35, 0x54, 0x06
 
 
 @cache
-def _filter(sockets: Sockets, *, has_neighbours: bool = False, keeps_files: bool = False) -> bytes:
-    """Return a BPF program that refuses all other sockets than these, and the calls of `_CALLS`.
+def _filter(families: tuple[int, ...], *, is_all: bool = False, keeps_files: bool = False) -> bytes:
+    """Return a BPF program that refuses what is listed above, and sockets of other families than these.
 
-    With `keeps_files`, also what changes a file without writing it; with `has_neighbours`, what acts on processes by
-    their number.
+    Args:
+        families: The kinds of sockets that may be made.
+        is_all: Nothing but Landlock stands beside it, so refuse what acts on neighbours as well.
+        keeps_files: Refuse what changes a file without writing it.
     """
-    machine = platform.machine()
-    if machine not in _CALLS:
+    if platform.machine() not in _MACHINES:
         return b""
-    arch, socket_call, refused = _CALLS[machine]
-    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06
-    # Each step: code, jump if true, jump if false, value. Loads: 4 architecture, 0 call, 16 its first argument.
-    steps = [(load, 0, 0, 4), (equal, 1, 0, arch), (end, 0, 0, _EACCES)]
-    steps += [(load, 0, 0, 0), (at_least, 0, 1, 0x40000000), (end, 0, 0, _EACCES)]  # x32, a second numbering
-    for number in refused:
-        steps += [(equal, 0, 1, number), (end, 0, 0, _ENOSYS)]
-    more = (
-        *(_CHANGES_OF_FILES if keeps_files else {}).get(machine, ()),
-        *(_OF_PROCESSES if has_neighbours else {}).get(machine, ()),
-    )
-    for number in more:
-        steps += [(equal, 0, 1, number), (end, 0, 0, _EACCES)]
-    if has_neighbours:  # a process may limit itself: its number is 0 then
-        steps += [
-            (equal, 0, 4, _PRLIMIT[machine]),
-            (load, 0, 0, 16),
-            (equal, 1, 0, 0),
-            (end, 0, 0, _EACCES),
-            (load, 0, 0, 0),
-        ]
-    steps += {
-        "any": [],
-        "none": [(equal, 0, 1, socket_call), (end, 0, 0, _EACCES)],
-        "unix": [(equal, 0, 3, socket_call), (load, 0, 0, 16), (equal, 1, 0, _AF_UNIX), (end, 0, 0, _EACCES)],
-        "no unix": [(equal, 0, 3, socket_call), (load, 0, 0, 16), (equal, 0, 1, _AF_UNIX), (end, 0, 0, _EACCES)],
-    }[sockets]
-    return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (end, 0, 0, _ALLOW)])
+    column, arch = _MACHINES[platform.machine()]
+    # Each step: code, jump if true, jump if false, value. Loads: 4 architecture, 0 call, 16 and 24 its arguments.
+    steps = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, arch), (_END, 0, 0, _EACCES)]
+    steps += [(_LOAD, 0, 0, 0), (_AT_LEAST, 0, 1, 0x40000000), (_END, 0, 0, _EACCES)]  # x32, a second numbering
+    refused = [(_UNKNOWN, _ENOSYS), (_MOUNTS, _EPERM)]
+    refused += [(_NEIGHBOURS, _EACCES)] if is_all else []
+    refused += [(_FILES, _EACCES)] if keeps_files else []
+    for calls, answer in refused:
+        numbers = (int(pair.split("/")[column]) for pair in calls.split())
+        steps += [step for number in numbers if number for step in ((_EQUAL, 0, 1, number), (_END, 0, 0, answer))]
+    if is_all:  # a process may limit itself: its number is 0 then
+        steps += _unless(_PRLIMIT[column], [(_LOAD, 0, 0, 16), (_EQUAL, 1, 0, 0), (_END, 0, 0, _EACCES)])
+    if keeps_files:  # attributes of a file (chattr, verity), also through a descriptor that only reads: types f and X
+        kinds = [(_EQUAL, 1, 0, ord("f") << 8), (_EQUAL, 0, 1, ord("X") << 8), (_END, 0, 0, _EACCES)]
+        steps += _unless(_IOCTL[column], [(_LOAD, 0, 0, 24), (_AND, 0, 0, 0xFF00), *kinds])
+    known = [(_EQUAL, len(families) - at, 0, family) for at, family in enumerate(families)]
+    steps += _unless(_SOCKET[column], [(_LOAD, 0, 0, 16), *known, (_END, 0, 0, _EACCES)])
+    return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (_END, 0, 0, _ALLOW)])
 
 
-def hidden_beside(fence_parts: Iterable[str]) -> list[str]:
-    """Return the library's own folders and secrets of the system that lie in what a command sees."""
-    parts = tuple(fence_parts)
-    return [path for path in (*own_folders(), *system_secrets()) if any(is_within(path, part) for part in parts)]
+def _unless(call: int, steps: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Steps that are taken for one call alone; the number of the call is loaded again behind them."""
+    return [(_EQUAL, 0, len(steps) + 1, call), *steps, (_LOAD, 0, 0, 0)]

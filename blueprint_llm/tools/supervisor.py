@@ -1,8 +1,9 @@
 """Run commands for the engine from a small process of its own, and leave nothing of them behind.
 
-This file is started as a script, with the standard library only. It waits for requests on a socket and forks twice for
-each: a supervisor that adopts every orphan of the command (so that `setsid` escapes nothing) and kills the whole family
-at its end, at the deadline, or when the engine goes away; and the command itself, limited and confined.
+This file is started as a script, with the standard library only. It keeps a pair of processes waiting for a request, so
+that none has to be forked first: a supervisor, and its child, which becomes the command, limited and confined. The
+supervisor adopts every orphan of the command (so that `setsid` escapes nothing), and kills the whole family at its end,
+at the deadline, or when the engine goes away.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SECCOMP_FILTER = 2
 _CAPABILITIES = 0x20080522  # the third version of the header of capset
 _CONTROL_FD, _FILTER_FD = 250, 9  # the second is known to `sandbox` too
 _RESTRICT_SELF = 446  # landlock_restrict_self, the same number on every architecture
-_MAX_REQUEST = 1 << 20
+_MAX_REQUEST = 1 << 18  # more than a socket's buffer takes
 _POLL_S = 0.02
 _GRACE_S = 0.1
 
@@ -33,99 +34,98 @@ _libc = ctypes.CDLL(None)
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork a supervisor for every request until the engine closes the socket."""
+    """Keep a supervisor waiting for the next request until the engine closes the socket."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are reaped by themselves
     while True:
-        body, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 4)
-        if not body:
-            return
+        waiting, taken = os.pipe()
         if os.fork() == 0:
-            requests.close()
-            supervise(json.loads(body), fds)
-        for fd in fds:
-            os.close(fd)
+            os.close(waiting)
+            supervise(requests, taken)
+        os.close(taken)
+        os.read(waiting, 1)  # ends when the supervisor has taken a request, or died
+        os.close(waiting)
+        with contextlib.suppress(BlockingIOError):
+            if not requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                return
 
 
-def supervise(request: dict[str, Any], fds: list[int]) -> NoReturn:
-    """Run one command to its end and report; `fds` are control, input, output and maybe a ruleset."""
-    control = socket.socket(fileno=fds[0])
+def supervise(requests: socket.socket, taken: int) -> NoReturn:
+    """Wait for a request, have the child run its command to its end, and report."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        _prctl(_SET_SUBREAPER)
-        tasks = _all_tasks()
+        if sys.platform == "linux":
+            _libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)
+        ours, theirs = socket.socketpair()
         child = os.fork()
         if child == 0:
-            _become(request, fds, tasks)
-        for fd in fds[1:]:
-            os.close(fd)
-        report = _watch(request, control, child, tasks)
-        control.sendall(json.dumps(report).encode())
+            requests.close()
+            os.close(taken)
+            ours.close()
+            _become(theirs)
+        theirs.close()
+        body, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 4)
+        os.close(taken)
+        requests.close()
+        if body:
+            socket.send_fds(ours, [len(body).to_bytes(4, "big")], fds)
+            ours.sendall(body)
+            for fd in fds[1:]:
+                os.close(fd)
+            report = _watch(json.loads(body), fds[0], child)
+            os.write(fds[0], json.dumps(report).encode() + b"\n")
     finally:
         os._exit(0)
 
 
-def _prctl(option: int) -> None:
-    if sys.platform == "linux":
-        _libc.prctl(option, 1, 0, 0, 0)
-
-
-def _become(request: dict[str, Any], fds: list[int], tasks: int) -> NoReturn:
-    """Turn into the command. What fails here is told on the control socket."""
+def _become(waiting: socket.socket) -> NoReturn:
+    """Wait for a request and turn into its command. What fails here is told on the control socket."""
+    head, fds, _, _ = socket.recv_fds(waiting, 4, 4)
+    if not head:  # the engine has gone
+        os._exit(0)
+    with waiting.makefile("rb") as lines:
+        request = json.loads(lines.read(int.from_bytes(head, "big")))
     os.dup2(fds[0], _CONTROL_FD, inheritable=False)
     try:
         os.setsid()
         for place, fd in enumerate((fds[1], fds[2], fds[2])):
             os.dup2(fd, place)
         os.chdir(request["cwd"])
-        os.umask(request["umask"])
-        _limit(request["limits"], tasks)
+        os.umask(0o022)
+        _limit(request["limits"], _all_tasks())
         program = bytes.fromhex(request["filter"])
         if request["ruleset"]:
             _restrict(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
             _restrict(_libc.syscall(_RESTRICT_SELF, fds[3], 0), "landlock_restrict_self")
         os.closerange(3, _CONTROL_FD)
         os.closerange(_CONTROL_FD + 1, 1024)
-        if request["is_wrapped"]:  # bubblewrap takes the filter on itself, once it needs sockets no more
-            _hand_over(program)
+        if request["is_wrapped"]:  # bubblewrap takes the filter on itself, once it needs sockets and mounts no more
+            if program:
+                fd = os.memfd_create("filter", 0)
+                os.write(fd, program)
+                os.lseek(fd, 0, os.SEEK_SET)
+                os.dup2(fd, _FILTER_FD)
+                os.close(fd)
         elif program:
-            _drop_capabilities()
-            _filter_calls(program)
+            header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)  # root keeps its name and loses its powers
+            _restrict(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+            wanted = _Program(len(program) // 8, program)
+            _restrict(_libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(wanted), 0, 0), "seccomp")
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.execve(request["program"], request["argv"], request["env"])  # noqa: S606 - judged before
     except OSError as error:
-        os.write(_CONTROL_FD, json.dumps({"failed": str(error)}).encode())
+        os.write(_CONTROL_FD, json.dumps({"failed": str(error)}).encode() + b"\n")
     finally:
         os._exit(127)
-
-
-def _restrict(failed: int, what: str) -> None:
-    if failed:
-        raise OSError(f"{what} was refused")
-
-
-def _hand_over(program: bytes) -> None:
-    fd = os.memfd_create("filter", 0) if program else -1
-    if program:
-        os.write(fd, program)
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.dup2(fd, _FILTER_FD)
-        os.close(fd)
-
-
-def _drop_capabilities() -> None:
-    """Root keeps its name and loses its powers."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
-    _restrict(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
-def _filter_calls(program: bytes) -> None:
-    wanted = _Program(len(program) // 8, program)
-    _restrict(_libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(wanted), 0, 0), "seccomp")
+def _restrict(failed: int, what: str) -> None:
+    if failed:
+        raise OSError(f"{what} was refused")
 
 
 def _limit(limits: dict[str, int], tasks: int) -> None:
@@ -139,61 +139,38 @@ def _limit(limits: dict[str, int], tasks: int) -> None:
             resource.setrlimit(kind, (bound, bound))
 
 
-def _watch(request: dict[str, Any], control: socket.socket, child: int, tasks: int) -> dict[str, Any]:
+def _watch(request: dict[str, Any], control: int, child: int) -> dict[str, Any]:
     """Wait for the child's end, the deadline, too many processes, or the engine; then end the whole family."""
     deadline = time.monotonic() + request["timeout_s"]
-    limit = request["limits"].get("NPROC", 1 << 30)
-    ears: list[Any] = [control, *_pidfd(child)]
-    why = ""
-    status, cpu_s = _collect(child)
+    limit, tasks = request["limits"].get("NPROC", 1 << 30), _all_tasks()
+    ears = [control]
+    with contextlib.suppress(AttributeError, OSError):
+        ears.append(os.pidfd_open(child))
+    why, status = "", _collect(child)
     while status is None and not why:
-        wait = max(0.0, min(_POLL_S, deadline - time.monotonic()))
-        ready = select.select(ears, [], [], wait)[0]
-        status, cpu_s = _collect(child)
-        if status is None:
-            why = _ending(control in ready, deadline, limit, tasks)
-    if status is not None:
-        _let_end()
-    orphans = max(0, _kill_family(child) - (status is None))
-    return {"why": why, "status": status, "orphans": orphans, "cpu_s": cpu_s}
+        ready = select.select(ears, [], [], max(0.0, min(_POLL_S, deadline - time.monotonic())))[0]
+        if (status := _collect(child)) is not None:
+            break
+        if control in ready:
+            why = "stopped"
+        elif time.monotonic() >= deadline:
+            why = "timeout"
+        elif tasks and _all_tasks() - tasks > limit and len(_family()) > limit:
+            why = "processes"
+    if status is not None:  # what is about to end by itself, such as a sandbox's own processes, gets a moment to do so
+        until = time.monotonic() + _GRACE_S
+        while not _reaped_all() and time.monotonic() < until:
+            time.sleep(0.002)
+    return {"why": why, "status": status, "orphans": max(0, _kill_family(child) - (status is None))}
 
 
-def _ending(stopped: bool, deadline: float, limit: int, tasks: int) -> str:  # noqa: FBT001 - private
-    """Why a command that still runs must end now; empty: it may go on."""
-    if stopped:
-        return "stopped"
-    if time.monotonic() >= deadline:
-        return "timeout"
-    if tasks and _all_tasks() - tasks > limit and len(_family()) > limit:
-        return "processes"
-    return ""
-
-
-def _pidfd(child: int) -> list[int]:
-    try:
-        return [os.pidfd_open(child)]
-    except (AttributeError, OSError):
-        return []
-
-
-def _collect(child: int) -> tuple[int | None, float | None]:
-    """Reap whoever has ended; the child's exit status (negative: a signal) and its processor time once it has."""
-    while True:
-        try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            return None, None
-        if pid == 0:
-            return None, None
-        if pid == child:
-            return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-
-
-def _let_end() -> None:
-    """Give what is about to end by itself, such as a sandbox's own processes, a moment to do so."""
-    until = time.monotonic() + _GRACE_S
-    while not _reaped_all() and time.monotonic() < until:
-        time.sleep(0.002)
+def _collect(child: int) -> int | None:
+    """Reap whoever has ended; return the child's exit status (negative: a signal) once it has."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            if found[0] == child:
+                return os.waitstatus_to_exitcode(found[1])
+    return None
 
 
 def _kill_family(child: int) -> int:

@@ -32,23 +32,20 @@ class TerminalApprover:
         self._colour = colour and find_spec("rich") is not None
 
     def decide(self, batch: list[ApprovalRequest]) -> list[ApprovalDecision]:
-        """One decision per request."""
-        return [self._decide(number, len(batch), request) for number, request in enumerate(batch, 1)]
-
-    def _decide(self, number: int, total: int, request: ApprovalRequest) -> ApprovalDecision:
-        self._write(f"\n[{number}/{total}] {one_line(request.tool)}")
-        for reason in request.reasons:
-            self._write(f"  because {reason}")
-        if request.effects:
-            self._write(f"  it may: {', '.join(request.effects)}")
-        self._show(request.preview)
-        while True:
-            try:
-                answer = self._read(f"Run it? ({_KEYS}) ").strip().lower()[:1]
-            except EOFError:
-                return ApprovalDecision(reason="nobody answered", id=request.id)
-            if decision := self._answered(answer, request):
-                return decision
+        """Return one decision per request."""
+        found = []
+        for number, request in enumerate(batch, 1):
+            self._write(f"\n[{number}/{len(batch)}] {one_line(request.tool)}")
+            for reason in request.reasons:
+                self._write(f"  because {reason}")
+            if request.effects:
+                self._write(f"  it may: {', '.join(request.effects)}")
+            self._show(request.preview)
+            decision = None
+            while decision is None:
+                decision = self._answer(request)
+            found.append(decision)
+        return found
 
     def _show(self, text: str) -> None:
         if not self._colour:
@@ -59,7 +56,12 @@ class TerminalApprover:
 
         Console(stderr=True).print(Syntax(text, "diff", word_wrap=True, background_color="default"))
 
-    def _answered(self, answer: str, request: ApprovalRequest) -> ApprovalDecision | None:
+    def _answer(self, request: ApprovalRequest) -> ApprovalDecision | None:
+        """The decision that a line read makes; None: ask again."""
+        try:
+            answer = self._read(f"Run it? ({_KEYS}) ").strip().lower()[:1]
+        except EOFError:
+            return ApprovalDecision(reason="nobody answered", id=request.id)
         match answer:
             case "y" | "s" | "a":
                 return ApprovalDecision(decision="approve", scope=_SCOPES[answer], id=request.id)
@@ -68,15 +70,10 @@ class TerminalApprover:
             case "l":
                 return ApprovalDecision(decision="later", id=request.id)
             case "e":
-                return self._edited(request)
-            case _:
-                return None
-
-    def _edited(self, request: ApprovalRequest) -> ApprovalDecision | None:
-        self._write(one_line(json.dumps(request.arguments)))
-        try:
-            arguments = json.loads(self._read("Arguments as JSON: "))
-        except ValueError:
-            self._write("not JSON")
-            return None
-        return ApprovalDecision(decision="edit", arguments=arguments, id=request.id)
+                self._write(one_line(json.dumps(request.arguments)))
+                try:
+                    arguments = json.loads(self._read("Arguments as JSON: "))
+                    return ApprovalDecision(decision="edit", arguments=arguments, id=request.id)
+                except ValueError:
+                    self._write("not JSON")
+        return None

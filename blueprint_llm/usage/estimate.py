@@ -26,6 +26,7 @@ _LEAN_CHARS_PER_S = 1000
 _LARGEST_UPLOAD = 25 * 2**20  # OpenAI takes no larger file
 
 _PROMPTS = ("messages", "input", "prompt", "query", "documents", "system", "instructions", "suffix")
+_PLAIN = frozenset({"role", "content"})
 _IMAGES = frozenset({"image_url", "image", "input_image"})
 _AUDIO = frozenset({"input_audio", "audio_url", "audio"})
 _FILES = frozenset({"file", "input_file", "document", "video_url", "video"})
@@ -141,6 +142,10 @@ class _Prompt:
             self.text_tokens += PER_PART
 
     def _add_part(self, part: Mapping[str, Any]) -> None:
+        if part.keys() <= _PLAIN and isinstance(part.get("content"), str):
+            self.text_tokens += PER_PART
+            self.add(part["content"])
+            return
         control = part.get("cache_control")
         self.keeps_cache |= isinstance(control, Mapping) and control.get("ttl", "5m") != "5m"
         kind, url = str(part.get("type")), _url(part)

@@ -1,6 +1,7 @@
 """Every limit of a configuration as one kind of rule, whether it was written as ours or as LiteLLM's.
 
-A rule is found by its selector (`project`, `provider:cloud`, `deployment:ID`), so 500 deployments cost what one does.
+A rule is found by its selector (`project`, `provider:cloud`). A deployment's come with each attempt at it, so 500 of
+them cost what one does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from blueprint_llm.config.environment import from_environment
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.usage.money import NANO, nano
 from blueprint_llm.usage.stores.records import Charge, Kind
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from blueprint_llm.config.blocks import Budget, Quota
-    from blueprint_llm.config.model import Config, Deployment
+    from blueprint_llm.config.model import Config
 
 _MINUTE = "minute"
 _DURATION = re.compile(r"(\d*)\s*(s|mo|m|h|d|w)")
@@ -97,10 +97,6 @@ class Rule:
         return f"{subject} session:{payer.session or ''}" if alone else subject
 
 
-# Limits that a configuration may take from the environment.
-_READ = ("rpm", "tpm", "max_budget")
-
-
 def rules(config: Config) -> dict[str, list[Rule]]:
     """Every limit of `config` by selector."""
     found: defaultdict[str, list[Rule]] = defaultdict(list)
@@ -123,9 +119,6 @@ def _all(config: Config) -> Iterator[Rule]:
         yield from _of_quota(quota)
     for name, provider in config.providers.items():
         yield from _of_settings(f"provider:{name}", provider.model_extra or {}, f"blueprint.providers.{name}")
-    for deployments in config.model_groups.values():
-        for deployment in deployments:
-            yield from _of_deployment(deployment)
     for name, limits in (config.router_settings.get("provider_budget_config") or {}).items():
         yield from _of_settings(f"litellm_provider:{name}", limits, f"router_settings.provider_budget_config.{name}")
     yield from _of_settings("global", config.litellm_settings, "litellm_settings")
@@ -149,12 +142,6 @@ def _of_quota(quota: Quota) -> Iterator[Rule]:
         yield Rule(scope=quota.scope, kind="requests", window=quota.window, limit=quota.requests)
     if quota.tokens is not None:
         yield Rule(scope=quota.scope, kind="tokens", window=quota.window, limit=quota.tokens)
-
-
-def _of_deployment(deployment: Deployment) -> Iterator[Rule]:
-    read = {name: from_environment(deployment.params[name]) for name in _READ if name in deployment.params}
-    settings = {**deployment.info, **deployment.params, **read}
-    yield from _of_settings(f"deployment:{deployment.id}", settings, f"model_list {deployment.group}")
 
 
 def of_attempt(deployment: str, keywords: Mapping[str, Any]) -> tuple[Rule, ...]:

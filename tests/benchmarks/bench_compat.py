@@ -77,27 +77,34 @@ def install_rows() -> list[dict[str, Any]]:
 
 
 async def stream_rows(url: str) -> list[dict[str, Any]]:
-    """One chunk of a stream."""
+    """One chunk of a stream whose usage is asked for, as ours always is: nothing else can be booked.
+
+    The second row, for information: against a stream without usage, for which LiteLLM has 50 us a chunk less to do.
+    """
     import litellm  # noqa: PLC0415 - as above
 
     import blueprint_llm  # noqa: PLC0415 - likewise
 
     wire = {"model": "openai/gpt-4o", "api_base": url, "api_key": BENCH.KEY, "messages": BENCH.MESSAGES}
 
-    def reading(library: Any) -> Any:
+    def reading(library: Any, **more: Any) -> Any:
         async def read() -> None:
-            async for _ in await library.acompletion(**wire, stream=True):
+            async for _ in await library.acompletion(**wire, stream=True, **more):
                 pass
 
         return read
 
-    calls = {"bare": reading(litellm), "ours": reading(blueprint_llm)}
+    usage = {"stream_options": {"include_usage": True}}
+    calls = {"bare": reading(litellm, **usage), "less": reading(litellm), "ours": reading(blueprint_llm, **usage)}
     for call in calls.values():
         await call()
     seen = await BENCH.in_turns(calls, BENCH.ROUNDS)
     each = {name: [seconds / BENCH.CHUNKS for seconds in times] for name, times in seen.items()}
+    less = ("litellm.acompletion, no usage", each["less"])
+    informs = BENCH.pairs("acompletion stream per chunk", each["ours"], less, 1.0, "us")
     return [
-        BENCH.pairs("acompletion stream per chunk", each["ours"], ("litellm.acompletion", each["bare"]), 1.05, "us")
+        BENCH.pairs("acompletion stream per chunk", each["ours"], ("litellm.acompletion", each["bare"]), 1.05, "us"),
+        {**informs, "target": None, "ok": None},
     ]
 
 

@@ -77,6 +77,18 @@ def thought():
     return seconds(once)
 
 
+def settled(hidden):
+    """What LiteLLM's cost of an answer adds to settling it; of a whole one LiteLLM has counted it in `hidden`."""
+    from blueprint_llm.adapters import litellm as boundary  # noqa: PLC0415 - loads LiteLLM
+
+    message = {"role": "assistant", "content": "word " * 50}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    answer = boundary.model_response({"model": "gpt-4o", "choices": choices, "usage": usage})
+    answer._hidden_params = hidden
+    return seconds(lambda: boundary.cost_of(answer, model=MODEL), 500)
+
+
 def loaded():
     """Reading LiteLLM's map."""
     models.model_map.cache_clear()
@@ -94,6 +106,8 @@ def rows():
             "unit": "us",
         },
         _scaled("ledger's decisions for an attempt, 4 limits", thought(), 120e-6 * scale, unit),
+        _scaled("LiteLLM's cost of an answer, at settling", settled({"response_cost": 0.01}), 100e-6 * scale, unit),
+        {**_scaled("the same of a stream", settled({}), 100e-6 * scale, unit), "target": None, "ok": None},
         _scaled("reading LiteLLM's map", statistics.median(loaded() for _ in range(5)), 40e-3 * scale, unit),
     ]  # fmt: skip
 

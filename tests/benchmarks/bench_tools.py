@@ -12,9 +12,8 @@ from pathlib import Path
 from blueprint_llm import sync
 from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
-from blueprint_llm.tools.boundary import Allowance, Effects
-from blueprint_llm.tools.confine import Root
-from blueprint_llm.tools.survey import Patterns, Surveyor
+from blueprint_llm.tools.boundary import Allowance, Effects, Patterns, Surveyor
+from blueprint_llm.tools.workspace import Root
 
 NOMINAL_US = 12.0
 DOCUMENT = json.dumps({"rows": [{"key": n, "value": "x" * 20} for n in range(50)]})
@@ -95,9 +94,7 @@ def opens(folder):
             for _ in range(200):
                 os.close(os.open(path, os.O_RDONLY))
 
-        yield line(
-            f"confined open ({root.method})", best(ours, 100) * 5e3, "os.open", best(plain, 100) * 5e3, 1.5, "us"
-        )
+        yield line("confined open", best(ours, 100) * 5e3, "os.open", best(plain, 100) * 5e3, 1.5, "us")
 
 
 def commands(folder):

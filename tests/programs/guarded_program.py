@@ -1,4 +1,6 @@
-"""A program that calls LiteLLM, guarded by `install()`: chat, stream, tools, a refused key, a budget that stops it.
+"""A program that calls LiteLLM, guarded by `install()`, or by the module where it lets us hand one over.
+
+Chat, streams, tools, structured output and embeddings as far as it has them; a refused key; a budget that stops it.
 
 Run by `nox -s programs` with the program's own environment: `python guarded_program.py NAME`. Each way of asking is the
 program's usual one; nothing of the program is patched.
@@ -10,6 +12,8 @@ import asyncio
 import os
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ |= {
@@ -19,7 +23,12 @@ os.environ |= {
 }
 os.environ |= {"BLUEPRINT_HOME": tempfile.mkdtemp(), "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1"}
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from endpoint_server import Endpoints
+from serving import serving
+
 import blueprint_llm
+from blueprint_llm.compat import guards
 from blueprint_llm.engine.guarded import PolicyGuard
 from blueprint_llm.engine.runtime import Runtime
 from blueprint_llm.sync import run
@@ -49,18 +58,26 @@ def dspy(url: str) -> dict[str, Callable[[], Any]]:
 
     # Its default engine asks providers by itself; this one asks LiteLLM.
     model = dspy.LM(MODEL, engine="litellm", api_base=url, api_key=KEY, cache=False, num_retries=0)
-    return {"chat": lambda: model(QUESTION)[0]}
+    embedder = dspy.Embedder("openai/text-embedding-3-small", api_base=url, api_key=KEY, caching=False)
+    return {
+        "chat": lambda: model(QUESTION)[0],
+        "structured": lambda: model(QUESTION, response_format={"type": "json_object"})[0],
+        "embedding": lambda: len(embedder(["x"])[0]),
+    }
 
 
-def smolagents(url: str) -> dict[str, Callable[[], Any]]:
+def smolagents(url: str, module: Any = None) -> dict[str, Callable[[], Any]]:
     """A model of an agent's."""
     from smolagents import LiteLLMModel  # noqa: PLC0415 - as above
 
     model = LiteLLMModel(model_id=MODEL, api_base=url, api_key=KEY)
+    if module is not None:
+        model.client = module
     messages = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
     return {
         "chat": lambda: model.generate(messages).content,
         "stream": lambda: "".join(delta.content or "" for delta in model.generate_stream(messages)),
+        "structured": lambda: model.generate(messages, response_format={"type": "json_object"}).content,
     }
 
 
@@ -74,12 +91,18 @@ def minisweagent(url: str) -> dict[str, Callable[[], Any]]:
     return {"tools": lambda: str(model.query([{"role": "user", "content": QUESTION}]))}
 
 
-def agents(url: str) -> dict[str, Callable[[], Any]]:
+def agents(url: str, module: Any = None) -> dict[str, Callable[[], Any]]:
     """An agent with a tool, whole and streamed."""
     from agents import Agent, Runner, function_tool  # noqa: PLC0415 - as above
-    from agents.extensions.models.litellm_model import LitellmModel  # noqa: PLC0415 - likewise
+    from agents.extensions.models import litellm_model  # noqa: PLC0415 - likewise
+    from pydantic import BaseModel  # noqa: PLC0415 - likewise
 
-    model = LitellmModel(model=MODEL, base_url=url, api_key=KEY)
+    class City(BaseModel):
+        city: str
+
+    if module is not None:
+        litellm_model.litellm = module
+    model = litellm_model.LitellmModel(model=MODEL, base_url=url, api_key=KEY)
     agent = Agent(name="a", model=model, tools=[function_tool(get_weather)])
 
     async def streamed() -> str:
@@ -91,10 +114,14 @@ def agents(url: str) -> dict[str, Callable[[], Any]]:
     def asked() -> str:
         return str(asyncio.run(Runner.run(agent, QUESTION)).final_output)
 
-    return {"chat": asked, "tools": asked, "stream": lambda: asyncio.run(streamed())}
+    def structured() -> str:
+        plain = Agent(name="b", model=model, output_type=City)
+        return str(asyncio.run(Runner.run(plain, QUESTION)).final_output.city)
+
+    return {"chat": asked, "tools": asked, "stream": lambda: asyncio.run(streamed()), "structured": structured}
 
 
-def instructor(url: str) -> dict[str, Callable[[], Any]]:
+def instructor(url: str, module: Any = None) -> dict[str, Callable[[], Any]]:
     """A structured answer."""
     import instructor  # noqa: PLC0415 - as above
     import litellm  # noqa: PLC0415 - likewise
@@ -103,25 +130,31 @@ def instructor(url: str) -> dict[str, Callable[[], Any]]:
     class get_weather(BaseModel):  # noqa: N801 - named as the tool
         city: str
 
-    client = instructor.from_litellm(litellm.completion)
+    client = instructor.from_litellm((module or litellm).completion)
     asked = {"model": MODEL, "api_base": url, "api_key": KEY, "messages": [{"role": "user", "content": QUESTION}]}
     return {"tools": lambda: client.chat.completions.create(response_model=get_weather, max_retries=0, **asked).city}
 
 
-def langchain_litellm(url: str) -> dict[str, Callable[[], Any]]:
-    """A chat model, whole, streamed and with a tool."""
+def langchain_litellm(url: str, module: Any = None) -> dict[str, Callable[[], Any]]:
+    """A chat model, whole, streamed, with a tool, structured; and its embeddings."""
     from langchain_litellm import ChatLiteLLM  # noqa: PLC0415 - as above
 
     model = ChatLiteLLM(model=MODEL, api_base=url, api_key=KEY, max_retries=0)
+    if module is not None:
+        model.client = module
     return {
         "chat": lambda: model.invoke(QUESTION).content,
         "stream": lambda: "".join(str(chunk.content) for chunk in model.stream(QUESTION)),
         "tools": lambda: str(model.bind_tools([get_weather]).invoke(QUESTION).tool_calls),
+        "structured": lambda: model.bind(response_format={"type": "json_object"}).invoke(QUESTION).content,
     }
 
 
 PROGRAMS = {each.__name__: each for each in (dspy, smolagents, minisweagent, agents, instructor, langchain_litellm)}
-SAID = {"chat": "It rains", "stream": "It rains", "tools": "Paris"}
+# Those that can be handed a module in LiteLLM's place.
+BY_MODULE = (smolagents, agents, instructor, langchain_litellm)
+SAID = {"chat": "It rains", "stream": "It rains", "tools": "Paris", "structured": "Paris", "embedding": "1"}
+CITY = Answer('{"city": "Paris"}', usage=(12, 5))
 # What an agent says once its tool has run.
 LAST = Answer("It rains in Paris.", usage=(12, 5))
 
@@ -136,6 +169,8 @@ def guard_of(limit_usd: float) -> PolicyGuard:
 def answer(request: Any) -> Answer:
     """A call of the tool that is offered, until its result is there."""
     tools = [each["function"]["name"] for each in request.body.get("tools") or ()]
+    if request.body.get("response_format"):
+        return CITY
     has_result = any(message["role"] == "tool" for message in request.body["messages"])
     if "bash" in tools:
         return Answer("", tool_calls=(ToolUse("bash", {"command": "echo Paris"}, id="call_1"),), usage=(12, 5))
@@ -155,29 +190,52 @@ def failure_of(ask: Callable[[], Any]) -> str:
     return "nothing was raised"
 
 
+def guarded(guard: PolicyGuard, *, by_module: bool) -> AbstractContextManager[Any]:
+    """Bring the guard in: in place, or for `blueprint_llm.litellm`."""
+    if not by_module:
+        return blueprint_llm.install(guard)
+    guards.build = lambda config: guard
+    guards.forget()
+    return nullcontext()
+
+
 def main(name: str) -> None:
     """Try every way of one program. Raises AssertionError."""
-    with FaultServer(answer) as server:
+    program = PROGRAMS[name]
+    for by_module in (False, True)[: 1 + (program in BY_MODULE)]:
+        more = {"module": blueprint_llm.litellm} if by_module else {}
+        ways = tried(lambda url, more=more: program(url, **more), by_module=by_module)
+        print(f"{name}{' by module' if by_module else ''}: {', '.join(ways)}, 401, budget")
+
+
+def tried(program: Callable[[str], dict[str, Callable[[], Any]]], *, by_module: bool) -> list[str]:
+    """Return the ways of a program, each tried. Raises AssertionError."""
+    with FaultServer(answer) as server, serving(Endpoints) as (endpoints, place):
         guard = guard_of(100)
-        with blueprint_llm.install(guard):
-            ways = PROGRAMS[name](server.url)
-            for way, ask in ways.items():
+        with guarded(guard, by_module=by_module):
+            ways = program(server.url)
+            for way, ask in {**ways, **only(program(place), "embedding")}.items():
                 said = ask()
                 assert SAID[way] in str(said), (way, said)
-        booked = run(guard.runtime.store.usage(UsageFilter(project="acme"))).calls
-        assert booked == len(server.requests) > 0, (booked, len(server.requests))
+        booked, reached = run(guard.runtime.store.usage(UsageFilter(project="acme"))).calls, server.requests
+        assert booked == len(reached) + len(endpoints.asked) > 0, (booked, len(reached), len(endpoints.asked))
     first = next(iter(ways))
     with FaultServer(lambda request: Status(401, "Incorrect API key provided")) as server:
-        with blueprint_llm.install(guard_of(100)):
-            told = failure_of(PROGRAMS[name](server.url)[first])
+        with guarded(guard_of(100), by_module=by_module):
+            told = failure_of(program(server.url)[first])
         assert "AuthenticationError" in told, told
         assert KEY not in told
     with FaultServer(answer) as server:
-        with blueprint_llm.install(guard_of(0.000001)):
-            told = failure_of(PROGRAMS[name](server.url)[first])
+        with guarded(guard_of(0.000001), by_module=by_module):
+            told = failure_of(program(server.url)[first])
         assert "budget of project would be exceeded" in told, told
         assert server.requests == [], len(server.requests)
-    print(f"{name}: {', '.join(ways)}, 401, budget")
+    return list(ways)
+
+
+def only(ways: dict[str, Callable[[], Any]], name: str) -> dict[str, Callable[[], Any]]:
+    """Return one of the ways, where there is such a one."""
+    return {name: ways[name]} if name in ways else {}
 
 
 if __name__ == "__main__":

@@ -266,6 +266,30 @@ def test_messages_are_booked(proxy, endpoints, stream):
     assert [(row.prompt_tokens, row.completion_tokens) for row in proxy.rows(project)] == [(READ, WRITTEN)]
 
 
+@pytest.mark.parametrize("stream", [pytest.param(False, id="whole"), pytest.param(True, id="streamed")])
+@pytest.mark.parametrize(("arguments", "is_valid"), [('{"city": "Paris"}', True), ('{"town": "Paris"}', False)])
+@pytest.mark.parametrize("route", ["responses", "messages"])
+def test_calls_of_other_endpoints_are_checked(proxy, endpoints, route, arguments, is_valid, stream):
+    """A tool call reaches the client of either route complete and valid, or not at all."""
+    endpoints.call, schema = ("get_weather", arguments), TOOL["function"]["parameters"]
+    if route == "responses":
+        tool = {"type": "function", "name": "get_weather", "parameters": schema}
+        asked = {"model": "responses", "input": "hi"}
+    else:
+        tool = {"name": "get_weather", "input_schema": schema}
+        asked = {"model": "claude", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
+    project = f"{route}{stream}{is_valid}"
+    account = {"project": project, "session_id": project}
+    told = {"metadata": account} if route == "responses" else {"litellm_metadata": account}
+    try:
+        said = proxy.post(f"/v1/{route}", {**asked, **told, "tools": [tool], "stream": stream})
+    except urllib.error.HTTPError as error:
+        said = error.read().decode()
+
+    assert ("Paris" in said) == is_valid
+    assert {row.category for row in proxy.rows(project)} == {None if is_valid else "malformed"}
+
+
 def test_the_file_of_the_page_starts_a_proxy(upstream, tmp_path):
     """The file in docs/proxy.md is a proxy's as it stands, its master key included."""
     page = (Path(__file__).parents[2] / "docs" / "proxy.md").read_text()

@@ -122,6 +122,7 @@ def _helps(command: click.Command = command_line, parent: click.Context | None =
     settings = {**command.context_settings, "terminal_width": COLUMNS, "max_content_width": COLUMNS}
     context = click.Context(command, parent=parent, info_name=name, **settings)
     path = context.command_path.split()
+    command._help_option = None  # click keeps the first one, which a command that was invoked alone has made
     yield path, command.get_help(context)
     if isinstance(command, click.Group):
         for each in command.list_commands(context):

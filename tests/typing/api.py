@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_type
+from typing import assert_type
+
+from litellm import CustomStreamWrapper, EmbeddingResponse, ModelResponse
+from litellm.types.utils import ModelResponseStream
 
 from blueprint_llm import (
     ChatMessage,
@@ -13,6 +16,7 @@ from blueprint_llm import (
     ModelInfo,
     Plan,
     RouteDecision,
+    Router,
     StreamChunk,
     StreamingHandler,
     SyncLLMClient,
@@ -20,6 +24,7 @@ from blueprint_llm import (
     UsageStats,
     acompletion,
     completion,
+    litellm,
     load_config,
 )
 from blueprint_llm.streaming import StreamVerdict
@@ -27,12 +32,17 @@ from blueprint_llm.tools import RunResult
 
 
 async def use_as_litellm() -> None:
-    """The drop-in functions return LiteLLM's own objects, which only LiteLLM's types describe."""
+    """The drop-in functions and the Router return LiteLLM's own objects, typed where LiteLLM's types are known."""
     messages = [{"role": "user", "content": "hi"}]
-    assert_type(completion(model="gpt-4o", messages=messages, temperature=0.2), Any)
-    assert_type(completion("gpt-4o", messages), Any)
+    assert_type(completion(model="gpt-4o", messages=messages, temperature=0.2), ModelResponse)
+    assert_type(completion("gpt-4o", messages), ModelResponse)
+    assert_type(completion("gpt-4o", messages, stream=True), CustomStreamWrapper)
+    assert_type(litellm.completion("gpt-4o", messages), ModelResponse)
+    assert_type(await litellm.aembedding("text-embedding-3-small", ["hi"]), EmbeddingResponse)
     async for chunk in await acompletion(model="gpt-4o", messages=messages, stream=True):
-        assert_type(chunk, Any)
+        assert_type(chunk, ModelResponseStream)
+    router = Router(model_list=[], num_retries=2, blueprint={"project": "acme"})
+    assert_type(await router.acompletion("g", [{"role": "user", "content": "hi"}]), ModelResponse)
 
 
 async def use_async() -> None:

@@ -122,7 +122,8 @@ async def litellm_1() -> None:
 
     response = litellm.completion(model="openai/gpt-4o", messages=messages)
     print(response.choices[0].message.content)  # Hello there
-    print(response._hidden_params["blueprint"]["served_by"])
+    # The trace: whom it asked and why, what it cost.
+    print(response._hidden_params["blueprint"])
 
 
 async def litellm_2() -> None:
@@ -151,7 +152,7 @@ async def litellm_3() -> None:
         blueprint={"budgets": [{"scope": "global", "limit_usd": 20, "window": "day"}], "deadline": {"total_s": 60}},
     )
     response = router.completion(model="gpt-4o", messages=messages)
-    print(response._hidden_params["blueprint"]["served_by"])  # gpt-4o/openai/gpt-4o
+    print(response._hidden_params["blueprint"])
 
 
 async def operations_1() -> None:

@@ -27,12 +27,12 @@ def ask_blocking(client: SyncLLMClient) -> None:
     client.explain(messages=MESSAGES, modle="x")  # type: ignore[call-arg]
     SyncLLMClient.from_config(None, projct="x")  # type: ignore[call-arg]
     Router(model_list=[], num_retires=2)  # type: ignore[call-arg]
-    completion("gpt-4o", MESSAGES, temprature=0.1)  # type: ignore[call-arg]
+    completion("gpt-4o", MESSAGES, temprature=0.1)  # type: ignore[call-overload]
 
 
 async def drop_in() -> None:
     """The async drop-in."""
-    await acompletion("gpt-4o", MESSAGES, temprature=0.1)  # type: ignore[call-arg]
+    await acompletion("gpt-4o", MESSAGES, temprature=0.1)  # type: ignore[call-overload]
 
 
 def accepted(client: SyncLLMClient) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.usage.estimate import PER_IMAGE
 from blueprint_llm.usage.money import ATTO, NANO, atto
@@ -13,7 +15,6 @@ from blueprint_llm.usage.pricing.litellm_keys import Rate, number, rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from collections.abc import Set as AbstractSet
 
     from blueprint_llm.usage.estimate import Demand
 
@@ -73,6 +74,8 @@ class Listed:
 
     def __init__(self, entry: Mapping[str, Any], name: str = "") -> None:
         self._rates = [rate for rate in rates(entry) if rate.name in _PER_TOKEN]
+        self._marks = sorted({rate.above for rate in self._rates})
+        self._dearest = lru_cache(maxsize=64)(self._dearest_rates)  # a model is asked for in few ways
         self._units = list(_units(entry))
         self._window = int(number(entry.get("max_input_tokens")) or _WINDOW)
         self._makes_pictures = entry.get("mode") in {"image_generation", "image_edit"}
@@ -82,12 +85,17 @@ class Listed:
         unasked = entry.get("litellm_provider") == "perplexity" or "search" in name
         self._searches = _SEARCHES_OF_RESEARCH if entry.get("citation_cost_per_token") else int(unasked)
         own = {key: number(value) or 1 for key, value in (entry.get("provider_specific_entry") or {}).items()}
-        self._fast = Fraction(str(own.pop("fast", 1)))
+        fast = Fraction(str(own.pop("fast", 1)))
         uplifts = {key: number(value) or 1 for key, value in entry.items() if "uplift_multiplier" in key}
         always = [*own.values(), *(value for key, value in uplifts.items() if key not in _ADDRESS_UPLIFTS)]
-        self._uplift = math.prod((Fraction(str(value)) for value in always if value > 1), start=Fraction(1))
+        uplift = math.prod((Fraction(str(value)) for value in always if value > 1), start=Fraction(1))
         elsewhere = [value for key, value in uplifts.items() if key in _ADDRESS_UPLIFTS]
-        self._elsewhere = Fraction(str(max([1, *elsewhere])))
+        there = Fraction(str(max([1, *elsewhere])))
+        self._factors = {  # by: is it fast, does it go elsewhere
+            (is_fast, is_elsewhere): uplift * (fast if is_fast else 1) * (there if is_elsewhere else 1)
+            for is_fast in (False, True)
+            for is_elsewhere in (False, True)
+        }
 
     @property
     def is_priced(self) -> bool:
@@ -114,23 +122,47 @@ class Listed:
         if not self.is_priced:
             return None
         prompt = self.input_bound(asked)
+        dearest = self._dearest(asked.tier, bisect_right(self._marks, prompt), keeps_cache=asked.keeps_cache)
+        output = max(output_tokens, _PICTURE_TOKENS * asked.answers) if self._makes_pictures else output_tokens
+        total = dearest.of_prompt(asked, prompt) + output * (dearest.any_out if asked.speaks else dearest.text_out)
+        if self._units:
+            total += math.ceil(sum(price * amount(asked, seconds) for price, amount in self._units))
+        total += max(asked.searches, self._searches) * self._fee + asked.sessions * _SESSION_ATTO
+        factor = self._factors[asked.is_fast, asked.is_elsewhere]
+        return -(-total * factor.numerator // (factor.denominator * (ATTO // NANO)))
+
+    def _dearest_rates(self, tier: str | None, marks: int, *, keeps_cache: bool) -> _Dearest:
+        """Return the dearest rate of each kind of token; `marks` is how many tiers a prompt has reached."""
+        prompt = self._marks[marks - 1] if marks else -1
         found: dict[str, int] = {}
         for rate in self._rates:
-            if _may_apply(rate, asked, prompt):
+            if _may_apply(rate, tier, prompt, keeps_cache=keeps_cache):
                 found[rate.name] = max(found.get(rate.name, 0), rate.atto)
-        output = max(output_tokens, _PICTURE_TOKENS * asked.answers) if self._makes_pictures else output_tokens
-        total = _of_prompt(found, asked, prompt)
-        total += output * _dearest(found, _ANY_OUT if asked.speaks else _TEXT_OUT)
-        total += math.ceil(sum(price * amount(asked, seconds) for price, amount in self._units))
-        total += max(asked.searches, self._searches) * self._fee + asked.sessions * _SESSION_ATTO
-        factor = self._uplift * (self._fast if asked.is_fast else 1) * (self._elsewhere if asked.is_elsewhere else 1)
-        return math.ceil(total * factor / (ATTO // NANO))
+        kinds = (_TEXT_IN, _TEXT_IN | _IMAGE_IN, _TEXT_IN | _AUDIO_IN, _ANY_IN, _TEXT_OUT, _ANY_OUT)
+        return _Dearest(*(max((found[name] for name in names if name in found), default=0) for names in kinds))
 
 
-def _may_apply(rate: Rate, asked: Demand, prompt: int) -> bool:
+class _Dearest(NamedTuple):
+    """The dearest rates that may apply to a request, in atto-USD: of each kind of content, of what is not known, ..."""
+
+    text_in: int
+    image_in: int
+    audio_in: int
+    any_in: int
+    text_out: int
+    any_out: int
+
+    def of_prompt(self, asked: Demand, prompt: int) -> int:
+        """Return atto-USD: every kind of content at its dearest rate, and what is not known at the dearest of all."""
+        images, sounds = min(PER_IMAGE * asked.images, prompt), min(asked.audio_tokens, prompt)
+        rest = max(0, prompt - asked.text_tokens - images - sounds)
+        return asked.text_tokens * self.text_in + images * self.image_in + sounds * self.audio_in + rest * self.any_in
+
+
+def _may_apply(rate: Rate, tier: str | None, prompt: int, *, keeps_cache: bool) -> bool:
     """Return True if a request may be billed at this rate."""
-    in_tier = rate.tier in {None, asked.tier} or (rate.tier == "priority" and asked.tier in _USUAL_TIERS)
-    return in_tier and prompt >= rate.above and (asked.keeps_cache or rate.life is None)
+    in_tier = rate.tier in {None, tier} or (rate.tier == "priority" and tier in _USUAL_TIERS)
+    return in_tier and prompt >= rate.above and (keeps_cache or rate.life is None)
 
 
 def _units(entry: Mapping[str, Any]) -> Iterator[tuple[int, Callable[[Demand, float], float]]]:
@@ -139,19 +171,3 @@ def _units(entry: Mapping[str, Any]) -> Iterator[tuple[int, Callable[[Demand, fl
         name = "output_cost_per_image" if re.fullmatch(r"output_cost_per_image_\d.*", key) else key
         if name in _UNITS and (price := number(value)) is not None:
             yield atto(price), _UNITS[name]
-
-
-def _of_prompt(rates: Mapping[str, int], asked: Demand, prompt: int) -> int:
-    """Return atto-USD: every kind of content at its dearest rate, and what is not known at the dearest of all."""
-    images, sounds = min(PER_IMAGE * asked.images, prompt), min(asked.audio_tokens, prompt)
-    rest = max(0, prompt - asked.text_tokens - images - sounds)
-    return (
-        asked.text_tokens * _dearest(rates, _TEXT_IN)
-        + images * _dearest(rates, _TEXT_IN | _IMAGE_IN)
-        + sounds * _dearest(rates, _TEXT_IN | _AUDIO_IN)
-        + rest * _dearest(rates, _ANY_IN)
-    )
-
-
-def _dearest(rates: Mapping[str, int], names: AbstractSet[str]) -> int:
-    return max((rates[name] for name in names if name in rates), default=0)

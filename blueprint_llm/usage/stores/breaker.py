@@ -51,8 +51,17 @@ def view(record: Record, now: float) -> Breaker:
         return Breaker(failures=record.failures)
     wait = max(0.0, record.until - now)
     return Breaker(
-        state="open" if wait else "half_open", failures=record.failures, open_until=record.until, retry_in_s=wait
+        state="open" if wait else "half_open",
+        failures=record.failures,
+        open_until=record.until,
+        retry_in_s=wait,
+        probes=sum(expiry > now for expiry in record.probes.values()),
     )
+
+
+def refuses(seen: Breaker, probes: int) -> bool:
+    """Return True if a new attempt may not go, where `probes` at a time may try a half-open target."""
+    return seen.state == "open" or (seen.state == "half_open" and seen.probes >= probes)
 
 
 def admit(record: Record, wanted: Reservation, now: float) -> tuple[Record, Breaker | None]:
@@ -64,7 +73,7 @@ def admit(record: Record, wanted: Reservation, now: float) -> tuple[Record, Brea
     if seen.state == "closed":
         return record, None
     out = {holder: expiry for holder, expiry in record.probes.items() if expiry > now}
-    if seen.state == "open" or (wanted.id not in out and len(out) >= wanted.probes):
+    if refuses(seen, wanted.probes) and (seen.state == "open" or wanted.id not in out):
         return record, seen
     return replace(record, probes={**out, wanted.id: now + wanted.ttl_s}), None
 

@@ -135,12 +135,16 @@ class Settlement(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """One target's breaker. `open_until` in Unix seconds; `retry_in_s` until a probe may go (0: now)."""
+    """One target's breaker. `open_until` in Unix seconds; `retry_in_s` until a probe may go (0: now).
+
+    `probes` attempts are trying a half-open target at the moment.
+    """
 
     state: Literal["closed", "open", "half_open"] = "closed"
     failures: int = 0
     open_until: float | None = None
     retry_in_s: float = 0.0
+    probes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

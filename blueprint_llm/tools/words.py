@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
@@ -60,11 +60,7 @@ class Command:
 
 
 def from_argv(argv: Sequence[str]) -> Command:
-    """A command given as a list of words.
-
-    Raises:
-        ValueError: When it is too long.
-    """
+    """Return a command given as a list of words. Raises ValueError when it is too long."""
     if len(argv) > _MAX_WORDS:
         raise _too_long()
     doubts = [
@@ -72,39 +68,29 @@ def from_argv(argv: Sequence[str]) -> Command:
         for index, word in enumerate(argv)
         if _OPERATOR.fullmatch(word) and not (word == ";" and _STARTERS & set(argv[:index]))  # the end of `find -exec`
     ]
-    doubts += _assignment(argv)
-    return Command(argv=tuple(argv), doubts=(*doubts, *_spoofs(argv)), parts=_bounded(_commands_in(tuple(argv))))
+    return _command(tuple(argv), doubts, _commands_in(tuple(argv)))
 
 
 def from_text(text: str) -> Command:
-    """A command given as one string.
-
-    Raises:
-        ValueError: When its quotes are not closed, it is empty or too long.
-    """
+    """Return a command given as one string. Raises ValueError when it is empty, too long, or its quotes are open."""
     if len(text) > _MAX_CHARS:
         raise _too_long()
     argv = tuple(shlex.split(text))
     if not argv:
         raise ValueError("the command is empty")
-    doubts = []
-    if found := _active_syntax(text):
-        doubts.append(f"shell syntax {found!r} is not interpreted: the words go to the program as they are")
-    doubts += _assignment(argv)
+    found = _active_syntax(text)
+    doubts = [f"shell syntax {found!r} is not interpreted: the words go to the program as they are"] if found else []
     pieces = _pieces(text) if _CUTS.search(text) else iter(())  # without a cut, the whole is the only piece
-    parts = chain(_commands_in(argv), (part for piece in pieces for part in _commands_in(piece)))
-    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=_bounded(parts))
+    return _command(argv, doubts, chain(_commands_in(argv), (part for piece in pieces for part in _commands_in(piece))))
 
 
-def _assignment(argv: Sequence[str]) -> list[str]:
-    return [f"{argv[0]!r} would set an environment variable"] if _ASSIGNMENT.match(argv[0]) else []
-
-
-def _bounded(parts: Iterator[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+def _command(argv: tuple[str, ...], doubts: list[str], parts: Iterator[tuple[str, ...]]) -> Command:
     found = tuple(islice(parts, _MAX_PARTS + 1))
     if len(found) > _MAX_PARTS:
         raise _too_long()
-    return found
+    if _ASSIGNMENT.match(argv[0]):
+        doubts.append(f"{argv[0]!r} would set an environment variable")
+    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=found)
 
 
 def _too_long() -> ValueError:
@@ -123,16 +109,12 @@ def _active_syntax(text: str) -> str | None:
             quote = "" if char == "'" else quote
         elif char == "\\" and not quote:
             escaped = True
-        elif char in "$`\\" or (not quote and _acts(char, previous)):
+        elif char in "$`\\" or (not quote and (char in _ACTIVE or (char in "~#!" and previous.isspace()))):
             return char
         elif char in "'\"" and quote in {"", char}:
             quote = "" if quote else char
         previous = char
     return None
-
-
-def _acts(char: str, previous: str) -> bool:
-    return char in _ACTIVE or (char in "~#!" and previous.isspace())
 
 
 def _pieces(text: str) -> Iterator[tuple[str, ...]]:
@@ -149,34 +131,28 @@ def _pieces(text: str) -> Iterator[tuple[str, ...]]:
 def _commands_in(argv: tuple[str, ...], depth: int = 4) -> Iterator[tuple[str, ...]]:
     """The command itself, and whatever its wrapper (`env`, `sudo`, `sh -c`, ...) might run."""
     start = next((index for index, word in enumerate(argv) if not _ASSIGNMENT.match(word)), len(argv))
-    command = argv[start:]
-    if not command:
+    if not (command := argv[start:]):
         return
     yield command
-    if depth and program_name(command[0]) in _WRAPPERS:
-        yield from _wrapped(command, depth - 1)
-
-
-def _wrapped(command: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
-    picky = program_name(command[0]) in _PICKY
-    for index, word in enumerate(command[1:], 1):
+    program = program_name(command[0])
+    for index, word in enumerate(command[1:], 1) if depth and program in _WRAPPERS else ():
         if len(word) > _MAX_CHARS:
             raise _too_long()
-        if not word.startswith("-") and (not picky or command[index - 1] in _STARTERS):
+        if not word.startswith("-") and (program not in _PICKY or command[index - 1] in _STARTERS):
             yield command[index:]
         if re.search(r"\s", word) or "!" in word:
-            text = word.replace("!", " ! ")
-            yield from (part for piece in _pieces(text) for part in _commands_in(piece, depth))
+            for piece in _pieces(word.replace("!", " ! ")):
+                yield from _commands_in(piece, depth - 1)
 
 
 @lru_cache(maxsize=4096)
 def program_name(word: str) -> str:
-    """The bare, lower-case name of a program: `/bin/RM` is `rm` where file systems ignore case."""
+    """Return the bare, lower-case name of a program: `/bin/RM` is `rm` where file systems ignore case."""
     return re.split(r"[/\\]", word)[-1].casefold().removesuffix(".exe")
 
 
 def is_hidden(char: str) -> bool:
-    """Whether a character does not show as itself: controls, bidi marks, tags, private use, odd spaces, fillers."""
+    """Return True if a character does not show as itself: controls, bidi marks, tags, odd spaces, fillers."""
     if char == " ":
         return False
     return not char.isprintable() or char in _FILLERS or unicodedata.category(char) in {"Zs", "Cf"}
