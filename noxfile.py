@@ -147,7 +147,13 @@ def pythons() -> dict[str, str]:
     versions = [version for version in last if version.startswith("3.")]
     own = {version: sorted(map(str, root.glob(f"versions/{version}.*/bin/python"))) for version in versions}
     found = {version: own[version][-1] if own[version] else shutil.which(f"python{version}") for version in versions}
-    return {version: path for version, path in found.items() if path}
+    return {version: path for version, path in found.items() if path and _runs(path)}
+
+
+def _runs(interpreter: str) -> bool:
+    """Return True if it starts: a shim of pyenv's is there whether its Python may be used or not."""
+    tried = subprocess.run([interpreter, "--version"], capture_output=True, check=False)  # noqa: S603 - found above
+    return tried.returncode == 0
 
 
 @nox.session

@@ -163,6 +163,7 @@ class _GuardedCall:
         try:
             answer = await send(**self._sent(cap))
             if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
+                self._shown_trace.update(self._trace.to_dict())
                 self._show_trace(answer)
                 self._answer.hear(answer)
                 self._is_open = True
@@ -367,7 +368,6 @@ class _GuardedCall:
         """Put the trace beside what LiteLLM tells of an answer; a stream's is complete once it has ended."""
         hidden = getattr(answer, "_hidden_params", None)
         if isinstance(hidden, dict):
-            self._shown_trace.update(self._trace.to_dict())
             hidden["blueprint"] = self._shown_trace
 
 

@@ -52,7 +52,12 @@ def listened() -> bool:
     """
     traces, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
     providers = (traces and traces.get_tracer_provider(), metrics and metrics.get_meter_provider())
-    return any(provider and not _STANDS_IN.search(type(provider).__name__) for provider in providers)
+    return any(provider and _listens(type(provider).__name__) for provider in providers)
+
+
+@cache
+def _listens(name: str) -> bool:
+    return not _STANDS_IN.search(name)
 
 
 @cache

@@ -253,11 +253,10 @@ class Ledger:
 
 def _nano_per_token(card: PriceCard, asked: Demand) -> float:
     """Return the dearest price of one token of the answer."""
+    if card.listed is not None:
+        return card.listed.nano_per_token(asked)
     many = 10**6
-    if card.listed is None:
-        return (worst_cost(card, 0, many) - worst_cost(card, 0, 0)) / many
-    most, least = card.listed.worst_nano(asked, many), card.listed.worst_nano(asked, 0)
-    return (most - least) / many if most is not None and least is not None else 0.0
+    return (worst_cost(card, 0, many) - worst_cost(card, 0, 0)) / many
 
 
 def denial(level: Level) -> BudgetExceededError | QuotaExceededError:

@@ -131,6 +131,13 @@ class Listed:
         factor = self._factors[asked.is_fast, asked.is_elsewhere]
         return -(-total * factor.numerator // (factor.denominator * (ATTO // NANO)))
 
+    def nano_per_token(self, asked: Demand) -> float:
+        """Return the most that one more token of the answer can cost, in nano-USD."""
+        marks = bisect_right(self._marks, self.input_bound(asked))
+        dearest = self._dearest(asked.tier, marks, keeps_cache=asked.keeps_cache)
+        factor = self._factors[asked.is_fast, asked.is_elsewhere]
+        return float((dearest.any_out if asked.speaks else dearest.text_out) * factor / (ATTO // NANO))
+
     def _dearest_rates(self, tier: str | None, marks: int, *, keeps_cache: bool) -> _Dearest:
         """Return the dearest rate of each kind of token; `marks` is how many tiers a prompt has reached."""
         prompt = self._marks[marks - 1] if marks else -1
