@@ -205,6 +205,7 @@ async def test_real_answer_streams_async(tmp_path, weights):
     check_real_answer(*await closing_clients(flow()))
 
 
+@pytest.mark.slow
 def test_real_answers_at_the_same_time(tmp_path, weights):
     """Three tasks share the embedded model, each with its own answer."""
 

@@ -68,6 +68,7 @@ async def test_usage_inside_a_running_loop(store):
     assert (await store.usage(UsageFilter())).calls == 0
 
 
+@pytest.mark.slow
 def test_usage_survives_restarts_and_processes(tmp_path):
     """What another process wrote is there, in the user's own ledger when no store is named."""
     program = """

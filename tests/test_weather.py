@@ -332,6 +332,7 @@ def pid_of(url):
         return client.info("server")["process_id"]
 
 
+@pytest.mark.slow
 @OWING
 def test_the_lock_is_taken_while_the_upstream_answers(tmp_path, place, monkeypatch, ask):
     """The answer is owed and given; it is booked once the ledger is free, with what it cost."""

