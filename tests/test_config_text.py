@@ -74,6 +74,7 @@ def test_any_bytes_are_a_config_or_a_config_error(data, file):
     assert isinstance(outcome(file), Config | ConfigError)
 
 
+@pytest.mark.slow
 @given(raw=FILES)
 @BUDGET
 def test_any_shape_is_judged_alike_as_file_and_as_mapping(raw, file):

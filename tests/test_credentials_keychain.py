@@ -96,6 +96,7 @@ def ask(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_key_goes_in_and_comes_out(ask):
     """Stored, found before the file, listed without itself, removed once."""
     assert ask("rings.File", SET)[0] == "None"

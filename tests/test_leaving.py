@@ -33,6 +33,7 @@ def test_leaving_the_loop_closes_the_upstream(caller, litellm_warm):
     assert stats.completion_tokens > 0
 
 
+@pytest.mark.slow
 def test_stream_left_to_the_garbage_collector_blocks_nobody(litellm_warm):
     """A stream that is collected in the middle of another call's transaction ends, and so does the call."""
     with FaultServer(default=SLOW) as server, SyncLLMClient(configuration(server.url, deadline=PATIENT)) as client:

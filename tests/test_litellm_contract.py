@@ -406,6 +406,7 @@ async def test_a_reason_that_litellm_calls_stop_is_no_end(litellm_warm, reason):
     assert (chunks[-2].choices[0].finish_reason, stream.ended_by()) == ("stop", "none")
 
 
+@pytest.mark.slow
 def test_chunks_that_came_at_once_are_let_go(litellm_warm):
     """However many chunks lie ready, no generator waits to be closed with OpenAI's chunk in its frame."""
 

@@ -83,6 +83,7 @@ def _fed(schema_machine, pieces):
     return None
 
 
+@pytest.mark.slow
 def test_fuzzed_errors_are_mostly_seen_in_mid_stream():
     """Without conditions and patterns, most wrong values are turned down before their end: the fuzz is not idle."""
     seen = missed = accepted = 0
