@@ -94,14 +94,7 @@ class _GuardedCall:
             at_s=round(self._began - account.began, 6) if account.trace else 0.0,
         )
         self._shown_trace: dict[str, Any] = {}
-        params = {name: value for name, value in keywords.items() if name != "messages"}
-        self._call = Call(
-            provider=target.provider,
-            model=target.model,
-            messages=prompt_of(keywords),
-            params=params,
-            timeout_s=runtime.config.deadline.total_s,
-        )
+        self._call = _call_of(target, keywords, timeout_s=runtime.config.deadline.total_s)
         self._reservation = self._dearest([target, *fallbacks_of(runtime, keywords)])
         self._handed: dict[str, Any] = {}
         self._is_open = False
@@ -369,6 +362,17 @@ class _GuardedCall:
         hidden = getattr(answer, "_hidden_params", None)
         if isinstance(hidden, dict):
             hidden["blueprint"] = self._shown_trace
+
+
+def _call_of(target: Target, keywords: Mapping[str, Any], *, timeout_s: float) -> Call:
+    """Return what a call of any endpoint sends, as the call of a chat: so it is bounded, and told of in errors."""
+    return Call(
+        provider=target.provider,
+        model=target.model,
+        messages=prompt_of(keywords),
+        params={name: value for name, value in keywords.items() if name != "messages"},
+        timeout_s=timeout_s,
+    )
 
 
 def _litellm() -> Any:
