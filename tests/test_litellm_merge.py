@@ -1,5 +1,6 @@
 """Chunks merged by shape: however an answer is cut up, it comes out as it was."""
 
+import base64
 import copy
 import itertools
 
@@ -316,3 +317,18 @@ def test_usage_is_the_providers_with_what_litellm_counted():
         "extra": {"a": 1},
         "details": {"text": 4, "reasoning": 4},
     }
+
+
+def test_many_pieces_are_as_few():
+    """However many pieces come: texts are joined, labels stay labels, and padded base64 is joined as bytes."""
+    sound = [bytes([number]) * (2 if number == 70 else 3) for number in range(100)]  # the one in the middle is padded
+    pieces = [
+        {"content": f"{number} ", "scene": {"kind": "3d", "text": "ab" if number % 2 else "c"}, "audio": {"data": data}}
+        for number, data in enumerate(base64.b64encode(each).decode() for each in sound)
+    ]
+
+    message = merged(*pieces)
+
+    assert message["content"] == "".join(f"{number} " for number in range(100))
+    assert message["scene"] == {"kind": "3d", "text": "cab" * 50}
+    assert base64.b64decode(message["audio"]["data"]) == b"".join(sound)

@@ -363,3 +363,16 @@ def test_nothing_is_loaded_where_nobody_listens():
     ran = subprocess.run([sys.executable, "-c", NOBODY], capture_output=True, text=True, timeout=60, check=True)
 
     assert ran.stdout == "Hello.\n[]\n"
+
+
+def test_a_loaded_interface_is_no_listener():
+    """Nobody listens before the program has set a provider: LiteLLM loads OpenTelemetry by itself."""
+    program = (
+        "from opentelemetry import metrics, trace\nfrom blueprint_llm.engine import otel\nprint(otel.listened())\n"
+        "from opentelemetry.sdk.trace import TracerProvider\ntrace.set_tracer_provider(TracerProvider())\n"
+        "print(otel.listened())"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+
+    assert done.stdout.split() == ["False", "True"]
