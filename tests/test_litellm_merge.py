@@ -321,14 +321,14 @@ def test_usage_is_the_providers_with_what_litellm_counted():
 
 def test_many_pieces_are_as_few():
     """However many pieces come: texts are joined, labels stay labels, and padded base64 is joined as bytes."""
-    sound = [bytes([number]) * (2 if number == 70 else 3) for number in range(100)]  # the one in the middle is padded
+    sound = [bytes([number]) * (2 if number == 30 else 3) for number in range(100)]  # the one in the middle is padded
     pieces = [
-        {"content": f"{number} ", "scene": {"kind": "3d", "text": "ab" if number % 2 else "c"}, "audio": {"data": data}}
+        {"content": f"{number} ", "scene": {"kind": "3d", "text": "ab" if number % 3 else "c"}, "audio": {"data": data}}
         for number, data in enumerate(base64.b64encode(each).decode() for each in sound)
     ]
 
     message = merged(*pieces)
 
     assert message["content"] == "".join(f"{number} " for number in range(100))
-    assert message["scene"] == {"kind": "3d", "text": "cab" * 50}
+    assert message["scene"] == {"kind": "3d", "text": "cabab" * 33 + "c"}
     assert base64.b64decode(message["audio"]["data"]) == b"".join(sound)
