@@ -332,3 +332,10 @@ def test_many_pieces_are_as_few():
     assert message["content"] == "".join(f"{number} " for number in range(100))
     assert message["scene"] == {"kind": "3d", "text": "cabab" * 33 + "c"}
     assert base64.b64decode(message["audio"]["data"]) == b"".join(sound)
+
+
+def test_a_text_that_ends_as_it_began_is_no_label():
+    """Only what is the same in every piece may be a label."""
+    pieces = [{"scene": {"kind": "3d", "words": words, "note": note}} for words, note in zip("aba", "xyz", strict=True)]
+
+    assert merged(*pieces)["scene"] == {"kind": "3d", "words": "aba", "note": "xyz"}
