@@ -86,70 +86,16 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "CATEGORIES",
-    "AdapterFactory",
-    "AnswerInvalidError",
-    "ApprovalPending",
-    "BlueprintError",
-    "BudgetExceededError",
-    "CacheManager",
-    "CallError",
-    "ChainExhaustedError",
-    "ChatMessage",
-    "ChatRequest",
-    "ChatResponse",
-    "CloudAdapter",
-    "Config",
-    "ConfigError",
-    "ContextDoesNotFitError",
-    "Credential",
-    "CredentialsError",
-    "CredentialsManager",
-    "DeadlineExceededError",
-    "Event",
-    "FallbackAdapter",
-    "InvalidRequestError",
-    "JsonMachine",
-    "LLMClient",
-    "LocalAdapter",
-    "ModelInfo",
-    "NoTargetError",
-    "OpusAdapter",
-    "PartialToolCall",
-    "Plan",
-    "PlanError",
-    "PlanStep",
-    "PlanningContext",
-    "PlanningCoordinator",
-    "QuotaExceededError",
-    "RouteDecision",
-    "Router",
-    "Secret",
-    "StreamBrokenError",
-    "StreamChunk",
-    "StreamVerdict",
-    "StreamingHandler",
-    "SyncLLMClient",
-    "Tool",
-    "ToolCall",
-    "ToolCallInvalidError",
-    "ToolDeniedError",
-    "ToolError",
-    "ToolResult",
-    "UsageFilter",
-    "UsageInfo",
-    "UsageStats",
-    "UsageTotals",
-    "UsageTracker",
-    "Verdict",
-    "acompletion",
-    "completion",
-    "install",
-    "litellm",
-    "load_config",
-    "uninstall",
-]
+__all__ = ["CATEGORIES", "AdapterFactory", "AnswerInvalidError", "ApprovalPending", "BlueprintError"]
+__all__ += ["BudgetExceededError", "CacheManager", "CallError", "ChainExhaustedError", "ChatMessage", "ChatRequest"]
+__all__ += ["ChatResponse", "CloudAdapter", "Config", "ConfigError", "ContextDoesNotFitError", "Credential"]
+__all__ += ["CredentialsError", "CredentialsManager", "DeadlineExceededError", "Event", "FallbackAdapter"]
+__all__ += ["InvalidRequestError", "JsonMachine", "LLMClient", "LocalAdapter", "ModelInfo", "NoTargetError"]
+__all__ += ["OpusAdapter", "PartialToolCall", "Plan", "PlanError", "PlanStep", "PlanningContext", "PlanningCoordinator"]
+__all__ += ["QuotaExceededError", "RouteDecision", "Router", "Secret", "StreamBrokenError", "StreamChunk"]
+__all__ += ["StreamVerdict", "StreamingHandler", "SyncLLMClient", "Tool", "ToolCall", "ToolCallInvalidError"]
+__all__ += ["ToolDeniedError", "ToolError", "ToolResult", "UsageFilter", "UsageInfo", "UsageStats", "UsageTotals"]
+__all__ += ["UsageTracker", "Verdict", "acompletion", "completion", "install", "litellm", "load_config", "uninstall"]
 
 
 def __getattr__(name: str) -> Any:

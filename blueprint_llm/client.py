@@ -75,7 +75,7 @@ class _Client:
         session: str | None = None,
         adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
-        self._runtime = Runtime.build(
+        self._runtime = Runtime(
             config,
             credentials=credentials_manager,
             on_event=on_event,
@@ -313,18 +313,23 @@ class SyncLLMClient(_Client):
         self.close()
 
 
-class Stream:
-    """An async stream of chunks; leaving it early closes the upstream."""
+class _AnyStream:
+    """A stream of one request's chunks."""
 
     def __init__(self, run: RequestRun) -> None:
         self._request_run = run
         self._begun = False
-        self._iterator: AsyncGenerator[StreamChunk, None] | None = None
 
     @property
     def response(self) -> ChatResponse | None:
         """The whole answer; None until the end."""
         return self._request_run.response
+
+
+class Stream(_AnyStream):
+    """An async stream of chunks; leaving it early closes the upstream."""
+
+    _iterator: AsyncGenerator[StreamChunk, None] | None = None
 
     def __aiter__(self) -> AsyncIterator[StreamChunk]:
         """Return the chunks that are left. The loop alone holds the iterator, so leaving the loop ends it at once."""
@@ -357,18 +362,10 @@ class Stream:
         await self.aclose()
 
 
-class SyncStream:
+class SyncStream(_AnyStream):
     """A blocking stream of chunks; leaving it early closes the upstream."""
 
-    def __init__(self, run: RequestRun) -> None:
-        self._request_run = run
-        self._begun = False
-        self._iterator: Iterator[StreamChunk] | None = None
-
-    @property
-    def response(self) -> ChatResponse | None:
-        """The whole answer; None until the end."""
-        return self._request_run.response
+    _iterator: Iterator[StreamChunk] | None = None
 
     def __iter__(self) -> Iterator[StreamChunk]:
         """Return the chunks that are left. The loop alone holds the iterator, so leaving the loop ends it at once."""

@@ -48,10 +48,11 @@ class BlueprintError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from attributes, so that errors with keyword-only facts survive a process pool."""
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
+        return rebuild, (type(self), self.args, self.__dict__.copy())
 
 
-def _rebuild(kind: type[BlueprintError], args: tuple[Any, ...], facts: dict[str, Any]) -> BlueprintError:
+def rebuild(kind: type[BlueprintError], args: tuple[Any, ...], facts: Mapping[str, Any]) -> BlueprintError:
+    """Return an error of `kind` with these facts, without its constructor."""
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(facts)
@@ -135,11 +136,11 @@ class StoreError(BlueprintError):
 
 
 class NoTargetError(BlueprintError):
-    """No configured target may serve the request; `considered` says why, target by target."""
+    """No configured target may serve the request; `considered` says why, target by target, `more` what else helps."""
 
-    def __init__(self, considered: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, considered: Sequence[Mapping[str, Any]] = (), *, more: str = "") -> None:
         rows = "; ".join(f"{row.get('provider')} ({row.get('model')}): {row.get('reason')}" for row in considered)
-        super().__init__(f"no target can serve this request: {rows or 'the chain is empty'}")
+        super().__init__(f"no target can serve this request: {rows or 'the chain is empty'}{more}")
         self.considered = [dict(row) for row in considered]
 
 
@@ -394,14 +395,9 @@ class ChainExhaustedError(CallError):
     def __init__(self, attempts: Sequence[BlueprintError], *, notes: Sequence[str] = ()) -> None:
         first = next((error for error in attempts if isinstance(error, CallError)), None)
         lines = [*(f"  {n}. {error}" for n, error in enumerate(attempts, 1)), *notes]
-        super().__init__(
-            "\n".join([f"all {len(attempts)} attempts failed:", *lines]),
-            category=first.category if first else "unknown",
-            provider=first.provider if first else None,
-            model=first.model if first else None,
-            status=first.status if first else None,
-            retry_after_s=first.retry_after_s if first else None,
-        )
+        shown = ("category", "provider", "model", "status", "retry_after_s")
+        facts: dict[str, Any] = {name: getattr(first, name, None) for name in shown}
+        super().__init__("\n".join([f"all {len(attempts)} attempts failed:", *lines]), **facts)
         self.attempts = list(attempts)
 
 

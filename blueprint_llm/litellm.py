@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from blueprint_llm.compat import Beside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Literal, Unpack, overload
+    from collections.abc import Coroutine, Sequence
+    from typing import Literal, Protocol, TypeVar, Unpack, overload
 
     from litellm import *  # noqa: F403 - what is not guarded is LiteLLM's, with its types
     from litellm import CustomStreamWrapper, ModelResponse
@@ -15,71 +15,42 @@ if TYPE_CHECKING:
 
     from blueprint_llm.engine.keywords import CompletionKeywords, Message, RouterKeywords
 
-    @overload
-    def completion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: Literal[False] | None = None,
-        **keywords: Unpack[CompletionKeywords],
-    ) -> ModelResponse: ...
-    @overload
-    def completion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: Literal[True],
-        **keywords: Unpack[CompletionKeywords],
-    ) -> CustomStreamWrapper: ...
-    @overload
-    def completion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: bool | None,
-        **keywords: Unpack[CompletionKeywords],
-    ) -> ModelResponse | CustomStreamWrapper: ...
-    def completion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: bool | None = None,
-        **keywords: Unpack[CompletionKeywords],
-    ) -> ModelResponse | CustomStreamWrapper:
+    Whole_co = TypeVar("Whole_co", covariant=True)
+    Stream_co = TypeVar("Stream_co", covariant=True)
+
+    class _Completion(Protocol[Whole_co, Stream_co]):
         """Ask for a completion: LiteLLM's signature and objects."""
 
-    @overload
-    async def acompletion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: Literal[False] | None = None,
-        **keywords: Unpack[CompletionKeywords],
-    ) -> ModelResponse: ...
-    @overload
-    async def acompletion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: Literal[True],
-        **keywords: Unpack[CompletionKeywords],
-    ) -> CustomStreamWrapper: ...
-    @overload
-    async def acompletion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: bool | None,
-        **keywords: Unpack[CompletionKeywords],
-    ) -> ModelResponse | CustomStreamWrapper: ...
-    async def acompletion(
-        model: str,
-        messages: Sequence[Message] = (),
-        *,
-        stream: bool | None = None,
-        **keywords: Unpack[CompletionKeywords],
-    ) -> ModelResponse | CustomStreamWrapper:
-        """Ask for a completion: LiteLLM's signature and objects."""
+        @overload
+        def __call__(
+            self,
+            model: str,
+            messages: Sequence[Message] = (),
+            *,
+            stream: Literal[False] | None = None,
+            **keywords: Unpack[CompletionKeywords],
+        ) -> Whole_co: ...
+        @overload
+        def __call__(
+            self,
+            model: str,
+            messages: Sequence[Message] = (),
+            *,
+            stream: Literal[True],
+            **keywords: Unpack[CompletionKeywords],
+        ) -> Stream_co: ...
+        @overload
+        def __call__(
+            self,
+            model: str,
+            messages: Sequence[Message] = (),
+            *,
+            stream: bool | None,
+            **keywords: Unpack[CompletionKeywords],
+        ) -> Whole_co | Stream_co: ...
+
+    completion: _Completion[ModelResponse, CustomStreamWrapper]
+    acompletion: _Completion[Coroutine[Any, Any, ModelResponse], Coroutine[Any, Any, CustomStreamWrapper]]
 
     class Router(_Router):  # type: ignore[misc] # LiteLLM is not followed: too huge
         """LiteLLM's Router, made with our block beside its own arguments."""

@@ -30,12 +30,10 @@ class ModelFacts:
     max_output_tokens: int | None = None
     supports_tools: bool | None = None
     supports_vision: bool | None = None
-    mode: str | None = None
-    litellm_provider: str | None = None
 
 
 # What one slot of the embedded model's window takes: prompt and answer together.
-EMBEDDED = ModelFacts(max_input_tokens=4096, max_output_tokens=4096, supports_tools=True, litellm_provider="embedded")
+EMBEDDED = ModelFacts(max_input_tokens=4096, max_output_tokens=4096, supports_tools=True)
 
 
 @lru_cache(maxsize=1)
@@ -101,8 +99,6 @@ def info(model_id: str) -> ModelFacts | None:
         max_output_tokens=_whole(found, "max_output_tokens", "max_tokens"),
         supports_tools=found.get("supports_function_calling"),
         supports_vision=found.get("supports_vision"),
-        mode=found.get("mode"),
-        litellm_provider=found.get("litellm_provider"),
     )
 
 

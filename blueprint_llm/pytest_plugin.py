@@ -29,14 +29,14 @@ class ScriptedClients:
 
     def __call__(self, *steps: Step, **blueprint: Any) -> SyncLLMClient:
         """A blocking client; keywords are keys of the configuration's `blueprint:` block. The test's end closes it."""
-        from blueprint_llm.client import SyncLLMClient  # noqa: PLC0415 - see above
+        from blueprint_llm.client import SyncLLMClient
 
         self._clients.append(SyncLLMClient(_configured(blueprint), adapters=self._scripted(steps)))
         return self._clients[-1]
 
     def asynchronous(self, *steps: Step, **blueprint: Any) -> LLMClient:
         """The same as `LLMClient`, for `async with`."""
-        from blueprint_llm.client import LLMClient  # noqa: PLC0415 - see above
+        from blueprint_llm.client import LLMClient
 
         return LLMClient(_configured(blueprint), adapters=self._scripted(steps))
 
@@ -46,7 +46,7 @@ class ScriptedClients:
         return [call for adapter in self._adapters for call in adapter.calls]
 
     def _scripted(self, steps: tuple[Step, ...]) -> dict[str, ScriptedAdapter]:
-        from blueprint_llm.testing import ScriptedAdapter  # noqa: PLC0415 - see above
+        from blueprint_llm.testing import ScriptedAdapter
 
         self._adapters.append(ScriptedAdapter(steps))
         return {"scripted": self._adapters[-1]}
@@ -85,7 +85,7 @@ def scripted_client(blueprint_home: Path) -> Iterator[ScriptedClients]:  # noqa:
 @pytest.fixture
 def fault_server(blueprint_home: Path) -> Iterator[FaultServer]:  # noqa: ARG001 - asked for its effect
     """A server at `fault_server.url` that answers as told: `fault_server.add(Status(429), Cut(3), Answer("Hello"))`."""
-    from blueprint_llm.testing import FaultServer  # noqa: PLC0415 - see above
+    from blueprint_llm.testing import FaultServer
 
     with FaultServer() as server:
         yield server

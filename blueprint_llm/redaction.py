@@ -280,20 +280,9 @@ def redact_rendered(_logger: Any, _method: str, rendered: Any) -> Any:
 
 # LiteLLM and what it calls; a filter on a logger does not see the records of its children.
 LOGGERS = (
-    "LiteLLM",
-    "LiteLLM Router",
-    "LiteLLM Proxy",
-    "openai",
-    "openai._base_client",
-    "openai._legacy_response",
-    "openai._response",
-    "httpx",
-    "httpcore.connection",
-    "httpcore.http11",
-    "httpcore.http2",
-    "httpcore.proxy",
-    "aiohttp.client",
-    "asyncio",
+    *("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "aiohttp.client", "asyncio"),
+    *("openai", "openai._base_client", "openai._legacy_response", "openai._response"),
+    *("httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
 )
 _FAMILIES = ("litellm", "openai", "httpx", "httpcore", "aiohttp", "anthropic", "mcp")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}

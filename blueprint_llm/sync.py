@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
 T = TypeVar("T")
 
@@ -38,8 +38,55 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     Raises:
         Exception: What the coroutine raised. KeyboardInterrupt cancels it and waits until it has settled.
     """
-    with _loop() as loop:
-        return loop.run(coroutine)
+    return Caller().run(coroutine)
+
+
+def run_later(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run `coroutine` on the background loop without waiting for it; at the end of the process nothing happens."""
+    try:
+        with _loop() as loop:
+            _Task(loop, coroutine)
+    except RuntimeError:  # the loop has ended with the interpreter
+        coroutine.close()
+
+
+class Caller:
+    """The thread of one blocking call, for what must run where it was called: async code has it run functions.
+
+    LiteLLM's clients, callbacks and context variables belong to that thread, and Ctrl-C reaches it.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    async def call(self, function: Callable[..., T], **keywords: Any) -> T:
+        """Return what `function` returns in the caller's thread, or raise what it raises."""
+        answer: Future[T] = Future()
+
+        def job() -> None:
+            if not answer.set_running_or_notify_cancel():  # whoever asked has left
+                return
+            try:
+                result = function(**keywords)
+            except Exception as error:  # noqa: BLE001 - it goes to the coroutine that asked
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        self._jobs.put(job)
+        return await asyncio.wrap_future(answer)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `coroutine` as `run` does, while this thread does what it asks for."""
+        with _loop() as loop:
+            task = _Task(loop, coroutine)
+            task.done.add_done_callback(lambda _: self._jobs.put(None))
+            try:
+                while (job := self._jobs.get()) is not None:
+                    job()
+                return task.done.result()
+            finally:
+                task.end()
 
 
 def iterate(items: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -74,13 +121,6 @@ class _Loop:
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        task = _Task(self, coroutine)
-        try:
-            return task.done.result()
-        finally:
-            task.end()
 
     def hold(self) -> None:
         """Let the loop stand still between two callbacks, until `go_on`; a callback that takes long is not waited for.

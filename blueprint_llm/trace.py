@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ class Account(NamedTuple):
 CALLER: ContextVar[Account | None] = ContextVar("blueprint_caller", default=None)
 
 
-def _fields(record: Any) -> dict[str, Any]:
+_VALUES = {kind: attrgetter(*kind.__slots__) for kind in (AttemptTrace, Trace)}
+
+
+def _fields(record: AttemptTrace | Trace) -> dict[str, Any]:
     """A record's fields as they are: the call is over, nobody else will change them."""
-    return {name: getattr(record, name) for name in record.__slots__}
+    return dict(zip(record.__slots__, _VALUES[type(record)](record), strict=True))

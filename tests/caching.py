@@ -40,7 +40,6 @@ WHOLE = {
         "cost": 0.0423,
     },
 }
-SENDABLE = {name: value for name, value in MESSAGE.items() if value is not None}
 USAGE = UsageInfo(prompt_tokens=3, completion_tokens=4, total_tokens=7, estimated_cost=0.25, cached_tokens=2)
 
 
@@ -68,8 +67,6 @@ def entry_of(content="Hello", *, chunks=(), at=None, **more):
         whole=whole,
         chunks=chunks,
         content=content,
-        finish_reason="stop",
-        message=message,
         at=time.time() if at is None else at,
         **more,
     )
@@ -79,11 +76,8 @@ FULL = Entry(
     whole=WHOLE,
     chunks=CHUNKS,
     content=MESSAGE["content"],
-    finish_reason="tool_calls",
     tool_calls=(ToolCall(id="c1", name="read", arguments={"path": "ä"}),),
     usage=USAGE,
-    message=SENDABLE,
-    reasoning="Let me greet.",
     saved_nano=250_000_000,
     at=5.0,
 )

@@ -13,6 +13,8 @@ import re
 import signal
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -150,4 +152,12 @@ def forgotten_configuration():
     compat = sys.modules.get("blueprint_llm.compat")
     if compat is not None:
         compat.uninstall()
-        compat.guards.forget()
+        compat.guarding.forget()
+
+
+@pytest.fixture
+def shared_tmp():
+    """A folder that other users may enter; pytest's own is closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

@@ -3,11 +3,13 @@
 import asyncio
 import threading
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import ClassVar
 
-from blueprint_llm.engine.guard import Watched
-from blueprint_llm.engine.held import HeldBack
+from blueprint_llm.adapters.settings import ModuleSettings
+from blueprint_llm.engine.guarded import PolicyGuard, Watched
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError, ToolCallInvalidError
-from blueprint_llm.streaming import StreamingHandler, Verdict
+from blueprint_llm.streaming import StreamingHandler, TextDelta, Verdict
 
 
 @dataclass
@@ -21,9 +23,10 @@ class Booked:
 
 
 @dataclass
-class CountingGuard:
+class CountingGuard(PolicyGuard):
     """Let `limit` calls pass, refuse the others, and check every answer."""
 
+    runtime: ClassVar = SimpleNamespace(settings=ModuleSettings())
     limit: int = 10**9
     refusal: str = "quota"
     refuse: frozenset = frozenset()
@@ -31,7 +34,7 @@ class CountingGuard:
     lock: threading.Lock = field(default_factory=threading.Lock)
     loops: set = field(default_factory=set)
 
-    async def call(self, operation, send, keywords):
+    async def call(self, operation, send, keywords, *, redirects=False):
         """Count, call and check."""
         self.loops.add(id(asyncio.get_running_loop()))
         self.reserve(keywords)
@@ -40,7 +43,8 @@ class CountingGuard:
         try:
             answer = await send(**keywords)
             if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
-                return Watched(stream=answer, watch=Watch(booked, keywords))
+                watch = Watch(booked, keywords)
+                return Watched(answer, watch, watch.settle)
             self.check(answer, keywords)
         except BaseException as error:
             booked.ended = type(error).__name__
@@ -82,34 +86,34 @@ class CountingGuard:
 
 
 class Watch:
-    """Judge a chat stream with StreamingHandler; other streams pass."""
+    """Judge a chat stream with StreamingHandler, and hold back its calls; other streams pass."""
 
     def __init__(self, booked, keywords):
-        self.booked, self.held = booked, HeldBack(wants_usage=True)
+        self.booked, self.waiting = booked, []
         self.handler = StreamingHandler(keywords.get("tools") or ())
         self.is_chat = booked.operation in {"completion", "acompletion"}
+        self.shown = False
         self.settled = 0
-
-    @property
-    def shown(self):
-        """Whether content was handed on."""
-        return self.held.shown
 
     def feed(self, chunk):
         """Hold or hand on."""
-        if not self.is_chat:
-            self.held.shown = True
-            return [chunk]
-        for event in self.handler.feed(chunk):
+        events = self.handler.feed(chunk) if self.is_chat else []
+        for event in events:
             if isinstance(event, Verdict) and event.status == "invalid":
                 raise ToolCallInvalidError(f"bad call: {event.code}", verdict=event)
-        return self.held.add(chunk)
+        self.waiting.append(chunk)
+        says = any(isinstance(event, TextDelta) for event in events)
+        if self.handler.has_calls or (self.is_chat and not says):
+            return []
+        self.shown = True
+        return self.finish(is_over=False)
 
-    def finish(self):
-        """Judge the whole stream."""
-        if self.is_chat:
+    def finish(self, *, is_over=True):
+        """Judge the whole stream; hand on what waits."""
+        if self.is_chat and is_over:
             raise_invalid(self.handler.close())
-        return self.held.rest()
+        released, self.waiting = self.waiting, []
+        return released
 
     async def settle(self, error):
         """Note the end, once."""

@@ -1,28 +1,33 @@
-"""Processes that hold what a call needs: a database, a lock file, a server that was stopped."""
+"""Processes that hold what a call needs: a database, a lock file, a server that was stopped.
+
+Each lasts longer than what happens meanwhile: whoever waits for its end is let go after a minute, and fails.
+"""
 
 import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 
+LASTS_S = 60.0
 HOLDER = """
-import sqlite3, sys
+import select, sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
 for statement in sys.argv[2:]:
     db.execute(statement).fetchall()
 print("held", flush=True)
-sys.stdin.readline()
+select.select([sys.stdin], [], [], LASTS_S)
 """
 FLOCKER = """
-import fcntl, os, sys
+import fcntl, os, select, sys
 held = [os.open(name, os.O_RDWR | os.O_CREAT, 0o600) for name in sys.argv[1:]]
 for each in held:
     fcntl.flock(each, fcntl.LOCK_EX)
 print("held", flush=True)
-sys.stdin.readline()
+select.select([sys.stdin], [], [], LASTS_S)
 """
 
 
@@ -42,11 +47,12 @@ def flocking(*paths):
 
 @contextmanager
 def _running(program, *arguments):
-    command = [sys.executable, "-c", program, *map(str, arguments)]
+    command = [sys.executable, "-c", program.replace("LASTS_S", str(LASTS_S)), *map(str, arguments)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
         yield holder
+        assert holder.stdin.closed or holder.poll() is None, "somebody waited until the trouble was over"
     finally:
         free(holder)
 
@@ -64,9 +70,13 @@ def free(holder):
 def stopped(pid):
     """The process is stopped meanwhile, as by Ctrl-Z."""
     os.kill(pid, signal.SIGSTOP)
+    over = threading.Timer(LASTS_S, os.kill, (pid, signal.SIGCONT))
+    over.start()
     try:
         yield
+        assert over.is_alive(), "somebody waited until the trouble was over"
     finally:
+        over.cancel()
         os.kill(pid, signal.SIGCONT)
 
 

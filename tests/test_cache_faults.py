@@ -15,8 +15,7 @@ import pytest
 from caching import entry_of
 
 from blueprint_llm.cache import CacheManager
-from blueprint_llm.cache._diskcache import BytesDisk, RefusedRowError
-from blueprint_llm.cache.disk import DiskCache
+from blueprint_llm.cache.disk import BytesDisk, DiskCache, RefusedRowError
 from blueprint_llm.errors import StoreError
 
 KEY = "n:1"

@@ -7,11 +7,12 @@ from caching import FULL, entry_of
 from blueprint_llm.cache import CacheManager, MemoryCache
 from blueprint_llm.cache import manager as manager_module
 from blueprint_llm.cache.entry import seal
-from blueprint_llm.cache.protocol import RepairedError
 from blueprint_llm.cache.redis_store import RedisCache
+from blueprint_llm.cache.store import RepairedError
 from blueprint_llm.config import load_config
 from blueprint_llm.errors import StoreError
 from blueprint_llm.redaction import register
+from blueprint_llm.types import ToolCall
 
 
 class BrittleCache(MemoryCache):
@@ -118,7 +119,6 @@ async def test_each_hit_is_an_entry_of_its_own(manager):
         entry = await manager.lookup("n:1")
         assert entry == FULL
         entry.whole.clear()
-        entry.message.clear()
 
 
 async def test_few_entries_are_held_in_memory(manager, store, monkeypatch):
@@ -139,7 +139,8 @@ async def test_an_answer_that_repeats_a_secret_is_not_kept(manager, store):
     """Wherever it stands: no key reaches the store's bytes."""
     register("sk-0123456789abcdef")
     spoken = "Your key is sk-0123456789abcdef."
-    for entry in (entry_of(spoken), entry_of(reasoning=spoken), entry_of(chunks=({"x": [spoken]},))):
+    call = ToolCall(id="c1", name="tell", arguments={"text": spoken})
+    for entry in (entry_of(spoken), entry_of(tool_calls=(call,)), entry_of(chunks=({"x": [spoken]},))):
         await manager.keep("n:1", entry)
 
     assert (await store.measure()).entries == 0

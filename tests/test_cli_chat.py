@@ -57,6 +57,24 @@ def test_the_answer_is_all_of_standard_output(chat, option):
     assert (asked["max_tokens"], asked["model"]) == (9, "gpt-4o-mini")
 
 
+def test_files_are_parts_of_the_message(chat, tmp_path):
+    """An image and a PDF go as data, everything else as text with its name."""
+    files = {"a.png": b"\x89PNG", "b.pdf": b"%PDF", "c.md": b"# Title"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with FaultServer([Answer("Seen.")]) as server:
+        done = chat("look", *(word for name in files for word in ("-a", str(tmp_path / name))), urls=[server.url])
+        (asked,) = (request.body for request in server.requests)
+
+    assert done.stdout == "Seen.\n"
+    assert asked["messages"][0]["content"] == [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+        {"type": "file", "file": {"filename": "b.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}},
+        {"type": "text", "text": "c.md:\n# Title"},
+    ]
+
+
 def test_bytes_that_are_no_text_are_no_trouble(chat):
     """A binary file in the pipe is sent with replacement characters."""
     with FaultServer(default=Answer("ok")) as server:

@@ -10,9 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from blueprint_llm.cli.check import command as check
-from blueprint_llm.cli.init import command as init
-from blueprint_llm.cli.schema import command as schema
+from blueprint_llm.cli.config import check, init, schema
 from blueprint_llm.config import load_config
 
 CASES = Path(__file__).parent / "config_cases"

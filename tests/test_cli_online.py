@@ -118,7 +118,7 @@ def test_the_completion_of_the_help_works_in_bash(tmp_path):
 
 SLOW = """
 import sys, time
-from blueprint_llm.cli.progress import Progress
+from blueprint_llm.cli.output import Progress
 with Progress("fetching") as progress:
     time.sleep(float(sys.argv[1]))
     progress.update(3, 4)

@@ -9,7 +9,7 @@ from driving import configuration
 from report_rows import row, write_ledger
 
 from blueprint_llm.cli import main
-from blueprint_llm.cli.options import table_lines, usd
+from blueprint_llm.cli.output import table_lines, usd
 
 HEAD = ("MODEL", "CALLS", "COST USD", "REASON", "")
 ROWS = [

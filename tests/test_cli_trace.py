@@ -133,6 +133,18 @@ def failed(name):
     return trace
 
 
+def test_calls_that_the_ledger_does_not_know(called):
+    """Of what was never sent the trace alone is kept: the newest needs no name, and a common beginning names no one."""
+    _, trace = called
+    for name in ("unsure-one", "unsure-two"):
+        traces.keep_trace(failed(name), "TimeoutError")
+    both = trace("unsure-o", "--json"), trace("unsure-t", "--json")
+
+    assert trace().stdout == "call unsure-two, never sent: failed\n"
+    assert [json.loads(done.stdout)["id"] for done in both] == ["unsure-one", "unsure-two"]
+    assert "'unsure' is the beginning of 2 calls: unsure-two, unsure-one" in trace("unsure").stderr
+
+
 def test_the_file_stays_small(monkeypatch):
     """Beyond its size the older half goes; the newest is found first."""
     monkeypatch.setattr(traces, "MOST_BYTES", 2000)

@@ -156,6 +156,7 @@ BAD_CONFIGS = [
     pytest.param({"blueprint": {"chains": {"default": ["nobody"]}}}, "nobody", id="an unknown name in a chain"),
     pytest.param({"blueprint": {"retry": {"max_attempts": 0}}}, "max_attempts", id="a number out of range"),
     pytest.param({"blueprint": {"retri": {}}}, "retry", id="a misspelt key"),
+    pytest.param(3, "a configuration is a path or a mapping, not int", id="no configuration at all"),
     pytest.param("no-such-file.yaml", "no-such-file.yaml", id="a missing file"),
 ]
 

@@ -11,7 +11,7 @@ from endpoint_server import Endpoints
 from serving import serving
 
 from blueprint_llm import LLMClient, errors
-from blueprint_llm.cli.check import command
+from blueprint_llm.cli.config import check
 from blueprint_llm.config import load_config
 from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Stall, Status, ToolUse
 from blueprint_llm.types import UsageFilter
@@ -447,7 +447,7 @@ def test_check_says_what_litellm_says(tmp_path, capsys):
     )
 
     with pytest.raises(SystemExit) as code:
-        command(["--config", str(path)])
+        check(["--config", str(path)])
 
     said = capsys.readouterr().out
     assert code.value.code == 1

@@ -8,7 +8,7 @@ from driving import KEY
 from guarding import CountingGuard
 
 from blueprint_llm import litellm as guarded
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.testing import FaultServer, Status
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.

@@ -18,7 +18,7 @@ from guarding import CountingGuard
 import blueprint_llm
 from blueprint_llm import errors
 from blueprint_llm import litellm as ours
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.compat.guarding import ASYNC, CALLS
 
 HI = [{"role": "user", "content": "hi"}]

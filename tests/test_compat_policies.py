@@ -24,7 +24,7 @@ import blueprint_llm
 from blueprint_llm import errors, redaction
 from blueprint_llm import litellm as guarded
 from blueprint_llm.adapters.exceptions import without_secrets
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.compat.failures import both, mid_stream
 from blueprint_llm.testing import Answer, FaultServer
 

@@ -14,9 +14,9 @@ from litellm.exceptions import MidStreamFallbackError
 
 from blueprint_llm import errors
 from blueprint_llm import litellm as guarded
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.compat.streams import opened
-from blueprint_llm.engine.guard import Watched
+from blueprint_llm.engine.guarded import Watched
 from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Recorded, Reset, Stall, Status, ToolUse
 
 # LiteLLM makes a session per key and forgets to close those whose call failed.
@@ -324,14 +324,14 @@ def test_generators_are_watched_too(guard):
         yield b"two"
 
     async def run():
-        stream = opened(Watched(stream=frames(), watch=one), masked=True)
+        stream = opened(Watched(frames(), one, one.settle), masked=True)
         assert stream.ag_running is False
         return [frame async for frame in stream]
 
     one, other = Watch(), Watch()
 
     assert asyncio.run(run()) == [b"one", b"two", "rest"]
-    assert list(opened(Watched(stream=iter_frames(), watch=other), masked=True)) == [b"one", "rest"]
+    assert list(opened(Watched(iter_frames(), other, other.settle), masked=True)) == [b"one", "rest"]
     assert one.ended == other.ended == (None,)
 
 

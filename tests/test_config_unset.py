@@ -14,7 +14,8 @@ from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.contract import Call
 from blueprint_llm.cli import main
 from blueprint_llm.config import load_config
-from blueprint_llm.config.environment import Reference, closed, unset
+from blueprint_llm.config.document import Reference
+from blueprint_llm.config.environment import closed, unset
 from blueprint_llm.credentials import Credential, CredentialsManager
 from blueprint_llm.errors import BlueprintError, CredentialsError
 from blueprint_llm.testing import Answer, FaultServer
@@ -234,7 +235,7 @@ def test_what_closes_a_target(params, environ, expected):
 
 def test_a_reference_is_the_text_that_was_written():
     """It compares, hashes and serialises as the text, and says where it stands."""
-    reference = Reference.at(UNSET, ("key",), lambda path: f"b.yaml:1:2: {path[0]}")
+    reference = Reference.at(UNSET, yaml.Mark("b.yaml", 0, 0, 1, None, None), ("key",))
 
     assert reference == UNSET
     assert hash(reference) == hash(UNSET)

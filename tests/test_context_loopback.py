@@ -13,7 +13,7 @@ from context_histories import Gemini, OpenAI, history
 from driving import KEY
 
 from blueprint_llm import SyncLLMClient
-from blueprint_llm.context.units import broken_pairs
+from blueprint_llm.context.shaping import broken_pairs
 from blueprint_llm.errors import BlueprintError
 from blueprint_llm.testing import Answer, FaultServer, Request, Status
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blueprint_llm.context import NOTHING, ContextPolicy, apply, is_local, policy_for, shape
-from blueprint_llm.context.policy import PROJECT_KINDS
+from blueprint_llm.context.policy import NOTHING, PROJECT_KINDS, ContextPolicy, apply, is_local, policy_for
+from blueprint_llm.context.shaping import shape
 from blueprint_llm.types import ChatRequest, ContextPart
 
 KINDS = sorted(PROJECT_KINDS | {"user"})

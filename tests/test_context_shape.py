@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blueprint_llm.context import EVERYTHING, ContextPolicy, estimate, message_tokens, shape, upper_bound
-from blueprint_llm.context.units import broken_pairs, call_ids, is_question, result_ids, split
+from blueprint_llm.context.policy import EVERYTHING, ContextPolicy
+from blueprint_llm.context.shaping import broken_pairs, call_ids, is_question, result_ids, shape, split
+from blueprint_llm.context.tokens import estimate, message_tokens, upper_bound
 from blueprint_llm.errors import ContextDoesNotFitError
 from blueprint_llm.types import ContextPart
 

@@ -11,8 +11,8 @@ import pytest
 from context_histories import TOOLS, history
 
 from blueprint_llm.adapters.tokens import count_tokens
-from blueprint_llm.context import Margins, estimate, fits, message_tokens, shape, upper_bound
-from blueprint_llm.context.units import broken_pairs
+from blueprint_llm.context.shaping import broken_pairs, shape
+from blueprint_llm.context.tokens import Margins, estimate, fits, message_tokens, upper_bound
 from blueprint_llm.errors import ContextDoesNotFitError
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}

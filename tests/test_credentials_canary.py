@@ -17,7 +17,7 @@ from blueprint_llm import completion, sync
 from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.client import LLMClient, SyncLLMClient
 from blueprint_llm.config import load_config
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.credentials import CredentialsManager
 from blueprint_llm.errors import BlueprintError, CallError
 from blueprint_llm.testing import Answer, BadLine, Cut, ErrorObject, FaultServer, Reset, Status

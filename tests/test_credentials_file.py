@@ -358,12 +358,11 @@ def test_writing_keeps_what_it_does_not_change(mine):
 
     manager.set("openai", KEY)
     manager.set("openai", KEY + "2", id="second")
-    manager.set("openai", KEY + "3", id="second")
+    manager.set("openai", KEY + "3", id="third")
+    manager.set("openai", KEY + "4", id="second")
 
-    assert json.loads(mine.read_text())["providers"] == {
-        "cloud": kept,
-        "openai": {"api_key": KEY, "keys": [{"id": "second", "api_key": KEY + "3"}]},
-    }
+    keys = [{"id": "third", "api_key": KEY + "3"}, {"id": "second", "api_key": KEY + "4"}]
+    assert json.loads(mine.read_text())["providers"] == {"cloud": kept, "openai": {"api_key": KEY, "keys": keys}}
     assert [manager.remove("openai", id="nobody"), manager.remove("openai", id="second")] == [False, True]
     assert [manager.remove("openai"), manager.remove("openai"), manager.remove("openai", id="x")] == [
         True,

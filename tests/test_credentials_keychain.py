@@ -150,19 +150,18 @@ def test_a_backend_that_raises_anything_is_a_sentence(ask, backend):
 
 @pytest.mark.parametrize("expression", [pytest.param(GET, id="get"), pytest.param(SET, id="set")])
 def test_a_hanging_keychain_is_given_up(ask, expression):
-    """The sentence is there after 2 s (the bench holds it to 2.5), and the program can end."""
-    said, seconds = ask("rings.Hanging", expression, deadline_s=2.0)
+    """The sentence is there while the backend still sleeps (the bench holds it to 2.5 s), and the program can end."""
+    said, _ = ask("rings.Hanging", expression, deadline_s=2.0)
 
     assert said.removeprefix(MISSING) == f"the keychain did not answer within 2 s: unlock it, or {MEND}"
-    assert seconds < 30  # the backend sleeps 600
 
 
 @pytest.mark.slow
 def test_a_hanging_keychain_is_not_waited_for_again(ask):
     """The second question answers at once: the first thread is still waiting."""
     twice = "[manager.available('openai'), manager.available('groq'), manager.check()[-1].message] if "
-    said, seconds = ask("rings.Hanging", twice + "manager.sources.remembered.ask(('keychain', 'openai'), "
-                        "lambda: manager.sources._ask_keychain('openai')) is None else 0", deadline_s=5.0)  # fmt: skip
+    said, seconds = ask("rings.Hanging", twice + "manager.get('openai', params={'api_base': 'http://127.0.0.1'})"
+                        ".api_key is None else 0", deadline_s=5.0)  # fmt: skip
 
     assert "did not answer" in said
     assert seconds < 10  # three questions, one wait
@@ -277,7 +276,7 @@ def test_a_late_answer_wakes_the_keychain_up_again(memory):
     assert sum(thread.name == "blueprint-keychain" for thread in threading.enumerate()) == 1
 
     memory.release.set()
-    chain._last.done.wait(30)
+    chain._last.result(30)
     memory.release, chain._deadline_s = None, 30
 
     assert chain.get("openai") is None

@@ -195,6 +195,16 @@ def test_where_the_address_comes_from(made, provider, environ, base_url):
     assert made(file, environ).get(provider).base_url == base_url
 
 
+def test_settings_of_the_file_go_along_without_a_key_too(made):
+    """`extra` of an entry reaches a provider that takes no key, and stands in its account."""
+    manager = made({"lm_studio": {"base_url": "http://127.0.0.1:1234/v1", "extra": {"num_ctx": 8}}})
+
+    credential = manager.get("lm_studio")
+
+    assert (credential.api_key, credential.extra, credential.source) == (None, {"num_ctx": 8}, "none")
+    assert manager.account("lm_studio") == ("none", "http://127.0.0.1:1234/v1", {"num_ctx": 8})
+
+
 def test_an_address_with_a_key_in_it_is_masked(made):
     """A key in a base URL is registered for redaction."""
     made(environ={"OPENAI_API_KEY": K["own"], "OPENAI_BASE_URL": "https://h.example/v1?key=in-the-address-7"}).get(
@@ -326,6 +336,27 @@ def test_a_command_that_gives_no_key(made, argv, says):
     assert says in str(caught.value)
     assert not find_canary(str(caught.value), K["cmd"])
     assert made({"openai": {"command": argv, "api_key": K["file"]}}).get("openai").reference == "file:openai#2"
+
+
+def test_a_command_without_a_key_is_asked_again_soon(made, tmp_path):
+    """Its failure is kept 60 s."""
+    clock = Clock()
+    manager = made({"openai": {"command": ["cat", str(tmp_path / "key")]}}, clock=clock)
+    before = manager.available("openai"), _refusal(manager)
+    (tmp_path / "key").write_text(K["cmd"])
+
+    clock.now += 59
+    soon = _refusal(manager)
+    clock.now += 2
+
+    assert (before[0], "failed" in before[1], "failed" in soon) == (None, True, True)
+    assert manager.get("openai").api_key == Secret(K["cmd"])
+
+
+def _refusal(manager):
+    with pytest.raises(CredentialsError) as caught:
+        manager.get("openai")
+    return str(caught.value)
 
 
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path):

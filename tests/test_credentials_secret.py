@@ -25,11 +25,11 @@ MAY_REVEAL = {
         "adapters/router.py",
         "adapters/settings.py",
         "compat/router.py",
-        "engine/handed.py",
+        "engine/endpoints.py",
     ),  # to LiteLLM
     *("credentials/file.py", "credentials/keychain.py"),  # a user's own command to store it
     *("secret.py", "config/load.py", "config/blocks.py", "usage/stores/__init__.py"),  # an address, to see its kind
-    *("usage/stores/redis_client.py", "usage/stores/redis_store.py"),  # to Redis
+    "usage/stores/redis_store.py",  # to Redis
     *("cache/redis_store.py", "cache/manager.py"),  # likewise; its password seals the cache
     "tools/engine.py",  # to the MCP server whose environment it is
 }

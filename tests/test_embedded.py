@@ -15,7 +15,7 @@ import pytest
 from fixtures_embedded import install_weights, smollm2_weights
 
 from blueprint_llm.adapters.local import embedded
-from blueprint_llm.adapters.local import tools as embedded_tools
+from blueprint_llm.adapters.local.chat import CallReader, with_tools
 from blueprint_llm.adapters.local.embedded import BadRequest, ContextOverflow, EmbeddedError, EmbeddedModel
 from blueprint_llm.adapters.local.weights import WeightsError
 
@@ -66,9 +66,9 @@ def model(weights_file):
 def idle(model, limit_s=10.0):
     """Whether every generation of `model` ends in time."""
     deadline = time.monotonic() + limit_s
-    while model._running and time.monotonic() < deadline:
+    while model.running and time.monotonic() < deadline:
         time.sleep(0.01)
-    return not model._running
+    return not model.running
 
 
 def ask(model, **body):
@@ -101,6 +101,13 @@ def test_an_answer_has_openais_shape(model):
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["completion_tokens"] == 8
     assert "/" not in answer["model"]
+
+
+def test_a_whole_answer_has_its_log_probabilities(model):
+    """What comes beside the text of each chunk stands in the whole answer, too."""
+    choice = ask(model, logprobs=True, top_logprobs=1, temperature=0)
+
+    assert "".join(token["token"] for token in choice["logprobs"]["content"]) == choice["message"]["content"]
 
 
 def test_a_stream_adds_up(model):
@@ -174,20 +181,19 @@ def test_leaving_a_stream_cancels_it(model, end):
 def test_a_long_prompt_is_cancelled_while_it_is_read(model):
     """A reader that goes away before the first token does not leave the prompt to be read to its end."""
     stream = model.stream({"messages": LONG})
-    server, began = model.server(), time.monotonic()
+    server = model.server()
     stream.close()
 
     assert idle(model)
     assert server is model.server()
     assert not stream._generation._chunks.complete
     assert ask(model)["finish_reason"]
-    assert time.monotonic() - began < 60
 
 
 def test_interrupting_from_another_thread(model):
     """A read that blocks in one thread ends when another thread interrupts the stream."""
     stream = model.stream({"messages": LONG})
-    threading.Timer(0.05, stream.interrupt).start()
+    threading.Timer(0.05, stream.close).start()
 
     assert list(stream) == []
     assert idle(model)
@@ -441,7 +447,7 @@ def test_closing_in_mid_answer(weights_file):
     left = {c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
     assert ports - left
     assert process.num_threads() < threads
-    assert not model._running
+    assert not model.running
     list(stream)
     with pytest.raises(EmbeddedError, match="closed"):
         model.complete({"messages": HELLO})
@@ -534,9 +540,9 @@ def test_a_program_keeps_its_output_and_its_exit(weights_file):
 
 def read(text, *, forced=False, size=1):
     """What a CallReader makes of `text` in pieces of `size`: the prose, and each call's name and arguments."""
-    reader, prose, calls = embedded_tools.CallReader(forced=forced), "", []
+    reader, prose, calls = CallReader(forced=forced), "", []
     deltas = [delta for at in range(0, len(text), size) for delta in reader.feed(text[at : at + size])]
-    for delta in deltas + reader.close():
+    for delta in deltas + reader.feed("", ended=True):
         prose += delta.get("content", "")
         for piece in delta.get("tool_calls", ()):
             if "id" in piece:
@@ -558,6 +564,13 @@ def read(text, *, forced=False, size=1):
             "Sure.  Done",
             [("f", '{"a": {"b": "}\\"{"}}')],
             id="braces and quotes in a string",
+        ),
+        pytest.param(
+            '<tool_call>{"name": "f", "arguments": {"a": "}", "b": "\\\\"}}</tool_call>',
+            False,
+            "",
+            [("f", '{"a": "}", "b": "\\\\"}')],
+            id="a brace and a backslash that end nothing",
         ),
         pytest.param(
             '<tool_call>{"name":"f","arguments":{}}</tool_call>\n<tool_call>{"name":"g","parameters":{"x":1}}</tool_call>',
@@ -586,7 +599,7 @@ def test_tools_join_the_callers_system_message():
     """The caller's own system message stays first, as text, and the tools follow it."""
     messages = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *HELLO]
 
-    plain = embedded_tools.with_tools(messages, [WEATHER])
+    plain = with_tools(messages, [WEATHER])
 
     assert [message["role"] for message in plain] == ["system", "user"]
     assert plain[0]["content"].startswith("Be brief.\n\n")

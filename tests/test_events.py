@@ -1,14 +1,20 @@
 """Events: one for each attempt and each call, to the log and to the caller's hook; a hook never costs an answer."""
 
+import contextlib
 import json
+import time
 
+import litellm
 import pytest
 from asking import KINDS, asking
 from driving import KEY
 
 from blueprint_llm import Event, SyncLLMClient
+from blueprint_llm.compat.guarding import Guarding
+from blueprint_llm.engine.guarded import PolicyGuard
+from blueprint_llm.engine.runtime import Runtime
 from blueprint_llm.errors import BlueprintError
-from blueprint_llm.testing import Answer, ScriptedAdapter, Status
+from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Status
 
 MESSAGES = [{"role": "user", "content": "hello there"}]
 
@@ -48,6 +54,40 @@ def test_a_left_stream_is_abandoned():
             break
 
     assert [event.name for event in events] == ["attempt.abandoned", "call.abandoned"]
+
+
+def test_a_long_stream_stays_reserved():
+    """What is streamed for longer than a reservation lives is not taken for a call whose process crashed."""
+    config = configured(store={"url": "memory", "reservation_ttl_s": 0.3})
+    with SyncLLMClient(config, adapters={"p0": ScriptedAdapter([Answer("one two three")])}) as client:
+        chunks = client.stream(messages=MESSAGES)
+        next(chunks)
+        time.sleep(0.7)
+        meanwhile = client.get_usage()
+        list(chunks)
+        settled = client.get_usage()
+
+    assert (meanwhile.calls, settled.calls, settled.errors) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("status", [None, 503])
+def test_a_call_of_litellms_form_is_told_like_a_clients(status):
+    """An attempt is told with the same facts, whichever way it was made."""
+    said, told = Answer("Saved.", usage=(12, 9)) if status is None else Status(status), []
+    with FaultServer(lambda _: said) as server:
+        wire = {"model": "openai/gpt-4o", "api_base": server.url, "api_key": KEY}
+        config = {"blueprint": {"providers": {"p0": wire}, "retry": {"max_attempts": 1}}}
+        with SyncLLMClient(config, on_event=told.append) as client, contextlib.suppress(BlueprintError):
+            client.chat(messages=MESSAGES)
+        guard = PolicyGuard(Runtime(config, on_event=told.append))
+        calling = Guarding(lambda _: guard).around("completion", litellm.completion)
+        with contextlib.suppress(litellm.ServiceUnavailableError):
+            calling(messages=MESSAGES, max_retries=0, **wire)
+
+    inside, _, outside = told
+    assert inside.name == outside.name == ("attempt.succeeded" if status is None else "attempt.failed")
+    names = [name for name in inside.facts if name not in {"trace_id", "at_s", "duration_s", "ttft_s"}]
+    assert {name: inside.facts[name] for name in names} == {name: outside.facts[name] for name in names}
 
 
 def test_the_log_has_a_line_for_each(capsys):

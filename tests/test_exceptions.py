@@ -183,3 +183,11 @@ def test_calls_and_answers_are_told_apart():
     """A wrong call and a wrong answer are both malformed, and caught apart."""
     assert AnswerInvalidError("no").category == ToolCallInvalidError("no").category == "malformed"
     assert not isinstance(AnswerInvalidError("no"), ToolCallInvalidError)
+
+
+def test_a_body_that_is_no_object_is_told():
+    """Where LiteLLM's message has only the status, what the provider sent says the rest."""
+    error = BadRequestError("litellm.BadRequestError: OpenAIException - Error code: 400")
+    error.response = httpx.Response(400, text="no such voice", request=httpx.Request("POST", "http://models.test"))
+
+    assert "Error code: 400 - no such voice" in str(call_error(error, call_with()))

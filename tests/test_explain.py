@@ -10,7 +10,8 @@ from driving import KEY, MESSAGES
 from blueprint_llm import sync
 from blueprint_llm.errors import BlueprintError
 from blueprint_llm.testing import Answer, FaultServer, ScriptedAdapter, Status
-from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Reservation, Settlement
+from blueprint_llm.usage.stores.breaker import BreakerReport
+from blueprint_llm.usage.stores.records import AttemptRow, Reservation, Settlement
 
 SEEDS = range(40)
 MODELS = (
@@ -133,7 +134,7 @@ class Situation:
         runtime = client.client._runtime
         for name, state in self.breakers.items():
             if state != "closed":
-                sync.run(broken(runtime.store, runtime.table.of_name(name)[0].key, state))
+                sync.run(broken(runtime.store, runtime.table.of_name(name).key, state))
         asked.clear()
         now[0] = step
         return asked
@@ -272,3 +273,62 @@ def test_explain_of_a_group(litellm_warm, deployments, block, before, request_, 
     chosen = next(row.provider for row in decision.considered if row.verdict == "chosen")
     assert chosen == (provider or "cloud")
     assert answer.provider == chosen or provider is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize(
+    "limit",
+    [{"rpm": 1}, {"tpm": 40}, {"max_budget": 4e-5, "budget_duration": "1d"}, {"max_parallel_requests": 0}],
+    ids=str,
+)
+def test_a_group_with_full_deployments_answers_by_the_free_one(litellm_warm, limit, retries, streamed, kind):
+    """Whichever deployments LiteLLM's Router picks first: one that is full sends nothing, the free one answers."""
+    full, free = FaultServer(default=Answer()), FaultServer(default=Answer())
+    with full, free:
+        config = group_of(full.url, limit, {**limit, "timeout": 50}, {"api_base": free.url})
+        config["router_settings"] |= {"num_retries": retries, "disable_cooldowns": True}
+        config["blueprint"]["chains"]["default"] = ["cloud"]
+        with asking(kind, config) as client:
+            asked = client.chat if not streamed else lambda **request: client.stream(**request)[1]
+            for _ in range(6):
+                decision = client.client.explain(messages=MESSAGES, max_tokens=9)
+                answer = asked(messages=MESSAGES, max_tokens=9)
+                assert [row.verdict for row in decision.considered] == ["chosen"]
+                assert answer.content
+
+    assert len(full.requests) <= (2 if "rpm" in limit else 0)
+    assert len(full.requests) + len(free.requests) == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_deployment_costs_no_retry_of_the_others(litellm_warm, kind):
+    """Behind a full deployment the free one is asked once where there are no retries, also when it fails."""
+    server = FaultServer(default=Status(503))
+    with server:
+        config = group_of(server.url, {"rpm": 0}, {"timeout": 50})
+        config["blueprint"]["chains"]["default"] = ["cloud"]
+        with asking(kind, config) as client, pytest.raises(BlueprintError):
+            client.chat(messages=MESSAGES)
+
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_with_a_resting_deployment_answers_by_the_other_one(litellm_warm, kind):
+    """A circuit that is open closes its own deployment only, whatever `num_retries` says; all of them close a group."""
+    bad, good = FaultServer(default=Status(500)), FaultServer(default=Answer())
+    with bad, good:
+        config = group_of(bad.url, {}, {"api_base": good.url}, breaker={"failures": 1, "open_s": 600})
+        config["router_settings"] |= {"disable_cooldowns": True}
+        config["blueprint"]["providers"]["behind"]["api_base"] = good.url
+        with asking(kind, config) as client:
+            for _ in range(12):  # until the Router has tried both
+                client.chat(messages=MESSAGES)
+            before = len(good.requests)
+            for _ in range(6):
+                assert client.client.explain(messages=MESSAGES).targets[0]["provider"] == "cloud"
+                assert client.chat(messages=MESSAGES).provider == "cloud"
+
+    assert (len(bad.requests), len(good.requests)) == (1, before + 6)

@@ -1,6 +1,7 @@
 """The policies around single LiteLLM calls, with the real guard, real servers and LiteLLM's own functions."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -16,15 +17,20 @@ from serving import serving
 
 from blueprint_llm import Router, errors
 from blueprint_llm import litellm as guarded
-from blueprint_llm.compat import guards, install
+from blueprint_llm.compat import guarding as guards
+from blueprint_llm.compat import install
+from blueprint_llm.engine.answer import is_plain
+from blueprint_llm.engine.endpoints import target_of
 from blueprint_llm.engine.guarded import PolicyGuard
+from blueprint_llm.engine.reader import AnswerReader
 from blueprint_llm.engine.runtime import Runtime
+from blueprint_llm.streaming import StreamingHandler
 from blueprint_llm.sync import run
 from blueprint_llm.testing import Answer, BrokenTool, FaultServer, ToolUse
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage import UsageTracker
-from blueprint_llm.usage.estimate import demand
-from blueprint_llm.usage.limits import Payer, of_attempt
+from blueprint_llm.usage.limits import Payer, charge_for, of_attempt
+from blueprint_llm.usage.pricing.bounds import demand
 
 pytestmark = [
     pytest.mark.usefixtures("litellm_warm", "collected"),
@@ -43,7 +49,7 @@ def guard_of(monkeypatch):
 
     def make(**blueprint):
         store = {"url": "memory"}
-        made = PolicyGuard(Runtime.build({"blueprint": {"version": 1, "project": "acme", "store": store, **blueprint}}))
+        made = PolicyGuard(Runtime({"blueprint": {"version": 1, "project": "acme", "store": store, **blueprint}}))
         monkeypatch.setattr(guards, "build", lambda config: made)
         guards.forget()
         return made
@@ -703,4 +709,64 @@ def parallel_of(guard, router):
     """The charge that counts what is under way at the Router's deployment."""
     (deployment,) = router.registry().deployments()
     (rule,) = of_attempt(deployment["model_info"]["id"], {"max_parallel_requests": 2})
-    return [rule.charge(Payer(call_id="", provider="", model=""), 0)]
+    return [charge_for(rule, Payer(call_id="", provider="", model=""), 0)]
+
+
+def test_a_call_is_of_its_own_deployment(guard_of):
+    """Two deployments of one group and address are two targets, each the same object for every call that is equal."""
+    runtime = guard_of().runtime
+
+    def asked(deployment, **info):
+        model_info = {"id": deployment, **info}
+        return target_of(runtime, {"model": "openai/x", "metadata": {"model_group": "g"}, "model_info": model_info})
+
+    one, other, dearer = asked("a"), asked("b"), asked("a", input_cost_per_token=1)
+
+    assert (one.deployment, other.deployment) == ("a", "b")
+    assert asked("b") is other
+    assert (one.info, dearer.info) == ({"id": "a"}, {"id": "a", "input_cost_per_token": 1})
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": True}], ids=["unasked", "asked"])
+def test_a_streams_usage_is_booked_and_shown_to_who_asked(guard_of, options):
+    """The guard asks for it anyway; the chunk that brings it is the caller's only where the caller wants it."""
+    guard = guard_of()
+    with FaultServer(default=Answer("hello")) as server:
+        asked = asked_of(server.url, model="openai/gpt-4o", messages=HI, stream=True)
+        chunks = list(guarded.completion(**asked, **({"stream_options": options} if options else {})))
+
+    told = [chunk for chunk in chunks if getattr(chunk, "usage", None) is not None]
+    assert bool(told) == (options is not None)
+    assert chunks[-1 - len(told)].choices[0].finish_reason == "stop"
+    assert rows_of(guard)[0].usage_source == "provider"
+
+
+ENDS = ("stop", "length", "tool_calls", "content_filter", "error")
+TEXTS = ("hello", "", " ", None, "<tool_call>{}", '{"open": ', "\ud83d")
+ASIDES = {
+    "nothing": {},
+    "a call": {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "x", "arguments": "{"}}]},
+    "a legacy call": {"function_call": {"name": "x", "arguments": "{"}},
+    "a refusal": {"provider_specific_fields": {"refusal": "no"}},
+}
+NATIVE = ({}, {"provider_specific_fields": {"native_finish_reason": "safety"}})
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("aside", ASIDES)
+def test_what_is_plain_would_pass_the_validator(end, aside):
+    """An answer that is handed over unread is one that nothing could be said against, and no refusal."""
+    plain = []
+    for text, native in itertools.product(TEXTS, NATIVE):
+        message = {"role": "assistant", "content": text, **ASIDES[aside]}
+        answer = litellm.ModelResponse(choices=[{"index": 0, "finish_reason": end, "message": message, **native}])
+        if is_plain(answer, {}):
+            reader = AnswerReader(StreamingHandler(), provider="p", model="m")
+            reader.read_whole(answer)
+            _, refusal = reader.close(None, "terminal")
+            assert refusal is None
+            plain.append(text)
+            assert not is_plain(answer, {"response_format": {"type": "json_object"}})
+
+    assert ("hello" in plain) == (end == "stop" and "call" not in aside)
+    assert not {"", " ", None} & {*plain}

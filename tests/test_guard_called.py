@@ -13,8 +13,8 @@ from serving import serving
 import blueprint_llm
 from blueprint_llm import Router, errors
 from blueprint_llm import litellm as guarded
-from blueprint_llm.compat import guards
-from blueprint_llm.engine.called import CallReader, answer_in_chat_terms
+from blueprint_llm.compat import guarding as guards
+from blueprint_llm.engine.called import EventReader, answer_in_chat_terms
 from blueprint_llm.engine.guarded import PolicyGuard
 from blueprint_llm.engine.runtime import Runtime
 
@@ -48,7 +48,7 @@ ASKED = {
 @pytest.fixture
 def guard(monkeypatch):
     """The guard of every way in."""
-    made = PolicyGuard(Runtime.build({"blueprint": {"project": "acme", "store": {"url": "memory"}}}))
+    made = PolicyGuard(Runtime({"blueprint": {"project": "acme", "store": {"url": "memory"}}}))
     monkeypatch.setattr(guards, "build", lambda config: made)
     guards.forget()
     return made
@@ -147,11 +147,11 @@ def test_a_call_without_an_end_never_comes_out(endpoint, stream, guard):
 @pytest.mark.parametrize("endpoint", ASKED)
 def test_events_and_a_whole_answer_are_the_same_call(endpoint):
     """Read piece by piece or at once, a call has one name, one id, and the same arguments."""
-    reader = CallReader()
+    reader = EventReader()
     pieces = [
         call
         for event in calling_events(endpoint, *GOOD)
-        for chunk in reader.read(event)
+        for chunk in reader.add(event)
         for call in chunk["choices"][0]["delta"].get("tool_calls", ())
     ]
     (call,) = answer_in_chat_terms(calling(endpoint, *GOOD))["choices"][0]["message"]["tool_calls"]
@@ -167,4 +167,4 @@ def test_an_answer_without_calls_is_left_alone():
     """Text, searches and reasoning are no calls of the caller's."""
     assert answer_in_chat_terms(WHOLE["responses"]) is None
     assert answer_in_chat_terms({"output": [{"type": "web_search_call", "id": "w"}]}) is None
-    assert list(CallReader().read({"type": "response.output_text.delta", "delta": "x"})) == []
+    assert EventReader().add({"type": "response.output_text.delta", "delta": "x"}) == []

@@ -29,6 +29,7 @@ def client():
         pytest.param("generate", {"prompt": "hi", "max_token": 9}, "max_tokens", id="of generate"),
         pytest.param("run", {"messages": MESSAGES, "sesion": "s"}, "session", id="of a run"),
         pytest.param("planning_mode", {"goal": "x", "requirement": ["y"]}, "requirements", id="of a plan"),
+        pytest.param("planning_mode", {"gaol": "x"}, "goal", id="a plan's goal"),
     ],
 )
 @pytest.mark.parametrize("form", ["keywords", "mapping"])

@@ -24,7 +24,7 @@ from blueprint_llm.adapters import Call, exceptions
 from blueprint_llm.adapters import litellm as boundary
 from blueprint_llm.credentials import Credential, Secret
 from blueprint_llm.errors import CATEGORIES, CallError, Failure
-from blueprint_llm.policy import classify
+from blueprint_llm.policy.classification import classify
 from blueprint_llm.testing import Answer, Cut, Empty, FaultServer, Recorded, ToolUse, numbered_text
 
 # LiteLLM keeps connections of its own to some providers, which nothing closes.
@@ -95,7 +95,7 @@ def test_class_decides_where_nothing_else_is_known(litellm_warm, name, category)
     """By its bases alone, without a status, an exception class belongs to its row."""
     kind = getattr(litellm_warm, name, None) or getattr(litellm_warm.exceptions, name)
 
-    assert classify(Failure(classes=names_of(kind))).category.name == category
+    assert classify(Failure(classes=names_of(kind))).category == category
 
 
 def call_to(url, provider="openai", **params):
@@ -283,6 +283,20 @@ async def private_mcp(_lacking):
     assert sorted(server.requests[0].body) == ["messages", "model", "tools"]
 
 
+async def private_exclusion(_lacking):
+    """The Router chooses no deployment that a request excludes, and says of an error which deployment it is from."""
+    shared = {"model": "openai/gpt-4o", "api_key": KEY, "mock_response": "litellm.RateLimitError"}
+    listed = [{"model_name": "g", "litellm_params": shared, "model_info": {"id": name}} for name in "abc"]
+    router = boundary.module().Router(model_list=listed, num_retries=0, disable_cooldowns=True)
+    found = set()
+    for _ in range(20):
+        with pytest.raises(boundary.module().RateLimitError) as failed:
+            await router.acompletion(model="g", messages=[], _excluded_deployment_ids=["a", "c"])
+        found.add(failed.value.failed_deployment_id)
+
+    assert found == {"b"}
+
+
 ROWS = {
     "CustomStreamWrapper.received_finish_reason": private_reasons,
     "CustomStreamWrapper.intermittent_finish_reason": private_reasons,
@@ -292,6 +306,7 @@ ROWS = {
     "CustomStreamWrapper._base_hidden_params": private_headers,
     "ModelResponse._response_headers": private_headers,
     "acompletion(_skip_mcp_handler=)": private_mcp,
+    "Router.acompletion(_excluded_deployment_ids=)": private_exclusion,
 }
 
 
@@ -391,7 +406,7 @@ def test_the_end_of_a_blocking_stream_is_watched_as_well(litellm_warm, chunks, e
     with FaultServer(default=Recorded(chunks=answer.chunks[:chunks])) as server:
         wire = {"api_base": server.url.removesuffix("/v1") + "/v1beta", "api_key": KEY, "stream": True}
         with litellm_warm.completion(model="gemini/gemini-2.5-flash", messages=MESSAGES, **wire, **params) as stream:
-            heard = boundary.Heard(stream, is_blocking=True)
+            heard = boundary.Heard(stream)
             list(stream)
 
     assert heard.ended_by() == end
@@ -560,14 +575,33 @@ async def test_a_blocking_stream_that_is_left_in_mid_read_closes_itself(litellm_
 
     provider(streaming=streaming)
     stream = await boundary.open_stream(OWN)
-    task = asyncio.create_task(anext(stream))
-    await asyncio.sleep(0.05)
-    task.cancel()
-    await asyncio.wait([task])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await anext(stream)
     await stream.aclose()
+    assert not left.is_set()
     going_on.set()
 
     assert await asyncio.to_thread(left.wait, 5)
+
+
+async def test_a_stream_of_the_programs_own_class_is_read_as_it_is(litellm_warm, provider):
+    """A blocking source that has only the name of OpenAI's class is not taken for one of its."""
+
+    class Stream:
+        def __init__(self):
+            self.pieces = iter([piece("Hello"), piece("", is_finished=True)])
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.pieces)
+
+    provider(streaming=lambda **_: Stream())
+    stream, chunks, _ = await stream_to(OWN)
+
+    assert (text_of(chunks), stream.ended_by()) == ("Hello", "terminal")
 
 
 async def test_a_failure_of_a_blocking_provider_is_a_call_error(litellm_warm, provider):

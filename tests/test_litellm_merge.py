@@ -254,6 +254,11 @@ def test_citations_that_come_one_by_one_are_a_list():
         pytest.param(
             [{"kind": "k", "words": "a"}, {"kind": "k", "words": "b"}], {"kind": "k", "words": "ab"}, id="label"
         ),
+        pytest.param(
+            [{"laugh": "ha"}, {"words": "a"}, {"laugh": "ha", "words": "b"}],
+            {"laugh": "haha", "words": "ab"},
+            id="the same, but not in every piece",
+        ),
         pytest.param([{"words": "ha"}, {"words": "ha"}], {"words": "haha"}, id="nothing else changes"),
         pytest.param(
             [{"text": "ha", "x": "a"}, {"text": "ha", "x": "b"}], {"text": "haha", "x": "ab"}, id="text by name"

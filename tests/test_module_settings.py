@@ -84,7 +84,7 @@ def test_a_client_has_its_settings_while_it_is_open(kind, asked, document, serve
 def test_the_other_ways_in_have_them(way, document, server, monkeypatch):
     """Functions in place and the Router's attempts are under the settings of their guard's configuration."""
     monkeypatch.setattr(litellm, "drop_params", False)
-    guard = PolicyGuard(Runtime.build(document(drop_params=True)))
+    guard = PolicyGuard(Runtime(document(drop_params=True)))
     params = {"model": "openai/o1", "api_key": KEY, "api_base": server.url}
     asked = {"messages": HI, "temperature": 0.3}
 

@@ -10,7 +10,7 @@ from provider_answers import DEEPSEEK, MODELS, OPENROUTER, THINKING, USED, WORDS
 
 import blueprint_llm
 from blueprint_llm import LLMClient, litellm
-from blueprint_llm.compat.guarding import guarded
+from blueprint_llm.compat.guarding import Guarding
 from blueprint_llm.engine.guarded import build
 from blueprint_llm.errors import ApprovalPending, BlueprintError, BudgetExceededError
 from blueprint_llm.sync import run
@@ -221,7 +221,7 @@ async def ten_at_once(way, settings, place, ask):
         router = blueprint_llm.Router(model_list=settings["model_list"], blueprint=settings["blueprint"])
         call, model = router.acompletion, {"model": "p0"}
     else:
-        call, model = guarded("acompletion", theirs.acompletion, lambda _: build(settings)), place
+        call, model = Guarding(lambda _: build(settings)).around("acompletion", theirs.acompletion), place
     answers = await asyncio.gather(*(call(**ask, **model) for _ in range(10)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, BudgetExceededError)]
     assert not [answer for answer in answers if isinstance(answer, Exception) and answer not in refused]

@@ -4,7 +4,7 @@ import pytest
 from provider_answers import claude, gemini, ollama, openai, words
 from ways import BLOCK, STREAMS, WHOLE, ask, params_of
 
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.engine.guarded import PolicyGuard
 from blueprint_llm.engine.runtime import Runtime
 from blueprint_llm.testing import FaultServer, Recorded
@@ -27,7 +27,7 @@ WAYS = [
 def _guard(monkeypatch):
     """The drop-in's guard; and for structured answers of Claude LiteLLM would fetch a list of headers from GitHub."""
     monkeypatch.setenv("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    monkeypatch.setattr(guards, "build", lambda _: PolicyGuard(Runtime.build({"blueprint": BLOCK})))
+    monkeypatch.setattr(guards, "build", lambda _: PolicyGuard(Runtime({"blueprint": BLOCK})))
     guards.forget()
 
 

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blueprint_llm.errors import PlanError
-from blueprint_llm.planning.codebase import MAX_BYTES, read_codebase
-from blueprint_llm.planning.pack import build_pack, rank_project
-from blueprint_llm.planning.ranking import CodeIndex, named_in, word_counts, words
+from blueprint_llm.planning.project import MAX_BYTES, CodeIndex, build_pack, named_in, read_codebase, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,12 +138,12 @@ TEXTS = {
 
 def test_a_file_is_found_by_name_or_content() -> None:
     """A goal finds the file whose path or words it names, with its test; what it is not about is left out."""
-    index = CodeIndex.of_texts(TEXTS)
+    index = CodeIndex(TEXTS)
 
     assert index.rank("fix the invoice total") == ["billing/invoice.py", "tests/test_invoice.py"]
     assert index.rank("a friendlier welcome") == ["web/pages.py"]
     assert index.rank("the") == []
-    assert CodeIndex.of_texts({}).rank("x") == []
+    assert CodeIndex({}).rank("x") == []
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_a_file_is_found_by_name_or_content() -> None:
 )
 def test_a_file_that_the_goal_names_comes_first(goal: str, expected: str) -> None:
     """Whatever else the goal's words match better."""
-    index = CodeIndex.of_texts({**TEXTS, "Makefile": "all:", "docs/README.md": "hello", "pages.pyc": "x"})
+    index = CodeIndex({**TEXTS, "Makefile": "all:", "docs/README.md": "hello", "pages.pyc": "x"})
 
     assert index.rank(goal, 1) == [expected]
 
@@ -177,12 +175,11 @@ def recorded() -> tuple[CodeIndex, list[tuple[str, set[str], bool]]]:
     value = json.loads(lzma.decompress(FIXTURE.read_bytes()))
     names = value["names"]
 
-    def identifiers(deltas: list[int], counts: list[int]) -> Iterator[tuple[str, int]]:
-        return zip((names[n] for n in accumulate(deltas)), counts, strict=True)
+    def text(deltas: list[int], counts: list[int]) -> str:
+        """The identifiers of a file, each as often as it occurs."""
+        return "".join(f"{names[n]} " * count for n, count in zip(accumulate(deltas), counts, strict=True))
 
-    index = CodeIndex(
-        {path: word_counts(dict(identifiers(deltas, counts))) for path, deltas, counts, _ in value["files"]}
-    )
+    index = CodeIndex({path: text(deltas, counts) for path, deltas, counts, _ in value["files"]})
     return index, [(subject, set(files), documentation) for subject, files, documentation in value["commits"]]
 
 
@@ -205,7 +202,7 @@ def test_a_pack_fits_its_room(tmp_path: Path) -> None:
     """Map and whole files: within the room for any size, nothing twice, the rest in the overflow."""
     for n in range(40):
         (tmp_path / f"m{n}.py").write_text(f"def function_{n}():\n" + "    call()\n" * (n * 20))
-    project = rank_project(read_codebase(tmp_path), "function_3")
+    project = read_codebase(tmp_path).ranked("function_3")
     for room in (0, 100, 1000, 5000, 100_000):
         parts, overflow = build_pack(project, room)
         named = [part.source for part in parts[1:]] + [file.path for file in overflow]
@@ -216,11 +213,22 @@ def test_a_pack_fits_its_room(tmp_path: Path) -> None:
     assert build_pack(project, 10**6)[1] == []
 
 
+def test_the_search_ends_when_the_room_is_as_good_as_full(tmp_path: Path) -> None:
+    """After six files that are too large, smaller ones that matter less are not looked for."""
+    for n in range(7):
+        (tmp_path / f"a{n}.py").write_text("word " * (5000 if n < 6 else 1))
+    (tmp_path / "b.py").write_text("word")
+    codebase = read_codebase(tmp_path)
+
+    assert [part.source for part in build_pack(codebase, 1000)[0]] == ["files"]
+    assert "b.py" in [file.path for file in build_pack(codebase, 1000)[1]]
+
+
 def test_a_named_file_is_never_left_out_for_its_size(tmp_path: Path) -> None:
     """Where it does not fit whole, its beginning goes, marked as cut; other files of that size are left out."""
     for name in ("named.py", "other.py"):
         (tmp_path / name).write_text("def first(): ...\n" + "# words\n" * 5000)
-    parts, overflow = build_pack(rank_project(read_codebase(tmp_path), "rewrite named.py"), 1000)
+    parts, overflow = build_pack(read_codebase(tmp_path).ranked("rewrite named.py"), 1000)
 
     assert [(part.kind, part.source) for part in parts[1:]] == [("snippet", "named.py")]
     assert parts[1].text.startswith("def first()")

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from blueprint_llm.context import NOTHING, policy_for
+from blueprint_llm.context.policy import NOTHING, policy_for
 from blueprint_llm.errors import BlueprintError, CallError, InvalidRequestError, PlanError
 from blueprint_llm.planning import (
     ModelChoice,
@@ -20,8 +20,7 @@ from blueprint_llm.planning import (
     PlanningTarget,
     read_brief,
 )
-from blueprint_llm.planning.brief import ASKED, output_tokens
-from blueprint_llm.planning.schema import plan_schema
+from blueprint_llm.planning.brief import ASKED, output_tokens, plan_schema
 from blueprint_llm.types import ChatRequest, ChatResponse, Plan, PlanningContext, ToolCall
 
 
@@ -382,6 +381,18 @@ def test_costs_and_models_are_suggested(project: Path) -> None:
     assert 0 < cost["low"] < cost["likely"] < cost["high"]
     total = sum((step.estimated_cost_usd or {})["likely"] for step in plan.steps)
     assert plan.metadata["cost_usd"]["likely"] == pytest.approx(total)
+
+
+@pytest.mark.parametrize(("criteria", "model"), [(2, "local"), (3, "cloud"), (6, "cloud"), (7, "opus")])
+def test_harder_steps_get_stronger_models(criteria: int, model: str) -> None:
+    """A step weighs what it must satisfy: from three on it is no simple one, from seven on a hard one."""
+    choices = [ModelChoice(name=name, model="m", strength=n) for n, name in enumerate(("local", "cloud", "opus"))]
+    prices = iter((1.0, 2.0, 3.0) * 2)
+    settings = PlanningSettings(choices=choices, price=lambda *_: next(prices))
+    hard = make_step(1, covers=[], acceptance=["it runs"] * criteria)
+    plan = make_plan(Script(answer(hard)), settings=settings, requirements=[])
+
+    assert plan.suggested_models == {"S1": model}
 
 
 def test_an_unknown_price_is_unknown_never_zero() -> None:

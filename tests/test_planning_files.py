@@ -11,10 +11,12 @@ from typing import Any, Self
 import pytest
 from click.testing import CliRunner
 
-from blueprint_llm.cli.plan import _Progress, command
+from blueprint_llm.cli.plan import _Progress
+from blueprint_llm.cli.plan import plan as command
+from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import CallError, PlanError
 from blueprint_llm.events import Event
-from blueprint_llm.planning import PlanStore, lint, plan_facts, read_plan_file, run_plan, write_plan
+from blueprint_llm.planning import lint, plan_facts, read_plan_file, run_plan, save_plan, write_plan
 from blueprint_llm.types import Plan, PlanStep
 
 
@@ -28,46 +30,46 @@ CHAIN = make_plan({"id": "S2", "depends_on": ["S1"]}, {"id": "S1"}, {"id": "S3",
 
 
 def test_a_saved_plan_comes_back_equal(tmp_path: Path) -> None:
-    """Revisions are files of their own; the newest is loaded unless another is asked for."""
-    store = PlanStore(tmp_path / "plans")
-    saved, path = store.save(CHAIN)
-    again, other = store.save(make_plan({"id": "S1"}))
+    """Revisions are files of their own."""
+    saved, path = save_plan(CHAIN, tmp_path / "plans")
+    again, other = save_plan(make_plan({"id": "S1"}), tmp_path / "plans")
 
-    assert path.name == "r1.json"
+    assert path == tmp_path / "plans" / "plan-1" / "r1.json"
     assert (again.revision, other.name) == (2, "r2.json")
-    assert store.load("plan-1", 1) == saved
-    assert store.load("plan-1") == again
-    assert store.revisions("plan-1") == [1, 2]
-    assert sorted(p.name for p in path.parent.iterdir()) == ["r1.json", "r2.json"]
+    assert read_plan_file(path) == saved
+    assert read_plan_file(other) == again
+    assert saved_in(tmp_path / "plans") == ["r1.json", "r2.json"]
+
+
+def saved_in(root: Path) -> list[str]:
+    """The names of all files of the one plan under `root`."""
+    return sorted(path.name for path in (root / "plan-1").iterdir())
 
 
 def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     """Eight threads save eight revisions, each whole."""
-    store = PlanStore(tmp_path)
-    threads = [threading.Thread(target=store.save, args=(CHAIN,)) for _ in range(8)]
+    threads = [threading.Thread(target=save_plan, args=(CHAIN, tmp_path)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
 
-    assert store.revisions("plan-1") == list(range(1, 9))
-    assert {store.load("plan-1", n).hash for n in range(1, 9)} == {CHAIN.hash}
+    assert saved_in(tmp_path) == [f"r{n}.json" for n in range(1, 9)]
+    assert {read_plan_file(path).hash for path in (tmp_path / "plan-1").iterdir()} == {CHAIN.hash}
 
 
 def test_the_default_folder_is_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans live under BLUEPRINT_HOME where that is set."""
     monkeypatch.setenv("BLUEPRINT_HOME", str(tmp_path))
 
-    assert PlanStore().save(CHAIN)[1] == tmp_path / "state" / "plans" / "plan-1" / "r1.json"
+    assert save_plan(CHAIN)[1] == tmp_path / "state" / "plans" / "plan-1" / "r1.json"
 
 
 def test_what_is_no_plan_is_said_clearly(tmp_path: Path) -> None:
-    """Missing revisions, missing files, broken JSON and other JSON are each one error."""
+    """Missing files, broken JSON and other JSON are each one error."""
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_text('{"id": "x"}')
 
-    with pytest.raises(PlanError, match="no plan 'nope'"):
-        PlanStore(tmp_path).load("nope")
     with pytest.raises(PlanError, match="cannot read"):
         read_plan_file(tmp_path / "c.json")
     with pytest.raises(PlanError, match="not JSON"):
@@ -274,20 +276,20 @@ def test_a_goal_is_planned_saved_and_printed(client: FakeClient) -> None:
     assert "over_budget: too dear" in err
     assert "repaired: renumbered a to S1" in err
     assert "r1.json" in err
-    assert PlanStore().revisions("plan-1") == [1]
+    assert saved_in(folder("state") / "plans") == ["r1.json"]
 
 
 @pytest.mark.parametrize(("form", "start"), [("md", "# Plan"), ("json", "{"), ("mermaid", "flowchart")])
 def test_formats_go_to_standard_output(client: FakeClient, form: str, start: str) -> None:
     """A pipe gets the document only; a previous plan may be given as a file."""
     shell("a goal")
-    saved = PlanStore().root / "plan-1" / "r1.json"
+    saved = folder("state") / "plans" / "plan-1" / "r1.json"
     _, out, err = shell("a goal", "--format", form, "--previous", str(saved))
 
     assert out.startswith(start)
     assert "providers.small.share_codebase" in err
     assert client.asked[1]["previous_plans"] == [read_plan_file(saved)]
-    assert PlanStore().revisions("plan-1") == [1, 2]
+    assert saved_in(folder("state") / "plans") == ["r1.json", "r2.json"]
 
 
 def test_progress_shows_after_a_second(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blueprint_llm.planning import RULES, LintFacts, PlanLimits, diff_plans, lint, read_constraint
-from blueprint_llm.planning.repair import repair
+from blueprint_llm.planning.steps import repair
 from blueprint_llm.types import FileChange, Plan, PlanStep
 
 if TYPE_CHECKING:
@@ -169,6 +169,15 @@ def test_a_file_made_by_an_earlier_step_exists() -> None:
     plan = Plan.model_validate({"id": "p", "overview": "o", "steps": steps})
 
     assert lint(plan, LintFacts(files=FILES)) == []
+
+
+def test_two_steps_of_one_id_that_write_one_file_are_a_finding() -> None:
+    """Which of them comes first nobody can tell; lint says that their id is doubled, and does not break."""
+    plan = Plan.model_validate(
+        {"id": "p", "overview": "o", "steps": [make_step(1, files=["src/m1.py"]), make_step(1, files=["src/m1.py"])]}
+    )
+
+    assert [finding.code for finding in lint(plan, LintFacts(files=FILES))] == ["duplicate_id"]
 
 
 def test_finished_steps_are_not_held_against_the_tree() -> None:

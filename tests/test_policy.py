@@ -17,27 +17,21 @@ from blueprint_llm.errors import (
     StreamBrokenError,
     ToolCallInvalidError,
 )
-from blueprint_llm.policy import (
-    CLUES,
-    LASTING,
+from blueprint_llm.policy.classification import classify, retry_after_s, said, wait_s
+from blueprint_llm.policy.clues import CLUES, LASTING
+from blueprint_llm.policy.retry import (
     UNCHANGED,
     Change,
     Fail,
     HeldBack,
     NextTarget,
-    Progress,
-    RecoveryOptions,
     Retry,
     RetryRatio,
     RetryRules,
     backoff_s,
-    classify,
     decide,
     recovery_step,
-    retry_after_s,
-    wait_s,
 )
-from blueprint_llm.policy.wording import said
 from blueprint_llm.streaming import Verdict
 
 OPENAI_BASES = ("APIStatusError", "APIError", "OpenAIError", "Exception", "BaseException", "object")
@@ -183,7 +177,7 @@ def test_failure_is_sorted_into_its_row(what, category, code):
     """Phrases decide before local faults, these before classes, and classes before the status."""
     found = classify(what)
 
-    assert (found.category.name, found.code) == (category, code)
+    assert (found.category, found.code) == (category, code)
 
 
 def anthropic(message, type_="invalid_request_error"):
@@ -372,13 +366,11 @@ def test_what_one_provider_alone_says_goes_on(status, message, category, code):
     classes = {400: "BadRequestError", 429: "RateLimitError"}.get(status, "APIError")
     found = classify(failure(status, message, [classes]))
 
-    error = CallError("no", category=found.category.name, code=found.code, elsewhere=found.elsewhere)
-    assert (found.category.name, found.code) == (category, code)
-    assert category == "content_policy" or decide(error, NO_RETRIES, Progress(attempts=1, left_s=9, draw=0)) == (
-        NextTarget()
-    )
+    error = CallError("no", category=found.category, code=found.code, elsewhere=found.elsewhere)
+    assert (found.category, found.code) == (category, code)
+    assert category == "content_policy" or decide(error, NO_RETRIES, attempts=1, left_s=9, draw=0) == (NextTarget())
     assert found.lasting == (found.code in LASTING)
-    assert not found.lasting or found.category.breaker
+    assert not found.lasting or CATEGORIES[found.category].breaker
 
 
 @pytest.mark.parametrize(
@@ -405,16 +397,16 @@ def test_quoting_is_not_saying(message):
     """A 400 that merely quotes what another error would say stays an invalid request, and stops."""
     found = classify(failure(400, message, ["BadRequestError"]))
 
-    assert (found.category.name, found.elsewhere) == ("invalid_request", False)
+    assert (found.category, found.elsewhere) == ("invalid_request", False)
 
 
 def test_litellms_own_refusal_of_a_parameter_goes_on():
     """What LiteLLM does not send to this model, another model may take; alone, it is an invalid request."""
     found = classify(failure(400, "gpt-5 does not take temperature=0.2", ["UnsupportedParamsError", "BadRequestError"]))
-    error = CallError("no", category=found.category.name, elsewhere=found.elsewhere)
+    error = CallError("no", category=found.category, elsewhere=found.elsewhere)
 
-    assert found.category.name == "invalid_request"
-    assert decide(error, RULES, Progress(attempts=1, left_s=60, draw=0)) == NextTarget()
+    assert found.category == "invalid_request"
+    assert decide(error, RULES, attempts=1, left_s=60, draw=0) == NextTarget()
 
 
 def test_every_clue_has_a_source_and_a_row():
@@ -490,13 +482,16 @@ def test_any_message_can_be_read(message):
     found = wait_s(failure(429, message), now=NOON.timestamp())
 
     assert found is None or 0 <= found < float("inf")
-    assert classify(failure(429, message)).category.name in CATEGORIES
+    assert classify(failure(429, message)).category in CATEGORIES
     assert isinstance(said(message).codes, frozenset)
 
 
 WAITS = [
     pytest.param({"retry-after": "2"}, 2.0, id="whole seconds"),
     pytest.param({"retry-after": " 1.5 "}, 1.5, id="parts of a second"),
+    pytest.param({"retry-after": ".5"}, 0.5, id="no digit before the point"),
+    pytest.param({"retry-after": "1e-2"}, 0.01, id="an exponent"),
+    pytest.param({"retry-after-ms": "2s", "retry-after": "9"}, 9.0, id="milliseconds with a unit"),
     pytest.param({"retry-after": "0"}, 0.0, id="at once"),
     pytest.param({"retry-after-ms": "1500", "retry-after": "9"}, 1.5, id="milliseconds win"),
     pytest.param({"retry-after-ms": "soon", "retry-after": "9"}, 9.0, id="milliseconds nobody understands"),
@@ -592,8 +587,8 @@ def test_an_outage_is_multiplied_by_a_fifth_at_most():
         ratio.record_call(n / 10)
         for attempt in range(1, RetryRules().max_attempts + 1):
             sent += 1
-            error, progress = an_error("unavailable"), Progress(attempts=attempt, left_s=60, draw=0.0, others=True)
-            is_retry = isinstance(decide(error, RetryRules(), progress), Retry)
+            decision = decide(an_error("unavailable"), RetryRules(), attempts=attempt, left_s=60, draw=0.0, others=True)
+            is_retry = isinstance(decision, Retry)
             if not is_retry or ratio.hold_back(n / 10):
                 break
 
@@ -602,9 +597,9 @@ def test_an_outage_is_multiplied_by_a_fifth_at_most():
 
 def test_reasks_are_told_from_retries():
     """A clarification or a higher cap asks again; another try after a break does not."""
-    asked = recovery_step(invalid("not_json"), UNCHANGED, RecoveryOptions())
-    cut = recovery_step(invalid("truncated_length"), UNCHANGED, RecoveryOptions())
-    broken = recovery_step(BROKEN, UNCHANGED, RecoveryOptions())
+    asked = recovery_step(invalid("not_json"), UNCHANGED)
+    cut = recovery_step(invalid("truncated_length"), UNCHANGED)
+    broken = recovery_step(BROKEN, UNCHANGED)
 
     assert [each.is_reask(UNCHANGED) for each in (asked, cut, broken)] == [True, True, False]
 
@@ -662,16 +657,16 @@ DECISIONS = [
 @pytest.mark.parametrize(("error", "progress", "decision"), DECISIONS)
 def test_decision(error, progress, decision):
     """A failure's row, the attempts made and the time left decide what comes next."""
-    where = Progress(**{"attempts": 1, "left_s": 60.0, "draw": 0.5, **progress})
+    where = {"attempts": 1, "left_s": 60.0, "draw": 0.5, **progress}
 
-    assert decide(error, RULES, where) == decision
+    assert decide(error, RULES, **where) == decision
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_no_category_is_retried_for_ever(category):
     """Whatever keeps failing, a target is left after its attempts."""
     error = an_error(category)
-    decisions = [decide(error, RULES, Progress(attempts=n, left_s=1e9, draw=0.0)) for n in range(1, 5)]
+    decisions = [decide(error, RULES, attempts=n, left_s=1e9, draw=0.0) for n in range(1, 5)]
 
     assert not isinstance(decisions[-1], Retry)
     assert sum(isinstance(each, Retry) for each in decisions) in {0, 1, 2}
@@ -687,96 +682,88 @@ BROKEN = StreamBrokenError("it broke")
 NOTE = invalid("not_json").verdict.clarification()
 
 RUNGS = [
-    pytest.param(an_error("rate_limited"), UNCHANGED, RecoveryOptions(), UNCHANGED, id="nothing to mend: as before"),
-    pytest.param(
-        an_error("malformed"), UNCHANGED, RecoveryOptions(), UNCHANGED, id="malformed without a verdict: as before"
-    ),
+    pytest.param(an_error("rate_limited"), UNCHANGED, {}, UNCHANGED, id="nothing to mend: as before"),
+    pytest.param(an_error("malformed"), UNCHANGED, {}, UNCHANGED, id="malformed without a verdict: as before"),
     pytest.param(
         invalid("truncated_length"),
         UNCHANGED,
-        RecoveryOptions(max_tokens=100),
+        {"max_tokens": 100},
         Change(max_tokens=200),
         id="cut: twice the cap",
     ),
     pytest.param(
         invalid("truncated_length"),
         UNCHANGED,
-        RecoveryOptions(),
+        {},
         Change(max_tokens=8192),
         id="cut without a cap: twice 4096",
     ),
     pytest.param(
         invalid("truncated_length"),
         UNCHANGED,
-        RecoveryOptions(max_tokens=100, most_tokens=150),
+        {"max_tokens": 100, "most_tokens": 150},
         Change(max_tokens=150),
         id="cut: no more than the model writes",
     ),
     pytest.param(
         invalid("truncated_length", retriable=False),
         UNCHANGED,
-        RecoveryOptions(max_tokens=100, most_tokens=100),
+        {"max_tokens": 100, "most_tokens": 100},
         None,
         id="cut at the model's own limit: nothing helps",
     ),
     pytest.param(
         invalid("truncated_length", retriable=False),
         Change(max_tokens=200),
-        RecoveryOptions(max_tokens=200),
+        {"max_tokens": 200},
         None,
         id="cut again: the cap is raised once",
     ),
-    pytest.param(
-        invalid("not_json"), UNCHANGED, RecoveryOptions(), Change(notes=(NOTE,)), id="malformed: a clarification"
-    ),
+    pytest.param(invalid("not_json"), UNCHANGED, {}, Change(notes=(NOTE,)), id="malformed: a clarification"),
     pytest.param(
         invalid("not_json", kind=AnswerInvalidError),
         UNCHANGED,
-        RecoveryOptions(),
+        {},
         Change(notes=(NOTE,)),
         id="malformed text: a clarification",
     ),
-    pytest.param(
-        invalid("not_json"), Change(notes=(NOTE,)), RecoveryOptions(reask=1), None, id="malformed again: enough"
-    ),
+    pytest.param(invalid("not_json"), Change(notes=(NOTE,)), {"reask": 1}, None, id="malformed again: enough"),
     pytest.param(
         invalid("not_json"),
         Change(notes=(NOTE,)),
-        RecoveryOptions(reask=2),
+        {"reask": 2},
         Change(notes=(NOTE, NOTE)),
         id="as often as allowed",
     ),
-    pytest.param(invalid("not_json"), UNCHANGED, RecoveryOptions(reask=0), None, id="asking again is off"),
-    pytest.param(invalid("x", retriable=False), UNCHANGED, RecoveryOptions(), None, id="a verdict that no retry mends"),
-    pytest.param(BROKEN, UNCHANGED, RecoveryOptions(), Change(breaks=1), id="broken: again"),
+    pytest.param(invalid("not_json"), UNCHANGED, {"reask": 0}, None, id="asking again is off"),
+    pytest.param(invalid("x", retriable=False), UNCHANGED, {}, None, id="a verdict that no retry mends"),
+    pytest.param(BROKEN, UNCHANGED, {}, Change(breaks=1), id="broken: again"),
     pytest.param(
         BROKEN,
         Change(breaks=1),
-        RecoveryOptions(),
+        {},
         Change(breaks=2, streamed=False),
         id="broken twice: without streaming",
     ),
-    pytest.param(
-        BROKEN, Change(breaks=2, streamed=False), RecoveryOptions(), None, id="broken without streaming: enough"
-    ),
+    pytest.param(BROKEN, Change(breaks=2, streamed=False), {}, None, id="broken without streaming: enough"),
     pytest.param(
         BROKEN,
         UNCHANGED,
-        RecoveryOptions(can_continue=True, text="half"),
+        {"can_continue": True, "text": "half"},
         Change(prefix="half", breaks=1),
         id="broken: continued where the model can",
     ),
     pytest.param(
         BROKEN,
         Change(prefix="half", breaks=1),
-        RecoveryOptions(can_continue=True, text=" more"),
+        {"can_continue": True, "text": " more"},
         Change(prefix="half more", breaks=2),
         id="broken again: continued again",
     ),
     pytest.param(
         BROKEN,
         UNCHANGED,
-        RecoveryOptions(can_continue=True, text=" \n"),
+        {"can_continue": True, "text": " \n"},
         Change(breaks=1),
         id="nothing to continue: again",
     ),
@@ -786,7 +773,7 @@ RUNGS = [
 @pytest.mark.parametrize(("error", "change", "means", "rung"), RUNGS)
 def test_rung(error, change, means, rung):
     """Each failure changes one thing before the same model is asked again, or says that nothing more would help."""
-    assert recovery_step(error, change, means) == rung
+    assert recovery_step(error, change, **means) == rung
 
 
 @given(
@@ -795,10 +782,10 @@ def test_rung(error, change, means, rung):
 )
 def test_ladder_ends(errors, reask):
     """Any sequence of malformed answers and broken streams runs out of rungs."""
-    change, means = UNCHANGED, RecoveryOptions(reask=reask, max_tokens=100)
+    change, means = UNCHANGED, {"reask": reask, "max_tokens": 100}
     rungs = 0
     while change is not None and rungs < len(errors):
-        change = recovery_step(errors[rungs], change, means)
+        change = recovery_step(errors[rungs], change, **means)
         rungs += 1
 
     assert change is None

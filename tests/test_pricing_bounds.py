@@ -132,6 +132,7 @@ SONNET, GPT5, AUDIO = "anthropic/claude-sonnet-4-5", "openai/gpt-5", "openai/gpt
         pytest.param(SONNET, Demand(text_tokens=1, searches=3, is_open=True), 0, 0.78, id="the window, and searches"),
         pytest.param("openai/gpt-4o-search-preview", Demand(tier="default"), 0, 0.345, id="searches by itself"),
         pytest.param("claude-opus-4-6", Demand(text_tokens=1000), 0, 0.006875, id="a region's surcharge"),
+        pytest.param("claude-opus-4-8", Demand(text_tokens=1000, is_fast=True), 0, 0.01375, id="fast mode"),
         pytest.param(GPT5, Demand(text_tokens=1000, tier="default", is_elsewhere=True), 0, 0.001375, id="an address"),
     ],
 )
@@ -159,7 +160,9 @@ def test_other_endpoints_are_bounded_too(model, keywords, output, least, most):
     assert least <= worst(model, demand(keywords), output) <= most
 
 
-@pytest.mark.parametrize("model", ["openai/never-heard-of", "mistral/mistral-ocr-latest", "openai/sora-2"])
+@pytest.mark.parametrize(
+    "model", ["openai/never-heard-of", "mistral/mistral-ocr-latest", "openai/sora-2", "exa_ai/search"]
+)
 def test_what_nobody_can_bound_has_no_price(model):
     """A model that is not listed, or billed by what no request tells, is unknown rather than free."""
     assert worst(model, Demand(), 0) is None

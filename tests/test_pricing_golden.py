@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from blueprint_llm.config.blocks import Pricing
 from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage.money import atto
-from blueprint_llm.usage.pricing import PriceCard, Prices, Tokens, cost, tokens_of, worst_cost
-from blueprint_llm.usage.pricing.card import Rates
-from blueprint_llm.usage.pricing.sheet import Sheet
+from blueprint_llm.usage.pricing import PriceCard, Prices, cost, worst_cost
+from blueprint_llm.usage.pricing.card import PARTS, tokens_of
 
 DAY = date(2026, 6, 15)
 CONTRACT = """
@@ -57,9 +56,27 @@ def prices(tmp_path_factory):
     return Prices.load(Pricing(files=[str(path)]))
 
 
+def used(
+    prompt=0, completion=0, *, cached=0, cache_write_5m=0, cache_write_1h=0, reasoning=0, audio_input=0, audio_output=0
+):
+    """A usage as LiteLLM reports it; prompt and completion include all the others."""
+    details = {"cache_creation_token_details": {"ephemeral_1h_input_tokens": cache_write_1h}}
+    return SimpleNamespace(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        cache_write_tokens=cache_write_5m + cache_write_1h,
+        reasoning_tokens=reasoning,
+        raw={
+            "prompt_tokens_details": {"audio_tokens": audio_input, **details},
+            "completion_tokens_details": {"audio_tokens": audio_output},
+        },
+    )
+
+
 def case(name, model, nano, *, tags=frozenset(), at=DAY, seconds=0.0, deployment=None, **tokens):
     """One line of the table; tokens in the provider's words."""
-    return pytest.param(model, tags, at, seconds, deployment, Tokens(**tokens), nano, id=name)
+    return pytest.param(model, tags, at, seconds, deployment, used(**tokens), nano, id=name)
 
 
 @pytest.mark.parametrize(
@@ -185,12 +202,11 @@ def test_price_is_shown_per_million_tokens(prices):
     assert (shown["input"], shown["output"], shown["cache_write_1h"]) == (5.0, 25.0, 10.0)
 
 
-RATES = st.builds(Rates, **dict.fromkeys(Rates.__slots__, st.integers(0, 10**13)))
+RATES = st.fixed_dictionaries(dict.fromkeys(PARTS, st.integers(0, 10**13)))
 CARDS = st.builds(
     PriceCard,
-    base=RATES,
-    tiers=st.lists(st.tuples(st.integers(1, 2000), RATES), max_size=2).map(
-        lambda tiers: tuple(sorted(tiers, key=lambda t: t[0]))
+    rates=st.tuples(RATES, st.lists(st.tuples(st.integers(1, 2000), RATES), max_size=2)).map(
+        lambda drawn: ((0, drawn[0]), *sorted(drawn[1], key=lambda tier: tier[0]))
     ),
     per_second=st.integers(0, 10**15),
     per_request=st.integers(0, 10**15),
@@ -201,9 +217,10 @@ CARDS = st.builds(
 def test_worst_cost_is_never_exceeded(card, cut, seconds):
     """Whatever a provider reports within the bounds, it costs no more than was reserved."""
     fresh, cached, written, kept, text, reasoning, heard, spoken = cut
-    tokens = Tokens(
-        prompt=fresh + cached + written + kept + heard,
-        completion=text + reasoning + spoken,
+    prompt, completion = fresh + cached + written + kept + heard, text + reasoning + spoken
+    usage = used(
+        prompt=prompt,
+        completion=completion,
         cached=cached,
         cache_write_5m=written,
         cache_write_1h=kept,
@@ -212,9 +229,9 @@ def test_worst_cost_is_never_exceeded(card, cut, seconds):
         audio_output=spoken,
     )
 
-    worst = worst_cost(card, tokens.prompt + 100, tokens.completion, seconds=seconds + 1)
+    worst = worst_cost(card, prompt + 100, completion, seconds=seconds + 1)
 
-    assert cost(card, tokens, seconds=seconds) <= worst
+    assert cost(card, usage, seconds=seconds) <= worst
 
 
 def test_worst_cost_takes_the_dearest_reachable_rate(prices):
@@ -228,7 +245,7 @@ def test_worst_cost_takes_the_dearest_reachable_rate(prices):
 
 def test_cheaper_high_tier_does_not_lower_the_worst_cost():
     """A volume discount above a threshold cannot be counted on: the prompt may turn out shorter."""
-    sheet = Sheet(base={"input": atto("1e-6"), "output": 0}, tiers={100: {"input": atto("1e-7")}})
+    sheet = {("input", 0): atto("1e-6"), ("output", 0): 0, ("input", 100): atto("1e-7")}
     card = PriceCard.of(sheet, version="", source="")
 
     assert worst_cost(card, 200, 0) == 200_000
@@ -246,14 +263,9 @@ def test_tokens_of_an_answer_keep_what_only_the_provider_says(shape):
 
     found = tokens_of(SimpleNamespace(**counts, cache_write_tokens=50, raw=raw))
 
-    assert found == Tokens(
-        prompt=100,
-        completion=40,
-        cached=10,
-        cache_write_5m=20,
-        cache_write_1h=30,
-        reasoning=5,
-        audio_input=7,
-        audio_output=9,
-    )
-    assert tokens_of(UsageInfo(prompt_tokens=3, cache_write_tokens=2)) == Tokens(prompt=3, cache_write_5m=2)
+    assert found == {
+        "input": 33, "cache_read": 10, "cache_write_5m": 20, "cache_write_1h": 30, "audio_input": 7,
+        "output": 26, "reasoning": 5, "audio_output": 9,
+    }  # fmt: skip
+    short = tokens_of(UsageInfo(prompt_tokens=3, cache_write_tokens=2))
+    assert {part: count for part, count in short.items() if count} == {"input": 1, "cache_write_5m": 2}

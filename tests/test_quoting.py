@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blueprint_llm.cli import main
-from blueprint_llm.policy.quoting import unquoted
-from blueprint_llm.policy.wording import words_in
+from blueprint_llm.policy.classification import unquoted, words_in
 from blueprint_llm.testing import FaultServer, Status
 
 SECRET = "the secret plan of the caller is to buy Rotterdam"

@@ -10,7 +10,6 @@ from report_rows import DAY_S, row
 
 from blueprint_llm.report import Figures, render
 from blueprint_llm.report.charts import scale
-from blueprint_llm.report.markup import Html, join, tag
 from blueprint_llm.report.wording import count, counted, percent, seconds, spent, usd
 from blueprint_llm.usage.stores.records import Charge, Level
 
@@ -25,14 +24,6 @@ def at(day, n, **fields):
 def figures(*rows, until=NOON, since=None):
     """The figures of some attempts."""
     return Figures.of(rows, until=until, since=since)
-
-
-def test_text_is_escaped_and_markup_is_not():
-    """A child or an attribute that is not markup cannot become some."""
-    made = tag("p", '<b>"&', Html("<i></i>"), 5, None, title='"><x', data_n=None)
-
-    assert made == '<p title="&quot;&gt;&lt;x">&lt;b&gt;&quot;&amp;<i></i>5</p>'
-    assert join("<", made) == f"&lt;{made}"
 
 
 @pytest.mark.parametrize(
@@ -192,6 +183,20 @@ def test_the_page_is_well_formed_and_loads_nothing(rows):
     assert "Of more, the newest." in page
 
 
+def test_no_name_becomes_markup():
+    """Whatever a model, a provider, a project or an error is called, it is text in elements and in attributes."""
+    odd = """<b>"&'"""
+    rows = [at(0, 1, usd=1, model=odd, provider=odd, session=odd, category="refused")]
+    kept = {"call1": {"attempts": [{"n": 1, "category": "refused", "said": odd}]}}
+    page = render(figures(*rows), [level(5)], project=odd, note=odd, traces=kept)
+    balance = Balance(page)
+
+    assert (balance.open, balance.wrong) == ([], [])
+    assert "<b>&" not in page
+    assert "<b>&#34;" not in page
+    assert page.count("&lt;b&gt;&#34;&amp;&#39;") >= 8
+
+
 def test_limits_in_words():
     """How full, in which colour, what happens beyond, and when it begins anew."""
     levels = [
@@ -216,6 +221,25 @@ def test_many_models_share_the_last_colour():
 
     assert re.findall(r'<i class="(c\d)"></i>(.*?) <b>(.*?)</b>', legend)[:1] == [("c0", "m9", "$10.00")]
     assert re.findall(r'<i class="c7"></i>(.*?) <b>(.*?)</b>', legend) == [("3 others", "$6.00")]
+
+
+def test_stacked_columns_stay_within_the_chart():
+    """What models cost on one day stands on one another: each bar ends where the next begins, none beyond the top."""
+    page = render(figures(*(at(0, n, usd=2, model=f"m{n}") for n in range(3))))
+    chart = re.search(r'id="cost".*?</section>', page, re.DOTALL)[0]
+    bars = re.findall(r'<rect class="c\d" y="([\d.]+)%" height="([\d.]+)%"', chart)
+
+    ends = [(round(float(y)), round(float(y) + float(height))) for y, height in bars]
+    assert ends == [(67, 100), (33, 67), (0, 33)]
+
+
+def test_a_line_breaks_where_nobody_answered():
+    """Latency of two spells is two strokes, with a dot for each day that has any."""
+    page = render(figures(*(at(-ago, ago, usd=1) for ago in (0, 1, 4, 5, 6))))
+    line = re.search(r'<g class="line p95">(.*?)</g>', page, re.DOTALL)[1]
+
+    assert [len(points.split()) for points in re.findall(r'<polyline points="(.*?)"', line)] == [3, 2]
+    assert line.count("<circle") == 5
 
 
 def test_doubtful_costs_say_so():

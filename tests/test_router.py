@@ -17,7 +17,7 @@ from serving import serving
 
 import blueprint_llm
 from blueprint_llm import Router, errors
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.compat.router import with_closed
 from blueprint_llm.testing import Answer, BrokenTool, Cut, FaultServer, Recorded, Reset, Status, ToolUse
 

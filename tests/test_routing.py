@@ -490,6 +490,40 @@ def test_key_of_one_vendor_never_goes_to_another():
     assert [call.model for call in adapter.calls] == ["openai/gpt-4.1"]
 
 
+def test_key_of_one_vendor_never_goes_to_anothers_group():
+    """Nor is a group of another vendor's asked with the provider's own key."""
+    config = {
+        "model_list": [deployment("claude", "anthropic/claude-opus-4-5")],
+        "blueprint": {"providers": {"cloud": {"model": "openai/gpt-4o", "api_key": KEY}}},
+    }
+    adapter = ScriptedAdapter(default=Answer())
+    with SyncLLMClient(config, adapters={"cloud": adapter}) as client:
+        client.chat(messages=MESSAGES, provider="cloud", model="claude")
+
+    assert [call.model for call in adapter.calls] == ["anthropic/claude-opus-4-5"]
+    assert "api_key" not in adapter.calls[0].params
+    assert adapter.calls[0].credential is None
+
+
+def test_a_refusal_among_the_failures_is_told_once():
+    """A target over its limit is an attempt of the error's, and not passed over besides."""
+    block = {
+        "providers": {name: {"model": "openai/gpt-4o", "api_key": KEY} for name in ("full", "down")},
+        "chains": {"default": ["full", "down"]},
+        "quotas": [{"scope": "provider:full", "requests": 0, "window": "day"}],
+        "store": {"url": "memory"},
+    }
+    adapter = ScriptedAdapter(default=Status(404))
+    with (
+        SyncLLMClient({"blueprint": block}, adapters=dict.fromkeys(("full", "down"), adapter)) as client,
+        pytest.raises(ChainExhaustedError) as failed,
+    ):
+        client.chat(messages=MESSAGES)
+
+    assert str(failed.value).count("full (openai/gpt-4o)") == 1
+    assert "passed over" not in str(failed.value)
+
+
 def test_provider_with_an_address_of_its_own_serves_any_model():
     """A gateway's key stays with the gateway, whatever model it is asked for."""
     gateway = {"model": "openai/gpt-4o", "api_key": KEY, "api_base": "http://127.0.0.1:1/v1"}

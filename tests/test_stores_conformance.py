@@ -8,7 +8,8 @@ import redis_server
 
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage.stores import DegradedStore, MemoryStore, SqliteStore
-from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Charge, Reservation, Settlement
+from blueprint_llm.usage.stores.breaker import BreakerReport
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Reservation, Settlement
 from blueprint_llm.usage.stores.redis_store import RedisStore
 
 JAN_31 = datetime(2028, 1, 31, 23, 59, 50, tzinfo=UTC).timestamp()
@@ -570,7 +571,7 @@ class Conformance:
         opened = await told(store, ok=False, failures=3)
 
         assert (opened.state, opened.failures, opened.retry_in_s) == ("open", 3, 10)
-        assert opened.open_until == pytest.approx(clock.now + 10, abs=1e-3)
+        assert opened.until == pytest.approx(clock.now + 10, abs=1e-3)
 
     async def test_an_open_breaker_refuses_and_nothing_is_taken(self, store):
         """The reservation says which breaker refused; no limit counts it, and it may be forced."""
@@ -617,7 +618,7 @@ class Conformance:
         opened = await told(store, ok=False, failures=1)
         clock.now += 5
 
-        assert (await told(store, ok=False, failures=1)).open_until == opened.open_until
+        assert (await told(store, ok=False, failures=1)).until == opened.until
 
     async def test_probe_slot_expires_with_its_holder(self, store, clock):
         """A probe whose process died frees its slot after its reservation's time; the same id keeps it."""

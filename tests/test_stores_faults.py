@@ -1,4 +1,5 @@
 import asyncio
+import concurrent.futures
 import os
 import signal
 import sqlite3
@@ -16,13 +17,14 @@ from blueprint_llm.config import load_config
 from blueprint_llm.config.blocks import StoreConfig
 from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.types import UsageFilter
-from blueprint_llm.usage.stores import DegradedStore, MemoryStore, SqliteStore, open_store, redis_client, waited_for
-from blueprint_llm.usage.stores import degraded as degraded_module
+from blueprint_llm.usage import stores as stores_module
+from blueprint_llm.usage.stores import DegradedStore, MemoryStore, SqliteStore, open_store, waited_for
 from blueprint_llm.usage.stores import redis_store as redis_module
 from blueprint_llm.usage.stores import sqlite as sqlite_module
 from blueprint_llm.usage.stores import writer as writer_module
-from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Charge, Reservation, Settlement
-from blueprint_llm.usage.stores.redis_store import RedisStore
+from blueprint_llm.usage.stores.breaker import BreakerReport
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Reservation, Settlement
+from blueprint_llm.usage.stores.redis_store import RedisStore, redis_client
 
 ALL = UsageFilter()
 VISITOR = """
@@ -141,15 +143,15 @@ async def test_a_caller_without_a_deadline_is_told(store, path, monkeypatch):
 
 
 async def test_our_own_lock_is_named(store, path):
-    """Where this process itself holds the lock, that is said."""
+    """Where this process itself holds the lock, that is said, and nothing of who holds another file's."""
     own = sqlite3.connect(path, isolation_level=None)
     own.execute("BEGIN IMMEDIATE")
 
-    with pytest.raises(TimeoutError) as caught:
+    with holding(path.with_name("other.sqlite"), "BEGIN EXCLUSIVE"), pytest.raises(TimeoutError) as caught:
         async with asyncio.timeout(0.05):
             await store.reserve(reservation())
 
-    assert "is locked by this process" in waited_for(caught.value)
+    assert waited_for(caught.value) == f"the ledger {path} is locked by this process"
     own.close()
 
 
@@ -176,6 +178,21 @@ async def test_what_was_paid_is_booked_when_the_lock_is_gone(store, path):
     assert {item.id for item in await store.rows(ALL)} == {"2", "1"}
 
 
+async def test_a_reset_that_was_given_up_does_not_come_later(store, path):
+    """Whoever was told that the ledger is locked finds the counters as they were."""
+    await store.settle(settlement())
+    with holding(path, "BEGIN EXCLUSIVE") as holder:
+        for reset in (store.reset_limits, store.new_epoch):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await reset()
+        free(holder)
+    await store._writer.drain(10)
+
+    assert await counted(store) == (45, 45)
+    assert len(await store.rows(ALL)) == 1
+
+
 async def test_a_row_is_soon_seen_by_others(store, path):
     """A row that no transaction takes along gets one of its own; several share it."""
     before = visit(path)
@@ -195,6 +212,52 @@ async def test_a_transaction_that_fails_loses_no_row(store):
         await store._transact(lambda *_: 1 / 0)
 
     assert [item.id for item in await store.rows(ALL)] == ["1"]
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "after"])
+async def test_what_nobody_heard_of_is_undone(moment):
+    """A caller may leave before its job is begun, while it is done, or when it is done but not yet told."""
+    began, go, log = threading.Event(), threading.Event(), []
+    writer = writer_module.Writer(lambda: "locked")
+
+    def act():
+        began.set()
+        go.wait(10)
+        log.append("done")
+
+    first = writer_module.Job(lambda: moment == "before" and go.wait(10))
+    writer.put(first)
+    job = writer_module.Job(act, lambda: log.append("undone"))
+    caller = asyncio.create_task(writer.do(job))
+    await asyncio.sleep(0)
+    if moment != "before":
+        began.wait(10)
+    if moment == "after":
+        go.set()
+        concurrent.futures.wait([job], 10)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go.set()
+    await writer.drain(10)
+
+    assert log == ([] if moment == "before" else ["done", "undone"])
+
+
+async def test_what_cannot_be_undone_is_done():
+    """A job without an undo is carried out though its caller has left before it could be."""
+    go, log = threading.Event(), []
+    writer = writer_module.Writer(lambda: "locked")
+    writer.put(writer_module.Job(lambda: go.wait(10)))
+    caller = asyncio.create_task(writer.do(writer_module.Job(lambda: log.append("done"))))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go.set()
+    await writer.drain(10)
+
+    assert log == ["done"]
 
 
 LEAVING = """
@@ -372,18 +435,15 @@ except StoreError as error:
 
 @pytest.mark.parametrize("on_failure", ["error", "memory"])
 @pytest.mark.parametrize("kind", ["home is a file", "no home", "full disk", "read-only"])
-def test_an_unusable_place_is_an_error_or_memory(tmp_path, kind, on_failure):
+def test_an_unusable_place_is_an_error_or_memory(shared_tmp, kind, on_failure):
     """Where the ledger cannot be, that and the cure are said, or limits hold in this process, as configured."""
-    home = tmp_path / "home"
+    home = shared_tmp / "home"
     home.touch() if kind == "home is a file" else home.mkdir()
     environment = {**os.environ, "HOME": str(home)}
     for name in ("BLUEPRINT_HOME", "XDG_STATE_HOME"):
         environment.pop(name, None)
     if kind == "no home":
         environment["HOME"] = "~nobody-of-that-name"
-    if kind == "read-only":
-        for folder in [*home.parents, home]:
-            folder.is_relative_to(tmp_path.parent.parent.parent) and folder.chmod(0o755)
 
     done = subprocess.run(
         [sys.executable, "-c", UNUSABLE, kind, on_failure], capture_output=True, text=True, env=environment, check=True
@@ -621,7 +681,7 @@ async def test_degraded_store_limits_in_memory_and_recovers(path, events):
 
 async def test_a_locked_ledger_is_done_without(store, path, events, monkeypatch):
     """Where limits may hold in memory, a call waits for a locked ledger a moment only; what was paid is booked."""
-    monkeypatch.setattr(degraded_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(stores_module, "PATIENCE_S", 0.05)
     either = DegradedStore(store, on_event=events.append)
     await either.reserve(reservation())
     with holding(path, "BEGIN EXCLUSIVE") as holder:
@@ -682,7 +742,7 @@ async def test_redis_that_forgot_its_script_is_told_again(tmp_path):
     with redis_server.running(tmp_path) as url:
         store = RedisStore(url)
         assert (await store.reserve(reservation())).ok
-        await redis_client.redis_client(url).script_flush()
+        await redis_client(url).script_flush()
 
         assert (await store.reserve(reservation("2"))).denied
         await store.aclose()
@@ -753,8 +813,8 @@ async def test_users_of_one_redis_share_its_client(tmp_path):
         await asyncio.gather(one.reserve(reservation()), other.reserve(reservation()), one.aclose())
 
         assert (await counted(one), await counted(other)) == ((60, 0), (60, 0))
-        client = redis_client.redis_client(url)
-        assert client is redis_client.redis_client(url)
+        client = redis_client(url)
+        assert client is redis_client(url)
         await one.aclose()
         await other.aclose()
         assert not any(each.is_connected for each in client.connection_pool._available_connections)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from blueprint_llm import redaction
 from blueprint_llm.errors import InvalidRequestError
-from blueprint_llm.streaming import StreamingHandler, TextDelta, Verdict, check_tools, validate_message
+from blueprint_llm.streaming import StreamingHandler, TextDelta, Verdict, check_tools
 from blueprint_llm.types import PartialToolCall, Tool, ToolCall, UsageInfo
 
 HERE = Path(__file__).parent
@@ -60,6 +60,13 @@ def run(tools, chunks, **options):
     handler = StreamingHandler(tools, **options)
     events = [event for each in chunks for event in handler.feed(each)]
     return [event for event in events if isinstance(event, Verdict)], handler.close()
+
+
+def validate_message(message, finish_reason=None, tools=(), usage=None):
+    """The verdict on a whole message; without a finish reason it counts as ended."""
+    handler = StreamingHandler(tools)
+    handler.feed({"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]})
+    return handler.close(usage=usage, ended_by="terminal")
 
 
 def test_corpus_is_there(capsys):

@@ -13,8 +13,7 @@ from streaming_texts import document, is_sound, judge, mutant, rng_of, splits
 
 from blueprint_llm.streaming import JsonMachine, JsonRejected
 from blueprint_llm.streaming.document import Document
-from blueprint_llm.streaming.tokens import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
-from blueprint_llm.streaming.whole import Declined, parse_whole
+from blueprint_llm.streaming.whole import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS, Declined, parse_whole
 
 CORPUS = Path(__file__).parents[2] / "shared" / "corpora" / "json_test_suite.json"
 

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from blueprint_llm.streaming.text import Text
+from blueprint_llm.streaming.document import Text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Approval and the loop: nothing runs that nobody allowed, and an approval is good for exactly what was shown."""
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.errors import ApprovalPending, BudgetExceededError, ToolDeniedError, ToolError
 from blueprint_llm.tools import (
     ApprovalDecision,
@@ -24,8 +25,9 @@ from blueprint_llm.tools import (
     run_loop,
     tool,
 )
+from blueprint_llm.tools.approval import TerminalApprover
 from blueprint_llm.tools.loop import RunResult
-from blueprint_llm.tools.terminal import TerminalApprover
+from blueprint_llm.tools.sealed import PendingStore
 from blueprint_llm.types import ChatRequest, ChatResponse, ToolCall, UsageInfo
 
 YES = ApprovalDecision(decision="approve")
@@ -135,6 +137,19 @@ async def test_only_a_clear_yes_is_a_yes(approver, status, engine):
         assert execute(tools, write(content=f"a{number}")).status == status
         assert (await tools.execute(write(content=f"b{number}"))).status == status
         assert (await tools.execute(write(content=f"c{number}"))).status == status
+
+
+@pytest.mark.parametrize("failure", [StopIteration(), concurrent.futures.CancelledError(), SystemExit(3)], ids=repr)
+async def test_an_approver_that_fails_in_an_odd_way_has_said_no(failure, engine):
+    """What a future cannot carry, or takes for its own cancellation, neither hangs nor cancels the run."""
+
+    def approver(batch):
+        raise failure
+
+    async with asyncio.timeout(20):
+        result = await engine(approver=approver).execute(write())
+
+    assert (result.status, f"failed ({type(failure).__name__})" in result.content) == ("denied", True)
 
 
 async def test_who_answers_too_late_has_said_no(engine):
@@ -323,12 +338,17 @@ def test_rt035_of_three_calls_the_middle_one_is_rejected(engine, tmp_path):
 
 def test_only_what_is_marked_safe_runs_side_by_side(engine):
     """Reads go together up to the limit, a write waits for them and stands alone."""
-    now, most, together = set(), {}, threading.Barrier(2)
+    now, most, together, is_late = set(), {}, threading.Barrier(2), threading.Event()
 
     def act(name: str) -> None:
         now.add(name)
         if name in {"look1", "look2"}:
             together.wait(20)
+        if name == "look3":
+            is_late.set()
+            time.sleep(0.2)
+        if name == "change":
+            is_late.wait(0.2)
         most[name] = set(now)
         if name in {"look1", "look2"}:
             together.wait(20)
@@ -434,6 +454,17 @@ def test_a_run_waits_over_a_restart(engine, tmp_path, bare_environment):
         resume(engine(), state, [YES], [])
 
 
+def test_a_run_waits_over_an_upgrade(engine, tmp_path, monkeypatch):
+    """A run that 0.2.0 stored, its fields beside its calls, goes on as well."""
+    keep = PendingStore.keep
+    monkeypatch.setattr(PendingStore, "keep", lambda store, state: keep(store, {**state.pop("run"), **state}))
+    state = waiting(engine())
+
+    result = resume(engine(), state, [YES], [says(text="done")])
+
+    assert (result.content, (tmp_path / "ws/a.txt").read_text()) == ("done", "new")
+
+
 def test_a_later_leaves_everything_waiting(engine, tmp_path):
     """One `later` runs nothing of the batch; an undecided call asks again on resume and keeps waiting."""
     with pytest.raises(ApprovalPending) as caught:
@@ -518,15 +549,15 @@ def test_rt033_what_a_killed_resume_began_is_unknown_and_not_repeated(engine, tm
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm import sync
 from blueprint_llm.tools import ToolEngine, ApprovalDecision, resume_loop
 from blueprint_llm.tools.execution import Executor
 end = Executor._end
-def die(self, call, *facts):
-    if call.id == "c1":
+def die(self, judged, *facts):
+    if judged.call.id == "c1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return end(self, call, *facts)
+    return end(self, judged, *facts)
 Executor._end = die
 settings = Tools.model_validate({{"sandbox": {{"backend": "none"}}}})
 tools = ToolEngine(workspace={str(tmp_path / "ws")!r}, settings=settings)
@@ -641,3 +672,24 @@ def test_a_run_that_is_resumed_twice_goes_on_once(engine):
     with pytest.raises(ToolDeniedError):
         resume(engine(), first.value.run.state_id, {}, [says()])
     assert resume(engine(), second.value.run.state_id, {}, [says(text="ok")]).content == "ok"
+
+
+def test_text_from_outside_is_not_forgotten_while_a_run_waits(engine):
+    """A run that was taken up again still asks before it acts on what it may have read."""
+
+    @tool(effect="read", outside=True)
+    def fetch() -> str:
+        """Fetch."""
+        return "text"
+
+    def again():
+        tools = engine([{"allow": ["fetch", "write_file"]}])
+        tools.register_tool(fetch)
+        return tools
+
+    with pytest.raises(ApprovalPending) as first:
+        start(again(), [says(ToolCall(id="f1", name="fetch", arguments={})), says(write())])
+    with pytest.raises(ApprovalPending) as second:
+        resume(again(), first.value.state_id, [True], [says(write("b.txt", identity="w2"))])
+
+    assert "text from outside" in "".join(second.value.requests[0].reasons)

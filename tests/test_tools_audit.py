@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from blueprint_llm import sync
-from blueprint_llm.cli.audit import command
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.cli.tools import audit as command
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.tools import ToolEngine
-from blueprint_llm.tools.audit import Audit
+from blueprint_llm.tools.sealed import Audit
 
 KEY = b"k" * 32
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def test_a_cut_tail_is_not_mended_over(audit):
 WRITER = """
 import sys
 from pathlib import Path
-from blueprint_llm.tools.audit import Audit
+from blueprint_llm.tools.sealed import Audit
 audit = Audit(Path(sys.argv[1]), b"k" * 32, lambda: 0.0, "none")
 for number in range(1000):
     audit.append("outcome", {"by": sys.argv[2], "number": number})
@@ -190,8 +190,8 @@ def test_the_intent_is_on_disk_before_the_tool_runs(tmp_path):
 FULL = """
 import resource, signal, sys
 from blueprint_llm import sync
-from blueprint_llm.cli.audit import command
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.cli.tools import audit as command
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.tools import ToolEngine
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 settings = Tools.model_validate({"rules": [{"allow": "*"}]})

@@ -6,14 +6,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Sandbox, Tools
 from blueprint_llm.tools import ToolEngine, sandbox
 from blueprint_llm.tools.boundary import Patterns, Surveyor
+from blueprint_llm.tools.sandbox import Confinement
 
 SECRET = "canary-7f3a9b"
 READERS = ["git", "rg", "grep", "find", "ls", "cat"]
@@ -807,3 +810,24 @@ def test_ten_commands_at_once_do_not_queue(engine):
         return await asyncio.gather(*map(tools.execute, calls))
 
     assert {result.status for result in sync.run(all_at_once())} == {"ok"}
+
+
+def test_what_stands_in_for_something_is_whole_for_commands_that_start_at_once(tmp_path, monkeypatch):
+    """While one command's copy of a configuration is being written, another that needs it too waits for it."""
+    confinement = Confinement(str(tmp_path), Sandbox(), Patterns([]), Patterns([]))
+    begun, write = threading.Event(), Path.write_text
+
+    def write_slowly(path, *arguments):
+        path.touch()
+        begun.set()
+        time.sleep(0.3)
+        return write(path, *arguments)
+
+    monkeypatch.setattr(Path, "write_text", write_slowly)
+    first = threading.Thread(target=confinement._text, args=("whole",))
+    first.start()
+    begun.wait(20)
+
+    assert Path(confinement._text("whole")).read_text() == "whole"
+    first.join(20)
+    confinement.close()

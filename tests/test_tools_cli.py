@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from blueprint_llm.cli import run, tools
+from blueprint_llm.cli import tools
 from blueprint_llm.errors import ApprovalPending
 from blueprint_llm.tools import DenyAll, RunResult
-from blueprint_llm.tools.terminal import TerminalApprover
+from blueprint_llm.tools.approval import TerminalApprover
 from blueprint_llm.types import StreamChunk, ToolResult
 
 CONFIG = """
@@ -47,14 +47,14 @@ def config(tmp_path):
 )
 def test_check_says_what_would_become_of_a_call(words, code, text, config):
     """The decision, the rule and the reasons are printed; only allow is exit code 0."""
-    found = CliRunner().invoke(tools.command, ["check", "--config", config, *words])
+    found = CliRunner().invoke(tools.tools, ["check", "--config", config, *words])
 
     assert (found.exit_code, text in found.output) == (code, True), found.output
 
 
 def test_check_prints_json(config):
     """The same for programs."""
-    found = CliRunner().invoke(tools.command, ["check", "--json", "--config", config, "command", "git", "push"])
+    found = CliRunner().invoke(tools.tools, ["check", "--json", "--config", config, "command", "git", "push"])
 
     assert json.loads(found.output) == {
         "decision": "deny",
@@ -68,8 +68,8 @@ def test_check_prints_json(config):
 
 def test_list_prints_the_tools(config):
     """Every built-in tool with its effect."""
-    found = CliRunner().invoke(tools.command, ["list", "--config", config])
-    as_json = CliRunner().invoke(tools.command, ["list", "--json", "--config", config])
+    found = CliRunner().invoke(tools.tools, ["list", "--config", config])
+    as_json = CliRunner().invoke(tools.tools, ["list", "--json", "--config", config])
 
     assert "run_tests" in found.output
     effects = {row["name"]: row["effect"] for row in json.loads(as_json.output)}
@@ -108,8 +108,8 @@ def invoke(monkeypatch):
 
     def call(answer, *words):
         client = Client(answer)
-        monkeypatch.setattr(run, "open_client", lambda config, **more: client)
-        return CliRunner().invoke(run.command, words), client
+        monkeypatch.setattr(tools, "open_client", lambda config, **more: client)
+        return CliRunner().invoke(tools.run, words), client
 
     return call
 
@@ -140,7 +140,7 @@ def test_run_tells_limits_waiting_and_misuse(invoke):
 
 def test_run_asks_only_where_somebody_sits(monkeypatch):
     """On a terminal the approver asks; in a pipe it denies."""
-    assert isinstance(run.approver(), DenyAll)
+    assert isinstance(tools.approver(), DenyAll)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
 
-    assert isinstance(run.approver(), TerminalApprover)
+    assert isinstance(tools.approver(), TerminalApprover)

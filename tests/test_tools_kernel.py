@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
 
 ESCAPES = Path(__file__).with_name("tool_cases") / "escapes.py"

@@ -1,12 +1,15 @@
 """MCP servers: their tools pass the same rules, and what they say of themselves is no trust."""
 
+import asyncio
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.errors import ToolError
 from blueprint_llm.tools import ApprovalDecision, ToolEngine
 
@@ -115,9 +118,33 @@ def test_a_tool_that_was_taken_away_is_unknown(engine):
     ],
 )
 def test_a_server_that_does_not_start_is_an_error(command, engine):
-    """A program that is missing, ends at once or never answers is told by its name."""
-    with pytest.raises(ToolError, match="MCP server demo did not start"):
+    """A program that is missing, ends at once or never answers is told by its name, and by what was wrong."""
+    with pytest.raises(ToolError, match=r"MCP server demo did not start: (?!ExceptionGroup)"):
         engine(command=command, timeout_s=2)
+
+
+def test_a_start_that_is_cancelled_ends_at_once_with_its_server(tmp_path):
+    """Ctrl-C while a server keeps silent does not wait for the server's own deadline, and leaves no process."""
+    program = tmp_path / "silent.py"
+    program.write_text("import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n")
+    servers = {"demo": {"command": [sys.executable, str(program)], "timeout_s": 40}}
+    engine = ToolEngine(workspace=tmp_path, settings=Tools.model_validate({"mcp_servers": servers}))
+
+    async def give_up():
+        starting = asyncio.ensure_future(engine.connect())
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():  # noqa: ASYNC110 - another process makes it true
+            await asyncio.sleep(0.02)
+        starting.cancel()
+        await starting
+
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(give_up())
+    engine.close()
+
+    assert time.monotonic() - began < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_schema_that_cannot_be_used_denies(tmp_path):

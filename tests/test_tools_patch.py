@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blueprint_llm import sync
 from blueprint_llm.tools import ToolEngine
-from blueprint_llm.tools.journal import ChangedError, Journal
+from blueprint_llm.tools.files import ChangedError, Journal
 from blueprint_llm.tools.patch import PatchError, Staged, Stored, parse_patch, preview, stage
 from blueprint_llm.tools.workspace import Root
 
@@ -79,6 +79,12 @@ def test_the_three_formats_say_the_same(patch):
             b"a\nb\n", unified("@@ -2 +2 @@\n-b\n+B\n\\ No newline at end of file\n"), b"a\nB", id="the diff drops it"
         ),
         pytest.param(b"\xef\xbb\xbfa\nb\n", v4a("-a\n+A\n b\n"), b"\xef\xbb\xbfA\nb\n", id="BOM"),
+        pytest.param(
+            b"\xef\xbb\xbfa\n", unified("@@ -0,0 +1 @@\n+n\n"), b"\xef\xbb\xbfn\na\n", id="a BOM stays in front"
+        ),
+        pytest.param(
+            b"\xef\xbb\xbfa\nb\n", v4a("-a\n+\ufeffA\n b\n"), b"\xef\xbb\xbfA\nb\n", id="a BOM that is repeated"
+        ),
         pytest.param(b"\xff\xfe\nb\n\x80\n", v4a("-b\n+B\n"), b"\xff\xfe\nB\n\x80\n", id="bytes that are no UTF-8"),
         pytest.param(b"a\n\nb\n", v4a(" a\n\n-b\n+B\n"), b"a\n\nB\n", id="an empty context line without its space"),
         pytest.param(b"a\x0cb\nc\n", v4a("-c\n+C\n"), b"a\x0cb\nC\n", id="a form feed is no line end"),
@@ -107,6 +113,8 @@ def test_rt025_only_the_hunk_changes(before, patch, after):
     ("patch", "problem"),
     [
         pytest.param("hello", "no edits found", id="no patch"),
+        pytest.param("--- a/a.txt\n+++ b/\n@@ -1 +0,0 @@\n-x\n", "name two files", id="an empty path deletes nothing"),
+        pytest.param("--- a/\n+++ b/n.txt\n@@ -0,0 +1 @@\n+x\n", "name two files", id="an empty path adds nothing"),
         pytest.param("*** Begin Patch\n*** End Patch\n", "no edits found", id="empty"),
         pytest.param(v4a("@@\n-nope\n+x\n"), "not in the file", id="no match"),
         pytest.param(v4a("@@\n-twoo\n+x\n"), "line 2 is 'two'", id="a near miss is suggested"),
@@ -220,45 +228,39 @@ def test_a_patch_writes_all_its_files(tmp_path):
 
 KILLED = """
 import os, signal, sys
+from itertools import count
 from pathlib import Path
 from blueprint_llm.tools.workspace import Root
-from blueprint_llm.tools.journal import Journal
+from blueprint_llm.tools.files import Journal
 from blueprint_llm.tools.patch import Staged, Stored
-root, journal, wanted = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-def die(step):
-    if step == wanted:
+root, journal, wanted, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), count()
+def die(event, arguments):
+    if event in {"open", "os.rename", "os.remove"} and next(steps) == wanted:
         os.kill(os.getpid(), signal.SIGKILL)
 def old(n): return Stored(content=b"old %d\\n" % n, mode=0o644)
 def new(n): return Stored(content=b"new %d\\n" % n, mode=0o644)
 changes = [Staged(path=f"d{n}/f", before=old(n), after=new(n)) for n in range(3)]
 changes += [Staged(path="made/new", before=None, after=new(3)), Staged(path="gone", before=old(4), after=None)]
-with Root(root) as opened:
-    Journal(journal, os.urandom, die).apply(opened, changes)
+with Root(root, portable=True) as opened:
+    sys.addaudithook(die)
+    Journal(journal, os.urandom).apply(opened, changes)
 """
-STEPS = [
-    *[f"stage {n}" for n in range(5)],
-    "before commit",
-    "committed",
-    *[f"rename {n}" for n in range(5)],
-    "before forget",
-    "never",
-]
-
-
-QUICK = {"before commit", "committed", "rename 2"}
+STEPS, COMMITTED = 43, 30  # how many there are, and the one that renames the journal into place
+QUICK = {17, 31, 37}
 
 
 @pytest.mark.parametrize(
-    "step", [step if step in QUICK else pytest.param(step, marks=pytest.mark.slow) for step in STEPS]
+    "step", [step if step in QUICK else pytest.param(step, marks=pytest.mark.slow) for step in range(STEPS + 1)]
 )
 def test_rt023_killed_at_any_step_it_is_all_or_nothing(step, tmp_path):
-    """A process killed at any step leaves, after the next start, either every change or none, and no debris."""
+    """A process killed before any file is opened, renamed or removed leaves every change or none, and no debris."""
     root, home = tmp_path / "ws", tmp_path / "state"
     for n in range(3):
         (root / f"d{n}").mkdir(parents=True)
         (root / f"d{n}/f").write_text(f"old {n}\n")
     (root / "gone").write_text("old 4\n")
-    done = subprocess.run([sys.executable, "-c", KILLED, root, home, step], check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, root, home, str(step)], check=False)
+    committed = step == STEPS or any('"apply"' in path.read_text() for path in home.glob("*.json"))
 
     with Root(str(root)) as opened:
         Journal(home, os.urandom).recover(opened)
@@ -266,9 +268,9 @@ def test_rt023_killed_at_any_step_it_is_all_or_nothing(step, tmp_path):
     found = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
     before = {**{f"d{n}/f": f"old {n}\n" for n in range(3)}, "gone": "old 4\n"}
     after = {**{f"d{n}/f": f"new {n}\n" for n in range(3)}, "made/new": "new 3\n"}
-    committed = STEPS.index(step) > STEPS.index("before commit")
-    assert done.returncode == (0 if step == "never" else -signal.SIGKILL)
+    assert done.returncode == (0 if step == STEPS else -signal.SIGKILL)
     assert found == (after if committed else before)
+    assert committed == (step > COMMITTED)
     assert list(home.glob("*.json")) == []
 
 
@@ -281,9 +283,9 @@ def test_the_engine_finishes_what_a_killed_one_began(tmp_path, bare_environment)
     script = textwrap.dedent("""
         import os, signal, sys
         from blueprint_llm import sync
-        from blueprint_llm.tools import journal
+        from blueprint_llm.tools import files
         from blueprint_llm.tools.engine import ToolEngine
-        journal.Journal._finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        files.Journal._finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         patch = "*** Begin Patch\\n*** Update File: a\\n-old\\n+new\\n*** End Patch\\n"
         call = {"id": "1", "name": "patch", "arguments": {"patch": patch}}
         sync.run(ToolEngine([{"allow": "patch"}], sys.argv[1]).execute(call))

@@ -1,6 +1,7 @@
 """Processes end with their caller, and whatever a handler does is a result."""
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import datetime as dt
@@ -20,9 +21,9 @@ import pytest
 from pydantic import BaseModel
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.errors import ToolError
-from blueprint_llm.tools import ToolEngine, run_loop, sandbox
+from blueprint_llm.tools import ToolEngine, commands, run_loop, sandbox
 from blueprint_llm.types import ChatRequest, ChatResponse, ToolCall
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +139,7 @@ INTERRUPTED = """
     import sys
     sys.path.insert(0, {root!r})
     from blueprint_llm import sync
-    from blueprint_llm.config.tool_blocks import Tools
+    from blueprint_llm.config.blocks import Tools
     from blueprint_llm.tools import ToolEngine
     settings = Tools.model_validate({{"sandbox": {{"backend": "none"}}}})
     engine = ToolEngine([{{"allow": "command", "effects": "write"}}], sys.argv[1], settings=settings)
@@ -179,6 +180,32 @@ def test_after_closing_nothing_is_started(engine):
     tools.close()
 
     assert "closed" in sync.run(tools.execute(command("true"))).content
+
+
+def test_closing_does_not_wait_for_what_is_frozen(engine, tmp_path, monkeypatch):
+    """Where the processes that end a command are stopped themselves, closing gives up soon, without an error."""
+    monkeypatch.setattr(commands, "_GRACE_S", 0.5)
+    tools, mark = engine(), f"63.7{PID}"
+    running = threading.Thread(
+        target=lambda: sync.run(tools.execute(command("sh", "-c", f"touch began; sleep {mark}")))
+    )
+    running.start()
+    sync.run(until((tmp_path / "ws/began").exists))
+    server = tools._spawner._server.pid
+    own = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True, check=True).stdout.split()
+    frozen = [server, *map(int, own)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        tools.close()
+        assert time.monotonic() - began < 10
+    finally:
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    running.join(20)
+    sync.run(until(lambda: alive(f"sleep\0{mark}") == 0))
 
 
 class Reading(BaseModel):

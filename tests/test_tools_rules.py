@@ -469,6 +469,14 @@ def test_malformed_arguments_are_denied_by_field(arguments, field, workspace):
     assert field in found.reasons[0]
 
 
+def test_too_many_arguments_of_tests_are_denied(workspace):
+    """The command that `run_tests` makes is looked through like any other."""
+    with ToolEngine([{"allow": "run_tests"}], workspace) as engine:
+        found = engine.check("run_tests", {"args": ["x"] * 5000})
+
+    assert (found.decision, "too long" in found.reasons[0]) == ("deny", True)
+
+
 def test_nesting_of_plain_values_is_bounded(workspace):
     """A mapping nested 100,000 levels deep is refused without recursion."""
     deep = []

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.errors import ToolError
 from blueprint_llm.redaction import register
 from blueprint_llm.tools import Ready, ToolEngine, sandbox, tool
@@ -139,14 +138,6 @@ def own_privileges(scenario, workspace, backend):
     command = [sys.executable, str(CASES / "unprivileged.py"), scenario, str(workspace), backend]
     done = subprocess.run(command, capture_output=True, text=True, env=child_env(), timeout=60, check=True)
     return json.loads(done.stdout)
-
-
-@pytest.fixture
-def shared_tmp():
-    """A folder that other users may enter; pytest's own is closed to them."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def test_every_runtime_case_of_the_corpus_has_a_test(capsys):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blueprint_llm.usage import Demand, demand
-from blueprint_llm.usage.estimate import PER_IMAGE, PER_TOOLS, SEARCHES
+from blueprint_llm.usage.pricing.bounds import PER_IMAGE, PER_TOOLS, SEARCHES
 
 
 def of(*content, **keywords):

@@ -13,8 +13,9 @@ from blueprint_llm.types import UsageFilter, UsageInfo
 from blueprint_llm.usage import Demand, Estimate, Ledger, Outcome, Payer, demand, denial, standing
 from blueprint_llm.usage.limits import of_attempt
 from blueprint_llm.usage.pricing import PriceCard, Prices
+from blueprint_llm.usage.pricing.card import PARTS
 from blueprint_llm.usage.stores import MemoryStore
-from blueprint_llm.usage.stores.records import BreakerReport
+from blueprint_llm.usage.stores.breaker import BreakerReport
 
 GPT = Prices().price("cloud", "openai/gpt-4o", at=date(2026, 1, 1))  # 2.5 / 10 USD per Mtok
 PAYER = Payer(
@@ -100,7 +101,7 @@ LITELLM = {
     "router_settings": {
         "provider_budget_config": {
             "openai": {"budget_limit": 0.3, "time_period": "1d"},
-            "azure": {"max_budget": 4, "budget_duration": "12h", "rpm_limit": 9},
+            "azure": {"max_budget": 4, "budget_duration": "12h", "rpm_limit": 9, "tpm_limit": 90},
         }
     },
     "litellm_settings": {"max_budget": 100},
@@ -134,6 +135,7 @@ def attempt_at(deployment, provider):
                 ("global", "usd", "ever", 100_000_000_000),
                 ("provider:cloud", "requests", "minute", 7),
                 ("litellm_provider:azure", "requests", "minute", 9),
+                ("litellm_provider:azure", "tokens", "minute", 90),
                 ("litellm_provider:azure", "usd", "43200s", 4_000_000_000),
                 ("deployment:d2", "usd", "2592000s", 500_000_000),
             ],
@@ -168,7 +170,7 @@ def test_nonsense_limit_is_a_configuration_error(settings, said):
 
 def test_price_brings_limits():
     """The requests and tokens a minute of a contract count for its model."""
-    card = PriceCard(base=GPT.base, rpm=3, tpm=400)
+    card = PriceCard(rates=GPT.rates, rpm=3, tpm=400)
 
     found = ledger().charges(PAYER, estimate(card=card))
 
@@ -250,7 +252,7 @@ def test_unknown_price_is_a_policy(unknown, usd, blocked):
     """Under a USD budget an unknown price blocks, warns or reserves nothing, as configured; the cost stays unknown."""
     book = ledger(pricing=Pricing(unknown=unknown), budgets=[Budget(scope="project", limit_usd=1)])
 
-    guess = book.estimate(None, input_tokens=10, output_tokens=10)
+    guess = book.estimate(None, output_tokens=10, asked=Demand(text_tokens=10))
 
     assert guess.usd == usd
     assert bool(book.unpriced(PAYER, guess)) is blocked
@@ -261,7 +263,7 @@ def test_unknown_price_is_a_policy(unknown, usd, blocked):
 def test_cost_that_a_provider_states_counts_for_a_model_nobody_knows():
     """OpenRouter's `usage.cost` is charged to the budget though no price was known before."""
     book = ledger(pricing=Pricing(unknown="assume_zero"), budgets=[Budget(scope="project", limit_usd=1)])
-    reservation = book.reservation("1", PAYER, book.estimate(None, input_tokens=10, output_tokens=10))
+    reservation = book.reservation("1", PAYER, book.estimate(None, output_tokens=10, asked=Demand(text_tokens=10)))
 
     done = book.settlement(reservation, Outcome(usage=UsageInfo(prompt_tokens=1), cost_usd=0.0423))
 
@@ -272,15 +274,15 @@ def test_unknown_price_without_a_budget_is_no_obstacle():
     """Where no USD budget applies an unknown price is only unknown."""
     book = ledger(quotas=[Quota(scope="global", tokens=1)])
 
-    assert book.unpriced(PAYER, book.estimate(None, input_tokens=1, output_tokens=1)) is None
+    assert book.unpriced(PAYER, book.estimate(None, output_tokens=1, asked=Demand(text_tokens=1))) is None
 
 
 def test_expiry_row_is_the_estimate():
     """What a store writes when nobody settles: the worst case, estimated, maybe billed."""
-    reservation = ledger().reservation("c-1", PAYER, estimate(), target="t", probes=2, attempt=2, trace="t")
+    reservation = ledger().reservation("c-1", PAYER, estimate(), target="t", probes=2, attempt=2)
     row = reservation.row
 
-    assert (row.id, row.call_id, row.attempt, row.trace_id) == ("c-1", "c", 2, "t")
+    assert (row.id, row.call_id, row.attempt, row.trace_id) == ("c-1", "c", 2, "c")
     assert (row.prompt_tokens, row.completion_tokens, row.cost_nano) == (100, 200, 5000)
     assert (row.category, row.usage_source, row.maybe_billed) == ("expired", "estimated", True)
     assert row.price_version == GPT.version
@@ -337,10 +339,9 @@ def test_usage_goes_into_the_row():
 
 def test_price_by_time_reserves_the_longest_time():
     """A machine that is paid by the second is reserved for the longest time that the call may take."""
-    free = replace(GPT.base, **dict.fromkeys(GPT.base.__slots__, 0))
-    card = PriceCard(base=free, per_second=10**15)
+    card = PriceCard(rates=((0, dict.fromkeys(PARTS, 0)),), per_second=10**15)
 
-    guess = ledger().estimate(card, input_tokens=1, output_tokens=1, seconds=30)
+    guess = ledger().estimate(card, output_tokens=1, asked=Demand(text_tokens=1), seconds=30)
 
     assert guess.usd == 30_000_000
 

@@ -15,27 +15,15 @@ EndedBy = Literal["terminal", "invented", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to one deployment, ready for LiteLLM.
+    """One request to one deployment, ready for LiteLLM."""
 
-    Attributes:
-        provider: The target's name, for errors.
-        model: The LiteLLM model id.
-        messages: OpenAI dicts.
-        params: LiteLLM keywords: the request's and the deployment's.
-        credential: The key and the base URL; the key is revealed only inside the adapter.
-        timeout_s: What the transport may take until the first byte, and between two reads.
-        as_written: LiteLLM's own settings and ways to a key apply, and its exception goes with a CallError.
-        counted_tokens: The prompt by LiteLLM's counter; None where its bytes alone showed that it fits.
-    """
-
-    provider: str
-    model: str
+    provider: str  # the target's name, for errors
+    model: str  # the LiteLLM model id
     messages: list[dict[str, Any]] = field(repr=False)
-    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    credential: Credential | None = None
-    timeout_s: float = 600.0
-    as_written: bool = False
-    counted_tokens: int | None = None
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the request's and the deployment's keywords
+    credential: Credential | None = None  # the key is revealed only inside the adapter
+    timeout_s: float = 600.0  # what the transport may take until the first byte, and between two reads
+    counted_tokens: int | None = None  # the prompt by LiteLLM's counter; None where its bytes alone showed that it fits
 
 
 class StreamHandle(Protocol):

@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from blueprint_llm import redaction
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
-from blueprint_llm.policy import classify, wait_s
-from blueprint_llm.policy.quoting import unquoted
-from blueprint_llm.policy.wording import words_in
+from blueprint_llm.policy.classification import classify, unquoted, wait_s, words_in
 from blueprint_llm.redaction import clean_traceback, redact_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from blueprint_llm.adapters.contract import Call
 
 LONGEST_TEXT = 500
 # What httpx, aiohttp and the system raise when a connection ends in mid-answer.
-_LOST = frozenset(
-    {
-        *("ReadError", "ReadTimeout", "RemoteProtocolError", "NetworkError", "ConnectionError", "ConnectionResetError"),
-        *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
-    }
-)
+_LOST = {
+    *("ReadError", "ReadTimeout", "RemoteProtocolError", "NetworkError", "ConnectionError", "ConnectionResetError"),
+    *("ClientPayloadError", "ClientConnectionError", "ServerDisconnectedError", "IncompleteRead", "TimeoutError"),
+}
 # What they raise when there is no connection at all: the status is LiteLLM's invention then.
-_UNREACHED = frozenset(
-    {
-        *(
-            "ConnectError",
-            "ConnectTimeout",
-            "ClientConnectorError",
-            "ClientConnectorDNSError",
-            "ConnectionRefusedError",
-        ),
-        *("gaierror", "ClientConnectorCertificateError", "ClientConnectorSSLError", "SSLCertVerificationError"),
-    }
-)
+_UNREACHED = {
+    *("ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError", "ConnectionRefusedError"),
+    *("gaierror", "ClientConnectorCertificateError", "ClientConnectorSSLError", "SSLCertVerificationError"),
+}
 _NETWORK = _LOST | _UNREACHED | {"APIConnectionError"}
 _WORDLESS = re.compile(r"Error code: \d+$")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -70,19 +57,19 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         in_stream: It came while a stream was read. Some providers' requests are only sent then.
         begun: The stream had brought something: the request was accepted, so the trouble is the stream's.
     """
-    if call.as_written:
-        _register_own_keys()
     failure = failure_of(error)
     found = classify(failure)
-    category = found.category.name
+    category = found.category
     if (in_stream and found.code in _UNREADABLE) or (begun and category in _BREAKS):
         category = "stream_broken"
     code = found.code or (_break_of(failure) if category == "stream_broken" else next(iter(failure.classes), None))
-    words = _first_line(_told(failure), call)
+    # Of an error that is no object LiteLLM's message has only the status, for OpenAI-like providers.
+    told = f"{failure.message} - {failure.body}" if _WORDLESS.search(failure.message) else failure.message
+    words = _first_line(told, call)
     is_key_trouble = category == "refused" and (failure.status in {401, 403} or found.code in _KEY_TROUBLE)
     advice = _key_advice(call) if is_key_trouble else _advice(category, found.code, failure)
     kind = StreamBrokenError if category == "stream_broken" else CallError
-    result = kind(
+    return kind(
         f"{call.provider} ({call.model}): {_text(failure, call, words)}{advice}",
         category=category,
         provider=call.provider,
@@ -95,9 +82,6 @@ def call_error(error: BaseException, call: Call, *, in_stream: bool = False, beg
         address=_address_of(failure, call) if _has_no_answer(failure) else None,
         said=_first_line(words_in(failure.message), call) or None,
     )
-    if call.as_written:
-        result.litellm_error = without_secrets(error)
-    return result
 
 
 def _advice(category: str, code: str | None, failure: Failure) -> str:
@@ -124,13 +108,6 @@ def _key_advice(call: Call) -> str:
     return f" (the key came from {where}: replace it there, or {store})"
 
 
-def _register_own_keys() -> None:
-    """Hide the keys that the program has given to LiteLLM itself (`litellm.api_key`), and that it used for a call."""
-    for name, value in list(vars(sys.modules["litellm"]).items()):
-        if name.endswith("_key") and isinstance(value, str):
-            redaction.register(value)
-
-
 def _break_of(failure: Failure) -> str:
     """Return how a stream broke: its connection did, it just ended, or the server put an error in a chunk's place."""
     if "before a finish_reason" in failure.message:  # LiteLLM's own words for a stream that just ended
@@ -141,17 +118,19 @@ def _break_of(failure: Failure) -> str:
 def failure_of(error: BaseException) -> Failure:
     """Return the facts of a LiteLLM exception; an error wrapped in mid-stream is unwrapped."""
     original = getattr(error, "original_exception", None)
-    if isinstance(original, BaseException):
-        error = original
+    error = original if isinstance(original, BaseException) else error
     chain = [error, *_causes(error)]
     redirect = next((each for each in chain if _status(each) in REDIRECTS), None)  # LiteLLM has them as 500
+    body, response = getattr(error, "body", None), getattr(error, "response", None)
+    told = body if isinstance(body, dict) else {}
+    kept = (getattr(response, "headers", None), getattr(error, "litellm_response_headers", None))
     return Failure(
         classes=tuple(kind.__name__ for kind in type(error).__mro__),
         status=_status(redirect or error),
         message=str(getattr(error, "message", None) or error),
         causes=tuple(type(each).__name__ for each in chain[1:]),
-        headers=_headers(error),
-        codes=_codes(error),
+        headers={str(name).lower(): str(value) for each in kept if each for name, value in dict(each).items()},
+        codes=tuple(str(told[name]) for name in ("code", "type") if told.get(name)),  # `insufficient_quota`
         body=next(filter(None, map(_body, chain)), ""),
         address=next(filter(None, map(_address, chain)), None),
     )
@@ -162,12 +141,6 @@ def _body(error: BaseException) -> str:
     with contextlib.suppress(Exception):  # a stream's was not read; any object may be there
         return str(error.response.text)  # type: ignore[attr-defined] # looked for
     return ""
-
-
-def _codes(error: BaseException) -> tuple[str, ...]:
-    """Return the provider's code and type, which no message has (`insufficient_quota`)."""
-    body = getattr(error, "body", None)
-    return tuple(str(body[name]) for name in ("code", "type") if body.get(name)) if isinstance(body, dict) else ()
 
 
 def _status(error: BaseException) -> int | None:
@@ -211,17 +184,6 @@ def _has_no_answer(failure: Failure) -> bool:
     return failure.status not in REDIRECTS and not _NETWORK.isdisjoint({*failure.classes, *failure.causes})
 
 
-def _headers(error: BaseException) -> Mapping[str, str]:
-    response = getattr(error, "response", None)
-    sources = (getattr(response, "headers", None), getattr(error, "litellm_response_headers", None))
-    return {str(name).lower(): str(value) for headers in sources if headers for name, value in dict(headers).items()}
-
-
-def _told(failure: Failure) -> str:
-    """Return LiteLLM's message; of an error that is no object it has only the status, for OpenAI-like providers."""
-    return f"{failure.message} - {failure.body}" if _WORDLESS.search(failure.message) else failure.message
-
-
 def _first_line(text: str, call: Call) -> str:
     """Return the first line of a text, masked, and without what it repeats of the request."""
     first = (redaction.clean_exception_text(text).strip().splitlines() or [""])[0][:LONGEST_TEXT]
@@ -249,7 +211,7 @@ def without_secrets(error: BaseException, depth: int = 0) -> Any:
     return clean
 
 
-def _kept(value: Any, depth: int) -> Any:
+def _kept(value: Any, depth: int) -> Any:  # noqa: PLR0911 - a kind of value each
     match value:
         case None | bool() | int() | float():
             return value
@@ -259,15 +221,10 @@ def _kept(value: Any, depth: int) -> Any:
             return redact_value(value)
         case BaseException() if depth < DEEPEST:
             return without_secrets(value, depth + 1)
-        case _:
-            return _http(value)
-
-
-def _http(value: Any) -> Any:
-    if hasattr(value, "status_code") and hasattr(value, "headers"):
-        return _response(value)
-    if hasattr(value, "method") and hasattr(value, "url"):
-        return _request(value)
+        case _ if hasattr(value, "status_code") and hasattr(value, "headers"):
+            return _response(value)
+        case _ if hasattr(value, "method") and hasattr(value, "url"):
+            return _request(value)
     return redact_value(dict(value)) if hasattr(value, "keys") else None
 
 

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Self
 from blueprint_llm import redaction
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.local.provider import custom_provider
-from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_delta, as_openrouter_wants, in_one_piece, usage_of
+from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_openrouter_wants, in_one_piece, usage_of
 from blueprint_llm.adapters.redirects import at_one_host, watch
 from blueprint_llm.config.providers import is_loopback
 from blueprint_llm.secret import Secret
-from blueprint_llm.streaming.ending import is_lost
+from blueprint_llm.streaming.verdict import is_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from blueprint_llm.adapters.contract import Call, EndedBy
 
@@ -49,6 +49,7 @@ PRIVATE = {
     "CustomStreamWrapper._base_hidden_params": "a key that a gateway echoes in a header stands in a chunk's parameters",
     "ModelResponse._response_headers": "a key that a gateway echoes in a header stands in the answer",
     "acompletion(_skip_mcp_handler=)": "a call with tools fails where the package mcp is not installed",
+    "Router.acompletion(_excluded_deployment_ids=)": "a group one of whose deployments is full may refuse a call",
 }
 # OpenAI's, which LiteLLM makes of every other.
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
@@ -78,10 +79,15 @@ def is_loaded() -> bool:
 def _loaded() -> Any:
     had = COST_MAP in os.environ
     os.environ.setdefault(COST_MAP, "True")
-    with _somewhere_temporary():
+    # LiteLLM asks for a temporary folder, to write there later: it shall load where nothing can be written at all, too.
+    with contextlib.suppress(FileNotFoundError):
+        tempfile.gettempdir()
+    found, tempfile.tempdir = tempfile.tempdir, tempfile.tempdir or os.curdir
+    try:
         import httpx  # noqa: PLC0415 - LiteLLM's, on the first call only
         import litellm  # noqa: PLC0415 - on the first call only
-
+    finally:
+        tempfile.tempdir = found
     if not had:
         del os.environ[COST_MAP]
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
@@ -92,48 +98,30 @@ def _loaded() -> Any:
     return litellm
 
 
-@contextlib.contextmanager
-def _somewhere_temporary() -> Iterator[None]:
-    """Let LiteLLM load where nothing can be written at all: it asks for a temporary folder, to write there later."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = os.curdir
-        try:
-            yield
-        finally:
-            tempfile.tempdir = None
-    else:
-        yield
-
-
 async def complete(call: Call) -> Any:
     """Return a whole answer: LiteLLM's `ModelResponse`. Raise CallError."""
-    try:
-        return without_keys(await _ask(call))
-    except Exception as error:  # noqa: BLE001 - the provider boundary: anything may come out of LiteLLM
-        failure = call_error(error, call)
-    raise failure
+    return await _ask(call)
 
 
 async def open_stream(call: Call) -> Stream:
     """Start a stream. Raise CallError."""
+    options = {**(call.params.get("stream_options") or {}), "include_usage": True}
+    return Stream(await _ask(call, stream=True, stream_options=options), call)
+
+
+async def _ask(call: Call, **streaming: Any) -> Any:
+    """Return what LiteLLM returns, without keys. Raise CallError."""
     try:
-        return Stream(without_keys(await _ask(call, stream=True)), call)
-    except Exception as error:  # noqa: BLE001 - the provider boundary
+        litellm = module() if is_loaded() else await asyncio.to_thread(module)
+        with at_one_host():
+            if _is_blocking(litellm, call, "astreaming" if streaming else "acompletion"):  # LiteLLM reads it in threads
+                answer = await asyncio.to_thread(lambda: litellm.completion(**(_keywords(call) | streaming)))
+            else:
+                answer = await litellm.acompletion(**(_keywords(call) | streaming))
+        return without_keys(answer)
+    except Exception as error:  # noqa: BLE001 - the provider boundary: anything may come out of LiteLLM
         failure = call_error(error, call)
     raise failure
-
-
-async def _ask(call: Call, *, stream: bool = False) -> Any:
-    """Return what LiteLLM returns."""
-    litellm = module() if is_loaded() else await asyncio.to_thread(module)
-    streaming = _streaming(call) if stream else {}
-    with at_one_host():
-        if _is_blocking(litellm, call, "astreaming" if stream else "acompletion"):
-            answer = await asyncio.to_thread(lambda: litellm.completion(**(_keywords(call) | streaming)))
-            return _Threaded(answer) if stream else answer
-        return await litellm.acompletion(**(_keywords(call) | streaming))
 
 
 def _is_blocking(litellm: Any, call: Call, method: str) -> bool:
@@ -160,7 +148,7 @@ def _keywords(call: Call) -> dict[str, Any]:
     model = _model_id(call.model)
     messages = as_openrouter_wants(call.messages, model)
     wire = {"timeout": call.timeout_s, **call.params, "model": model, "messages": messages}
-    wire |= SINGLE | ({} if call.as_written else {"caching": False})
+    wire |= {**SINGLE, "caching": False}
     if wire.get("tools"):
         wire["_skip_mcp_handler"] = True  # else a base install of LiteLLM fails for want of the mcp package
     credential = call.credential
@@ -170,7 +158,7 @@ def _keywords(call: Call) -> dict[str, Any]:
             wire["api_base"] = credential.base_url
         if credential.api_key is not None:
             wire["api_key"] = credential.api_key
-        elif is_loopback(credential.base_url) and not call.as_written:
+        elif is_loopback(credential.base_url):
             wire.setdefault("api_key", NO_KEY)
     return {name: value if name == "messages" else revealed(value) for name, value in wire.items()}
 
@@ -188,11 +176,6 @@ def revealed(value: Any) -> Any:
             return value
 
 
-def _streaming(call: Call) -> dict[str, Any]:
-    asked = call.params.get("stream_options") or {}
-    return {"stream": True, "stream_options": {**asked, "include_usage": True}}
-
-
 def _model_id(model: str) -> str:
     return model.replace("embedded:", "embedded/", 1) if model.startswith("embedded:") else model
 
@@ -202,61 +185,45 @@ class _Tap:
 
     A piece without text or calls is dropped: a refusal, the signature of a thought, what nobody has invented yet. Here
     such fields are kept; so are ends that it calls "stop" for want of a word, as it keeps those of whole answers.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._merger = stream, Merger()
-
-    def _hear(self, chunk: Any) -> Any:
-        for choice in getattr(chunk, "choices", None) or ():
-            delta = choice.delta
-            if delta is not None and not (delta.model_fields_set <= PASSED_ON >= (delta.model_extra or {}).keys()):
-                self._merger.add({"choices": [{"index": choice.index, "delta": delta.model_dump()}]})
-            if (reason := choice.finish_reason) and reason not in FINISH_REASONS:
-                native = {"provider_specific_fields": {"native_finish_reason": reason}}
-                self._merger.add({"choices": [{"index": choice.index, "delta": {}, **native}]})
-        if model := getattr(chunk, "model", None):
-            self._merger.add({"model": model})  # LiteLLM's chunks name the one that was asked for
-        return chunk
-
-    def aside(self) -> dict[str, Any]:
-        """Return what LiteLLM passes on in part only, merged."""
-        return self._merger.whole()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _AsyncTap(_Tap):
-    """A tap on a stream that is awaited.
 
     LiteLLM begins a loop over its source for every chunk, to which OpenAI's `AsyncStream` answers with a new generator
     that holds its chunk until it is closed; this one answers with itself.
     """
 
     def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self._chunks = stream if inspect.isasyncgenfunction(type(stream).__aiter__) else aiter(stream)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        return self._hear(await self._chunks.__anext__())
-
-
-class _BlockingTap(_Tap):
-    """A tap on a stream that blocks."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self._chunks = iter(stream)
+        self._stream, self.merger = stream, Merger()
+        self._chunks: Any = None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
+        self._chunks = self._chunks or iter(self._stream)
         return self._hear(next(self._chunks))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._chunks is None:
+            begins_anew = inspect.isasyncgenfunction(type(self._stream).__aiter__)
+            self._chunks = self._stream if begins_anew else aiter(self._stream)
+        return self._hear(await self._chunks.__anext__())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _hear(self, chunk: Any) -> Any:
+        for choice in getattr(chunk, "choices", None) or ():
+            delta = choice.delta
+            if delta is not None and not (delta.model_fields_set <= PASSED_ON >= (delta.model_extra or {}).keys()):
+                self.merger.add({"choices": [{"index": choice.index, "delta": delta.model_dump()}]})
+            if (reason := choice.finish_reason) and reason not in FINISH_REASONS:
+                native = {"provider_specific_fields": {"native_finish_reason": reason}}
+                self.merger.add({"choices": [{"index": choice.index, "delta": {}, **native}]})
+        if model := getattr(chunk, "model", None):
+            self.merger.add({"model": model})  # LiteLLM's chunks name the one that was asked for
+        return chunk
 
 
 class _GeminiEnd:
@@ -293,74 +260,49 @@ class _GeminiEnd:
 
 
 def _is_openai_like(kind: type) -> bool:
-    """Return True for the classes of LiteLLM's sources whose chunks are in OpenAI's format, by their names."""
-    return kind.__name__ in {"AsyncStream", "Stream"} or kind.__name__.endswith("ChatCompletionStreamingHandler")
-
-
-class _Threaded:
-    """A blocking stream of LiteLLM's, read in threads; everything else of it is LiteLLM's."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._source = stream, stream.completion_stream
-        self._is_closed = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    async def __anext__(self) -> Any:
-        chunk = await asyncio.to_thread(self._read)
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
-
-    def _read(self) -> Any:
-        try:
-            return next(self._stream, None)  # StopIteration cannot leave a thread
-        finally:
-            if self._is_closed:
-                self._close()
-
-    async def aclose(self) -> None:
-        """Close the source; one that a thread is reading closes when it has brought its next chunk."""
-        self._is_closed = True
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        with contextlib.suppress(ValueError):  # a generator that is running
-            getattr(self._source, "close", bool)()
+    """Return True for the classes of OpenAI's and LiteLLM's sources whose chunks are in OpenAI's format."""
+    name, library = kind.__name__, kind.__module__.partition(".")[0]
+    is_named = name in {"AsyncStream", "Stream"} or name.endswith("ChatCompletionStreamingHandler")
+    return is_named and library in {"openai", "litellm"}
 
 
 class Heard:
-    """What is heard of one stream of LiteLLM's beside its chunks; made before anything is read of it.
+    """What is heard of one stream of LiteLLM's beside its chunks; made before anything is read of it."""
 
-    Args:
-        wrapper: LiteLLM's stream.
-        is_blocking: Its source is read without `await`.
-    """
-
-    def __init__(self, wrapper: Any, *, is_blocking: bool = False) -> None:
+    def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper
         self._tap: _Tap | None = None
         if getattr(wrapper, "make_call", None) is not None:
             wrapper.make_call = _GeminiEnd(wrapper.make_call)
         source = getattr(wrapper, "completion_stream", None)
         if any(map(_is_openai_like, type(source).__mro__)):
-            wrapper.completion_stream = self._tap = _BlockingTap(source) if is_blocking else _AsyncTap(source)
+            wrapper.completion_stream = self._tap = _Tap(source)
 
     def ended_by(self) -> EndedBy:
-        """Return whether the provider said that it was done."""
-        return end_of(self._wrapper)
+        """Return whether the provider said that it was done.
+
+        LiteLLM makes "stop" of a connection that just ends, and of every reason that it does not know.
+        """
+        begin = getattr(self._wrapper, "make_call", None)
+        marks = ("received_finish_reason", "intermittent_finish_reason")
+        if isinstance(begin, _GeminiEnd) and begin.is_watching:
+            said = begin.reason
+        elif any(hasattr(self._wrapper, mark) for mark in marks):
+            said = next(filter(None, (getattr(self._wrapper, mark, None) for mark in marks)), None)
+        else:
+            return "terminal"
+        return "none" if is_lost(said) else "terminal" if said else "invented"
 
     def aside(self) -> dict[str, Any]:
         """Return what LiteLLM passes on in part only, merged, in the shape of an answer."""
-        return {} if self._tap is None else self._tap.aside()
+        return {} if self._tap is None else self._tap.merger.whole()
 
     def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
         """Return the merged chunks as LiteLLM has an answer that came in one piece, nothing lost on the way."""
         if self._tap is not None:
             litellm = module()
             known = (litellm.Message, litellm.Choices)
-            return in_one_piece(merged, self._tap.aside(), *(frozenset(each.model_fields) for each in known))
+            return in_one_piece(merged, self.aside(), *(frozenset(each.model_fields) for each in known))
         for choice in merged["choices"]:
             if choice["message"].get("tool_calls") and not choice["message"]["content"]:
                 choice["message"]["content"] = None  # LiteLLM's filler; a call alone has no text
@@ -377,7 +319,8 @@ class Stream:
     def __init__(self, wrapper: Any, call: Call) -> None:
         self._wrapper, self._call = wrapper, call
         self._heard = Heard(wrapper)
-        self._source = getattr(wrapper, "completion_stream", None)  # LiteLLM forgets it when it is closed
+        source = getattr(wrapper, "completion_stream", None)
+        self._embedded = source if hasattr(type(source), "last_usage") else None  # LiteLLM does not read its usage
         self._said: dict[str, Any] = {}  # the provider's usage
         self._counted: Any = None  # LiteLLM's
         self._seen, self._compact_at = 0, COMPACT_EVERY
@@ -415,8 +358,9 @@ class Stream:
         if kept is None:
             kept = [chunk]
             self._seen = 0
-        for usage in filter(None, map(_usage_of, kept[self._seen :])):
-            self._said |= usage.model_dump(exclude_none=True)
+        for each in kept[self._seen :]:
+            if usage := getattr(each, "usage", None):
+                self._said |= usage.model_dump(exclude_none=True)
         if len(kept) >= self._compact_at:
             _compact(kept)
             self._compact_at = len(kept) + COMPACT_EVERY
@@ -436,8 +380,8 @@ class Stream:
         if self.ended_by() == "invented":
             return {}
         if not self._said:
-            apart = getattr(self._source, "last_usage", None)  # the embedded model's
-            return {} if apart is None else dict(apart.model_dump(exclude_none=True))
+            apart = self._embedded and self._embedded.last_usage
+            return dict(apart.model_dump(exclude_none=True)) if apart else {}
         return usage_of(self._said, {} if self._counted is None else self._counted.model_dump(exclude_none=True))
 
     def as_whole(self, merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -459,25 +403,6 @@ class Stream:
             await self._wrapper.aclose()
 
 
-def end_of(wrapper: Any) -> EndedBy:
-    """Return whether the provider of LiteLLM's stream said that it was done.
-
-    LiteLLM makes "stop" of a connection that just ends, and of every reason that it does not know.
-    """
-    watcher, marks = getattr(wrapper, "make_call", None), ("received_finish_reason", "intermittent_finish_reason")
-    if isinstance(watcher, _GeminiEnd) and watcher.is_watching:
-        said = watcher.reason
-    elif any(hasattr(wrapper, mark) for mark in marks):
-        said = next(filter(None, (getattr(wrapper, mark, None) for mark in marks)), None)
-    else:
-        return "terminal"
-    return "none" if is_lost(said) else "terminal" if said else "invented"
-
-
-def _usage_of(chunk: Any) -> Any:
-    return getattr(chunk, "usage", None)
-
-
 def _compact(kept: list[Any]) -> None:
     """Replace chunks that LiteLLM keeps by one with the same text, so that it rebuilds the same answer.
 
@@ -492,7 +417,7 @@ def _compact(kept: list[Any]) -> None:
 
 def _place_of_plain(chunk: Any) -> int | None:
     """Return the index of the choice of a chunk that has only text, of one choice; None for any other."""
-    if len(chunk.choices) != 1 or _usage_of(chunk) is not None:
+    if len(chunk.choices) != 1 or getattr(chunk, "usage", None) is not None:
         return None
     choice = chunk.choices[0]
     said = {name for name, value in choice.delta if value is not None}
@@ -556,8 +481,3 @@ def quiet() -> None:
 def model_response(body: Mapping[str, Any]) -> Any:
     """Return LiteLLM's `ModelResponse` of its JSON."""
     return module().ModelResponse(**body)
-
-
-def as_chunk(whole: Any) -> Any:
-    """Return a `ModelResponse` as the one `ModelResponseStream` of its stream."""
-    return module().ModelResponseStream(**as_delta(whole.model_dump()))

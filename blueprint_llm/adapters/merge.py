@@ -17,6 +17,7 @@ is the same in every piece, while another one changes, is taken for a label as w
 from __future__ import annotations
 
 import base64
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,42 +44,36 @@ class Merger:
 
     def __init__(self) -> None:
         self._around: dict[str, Any] = {}
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, tuple[dict[str, Any], _Record]] = {}  # what is around a message, and the message
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take the next chunk. It is not changed, and nothing of it is kept that the caller could change."""
         for name, value in chunk.items():
             if name == "choices":
                 for choice in value or ():
-                    self._choices.setdefault(choice.get("index") or 0, _Choice()).add(choice)
+                    self._add(choice)
             elif value is None or value == (so_far := self._around.get(name)):
                 continue
             elif not (so_far and (name in _FIRST or value in ([], {}))):
                 self._around[name] = _copied(value)
 
-    def whole(self) -> dict[str, Any]:
-        """Return the answer so far in the shape of LiteLLM's `ModelResponse`."""
-        choices = [{**self._choices[index].whole(), "index": index} for index in sorted(self._choices)]
-        return {**_copied(self._around), "object": "chat.completion", "choices": choices}
-
-
-class _Choice:
-    """One of the answers that were asked for."""
-
-    def __init__(self) -> None:
-        self._around: dict[str, Any] = {}
-        self._message = _Record()
-
-    def add(self, choice: Mapping[str, Any]) -> None:
+    def _add(self, choice: Mapping[str, Any]) -> None:
+        around, message = self._choices.setdefault(choice.get("index") or 0, ({}, _Record()))
         for name, value in choice.items():
             if name == "delta":
-                self._message.add(value or {})
+                message.add(value or {})
             elif value is not None:
-                self._around[name] = _grown(self._around.get(name), value)
+                around[name] = _grown(around.get(name), value)
 
     def whole(self) -> dict[str, Any]:
-        message = {"role": "assistant", "content": None, **_said(self._message.whole(labelled=False))}
-        return {**_copied(self._around), "message": message}
+        """Return the answer so far in the shape of LiteLLM's `ModelResponse`."""
+        choices = []
+        for index in sorted(self._choices):
+            around, record = self._choices[index]
+            said = {name: value for name, value in record.whole(labelled=False).items() if value is not None}
+            message = {"role": "assistant", "content": None, **said}
+            choices.append({**_copied(around), "message": message, "index": index})
+        return {**_copied(self._around), "object": "chat.completion", "choices": choices}
 
 
 class _Text:
@@ -223,9 +218,7 @@ def _appended(name: str, so_far: Any, value: Any) -> Any:
     match so_far, value:
         case str(), str():  # labels and states, since any other text is a _Text
             return (value or so_far) if name in STATES else (so_far or value)
-        case _Text(), str():
-            so_far.add(value)
-        case (_Record(), dict()) | (_List(), list()):
+        case (_Text(), str()) | (_Record(), dict()) | (_List(), list()):
             so_far.add(value)
         case _:
             return _begun(name, value)
@@ -233,19 +226,18 @@ def _appended(name: str, so_far: Any, value: Any) -> Any:
 
 
 def _begun(name: str, value: Any) -> Any:
+    begun: _Record | _List
     match value:
-        case str():
-            return value if name in LABELS or name in STATES else _Text(value)
+        case str() if name not in LABELS and name not in STATES:
+            return _Text(value)
         case dict():
-            record = _Record()
-            record.add(value)
-            return record
+            begun = _Record()
         case list():
-            elements = _List(name)
-            elements.add(value)
-            return elements
+            begun = _List(name)
         case _:
             return value
+    begun.add(value)
+    return begun
 
 
 def _finished(value: Any) -> Any:
@@ -254,11 +246,9 @@ def _finished(value: Any) -> Any:
 
 def _joined_base64(parts: list[str]) -> str:
     """Return pieces one after another; as bytes where one before the last is padded, as sound's may be."""
-    try:
-        if any(part.endswith("=") for part in parts[:-1]):
+    with contextlib.suppress(ValueError):  # it only looked like it
+        if any(map(_is_padded, parts[:-1])):
             return base64.b64encode(b"".join(base64.b64decode(part, validate=True) for part in parts)).decode()
-    except ValueError:
-        pass  # it only looked like it
     return "".join(parts)
 
 
@@ -273,10 +263,6 @@ def _grown(so_far: Any, value: Any) -> Any:
             return so_far + _copied(value)
         case _:
             return _copied(value)
-
-
-def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _copied(value: Any) -> Any:
@@ -358,13 +344,9 @@ def as_openrouter_wants(messages: list[dict[str, Any]], model: str) -> list[dict
     """
     if not model.startswith("openrouter/"):
         return messages
-    return [_with_details(message) for message in messages]
-
-
-def _with_details(message: dict[str, Any]) -> dict[str, Any]:
-    kept = message.get("provider_specific_fields")
-    details = kept.get("reasoning_details") if isinstance(kept, dict) else None
-    return {"reasoning_details": details, **message} if details else message
+    kept = [message.get("provider_specific_fields") for message in messages]
+    details = [each.get("reasoning_details") if isinstance(each, dict) else None for each in kept]
+    return [{"reasoning_details": d, **message} if d else message for d, message in zip(details, messages, strict=True)]
 
 
 # What LiteLLM passes on of every delta.

@@ -7,41 +7,45 @@ methods are where every provider can be stopped. Whoever else uses httpx in this
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any
 
 _PORTS = {"http": 80, "https": 443}
 
 
-class _Call:
-    """A call of ours, as long as it lasts: what LiteLLM's callbacks send inherits its context and may come later."""
+class at_one_host:  # noqa: N801 - read as what it does: `with at_one_host():`
+    """A call of ours: follow no redirect to another host in this context; an answer of its status says so.
 
-    is_open = True
+    What LiteLLM's callbacks send inherits the context and may come later: then it is no call of ours any more.
+
+    Args:
+        is_guarded: What LiteLLM calls in it belongs to a call that is guarded already.
+    """
+
+    def __init__(self, *, is_guarded: bool = False) -> None:
+        self.is_guarded, self.is_open = is_guarded or in_guarded_call(), True
+
+    def __enter__(self) -> None:
+        self._token = _CALL.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.is_open = False
+        _CALL.reset(self._token)
 
 
-_CALL: ContextVar[_Call | None] = ContextVar("blueprint_at_one_host", default=None)
-
-
-@contextlib.contextmanager
-def at_one_host() -> Iterator[None]:
-    """Follow no redirect to another host in this context: an answer of its status says so."""
-    call = _Call()
-    token = _CALL.set(call)
-    try:
-        yield
-    finally:
-        call.is_open = False
-        _CALL.reset(token)
+_CALL: ContextVar[at_one_host | None] = ContextVar("blueprint_at_one_host", default=None)
 
 
 def _is_ours() -> bool:
     call = _CALL.get()
     return call is not None and call.is_open
+
+
+def in_guarded_call() -> bool:
+    """Return True for what LiteLLM does inside of a guarded call, until that call has ended."""
+    call = _CALL.get()
+    return call is not None and call.is_open and call.is_guarded
 
 
 def watch(httpx: Any) -> None:

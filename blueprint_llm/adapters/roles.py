@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blueprint_llm.context import is_local
+from blueprint_llm.context.policy import is_local
 from blueprint_llm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,11 +93,7 @@ class AdapterFactory:
         self.config, self.credentials = config, credentials
 
     def create(self, provider: str) -> LiteLLMAdapter:
-        """Return the adapter of a key of `providers`, a `model_list` group or a LiteLLM model id.
-
-        Raises:
-            ConfigError: The configuration knows no such provider.
-        """
+        """Return the adapter of a key of `providers` or a `model_list` group. Raise ConfigError for any other."""
         settings = self.config.providers.get(provider)
         if settings is not None:
             role = settings.role or (provider if provider in ROLES else _by_place(settings.model, settings.api_base))

@@ -10,32 +10,30 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.roles import LiteLLMAdapter
-from blueprint_llm.errors import BlueprintError
+from blueprint_llm.errors import BlueprintError, BudgetExceededError, CallError, QuotaExceededError
 from blueprint_llm.redaction import redact
 from blueprint_llm.trace import CALLER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from blueprint_llm.adapters.contract import Call, EndedBy
     from blueprint_llm.adapters.litellm import Heard
 
 
+# The code of a CallError of an attempt inside a Router that was not made because the deployment's circuit is open.
+CIRCUIT_OPEN = "circuit_open"
+# Of a request to the Router: the ids of the deployments that it may not choose (see `litellm.PRIVATE`).
+EXCLUDED = "_excluded_deployment_ids"
 # What LiteLLM's half of an error of both holds.
-THEIRS = frozenset(
-    {
-        *("response", "request", "body", "message", "param", "type", "litellm_debug_info", "llm_provider"),
-        *("num_retries", "max_retries", "litellm_response_headers", "current_cost", "max_budget"),
-    }
-)
+THEIRS = {
+    *("response", "request", "body", "message", "param", "type", "litellm_debug_info", "llm_provider"),
+    *("num_retries", "max_retries", "litellm_response_headers", "current_cost", "max_budget"),
+}
 
 
 class SharedRouter:
-    """One Router, made by whoever needs it first.
-
-    Args:
-        make: Builds it: a guarded Router of the configuration.
-    """
+    """One Router, made by whoever needs it first; `make` builds a guarded one of the configuration."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -78,22 +76,24 @@ class RouterAdapter(LiteLLMAdapter):
         super().load()
         self._router.get()
 
-    async def refusal(self, metadata: Mapping[str, Any], *, filters: bool) -> str | None:
+    async def refusal(self, metadata: Mapping[str, Any], closed: Sequence[str], *, filters: bool) -> str | None:
         """Return why the Router would not serve the group now, in its words where it has some.
 
         Args:
             metadata: The call's, with its tags.
+            closed: The ids of deployments to which nothing would be sent.
             filters: The Router goes by tags: it is made to find out. Else a Router that is not there refuses nothing.
         """
         if not (filters or self._router.is_made):
             return None
         router = await self._made()
-        ids = [each["model_info"]["id"] for each in router.registry().deployments(self.group)]
-        cooling = router.health().cooldowns.get_active_cooldowns(ids, None)
+        ids = {each["model_info"]["id"] for each in router.registry().deployments(self.group)}.difference(closed)
+        cooling = router.health().cooldowns.get_active_cooldowns([*ids], None)
         if ids and len(cooling) == len(ids):
             return "all of its deployments are cooling down"
         try:
-            await router.select(self.group, {"metadata": dict(metadata)}, kind="healthy")
+            without = {EXCLUDED: [*closed]} if closed else {}
+            await router.select(self.group, {"metadata": dict(metadata), **without}, kind="healthy")
         except ValueError as error:
             return redact(str(error))
         return None
@@ -109,27 +109,40 @@ class RouterAdapter(LiteLLMAdapter):
 
     async def complete(self, call: Call) -> Any:
         """Return a whole answer. Raise BlueprintError: a CallError, or a limit's."""
-        return await _or_ours(self._ask(call), self._placed(call))
+        return await self._answered(call)
 
     async def open(self, call: Call) -> RouterStream:
         """Start a stream. Raise BlueprintError: a CallError, or a limit's."""
         usage = {"include_usage": True, **(call.params.get("stream_options") or {})}
-        asked, placed = self._ask(call, stream=True, stream_options=usage), self._placed(call)
-        return RouterStream(await _or_ours(asked, placed), placed)
+        return RouterStream(await self._answered(call, stream=True, stream_options=usage), self._placed(call))
 
     def _placed(self, call: Call) -> Call:
         """Return the call as errors should tell of it."""
         return replace(call, params={**call.params, "api_base": self._address}) if self._address else call
 
+    async def _answered(self, call: Call, **more: Any) -> Any:
+        """Return what the Router answers, asked again without the deployments whose guards let nothing be sent.
+
+        Whatever `num_retries` says: that is about attempts, and none was made.
+        """
+        refused: list[str] = []
+        while True:
+            try:
+                without = {EXCLUDED: refused} if refused else {}
+                return await _or_ours(self._ask(call, **without, **more), self._placed(call))
+            except BlueprintError as error:
+                name = _closed(error)
+                if name is None or name in refused or len(refused) + 1 >= len(await self.attempts()):
+                    raise
+                refused.append(name)
+
     async def _ask(self, call: Call, **more: Any) -> Any:
         router = await self._made()
         from blueprint_llm.adapters.litellm import revealed  # noqa: PLC0415 - LiteLLM is loaded by now
 
-        params = {name: revealed(value) for name, value in call.params.items()}
         own = {"api_base": call.credential.base_url, "api_key": call.credential.api_key} if call.credential else {}
-        connection = {name: revealed(value) for name, value in own.items() if value is not None}
-        asked = {**params, **connection, **more, "model": self.group, "messages": call.messages}
-        return await router.acompletion(**asked)
+        given = {**call.params, **{name: value for name, value in own.items() if value is not None}}
+        return await router.acompletion(**{**revealed(given), **more, "model": self.group, "messages": call.messages})
 
 
 class RouterStream:
@@ -200,14 +213,20 @@ async def _or_ours(asked: Awaitable[Any], call: Call, **where: bool) -> Any:
     raise failure
 
 
+def _closed(error: BlueprintError) -> str | None:
+    """Return the deployment to which nothing was sent since its own limit is full, or its circuit open."""
+    is_limit = isinstance(error, (BudgetExceededError, QuotaExceededError)) and error.scope.startswith("deployment:")
+    is_open = isinstance(error, CallError) and error.code == CIRCUIT_OPEN
+    name: str | None = vars(error).get("failed_deployment_id") if is_limit or is_open else None
+    return name
+
+
 def _plain(error: BlueprintError) -> BlueprintError:
     """Return an error of a guard's as its own class: LiteLLM's half holds the request."""
-    kind: Any = next(kind for kind in type(error).__mro__ if not any(map(_is_theirs, kind.__mro__)))
+    libraries = {"litellm", "openai"}
+    kinds: Any = type(error).__mro__
+    kind = next(k for k in kinds if libraries.isdisjoint(base.__module__.partition(".")[0] for base in k.__mro__))
     plain: BlueprintError = kind.__new__(kind)
     plain.args = error.args
     plain.__dict__ |= {name: value for name, value in vars(error).items() if name not in THEIRS}
     return plain
-
-
-def _is_theirs(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in {"litellm", "openai"}

@@ -41,9 +41,6 @@ class ModuleSettings:
     """The settings of one configuration, on LiteLLM's module while it is in use.
 
     LiteLLM has one module in a process: of two configurations in use, the one that was used last decides.
-
-    Attributes:
-        are_due: They are not set yet; False, too, where there are none.
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -51,7 +48,7 @@ class ModuleSettings:
         self._source = config.source if config else None
         self._settings = {name: value for name, value in settings.items() if name not in PROXY_SETTINGS | LIMITS}
         self._undo: list[Callable[[], None]] = []
-        self.are_due = bool(self._settings)
+        self.are_due = bool(self._settings)  # they are not set yet
 
     def apply(self) -> None:
         """Set them, once until they are put back. Raise ConfigError for one that LiteLLM cannot take."""

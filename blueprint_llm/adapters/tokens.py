@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from blueprint_llm.adapters.litellm import module
-from blueprint_llm.context import estimate
+from blueprint_llm.context.tokens import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

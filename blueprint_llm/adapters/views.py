@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.streaming.chunks import text_of, word
+from blueprint_llm.streaming.chunks import fields, sequence, text_of, word
 from blueprint_llm.streaming.chunks import usage_info as counted
 from blueprint_llm.types import ChatResponse, UsageInfo, with_raw
 
@@ -29,22 +29,15 @@ def response_of(  # noqa: PLR0913 - the answer, where it came from, and what was
     usage: UsageInfo | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ChatResponse:
-    """Return an answer as a record.
+    """Return an answer as a record; a `content` that was checked and a `usage` with its cost win over what `raw` says.
 
-    Args:
-        raw: LiteLLM's `ModelResponse`, or its JSON: then `.raw` makes the object for whoever asks for it.
-        provider: The target's name.
-        model: The LiteLLM model id that was sent.
-        content: The text, where somebody has read it already.
-        tool_calls: The calls that the validator let through.
-        usage: The usage with its cost; without it, what `raw` says.
-        metadata: The response's.
+    `raw` is LiteLLM's `ModelResponse`, or its JSON: then `.raw` makes the object for whoever asks for it.
     """
     message = message_of(raw)
     response = ChatResponse(
         content=text_of(message.get("content")) if content is None else content,
-        finish_reason=word(_get(_choice(raw), "finish_reason")),
-        usage=usage or usage_info(_get(raw, "usage")),
+        finish_reason=word(fields(_choice(raw)).get("finish_reason")),
+        usage=usage or usage_info(fields(raw).get("usage")),
         tool_calls=list(tool_calls),
         provider=provider,
         model=model,
@@ -60,18 +53,18 @@ def message_of(raw: Any) -> dict[str, Any]:
 
     What the provider left out, LiteLLM writes as None; only `content` says something by being None.
     """
-    message = _plain(_get(_choice(raw), "message"))
+    message = _plain(fields(_choice(raw)).get("message"))
     kept = {name: value for name, value in message.items() if value is not None}
     return {"role": "assistant", "content": None, **kept} if message else {}
 
 
 def reasoning_of(said: Any) -> str:
     """Return the reasoning text of a message or of a stream's delta, however the provider shows it."""
+    record = fields(said)
     for name in ("reasoning_content", "reasoning"):
-        if text := text_of(_get(said, name)):
+        if text := text_of(record.get(name)):
             return text
-    blocks = _get(said, "thinking_blocks")
-    return "".join(text_of(_get(block, "thinking")) for block in blocks) if isinstance(blocks, list) else ""
+    return "".join(text_of(fields(block).get("thinking")) for block in sequence(record.get("thinking_blocks")))
 
 
 def usage_info(raw_usage: Any) -> UsageInfo | None:
@@ -81,12 +74,8 @@ def usage_info(raw_usage: Any) -> UsageInfo | None:
 
 
 def _choice(raw: Any) -> Any:
-    choices = _get(raw, "choices")
-    return choices[0] if isinstance(choices, list) and choices else None
-
-
-def _get(record: Any, name: str) -> Any:
-    return record.get(name) if isinstance(record, dict) else getattr(record, name, None)
+    choices = sequence(fields(raw).get("choices"))
+    return choices[0] if choices else None
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -6,11 +6,9 @@ call: a store in trouble is a cache that is empty.
 
 from blueprint_llm.cache.entry import Entry, storable
 from blueprint_llm.cache.key import Facts, key_of, namespace_of
-from blueprint_llm.cache.manager import CacheManager, open_store
-from blueprint_llm.cache.memory import MemoryCache, NoCache
+from blueprint_llm.cache.manager import CacheManager, Flight, open_store
 from blueprint_llm.cache.prompt_caching import with_breakpoints
-from blueprint_llm.cache.protocol import CacheStore
-from blueprint_llm.cache.single_flight import Flight
+from blueprint_llm.cache.store import CacheStore, MemoryCache, NoCache
 
 __all__ = [
     "CacheManager",

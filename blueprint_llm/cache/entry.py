@@ -44,7 +44,9 @@ class Chunks:
         told = list(chunks)
         first = told[0] if told else {}
         common = {name: value for name, value in first.items() if isinstance(value, _SCALARS)}
-        return cls(orjson.dumps([common, *(_shortened(chunk, common) for chunk in told)]))
+        # A chunk that lacks something that is common stands in a list of its own.
+        short = [_without(common, chunk) if common.keys() <= chunk.keys() else [chunk] for chunk in told]
+        return cls(orjson.dumps([common, *short]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         common, *rest = orjson.loads(self.text)
@@ -58,15 +60,10 @@ class Chunks:
         return isinstance(other, Chunks | Sequence) and list(self) == list(other)
 
 
-def _shortened(chunk: Mapping[str, Any], common: Mapping[str, Any]) -> Any:
-    """Return the chunk without what is common; in a list of its own where it lacks something that is common."""
-    if not common.keys() <= chunk.keys():
-        return [chunk]
-    return {name: value for name, value in chunk.items() if name not in common or not _same(value, common[name])}
-
-
-def _same(one: object, other: object) -> bool:
-    return type(one) is type(other) and one == other  # True is not 1, and 1.0 neither
+def _without(common: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the chunk without what is common; True is not 1, and 1.0 neither."""
+    same = {name for name, value in common.items() if type(chunk[name]) is type(value) and chunk[name] == value}
+    return {name: value for name, value in chunk.items() if name not in same}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +73,8 @@ class Entry:
     Attributes:
         whole: LiteLLM's response with all choices, in ModelResponse's JSON shape.
         chunks: LiteLLM's chunks as dumped, in the order in which they came; empty where the answer came whole.
-        message: The assistant's message as it must be sent back.
+        content: The first choice's text, also where something was put right in it.
+        tool_calls: The calls that the validator let through.
         usage: As booked for the answer that was paid for; a hit itself costs nothing.
         saved_nano: What the answer cost, in nano-USD; None: unknown.
         at: When it was given, Unix seconds.
@@ -85,26 +83,20 @@ class Entry:
     whole: dict[str, Any] = field(repr=False)
     chunks: tuple[dict[str, Any], ...] | Chunks = field(default=(), repr=False)
     content: str = field(repr=False)
-    finish_reason: str | None = None
     tool_calls: tuple[ToolCall, ...] = field(default=(), repr=False)
     usage: UsageInfo | None = None
-    message: dict[str, Any] = field(default_factory=dict, repr=False)
-    reasoning: str | None = field(default=None, repr=False)
     saved_nano: int | None = None
     at: float = 0.0
 
     def dump(self) -> bytes:
         """Return the entry as bytes. Raises TypeError or ValueError where they would not give back the same entry."""
-        known = _found_in(self.whole)
-        said = {"content": self.content, "message": self.message, "reasoning": self.reasoning}
         head = {
-            "finish_reason": self.finish_reason,
             "tool_calls": [call.model_dump() for call in self.tool_calls],
             "usage": None if self.usage is None else self.usage.model_dump(exclude_defaults=True),
             "saved_nano": self.saved_nano,
             "at": self.at,
             # The text stands in the response already, unless something was put right in it.
-            **{name: value for name, value in said.items() if name not in known or known[name] != value},
+            **({} if self.content == _text_in(self.whole) else {"content": self.content}),
         }
         text = b"\n".join((orjson.dumps(head), orjson.dumps(self.whole), Chunks.of(self.chunks).text))
         if Entry.load(text) != self:  # an infinite log probability has no JSON, and would come back as null
@@ -124,18 +116,15 @@ class Entry:
                 chunks=() if third == _NONE else Chunks(third),
                 tool_calls=calls,
                 usage=None if usage is None else UsageInfo(**usage),
-                **{**_found_in(whole), **head},
+                **{"content": _text_in(whole), **head},
             )
         except (TypeError, KeyError, AttributeError):
             raise ValueError("no entry") from None
 
 
-def _found_in(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the first choice of a response says, under an entry's names."""
+def _text_in(whole: Mapping[str, Any]) -> Any:
     choices = whole.get("choices") or [{}]
-    message = choices[0].get("message") or {}
-    sendable = {name: value for name, value in message.items() if value is not None or name == "content"}
-    return {"content": message.get("content"), "message": sendable, "reasoning": message.get("reasoning_content")}
+    return (choices[0].get("message") or {}).get("content")
 
 
 def storable(whole: Mapping[str, Any], *, status: str, ended_by: str) -> bool:
@@ -148,13 +137,9 @@ def storable(whole: Mapping[str, Any], *, status: str, ended_by: str) -> bool:
     """
     choices = whole.get("choices") or []
     finished = all(choice.get("finish_reason") in FINISHED for choice in choices)
-    said = any(_says_something(choice.get("message") or {}) for choice in choices)
-    return status == "ok" and ended_by == "terminal" and finished and said
-
-
-def _says_something(message: Mapping[str, Any]) -> bool:
-    said = (message.get(name) for name in _SAYING)
-    return any(each.strip() if isinstance(each, str) else each for each in said)
+    said = [(choice.get("message") or {}).get(name) for choice in choices for name in _SAYING]
+    says_something = any(each.strip() if isinstance(each, str) else each for each in said)
+    return status == "ok" and ended_by == "terminal" and finished and says_something
 
 
 def seal(key: str, text: bytes, secret: bytes | None = None) -> bytes:

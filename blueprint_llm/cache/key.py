@@ -15,7 +15,7 @@ import orjson
 
 from blueprint_llm.secret import Secret
 
-SCHEMA = 2
+SCHEMA = 3
 # How a call is carried, timed, retried, logged or billed, never what is answered. `stream`: one entry serves both ways.
 HARMLESS = frozenset(
     {
@@ -31,20 +31,14 @@ _NAMING = b"blueprint_llm: a secret in a cache key"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a call is known by, before its secret is read.
-
-    Attributes:
-        account: What `CredentialsManager.account` says: key reference, address, extra settings.
-        params: LiteLLM's keywords for this call, tools included.
-        options: Whatever else of ours shapes the call or judges the answer.
-    """
+    """What a call is known by, before its secret is read."""
 
     model: str
-    account: tuple[Any, ...]
+    account: tuple[Any, ...]  # what `CredentialsManager.account` says: key reference, address, extra settings
     project: str | None
     messages: list[dict[str, Any]] = field(repr=False)
-    params: Mapping[str, Any] = field(repr=False)
-    options: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(repr=False)  # LiteLLM's keywords for this call, tools included
+    options: tuple[Any, ...] = ()  # whatever else of ours shapes the call or judges the answer
 
 
 @lru_cache(maxsize=64)
@@ -54,11 +48,9 @@ def namespace_of(project: str | None) -> str:
 
 
 def key_of(facts: Facts, *, nondeterministic: bool = False) -> str | None:
-    """`namespace:digest`, or None: not to be cached, since chance decides or a value has no JSON form.
+    """Return `namespace:digest`, or None: not to be cached, since a value has no JSON form or chance decides.
 
-    Args:
-        facts: The call.
-        nondeterministic: Cache also where the caller asked for chance (a temperature, several answers) without a seed.
+    `nondeterministic` caches also where the caller asked for chance (a temperature, several answers) without a seed.
     """
     if not nondeterministic and _asks_for_chance(facts.params):
         return None
@@ -75,14 +67,9 @@ def key_of(facts: Facts, *, nondeterministic: bool = False) -> str | None:
 
 
 def _asks_for_chance(params: Mapping[str, Any]) -> bool:
-    if params.get("seed") is not None:
-        return False
-    return any(_above(params.get(name), floor) for name, floor in (("temperature", 0), ("n", 1)))
-
-
-def _above(value: Any, floor: int) -> bool:
-    """Whether a number exceeds `floor`; what is no number might."""
-    return value > floor if isinstance(value, int | float) else value is not None
+    asked = ((params.get("temperature"), 0), (params.get("n"), 1))
+    above = [value > floor if isinstance(value, int | float) else value is not None for value, floor in asked]
+    return params.get("seed") is None and any(above)  # what is no number might be above
 
 
 def _dumps(value: Any) -> bytes:
@@ -114,9 +101,7 @@ def _number(value: Any) -> Any:
 def _unhinted(value: Any) -> Any:
     """Return JSON without the provider's cache hints; a tool's parameter of that name stays."""
     if isinstance(value, Mapping):
-        return {name: _unhinted(item) for name, item in value.items() if not _is_hint(name, item)}
+        hint = value.get("cache_control")
+        is_hint = isinstance(hint, Mapping) and hint.get("type") == "ephemeral"
+        return {name: _unhinted(item) for name, item in value.items() if not (is_hint and name == "cache_control")}
     return [_unhinted(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_hint(name: Any, value: Any) -> bool:
-    return name == "cache_control" and isinstance(value, Mapping) and value.get("type") == "ephemeral"

@@ -2,23 +2,27 @@
 
 Trouble of the store becomes a miss. What is damaged is repaired and used again at once; what cannot be used is told
 once, left alone for some seconds, then tried again, and its recovery is told as well.
+
+Identical calls meet at a key: in a process the first one fetches the answer and the others wait for it, between
+processes the lease in the store does the same. Callers may run in different event loops (the user's, and the one behind
+the blocking client), so a waiter is woken through its own loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from blueprint_llm.cache.entry import Entry, seal, unseal
 from blueprint_llm.cache.key import Facts, key_of, namespace_of
-from blueprint_llm.cache.memory import MemoryCache, NoCache
-from blueprint_llm.cache.protocol import LEASE_S, Amount, CacheStore, RepairedError
-from blueprint_llm.cache.single_flight import BEAT, Flight, Flights, Outcome
+from blueprint_llm.cache.store import Amount, CacheStore, MemoryCache, NoCache, RepairedError
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import StoreError
 from blueprint_llm.events import Event, warn
@@ -34,11 +38,83 @@ if TYPE_CHECKING:
 
 PAUSE_S = 5.0
 POLL_S, LONGEST_POLL_S = 0.01, 0.1
+# A lease whose holder has not renewed it for so long is free: its process was killed, stopped or is stuck.
+LEASE_S = 5.0  # the first import of LiteLLM alone can hold up a busy process for more than two
+BEAT = 0.25  # of a lease's time: how often its holder gives a sign of life
 # What was found within the last second is not read again: between the steps of a call SQLite's pages are cold, and a
 # read takes 50 us instead of 8. So long may an entry outlive its time, or another process's `clear`.
 RECENT_S, MOST_RECENT, RECENT_BYTES = 1.0, 64, 1 << 18
 
 T = TypeVar("T")
+# `failed`: whoever waited goes alone. `abandoned`: the caller was cancelled or stuck, so one of the others takes over.
+Outcome = Literal["answered", "failed", "abandoned"]
+
+
+class Flight:
+    """One caller's turn at a key.
+
+    Attributes:
+        entry: The answer that another caller fetched meanwhile; None: fetch it.
+        leads: Whether the process's other callers wait for this one.
+        text: The bytes of the answer once it is there, from which each waiter makes an entry of its own.
+        leased: Whether it holds the lease among processes.
+        beat: Keeps it, and its lease, alive.
+    """
+
+    def __init__(self, key: str, owner: str, lease_s: float) -> None:
+        self.key, self.owner, self.lease_s = key, owner, lease_s
+        self.entry: Entry | None = None
+        self.leads = self.leased = False
+        self.beat: asyncio.Task[None] | None = None
+        self.text = b""
+        self._outcome: Outcome | None = None
+        self._paused_at = math.inf
+        self._waiters: list[asyncio.Future[None]] = []
+        self.touch()
+
+    def pause(self) -> None:
+        """Note that a stream's consumer holds a chunk: nobody should wait for somebody's pause."""
+        self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Note that the consumer asks for more."""
+        self._paused_at = math.inf
+
+    @property
+    def is_idle(self) -> bool:
+        """Return True if the consumer has not asked for more since the last sign of life; a slow reader is not idle."""
+        return time.monotonic() - self._paused_at > self.lease_s * BEAT
+
+    def touch(self) -> None:
+        """Note that the caller is alive."""
+        self._alive_until = time.monotonic() + self.lease_s
+
+    @property
+    def is_lost(self) -> bool:
+        """Return True if nobody flies it: its loop is closed or stuck, its stream held, its process the parent's."""
+        return time.monotonic() >= self._alive_until
+
+    def land(self, outcome: Outcome, text: bytes = b"") -> None:
+        """End the flight for those who wait; the first outcome counts."""
+        if self._outcome is None:
+            self.text = text
+            self._outcome = outcome  # before the waiters are read: a later one sees it for itself
+        for waiter in self._waiters:
+            with contextlib.suppress(RuntimeError):  # its loop has been closed meanwhile
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+
+    async def landed(self) -> Outcome:
+        """Wait until the flight has ended or is lost. Return how."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        while self._outcome is None and not self.is_lost:
+            await asyncio.wait([waiter], timeout=self._alive_until - time.monotonic())
+        return self._outcome or "abandoned"
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class CacheManager:
@@ -68,7 +144,8 @@ class CacheManager:
         self.store, self.ttl_s, self.enabled = store, ttl_s, not isinstance(store, NoCache)
         self._nondeterministic, self._secret, self._clock = nondeterministic, secret, clock
         self._on_event, self._lease_s = on_event or warn, lease_s
-        self._flights = Flights()
+        self._leaders: dict[str, Flight] = {}
+        self._boarding = Lock()
         self._recent: dict[str, tuple[float, bytes]] = {}
         self._failed_at: float | None = None
         self._back_at = 0.0
@@ -78,13 +155,12 @@ class CacheManager:
         """Return the cache that `blueprint.cache` (or `cache`) and `blueprint.store` describe; nothing is touched."""
         cache = cache or config.cache
         is_shared = cache.directory is None and config.store.is_shared
-        # All machines that use a Redis know its password, and who can plant entries without it is refused.
-        secret = (urlsplit(revealed(config.store.url)).password or "").encode() if is_shared else None
         return cls(
             open_store(cache, config.store),
             ttl_s=cache.ttl_s,
             nondeterministic=cache.nondeterministic,
-            secret=secret,
+            # All machines that use a Redis know its password, and who can plant entries without it is refused.
+            secret=(urlsplit(revealed(config.store.url)).password or "").encode() if is_shared else None,
             on_event=on_event,
         )
 
@@ -126,8 +202,8 @@ class CacheManager:
         if redact(readable) != readable:
             return
         self._recent.pop(key, None)
-        if flight := self._flights[key]:  # before the store, which may be slow
-            flight.land("answered", text)
+        if leader := self._leaders.get(key):  # before the store, which may be slow
+            leader.land("answered", text)
         sealed = seal(key, text, self._secret)
         await self._ask(partial(self.store.put, key, sealed, ttl_s or self.ttl_s), None)
 
@@ -164,7 +240,7 @@ class CacheManager:
 
     async def _queue(self, flight: Flight, max_age_s: float | None) -> None:
         """Return when the flight has an entry, holds the lease, or should go alone."""
-        while (leader := self._flights.board(flight)) is not flight:
+        while (leader := self._board(flight)) is not flight:
             outcome = await leader.landed()
             if outcome == "answered":
                 flight.entry = self._young(Entry.load(leader.text), max_age_s)
@@ -173,7 +249,7 @@ class CacheManager:
         flight.beat = asyncio.create_task(self._keep_alive(flight))
         poll_s = POLL_S
         while True:
-            flight.leased = await self._ask(partial(self.store.lease, flight.key, flight.owner, self._lease_s), True)
+            flight.leased = await self._lease(flight)
             # After the lease: the answer may have come between the caller's own look and now.
             if entry := await self.lookup(flight.key, max_age_s=max_age_s):
                 flight.entry = entry
@@ -183,17 +259,32 @@ class CacheManager:
             await asyncio.sleep(poll_s)
             poll_s = min(2 * poll_s, LONGEST_POLL_S)
 
+    def _board(self, flight: Flight) -> Flight:
+        """Return the flight that leads: another caller's, or this one if there is none or it is lost."""
+        with self._boarding:
+            leader = self._leaders.get(flight.key)
+            if leader is None or leader.is_lost:
+                flight.leads, leader = True, flight
+                flight.touch()
+                self._leaders[flight.key] = flight
+            return leader
+
+    async def _lease(self, flight: Flight) -> bool:
+        return await self._ask(partial(self.store.lease, flight.key, flight.owner, self._lease_s), True)
+
     async def _keep_alive(self, flight: Flight) -> None:
         while True:
             await asyncio.sleep(self._lease_s * BEAT)
-            if flight.is_idle:
-                continue
-            flight.touch()
-            if flight.leased:
-                await self._ask(partial(self.store.lease, flight.key, flight.owner, self._lease_s), True)
+            if not flight.is_idle:
+                flight.touch()
+                if flight.leased:
+                    await self._lease(flight)
 
     async def _leave(self, flight: Flight, outcome: Outcome) -> None:
-        self._flights.leave(flight, outcome)
+        with self._boarding:
+            if self._leaders.get(flight.key) is flight:
+                del self._leaders[flight.key]
+        flight.land(outcome)
         if flight.beat is not None:
             flight.beat.cancel()
         # Also where nobody knows whether it was lent: one that is taken after all lasts for `lease_s`.
@@ -225,7 +316,8 @@ class CacheManager:
             self._failed(str(error))
             return otherwise
         if self._failed_at is not None:
-            self._recovered(self._failed_at)
+            after_s, self._failed_at = time.monotonic() - self._failed_at, None
+            self._tell("cache.recovered", "info", after_s=round(after_s, 3))
         return found
 
     async def _repaired(self, operation: Callable[[], Awaitable[T]]) -> T:
@@ -239,10 +331,6 @@ class CacheManager:
         if self._failed_at is None:
             self._failed_at = time.monotonic()
             self._tell("cache.failed", "warning", reason=reason)
-
-    def _recovered(self, failed_at: float) -> None:
-        self._failed_at = None
-        self._tell("cache.recovered", "info", after_s=round(time.monotonic() - failed_at, 3))
 
     def _tell(self, name: str, level: Level, **facts: object) -> None:
         with contextlib.suppress(RuntimeWarning):  # where warnings are errors

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MOST = 4
 # Anthropic caches no prefix below 1,024 tokens; at about four characters each, a shorter history is not worth a mark.
 LONG_CHARS = 4096
 # LiteLLM's names of those who serve Anthropic's models and take its marks; "" is Anthropic itself.
@@ -18,20 +17,16 @@ _MARK = {"type": "ephemeral"}
 def with_breakpoints(
     model: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Messages and tools with at most four breakpoints; unchanged for other models or where the caller set his own."""
+    """Return both with at most four breakpoints; unchanged for other models or where the caller set his own."""
     sent, offered = [dict(message) for message in messages], [dict(tool) for tool in tools]
-    if not _takes_hints(model) or _has_hints(sent, offered):
+    provider, _, name = model.lower().rpartition("/")
+    if "claude" not in name or provider.partition("/")[0] not in _HOSTS or _has_hints(sent, offered):
         return sent, offered
     if offered:
         offered[-1]["cache_control"] = _MARK
-    for place in _places(sent)[: MOST - bool(offered)]:
+    for place in _places(sent):
         sent[place] = _marked(sent[place])
     return sent, offered
-
-
-def _takes_hints(model: str) -> bool:
-    provider, _, name = model.lower().rpartition("/")
-    return "claude" in name and provider.partition("/")[0] in _HOSTS
 
 
 def _has_hints(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> bool:
@@ -41,7 +36,7 @@ def _has_hints(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[st
 
 
 def _places(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The last system message; of a long history its end, and the end of the turn before, where it was last time."""
+    """Return the last system message; of a long history its end, and the end of the turn before, as last time."""
     system = [n for n, message in enumerate(messages) if message["role"] == "system" and message.get("content")][-1:]
     turns = [n for n, message in enumerate(messages) if message["role"] in {"user", "tool"} and message.get("content")]
     long = sum(len(str(message.get("content") or "")) for message in messages) >= LONG_CHARS

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from blueprint_llm.cache.protocol import Amount
+from blueprint_llm.cache.store import Amount
 from blueprint_llm.errors import StoreError
 from blueprint_llm.secret import Secret, revealed
-from blueprint_llm.usage.stores.redis_client import disconnect, failures, redis_client
+from blueprint_llm.usage.stores.redis_store import disconnect, failures, redis_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,8 +39,8 @@ class RedisCache:
     async def get(self, key: str) -> bytes | None:
         """Return what is kept under `key`, or None."""
         async with self._client() as redis:
-            command = ("HGET", self._entry(key), "value")
-            value: bytes | None = await redis.execute_command(*command, NEVER_DECODE=True)  # the ledger's texts are
+            # The ledger's texts are decoded.
+            value: bytes | None = await redis.execute_command("HGET", self._entry(key), "value", NEVER_DECODE=True)
             return value
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -68,14 +68,14 @@ class RedisCache:
     async def measure(self) -> Amount:
         """Return how much is kept."""
         async with self._client(is_long=True) as redis:
-            sizes = [await redis.hstrlen(key, "value") async for key in self._keys(redis, "*")]
+            sizes = [await redis.hstrlen(key, "value") for key in await self._keys(redis, "*")]
             return Amount(len(sizes), sum(sizes))
 
     async def clear(self, namespace: str | None = None, older_than_s: float = 0.0) -> int:
         """Forget all entries, or those of `namespace` and stored at least `older_than_s` ago. Return how many."""
         before, deleted = time.time() - older_than_s, 0
         async with self._client(is_long=True) as redis:
-            async for key in self._keys(redis, f"{namespace or '*'}:*"):
+            for key in await self._keys(redis, f"{namespace or '*'}:*"):
                 at = await redis.hget(key, "at")
                 if at is not None and float(at) <= before:
                     deleted += await redis.delete(key)
@@ -88,12 +88,8 @@ class RedisCache:
     def _entry(self, key: str) -> str:
         return f"{self._prefix}:entry:{key}"
 
-    async def _keys(self, redis: Any, pattern: str) -> AsyncIterator[str]:
-        seen = set()  # a scan may show a key twice
-        async for key in redis.scan_iter(match=self._entry(pattern), count=_BATCH):
-            if key not in seen:
-                seen.add(key)
-                yield key
+    async def _keys(self, redis: Any, pattern: str) -> set[str]:  # a scan may show a key twice
+        return {key async for key in redis.scan_iter(match=self._entry(pattern), count=_BATCH)}
 
     @asynccontextmanager
     async def _client(self, *, is_long: bool = False) -> AsyncIterator[Any]:

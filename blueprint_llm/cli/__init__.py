@@ -5,34 +5,23 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from blueprint_llm.cli.options import AS_JSON, SHORT_ID, failure, print_json
+from blueprint_llm.cli.options import AS_JSON
+from blueprint_llm.cli.output import SHORT_ID, failure, print_json
 
-if TYPE_CHECKING:
-    from blueprint_llm.errors import BlueprintError
-
-COMMANDS = {
-    "audit": "audit",
-    "cache": "cache",
-    "chat": "chat",
-    "check": "check",
-    "demo": "demo",
-    "explain": "explain",
-    "init": "init",
-    "keys": "keys",
-    "local": "local",
-    "models": "models",
-    "plan": "plan",
-    "run": "run",
-    "schema": "schema",
-    "tools": "tools",
-    "trace": "trace",
-    "trust": "trust",
-    "usage": "usage",
+_MODULES = {
+    "chat": ("chat", "explain", "models"),
+    "config": ("check", "init", "schema", "trust"),
+    "demo": ("demo",),
+    "kept": ("cache", "keys", "local"),
+    "plan": ("plan",),
+    "tools": ("audit", "run", "tools"),
+    "usage": ("trace", "usage"),
 }
+COMMANDS = {name: module for module, names in _MODULES.items() for name in names}
 INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 
@@ -49,22 +38,22 @@ class LazyGroup(click.Group):
         """Find the command that is meant; an unknown one is a mistake that names the nearest."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            from blueprint_llm.config.problems import hint  # noqa: PLC0415 - only a mistake needs it
+            from blueprint_llm.config.problems import hint
 
             ctx.fail(f"no command {name!r}{hint(name, COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import the module of one command."""
-        home = COMMANDS.get(cmd_name)
-        if home is None:
+        if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"blueprint_llm.cli.{home}").command
+        module = importlib.import_module(f"blueprint_llm.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; a failure that the library or the system explains, and Ctrl-C, need no traceback."""
-        from blueprint_llm.errors import BlueprintError  # noqa: PLC0415 - --help does not need it
+        from blueprint_llm.errors import BlueprintError
 
         if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             ctx.color = False
@@ -77,7 +66,9 @@ class LazyGroup(click.Group):
                 ctx.exit(getattr(error, "exit_code", 1))
             if isinstance(error, click.ClickException):
                 raise
-            raise click.ClickException(_text(error)) from None
+            known = str(error.trace.get("id", ""))
+            more = f"\nmore: blueprint-llm trace {known[:SHORT_ID]}" if known else ""
+            raise click.ClickException(f"{error}{more}") from None
         except OSError as error:  # a full disk, a folder that may not be written
             if error.errno == errno.EPIPE:
                 raise  # click ends without a word when the reader of a pipe has left
@@ -86,12 +77,6 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)
-
-
-def _text(error: BlueprintError) -> str:
-    """Return what is said of a failed call, and how to see more of it."""
-    known = str(error.trace.get("id", ""))
-    return f"{error}\nmore: blueprint-llm trace {known[:SHORT_ID]}" if known else str(error)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

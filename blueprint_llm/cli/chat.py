@@ -1,39 +1,89 @@
-"""`blueprint-llm chat`: ask, and watch the answer come."""
+"""`blueprint-llm chat`, `explain` and `models`: ask, and see beforehand whom a question would go to."""
 
 from __future__ import annotations
 
+import base64
+import json
+import mimetypes
 import sys
 import uuid
-from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.asking import attached, keep_conversation, last_conversation, parameters, schema_in
 from blueprint_llm.cli.options import (
-    Fallbacks,
+    common_options,
     complete_provider,
-    config_option,
-    failed_line,
-    json_option,
     model_option,
     on_terminal,
     open_client,
-    print_json,
     provider_option,
-    say,
     text_of,
 )
-from blueprint_llm.cli.progress import Progress
+from blueprint_llm.cli.output import Fallbacks, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from blueprint_llm.client import SyncLLMClient
-    from blueprint_llm.types import ChatResponse, StreamChunk
+    from blueprint_llm import RouteDecision
 
 _SCHEMA = "A JSON Schema that the answer must satisfy."
 _OPTION = "Any other parameter of LiteLLM's, its value in JSON or as text; repeatable."
+
+
+def _parameters(_ctx: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+    """`seed=7`, `stop=["a"]` or `user=me` as LiteLLM's parameters, for an option's `callback`."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{text!r}: write NAME=VALUE, like seed=7")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _schema_in(_ctx: click.Context, _option: click.Parameter, path: str | None) -> dict[str, Any] | None:
+    """The schema in a file as a `response_format`, for an option's `callback`."""
+    if path is None:
+        return None
+    try:
+        schema = json.loads(_bytes_of(path))
+    except ValueError as error:
+        raise click.BadParameter(f"{path} is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise click.BadParameter(f"{path}: a JSON Schema is an object")
+    name = "".join(each if each.isalnum() else "_" for each in Path(path).stem)
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+def _attached(_ctx: click.Context, _option: click.Parameter, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Files as parts of a message: images and PDF as data, everything else as text; for an option's `callback`."""
+    return [_part(path, _bytes_of(path)) for path in paths]
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}") from None
+
+
+def _part(path: str, content: bytes) -> dict[str, Any]:
+    kind, name = mimetypes.guess_type(path)[0] or "", Path(path).name
+    url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    if kind == "application/pdf":
+        return {"type": "file", "file": {"filename": name, "file_data": url}}
+    if kind.startswith("image/"):
+        return {"type": "image_url", "image_url": {"url": url}}
+    try:
+        return {"type": "text", "text": f"{name}:\n{content.decode()}"}
+    except UnicodeDecodeError:
+        raise click.BadParameter(f"{path} is no image, PDF or text") from None
 
 
 @click.command("chat")
@@ -43,23 +93,13 @@ _OPTION = "Any other parameter of LiteLLM's, its value in JSON or as text; repea
 @click.option("--only", metavar="PROVIDER", shell_complete=complete_provider, help="This provider and no fallback.")
 @click.option("-s", "--system", help="A system message.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of the answer.")
-@click.option("-o", "--option", "params", multiple=True, callback=parameters, metavar="NAME=VALUE", help=_OPTION)
-@click.option("--schema", "response_format", callback=schema_in, metavar="FILE", help=_SCHEMA)
-@click.option("-a", "--attach", multiple=True, callback=attached, metavar="FILE", help="An image, a PDF or a text.")
+@click.option("-o", "--option", "params", multiple=True, callback=_parameters, metavar="NAME=VALUE", help=_OPTION)
+@click.option("--schema", "response_format", callback=_schema_in, metavar="FILE", help=_SCHEMA)
+@click.option("-a", "--attach", multiple=True, callback=_attached, metavar="FILE", help="An image, a PDF or a text.")
 @click.option("--continue", "goes_on", is_flag=True, help="Go on with the last conversation.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
-@json_option
-@config_option
-def command(
-    message: tuple[str, ...],
-    *,
-    system: str | None,
-    config: str | None,
-    only: str | None,
-    attach: list[dict[str, Any]],
-    goes_on: bool,
-    **options: Any,
-) -> None:
+@common_options
+def chat(message: tuple[str, ...], *, attach: list[dict[str, Any]], config: str | None, **options: Any) -> None:
     """Ask a model. What is piped in is put before MESSAGE; on a terminal, no MESSAGE begins a conversation.
 
     Off a terminal standard output holds the final answer alone. The last conversation is kept for --continue in a file
@@ -67,16 +107,17 @@ def command(
 
     Example: git diff | blueprint-llm chat "write a commit message"
     """
-    from blueprint_llm.cli.conversation import Conversation  # noqa: PLC0415 - --help does not need it
-    from blueprint_llm.cli.local import offer_weights  # noqa: PLC0415 - likewise
+    from blueprint_llm.cli.conversation import Conversation, ask, keep_conversation, last_conversation
+    from blueprint_llm.cli.kept import offer_weights
 
     prompt = text_of(message)
     if not prompt and not attach and not on_terminal():
         raise click.UsageError('say something: blueprint-llm chat "a question", or pipe text in')
-    first = last_conversation() if goes_on else []
-    if system:
+    first = last_conversation() if options.pop("goes_on") else []
+    if system := options.pop("system"):
         first = [{"role": "system", "content": system}, *(each for each in first if each["role"] != "system")]
-    options |= {"provider": only, "fallback": False} if only else {}
+    if only := options.pop("only"):
+        options |= {"provider": only, "fallback": False}
     session = uuid.uuid4().hex
     hook = None if sys.stdout.isatty() else Fallbacks()
     with open_client(config, session=session, on_event=hook) as client:
@@ -89,80 +130,62 @@ def command(
             Conversation(client, session, first, options).run()
 
 
-def ask(
-    client: SyncLLMClient,
-    messages: list[dict[str, Any]],
-    *,
-    as_json: bool,
-    no_stream: bool,
-    params: Mapping[str, Any] | None = None,
-    **asked: Any,
-) -> ChatResponse:
-    """Send the messages and print the answer: on a terminal as it comes, elsewhere when it is whole."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    request = {**(params or {}), **given, "messages": messages}
-    if no_stream or as_json:
-        with Progress("waiting for the answer"):
-            response = client.chat(request)
-        print_json(response.model_dump(mode="json")) if as_json else _print_whole(response)
-        return response
-    stream = client.stream(request)
-    response = show(stream) if sys.stdout.isatty() else _read(stream)
-    if sys.stderr.isatty():
-        say(summary(response.trace), dim=True)
-    return response
+@click.command("explain")
+@click.argument("message", nargs=-1)
+@model_option
+@provider_option
+@click.option("-t", "--task-type", help="What `routes` rules match on.")
+@common_options
+def explain(message: tuple[str, ...], *, as_json: bool, config: str | None, **asked: Any) -> None:
+    """Show which targets a request would try, in order, and why; sends nothing. Text may be piped in.
+
+    Example: blueprint-llm explain --task-type lint "check this"
+    """
+    request = {name: value for name, value in asked.items() if value is not None}
+    with open_client(config) as client:
+        decision = client.explain(messages=[{"role": "user", "content": text_of(message) or "hello"}], **request)
+    impossible = decision.estimate.get("error")
+    if as_json:
+        wrong = {"error": {"type": "InvalidRequestError", "message": impossible}} if impossible else {}
+        print_json({**decision.model_dump(mode="json"), **wrong})
+        raise SystemExit(1 if impossible else 0)
+    if impossible:
+        raise click.ClickException(str(impossible))
+    print_decision(decision)
 
 
-def _read(stream: Any) -> ChatResponse:
-    """Read a stream and print its answer: what was void on the way, or of a call that failed, is never written."""
-    for chunk in stream:
-        if chunk.restart:
-            say(_restarted(chunk))
-    _print_whole(stream.response)
-    return stream.response  # type: ignore[no-any-return] # a stream that ended well has one
+def print_decision(decision: RouteDecision, *, err: bool = False) -> None:
+    """The targets as a table, and a remark on rule, size and cost."""
+    rows = [(row.verdict, row.provider, row.model, row.reason) for row in decision.considered]
+    print_table(("VERDICT", "PROVIDER", "MODEL", "REASON"), rows, err=err)
+    if decision.budgets:
+        click.echo(err=err)
+        print_table(("LIMIT", "USED", "OF", "UNIT", "RESETS"), map(_limit, decision.budgets), err=err)
+    worst = decision.estimate.get("worst_cost_usd")
+    cost = "unknown" if worst is None else f"at most ${worst:.6f}"
+    say(f"rule: {decision.rule}; about {decision.estimate.get('input_tokens')} input tokens; cost {cost}")
 
 
-def _print_whole(response: ChatResponse) -> None:
-    click.echo(response.content)
-    for call in response.tool_calls:
-        click.echo(f"{call.name}({call.arguments})")
+def _limit(level: dict[str, Any]) -> tuple[str, ...]:
+    """Return a limit that counts the request: how full it is, and when it is empty again."""
+    amounts = [f"{level[name]:.6f}" if level["kind"] == "usd" else f"{level[name]:.0f}" for name in ("used", "limit")]
+    resets = level.get("resets_at")
+    when = f"{datetime.fromtimestamp(resets, UTC):%Y-%m-%d %H:%M:%S} UTC" if resets else "never"
+    return (f"{level['scope']} per {level['window']}", *amounts, level["kind"], when)
 
 
-def show(stream: Any) -> ChatResponse:
-    """Print a stream: text on standard output, everything else on standard error. Leaving it closes the upstream."""
-    with Progress("waiting for the first words") as waiting, closing(iter(stream)) as chunks:
-        for chunk in chunks:
-            waiting.close()
-            _show_chunk(chunk)
-    click.echo()
-    return stream.response  # type: ignore[no-any-return] # a stream that ended well has one
+@click.command("models")
+@click.option("-p", "--provider", help="Only this provider.", shell_complete=complete_provider)
+@common_options
+def models(*, provider: str | None, as_json: bool, config: str | None) -> None:
+    """List the configured models; asks no network.
 
-
-def _show_chunk(chunk: StreamChunk) -> None:
-    if chunk.restart:
-        click.echo()
-        say(_restarted(chunk), fg="yellow")
-    click.echo(chunk.delta, nl=False)
-    for call in chunk.tool_calls:
-        click.echo(f"{call.name}({call.arguments})")
-
-
-def _restarted(chunk: StreamChunk) -> str:
-    return f"-- the stream broke; {chunk.provider} starts the answer again ({chunk.error}) --"
-
-
-def summary(trace: Mapping[str, Any]) -> str:
-    """The trace in a few lines: who was passed over and why, who failed, who answered."""
-    skipped = [row for row in trace["route"]["considered"] if row["verdict"] == "skipped"]
-    lines = [f"skipped {row['provider']} ({row['model']}): {row['reason']}" for row in skipped]
-    lines += [_attempt_line(attempt) for attempt in trace["attempts"]]
-    return "\n".join(lines)
-
-
-def _attempt_line(attempt: Mapping[str, Any]) -> str:
-    if attempt["category"]:
-        return failed_line(attempt)
-    who = f"{attempt['provider']} ({attempt['model']})"
-    cost = "unknown cost" if attempt["cost_usd"] is None else f"${attempt['cost_usd']:.6f}"
-    first = "" if attempt["ttft_s"] is None else f", first token after {attempt['ttft_s']:.2f} s"
-    return f"served by {who} in {attempt['duration_s']:.2f} s{first}, {cost}"
+    Example: blueprint-llm models --provider cloud
+    """
+    with open_client(config) as client:
+        found = client.list_models(provider)
+    if as_json:
+        print_json([model.model_dump(mode="json") for model in found])
+        return
+    rows = [(m.provider, m.id, m.max_input_tokens or "?", "yes" if m.available else f"no: {m.reason}") for m in found]
+    print_table(("PROVIDER", "MODEL", "INPUT TOKENS", "AVAILABLE"), rows)

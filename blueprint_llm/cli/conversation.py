@@ -1,34 +1,146 @@
-"""`blueprint-llm chat` without a message: a conversation on the terminal.
+"""Asking on the terminal: one question, or `blueprint-llm chat` without a message, which is a conversation.
 
-A line that begins with a slash is a command; each is a method whose docstring is its help. What is typed is kept in a
-file that only its owner can read.
+In a conversation a line that begins with a slash is a command; each is a method whose docstring is its help. What is
+typed is kept in a file that only its owner can read.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.cli.asking import keep_conversation
-from blueprint_llm.cli.chat import ask, summary
-from blueprint_llm.cli.explain import print_decision
-from blueprint_llm.cli.options import counted, model_names, provider_names, say, usd
-from blueprint_llm.config.paths import make_folder
+import click
+
+from blueprint_llm.cli.chat import print_decision
+from blueprint_llm.cli.options import model_names, provider_names
+from blueprint_llm.cli.output import (
+    Progress,
+    counted,
+    failed_line,
+    print_json,
+    restarted_line,
+    say,
+    skipped_line,
+    usd,
+)
+from blueprint_llm.config.paths import folder, make_folder, writing
 from blueprint_llm.config.problems import hint
 from blueprint_llm.errors import BlueprintError, StoreError
 from blueprint_llm.types import UsageFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from blueprint_llm.client import SyncLLMClient
+    from blueprint_llm.types import ChatResponse
 
+_LAST = "last_chat.json"
 _FENCE = '"""'
 _KEPT = 1000
 _ANY = "the configuration's choice"
+
+
+def ask(
+    client: SyncLLMClient,
+    messages: list[dict[str, Any]],
+    *,
+    as_json: bool,
+    no_stream: bool,
+    params: Mapping[str, Any] | None = None,
+    **asked: Any,
+) -> ChatResponse:
+    """Send the messages and print the answer: on a terminal as it comes, elsewhere when it is whole."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    request = {**(params or {}), **given, "messages": messages}
+    if no_stream or as_json:
+        with Progress("waiting for the answer"):
+            response = client.chat(request)
+        print_json(response.model_dump(mode="json")) if as_json else _print_whole(response)
+        return response
+    stream: Any = client.stream(request)
+    if sys.stdout.isatty():
+        response = show(stream)
+    else:  # what is void on the way, or of a call that fails, is never written
+        for chunk in stream:
+            if chunk.restart:
+                say(restarted_line(chunk))
+        response = stream.response
+        _print_whole(response)
+    if sys.stderr.isatty():
+        say(summary(response.trace), dim=True)
+    return response
+
+
+def _print_whole(response: ChatResponse) -> None:
+    click.echo(response.content)
+    _print_calls(response)
+
+
+def _print_calls(answer: Any) -> None:
+    for call in answer.tool_calls:
+        click.echo(f"{call.name}({call.arguments})")
+
+
+def show(stream: Any) -> ChatResponse:
+    """Print a stream: text on standard output, everything else on standard error. Leaving it closes the upstream."""
+    with Progress("waiting for the first words") as waiting, closing(iter(stream)) as chunks:
+        for chunk in chunks:
+            waiting.close()
+            if chunk.restart:
+                click.echo()
+                say(restarted_line(chunk), fg="yellow")
+            click.echo(chunk.delta, nl=False)
+            _print_calls(chunk)
+    click.echo()
+    return stream.response  # type: ignore[no-any-return] # a stream that ended well has one
+
+
+def summary(trace: Mapping[str, Any]) -> str:
+    """The trace in a few lines: who was passed over and why, who failed, who answered."""
+    skipped = [skipped_line(row) for row in trace["route"]["considered"] if row["verdict"] == "skipped"]
+    return "\n".join([*skipped, *map(_attempt_line, trace["attempts"])])
+
+
+def _attempt_line(attempt: Mapping[str, Any]) -> str:
+    if attempt["category"]:
+        return failed_line(attempt)
+    who = f"{attempt['provider']} ({attempt['model']})"
+    cost = "unknown cost" if attempt["cost_usd"] is None else f"${attempt['cost_usd']:.6f}"
+    first = "" if attempt["ttft_s"] is None else f", first token after {attempt['ttft_s']:.2f} s"
+    return f"served by {who} in {attempt['duration_s']:.2f} s{first}, {cost}"
+
+
+def last_conversation() -> list[dict[str, Any]]:
+    """Return the messages of the last conversation."""
+    try:
+        messages: list[dict[str, Any]] = json.loads((folder("state") / _LAST).read_bytes())
+    except (OSError, ValueError):
+        raise click.UsageError("there is no conversation to go on with") from None
+    return messages
+
+
+def keep_conversation(messages: Sequence[dict[str, Any]]) -> None:
+    """Keep a conversation for `--continue`, in place of the one before, readable by its owner only.
+
+    The answer is out already: where it cannot be kept, that is only said.
+    """
+    try:
+        path = make_folder("state") / _LAST
+        fresh = path.with_suffix(f".{os.getpid()}")
+        with writing("the conversation", path):
+            with open(fresh, "w", encoding="utf-8", opener=_private) as file:
+                json.dump(list(messages), file, default=str)
+            fresh.replace(path)
+    except StoreError as error:
+        say(f"-- not kept for --continue: {error} --", dim=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class Conversation:
@@ -42,15 +154,8 @@ class Conversation:
         self._options = options
         self._trace: Mapping[str, Any] | None = None
         self._open = True
-        self._commands = {
-            "model": self._model,
-            "provider": self._provider,
-            "cost": self._cost,
-            "explain": self._explain,
-            "new": self._new,
-            "help": self._help,
-            "quit": self._quit,
-        }
+        names = ("model", "provider", "cost", "explain", "new", "help", "quit")
+        self._commands: dict[str, Callable[[str], None]] = {name: getattr(self, f"_{name}") for name in names}
 
     def run(self) -> None:
         """Answer until /quit or the end of the input; Ctrl-C stops an answer, not the conversation."""
@@ -59,7 +164,7 @@ class Conversation:
             typed = make_folder("state") / "chat_history"
         except StoreError:  # a conversation can do without
             typed = Path(os.devnull)
-        with history(typed):
+        with _history(typed):
             while self._open:
                 try:
                     self._take(read_message(_read_line))
@@ -77,14 +182,11 @@ class Conversation:
             command = self._commands.get(name)
             command(argument.strip()) if command else say(f"no command /{name}{hint(name, self._commands)}")
         elif text.strip():
-            self._send(text)
-
-    def _send(self, text: str) -> None:
-        asked = [*self._messages, {"role": "user", "content": text}]
-        response = ask(self._client, asked, **self._options)
-        self._messages = [*asked, response.message or {"role": "assistant", "content": response.content}]
-        keep_conversation(self._messages)
-        self._trace = response.trace
+            asked = [*self._messages, {"role": "user", "content": text}]
+            response = ask(self._client, asked, **self._options)
+            self._messages = [*asked, response.message or {"role": "assistant", "content": response.content}]
+            keep_conversation(self._messages)
+            self._trace = response.trace
 
     def _model(self, name: str) -> None:
         """Show the models, or ask NAME from now on; `-` leaves it to the configuration."""
@@ -160,10 +262,10 @@ def _read_line(prompt: str) -> str:
 
 
 @contextmanager
-def history(path: Path) -> Iterator[None]:
+def _history(path: Path) -> Iterator[None]:
     """Arrow keys through what was typed, also in earlier conversations; `path` is readable by its owner only."""
     try:
-        import readline  # noqa: PLC0415 - not on every platform
+        import readline  # not on every platform
     except ImportError:
         yield
         return

@@ -1,43 +1,46 @@
 """The scenes of the demo: each sets a fault, lets a client meet it, and returns the proof out of what was recorded.
 
-`cloud` is a server on this machine that speaks OpenAI's format and fails as told; `local` is a real model in this
-process.
+A scene's docstring is its headline. `cloud` is a server on this machine that speaks OpenAI's format and fails as told;
+`local` is a real model in this process.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from blueprint_llm.cli.chat import show, summary
-from blueprint_llm.cli.options import print_table
+from blueprint_llm.adapters import litellm as _litellm
+from blueprint_llm.adapters.local import embedded, weights
+from blueprint_llm.cli.conversation import show, summary
+from blueprint_llm.cli.kept import ensure_weights, pull_weights
+from blueprint_llm.cli.output import print_table
 from blueprint_llm.client import SyncLLMClient
 from blueprint_llm.compat import install
 from blueprint_llm.errors import BlueprintError, BudgetExceededError, QuotaExceededError
 from blueprint_llm.testing import Answer, Cut, FaultServer, Status, ToolUse
 from blueprint_llm.tools import ApprovalDecision, ApprovalRequest
+from blueprint_llm.tools.approval import TerminalApprover
 from blueprint_llm.tools.engine import open_audit
-from blueprint_llm.tools.terminal import TerminalApprover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from blueprint_llm.events import Event
 
+Refusal = TypeVar("Refusal", bound=BlueprintError)
+
 _NANO = 1e-9
 QUESTION = "In one short sentence, what is a fallback?"
-READ = {
-    "name": "read_file",
-    "parameters": {
-        "type": "object",
-        "properties": {"path": {"type": "string"}, "note": {"type": "string"}},
-        "required": ["path"],
-    },
-}
+_STRINGS = {name: {"type": "string"} for name in ("path", "note")}
+READ = {"name": "read_file", "parameters": {"type": "object", "properties": _STRINGS, "required": ["path"]}}
 NOTE = "A fallback is a plan B that is ready before it is needed.\n"
 
 
@@ -45,7 +48,7 @@ class NotProvenError(Exception):
     """A scene did not do what its headline says."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Stage:
     """Where scenes play.
 
@@ -60,13 +63,22 @@ class Stage:
     workspace: Path
     asks: bool = False
     events: list[Event] = field(default_factory=list)
+    _before: int = 0
+
+    def cloud(self, **more: str) -> dict[str, str]:
+        """The settings of the cloud, for a client."""
+        return {"model": "openai/gpt-4o-mini", "api_base": self.server.url, "api_key": "demo", **more}
 
     def client(self, *, approver: Any = None, **blueprint: Any) -> SyncLLMClient:
         """A client of the cloud and the local model, in this order."""
-        cloud = {"model": "openai/gpt-4o-mini", "api_base": self.server.url, "api_key": "demo"}
-        providers = {"cloud": cloud, "local": {"model": "embedded/smollm2"}}
+        self._before = len(self.server.requests)
+        providers = {"cloud": self.cloud(), "local": {"model": "embedded/smollm2"}}
         block = {"project": "demo", "providers": providers, "retry": {"max_attempts": 1}, **blueprint}
         return SyncLLMClient({"blueprint": block}, approver=approver, on_event=self.events.append)
+
+    def sent(self) -> int:
+        """How many requests reached the cloud since the last client was made."""
+        return len(self.server.requests) - self._before
 
 
 def require(condition: object, otherwise: str) -> None:
@@ -75,44 +87,47 @@ def require(condition: object, otherwise: str) -> None:
         raise NotProvenError(otherwise)
 
 
+def _refused(kind: type[Refusal], call: Callable[[], object], otherwise: str) -> Refusal:
+    """The error that a call ends with."""
+    try:
+        call()
+    except kind as error:
+        return error
+    raise NotProvenError(otherwise)
+
+
 def _asked(text: str) -> list[dict[str, str]]:
     click.secho(f"> {text}", dim=True)
     return [{"role": "user", "content": text}]
 
 
-def _streamed(stage: Stage) -> dict[str, Any]:
-    """Stream an answer to the screen; its trace."""
+def _served_locally_after(category: str, stage: Stage) -> str:
+    """Stream an answer to the screen; the cloud failed, the local model answered."""
     with stage.client() as client:
-        stream = client.stream(messages=_asked(QUESTION), max_tokens=60, temperature=0)
-        show(stream)
-    require(stream.response, "no answer came")
-    return dict(stream.response.trace)  # type: ignore[union-attr] # required
-
-
-def _served_locally_after(category: str, trace: dict[str, Any]) -> str:
-    first, last = trace["attempts"][0], trace["attempts"][-1]
+        answer = show(client.stream(messages=_asked(QUESTION), max_tokens=60, temperature=0))
+    first, last = answer.trace["attempts"][0], answer.trace["attempts"][-1]
     require((first["provider"], first["category"]) == ("cloud", category), f"the cloud said {first['category']}")
     require((last["provider"], last["category"]) == ("local", None), "the local model did not answer")
-    return summary(trace).replace("\n", "\n       ")
+    return summary(answer.trace).replace("\n", "\n       ")
 
 
 def fallback(stage: Stage) -> str:
-    """The cloud is down."""
+    """The cloud is down: the local model answers."""
     stage.server.add(Status(503, "overloaded"))
-    return _served_locally_after("unavailable", _streamed(stage))
+    return _served_locally_after("unavailable", stage)
 
 
 def broken_stream(stage: Stage) -> str:
-    """The cloud breaks off in the middle of its answer."""
+    """A stream breaks off: it starts again elsewhere, and says so."""
     half = Answer("A fallback is what a system turns to when its first choice", pace_s=0.04)
     stage.server.add(Cut(8, answer=half))
-    return _served_locally_after("stream_broken", _streamed(stage))
+    return _served_locally_after("stream_broken", stage)
 
 
 def caught_call(stage: Stage) -> str:
-    """The cloud calls a tool with a number where the schema says string, then puts it right."""
+    """A tool call goes wrong: caught at the first wrong character, asked again."""
     wrong = ToolUse("read_file", '{"path": 42, "note": "forty-two is no path, and nobody pays for the rest of this"}')
-    stage.server.add(Answer("", tool_calls=(wrong,)), Answer("", tool_calls=(ToolUse("read_file", {"path": "notes"}),)))
+    stage.server.add(_calling(wrong), _calling(ToolUse("read_file", {"path": "notes"})))
     with stage.client(retry={"max_attempts": 2}) as client:
         stream = client.stream(messages=_asked("Read my notes."), tools=[READ], provider="cloud", max_tokens=200)
         calls = [call for chunk in stream for call in chunk.tool_calls]
@@ -121,20 +136,21 @@ def caught_call(stage: Stage) -> str:
     codes = [row["code"] for row in attempts]
     require(codes == ["schema_type", None], f"the attempts were {codes}")
     require([call.arguments for call in calls] == [{"path": "notes"}], "the right call did not come out alone")
-    click.echo(
-        f"{wrong.wire_arguments[:11]}  refused at the first wrong character\n{calls[0].name}({calls[0].arguments})"
-    )
+    click.echo(f"{wrong.wire_arguments[:11]}  refused at the first wrong character")
+    click.echo(f"{calls[0].name}({calls[0].arguments})")
     saved = attempts[0]["tokens_saved"]
     return f"attempt 1 {codes[0]}, stopped about {saved} tokens before its limit; attempt 2 valid; one call came out"
 
 
+def _calling(tool: ToolUse) -> Answer:
+    return Answer("", tool_calls=(tool,))
+
+
 def approval(stage: Stage) -> str:
-    """The cloud writes a file, which asks, and reads outside the workspace, which is denied."""
+    """A tool wants to write: a person approves; outside the workspace nobody can."""
     write = ToolUse("write_file", {"path": "notes.txt", "content": NOTE})
-    stage.server.add(
-        Answer("", tool_calls=(write,)), Answer("", tool_calls=(ToolUse("read_file", {"path": "/etc/shadow"}),))
-    )
-    stage.server.add(Answer("Your note is written."))
+    read_away = ToolUse("read_file", {"path": "/etc/shadow"})
+    stage.server.add(_calling(write), _calling(read_away), Answer("Your note is written."))
     approver = TerminalApprover(write=click.echo) if stage.asks else _approve_aloud
     with stage.client(approver=approver, tools={"workspace": str(stage.workspace)}) as client:
         result = client.run(messages=_asked("Write a note on fallbacks, then show me /etc/shadow."))
@@ -157,70 +173,56 @@ def _approve_aloud(batch: list[ApprovalRequest]) -> list[ApprovalDecision]:
 
 
 def budget(stage: Stage) -> str:
-    """A request that might cost more than is left is not sent."""
-    before = len(stage.server.requests)
+    """A budget would be passed: nothing is sent."""
     limits = [{"scope": "project", "limit_usd": 0.0001, "window": "day"}]
+    ask: dict[str, Any] = {"messages": _asked("Write a novel."), "max_tokens": 4000}
     with stage.client(budgets=limits, project="thrifty") as client:
-        try:
-            client.chat(messages=_asked("Write a novel."), provider="cloud", fallback=False, max_tokens=4000)
-        except BudgetExceededError as error:
-            click.echo(str(error))
-        else:
-            raise NotProvenError("the budget let it through")
-    sent = len(stage.server.requests) - before
-    require(sent == 0, "a request was sent")
-    return f"blocked before anything was sent: {sent} requests reached the cloud"
+        dear = _refused(
+            BudgetExceededError,
+            lambda: client.chat(**ask, provider="cloud", fallback=False),
+            "the budget let it through",
+        )
+    click.echo(str(dear))
+    require(stage.sent() == 0, "a request was sent")
+    return f"blocked before anything was sent: {stage.sent()} requests reached the cloud"
 
 
 def cache_hit(stage: Stage) -> str:
-    """The same question twice is one request."""
+    """The same question again: served from the cache."""
     stage.server.add(Answer("A fallback is a plan B."))
-    before = len(stage.server.requests)
     with stage.client(cache={"enabled": True}) as client:
         first, second = (client.chat(messages=_asked(QUESTION)) for _ in range(2))
         saved = client.get_usage({"provider": "cloud"}).saved_usd
-    sent = len(stage.server.requests) - before
-    require(sent == 1, f"{sent} requests were sent")
+    require(stage.sent() == 1, f"{stage.sent()} requests were sent")
     require(second.metadata["cached"] and second.content == first.content, "the second answer was not the first")
     click.echo(second.content)
     return f"trace: cache.hit {str(second.trace['cache']['hit']).lower()}; 1 request for 2 answers; ${saved:.6f} saved"
 
 
 def plan(stage: Stage) -> str:
-    """A plan that forgets a requirement is sent back, once."""
+    """A plan, checked by code."""
+    titles = {
+        "Count requests by key": "a counter a minute",
+        "Answer 429 above the limit": "the 61st call is refused",
+        "Test both": "the suite is green",
+    }
     steps = [
-        {"id": "S1", "title": "Count requests by key", "covers": ["R1"], "acceptance": ["a counter a minute"]},
-        {
-            "id": "S2",
-            "title": "Answer 429 above the limit",
-            "covers": ["R2"],
-            "acceptance": ["the 61st call is refused"],
-        },
-        {"id": "S3", "title": "Test both", "covers": ["R3"], "acceptance": ["the suite is green"]},
+        {"id": f"S{n}", "title": title, "description": title, "covers": [f"R{n}"], "acceptance": [met]}
+        | {"depends_on": [f"S{n - 1}"] if n > 1 else []}
+        for n, (title, met) in enumerate(titles.items(), 1)
     ]
-    whole = [
-        {"description": step["title"], "depends_on": [f"S{n}"] if n else [], **step} for n, step in enumerate(steps)
-    ]
-    stage.server.add(*(_plan_answer(each) for each in (whole[:2], whole)))
-    before = len(stage.server.requests)
+    whole = {"overview": "Limit the rate.", "estimated_complexity": "low", "steps": steps}
+    stage.server.add(*(Answer(json.dumps({**whole, "steps": each})) for each in (steps[:2], steps)))
     click.secho("> plan: Limit the API's rate (count by key, refuse above 60 a minute, tests)", dim=True)
+    needs = ["count by key", "refuse above 60", "tests"]
     with stage.client(planning={"provider": "cloud"}) as client:
-        made = client.planning_mode(
-            goal="Limit the API's rate", requirements=["count by key", "refuse above 60", "tests"]
-        )
-    print_table(
-        ("STEP", "TITLE", "AFTER", "COVERS"),
-        ((s.id, s.title, ",".join(s.depends_on), ",".join(s.covers)) for s in made.steps),
-    )
-    sent = len(stage.server.requests) - before
-    covered = {name for step in made.steps for name in step.covers}
+        made = client.planning_mode(goal="Limit the API's rate", requirements=needs)
+    rows = [(step.id, step.title, ",".join(step.depends_on), ",".join(step.covers)) for step in made.steps]
+    print_table(("STEP", "TITLE", "AFTER", "COVERS"), rows)
+    sent, covered = stage.sent(), {name for step in made.steps for name in step.covers}
     require(sent == 2, f"the plan took {sent} requests")  # noqa: PLR2004 - the first and the correction
     require(covered == {"R1", "R2", "R3"}, "a requirement is not covered")
     return f"the first answer left R3 uncovered and was sent back; {sent} requests, plan {made.hash[:12]} covers R1-R3"
-
-
-def _plan_answer(steps: list[dict[str, Any]]) -> Answer:
-    return Answer(json.dumps({"overview": "Limit the rate.", "estimated_complexity": "low", "steps": steps}))
 
 
 PROGRAM = """\
@@ -233,62 +235,49 @@ for _ in range(3):
 
 
 def drop_in(_: Stage) -> str:
-    """A program that knows LiteLLM only meets a quota of two requests."""
+    """A LiteLLM program, unchanged, behind a quota."""
     limit = {"project": "guest", "quotas": [{"scope": "project", "requests": 2, "window": "day"}]}
     click.secho(f"> blueprint_llm.install()\n{PROGRAM.rstrip()}", dim=True)
-    names = {"messages": [{"role": "user", "content": QUESTION}], "print": click.echo}
+    names: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "print": click.echo}
     with FaultServer(default=Answer("A fallback is a plan B.")) as guest, install({"blueprint": limit}):
-        try:
-            exec(PROGRAM, {**names, "cloud": guest.url})  # noqa: S102 - the text above, as a program of its own
-        except QuotaExceededError as error:
-            click.echo(str(error))
-            kinds = {each.__name__ for each in type(error).__mro__}
-        else:
-            raise NotProvenError("the quota let it through")
+        names["cloud"] = guest.url
+        refused = _refused(
+            QuotaExceededError,
+            lambda: exec(PROGRAM, names),  # noqa: S102 - the text above, as a program of its own
+            "the quota let it through",
+        )
         sent = len(guest.requests)
+    click.echo(str(refused))
     require(sent == 2, f"{sent} requests were sent")  # noqa: PLR2004 - the quota
+    kinds = {each.__name__ for each in type(refused).__mro__}
     require("RateLimitError" in kinds, "a program of LiteLLM's does not know that error")
     return "2 of 3 calls were sent; `except litellm.RateLimitError` catches the third"
 
 
 def explained(stage: Stage) -> str:
-    """Nobody can answer: `explain` knows it before, the error says the same after."""
-    before = len(stage.server.requests)
-    cloud = {"model": "openai/gpt-4o-mini", "api_base": stage.server.url, "api_key": "demo"}
+    """Nobody may answer: why, before and after."""
     work = {"model": "openai/gpt-4o", "api_key": "os.environ/BLUEPRINT_DEMO_KEY"}
     limits = [{"scope": "provider:cloud", "limit_usd": 0.0001, "window": "day"}]
     ask: dict[str, Any] = {"messages": _asked("Write a novel."), "max_tokens": 4000}
-    with stage.client(providers={"work": work, "cloud": cloud}, budgets=limits) as client:
+    with stage.client(providers={"work": work, "cloud": stage.cloud()}, budgets=limits) as client:
         said = [(row.provider, row.verdict, row.reason) for row in client.explain(**ask).considered]
-        try:
-            client.chat(**ask)
-        except BlueprintError as error:
-            considered = error.trace["route"]["considered"]
-        else:
-            raise NotProvenError("somebody answered")
+        error = _refused(BlueprintError, lambda: client.chat(**ask), "somebody answered")
     for provider, verdict, reason in said:
         click.echo(f"{provider}  {verdict}: {reason}")
-    told = [(row["provider"], row["verdict"], row["reason"]) for row in considered]
+    told = [(row["provider"], row["verdict"], row["reason"]) for row in error.trace["route"]["considered"]]
     require(told == said, f"explain said {said}, the error {told}")
     require([verdict for _, verdict, _ in said] == ["skipped", "skipped"], "a target was not passed over")
-    require(len(stage.server.requests) == before, "a request was sent")
+    require(stage.sent() == 0, "a request was sent")
     return "explain() and the error give the same reasons for both; nothing was sent"
 
 
 def report(stage: Stage) -> str:
-    """Every attempt of the scenes is in the ledger, the failed ones too."""
+    """What it all cost."""
     with stage.client() as client:
         stats = client.get_usage({"project": "demo"})
+    counts = ("calls", "errors", "cache_hits", "prompt_tokens", "completion_tokens")
     rows = [
-        (
-            name,
-            each.calls,
-            each.errors,
-            each.cache_hits,
-            each.prompt_tokens,
-            each.completion_tokens,
-            f"{each.cost_usd:.6f}",
-        )
+        (name, *(getattr(each, count) for count in counts), f"{each.cost_usd:.6f}")
         for name, each in sorted(stats.by_provider.items())
     ]
     print_table(("PROVIDER", "CALLS", "ERRORS", "HITS", "TOKENS IN", "OUT", "COST USD"), rows)
@@ -302,15 +291,40 @@ def report(stage: Stage) -> str:
     return f"ledger, traces and cloud agree: {requests} requests, {failed} failed, ${stats.cost_usd:.6f} in all"
 
 
-SCENES: tuple[tuple[str, Callable[[Stage], str]], ...] = (
-    ("The cloud is down: the local model answers", fallback),
-    ("A stream breaks off: it starts again elsewhere, and says so", broken_stream),
-    ("A tool call goes wrong: caught at the first wrong character, asked again", caught_call),
-    ("A tool wants to write: a person approves; outside the workspace nobody can", approval),
-    ("A budget would be passed: nothing is sent", budget),
-    ("The same question again: served from the cache", cache_hit),
-    ("A plan, checked by code", plan),
-    ("A LiteLLM program, unchanged, behind a quota", drop_in),
-    ("Nobody may answer: why, before and after", explained),
-    ("What it all cost", report),
-)
+_PLAYED = (fallback, broken_stream, caught_call, approval, budget, cache_hit, plan, drop_in, explained, report)
+SCENES: tuple[tuple[str, Callable[[Stage], str]], ...] = tuple((str(each.__doc__)[:-1], each) for each in _PLAYED)
+
+
+def play(*, asks: bool) -> None:
+    """Play every scene on its own server, model and home. Raise ClickException at the first that is not proven."""
+    found = weights.find(weights.SMOLLM2)
+    file = found or (ensure_weights("smollm2") if asks else pull_weights("smollm2"))
+    _litellm.quiet()
+    with _own_home(file) as home, FaultServer() as server:
+        is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+        stage = Stage(server=server, workspace=home / "workspace", asks=asks and is_terminal)
+        for number, (headline, scene) in enumerate(SCENES, 1):
+            click.secho(f"\n{number}/{len(SCENES)} {headline}", bold=True)
+            try:
+                click.echo(click.style("proof  ", fg="green") + scene(stage))
+            except NotProvenError as error:
+                raise click.ClickException(f"scene {number} did not do what it says: {error}") from None
+    click.secho("\nAll of it held. Next: blueprint-llm init", bold=True)
+
+
+@contextmanager
+def _own_home(file: Path) -> Iterator[Path]:
+    """A home that goes away with the demo: the user's ledger, cache and audit are not touched."""
+    before = os.environ.get("BLUEPRINT_HOME")
+    with tempfile.TemporaryDirectory(prefix="blueprint-demo-") as folder:
+        os.environ["BLUEPRINT_HOME"] = folder
+        try:
+            weights.SMOLLM2.target.parent.mkdir(mode=0o700, parents=True)
+            weights.SMOLLM2.target.symlink_to(file.absolute())
+            Path(folder, "workspace").mkdir()
+            yield Path(folder)
+        finally:
+            embedded.close_all()
+            os.environ.pop("BLUEPRINT_HOME")
+            if before is not None:
+                os.environ["BLUEPRINT_HOME"] = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from blueprint_llm.adapters import litellm as _litellm
@@ -13,6 +14,7 @@ from blueprint_llm.errors import (
     CredentialsError,
     NoTargetError,
     QuotaExceededError,
+    rebuild,
 )
 
 # The class of LiteLLM's that an error of ours also is: by category, else by our class.
@@ -50,11 +52,14 @@ def both(error: BlueprintError) -> Any:
     of_deployment = isinstance(error, LIMITS) and error.scope.startswith("deployment:")
     if of_deployment and isinstance(error, QuotaExceededError):
         name = "RateLimitError"
-    text = str(error)
     if isinstance(error, BudgetExceededError):
-        theirs = _class(name)(current_cost=error.used_usd, max_budget=error.limit_usd, message=text)
+        theirs = _class(name)(current_cost=error.used_usd, max_budget=error.limit_usd, message=str(error))
     else:
-        theirs = _class(name)(message=text, model=getattr(error, "model", None) or "", llm_provider=_provider(error))
+        theirs = _class(name)(
+            message=str(error),
+            model=getattr(error, "model", None) or "",
+            llm_provider=getattr(error, "provider", None) or "blueprint",
+        )
     twin = _joined(error, name, theirs)
     if isinstance(error, LIMITS) and not of_deployment:  # another deployment may have room
         twin.num_retries = 0
@@ -82,31 +87,19 @@ def is_litellms(error: BaseException) -> bool:
 
 def _joined(error: BlueprintError, name: str, theirs: Exception) -> Any:
     """Return the exception with the facts of both; ours count where they say something."""
-    kind = _both_class(type(error), name)
-    twin: Any = kind.__new__(kind)
-    twin.args = error.args
-    twin.__dict__ |= vars(error) | vars(theirs)
-    twin.__dict__ |= {fact: value for fact, value in vars(error).items() if value is not None}
-    return twin
-
-
-def _provider(error: BlueprintError) -> str:
-    return getattr(error, "provider", None) or "blueprint"
+    ours = {fact: value for fact, value in vars(error).items() if value is not None}
+    kind: Any = type(error)
+    return rebuild(_both_class(kind, name), error.args, {**vars(error), **vars(theirs), **ours})
 
 
 def _class(name: str) -> Any:
     return getattr(_litellm.module().exceptions, name)
 
 
-_MADE: dict[tuple[type[BlueprintError], str], type[BlueprintError]] = {}
-
-
-def _both_class(ours: type[BlueprintError], name: str) -> type[BlueprintError]:
-    """Return the class that is both, one for each pair."""
-    if (ours, name) not in _MADE:
-        made = type(ours.__name__, (ours, _class(name)), {"__module__": ours.__module__, "__reduce__": _reduce})
-        return _MADE.setdefault((ours, name), made)
-    return _MADE[ours, name]
+@functools.cache
+def _both_class(ours: Any, name: str) -> type[BlueprintError]:
+    """Return the class that is both."""
+    return type(ours.__name__, (ours, _class(name)), {"__module__": ours.__module__, "__reduce__": _reduce})
 
 
 def _reduce(error: Any) -> tuple[Any, ...]:
@@ -116,9 +109,5 @@ def _reduce(error: Any) -> tuple[Any, ...]:
     return _rebuilt, (ours, theirs.__name__, error.args, facts)
 
 
-def _rebuilt(ours: type[BlueprintError], name: str, args: tuple[Any, ...], facts: dict[str, Any]) -> Any:
-    kind = _both_class(ours, name)
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(facts)
-    return error
+def _rebuilt(ours: Any, name: str, args: tuple[Any, ...], facts: dict[str, Any]) -> BlueprintError:
+    return rebuild(_both_class(ours, name), args, facts)

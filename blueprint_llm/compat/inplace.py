@@ -6,46 +6,25 @@ tests patch, set or delete, in any order, LiteLLM is as it was once they and we 
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import ExitStack
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters import litellm as _litellm
-from blueprint_llm.compat.guarding import CALLS, guarded, original
-from blueprint_llm.compat.guards import guard_of, shared
+from blueprint_llm.compat.guarding import CALLS, Guarding, guard_of, original, shared
 from blueprint_llm.compat.router import Router
-from blueprint_llm.engine.guarded import PolicyGuard
 
 if TYPE_CHECKING:
-    from blueprint_llm.compat.guarding import GuardFor
-    from blueprint_llm.engine.guard import Guard
+    from blueprint_llm.engine.guarded import PolicyGuard
 
 _LOCK = threading.RLock()
-_installed: Guard | None = None
+_installed: PolicyGuard | None = None
 # What others set through us, a mock or a wrapper around a guarded function: shown as it is, by the function's name.
 _PATCHED: dict[str, Any] = {}
 
 
-class _View:
-    """Guarded functions in the place of what LiteLLM's namespace holds, made once for each function."""
-
-    def __init__(self, guard: GuardFor) -> None:
-        self._guard = guard
-        self._made: dict[str, Any] = {}
-
-    def get(self, name: str) -> Any:
-        """Return the function `name`. Raises KeyError."""
-        found = original(vars(_litellm.module())[name])
-        if name in _PATCHED and _PATCHED[name] is found:
-            return found
-        made = self._made.get(name)
-        if made is None or original(made) is not found:
-            made = self._made[name] = guarded(name, found, self._guard)
-        return made
-
-
-def _in_place(keywords: dict[str, Any]) -> Guard | None:
+def _in_place(keywords: dict[str, Any]) -> PolicyGuard | None:
     """Return the guard of what is called in place.
 
     A call with `fallbacks` passes: LiteLLM asks each of its models through its own module, where each is guarded.
@@ -53,8 +32,14 @@ def _in_place(keywords: dict[str, Any]) -> Guard | None:
     return None if keywords.get("fallbacks") else _installed
 
 
-_BESIDE = _View(lambda keywords: shared() if _installed is None else _in_place(keywords))
-_IN_PLACE = _View(_in_place)
+_BESIDE = Guarding(lambda keywords: shared() if _installed is None else _in_place(keywords))
+_IN_PLACE = Guarding(_in_place)
+
+
+def _shown(guarding: Guarding, name: str) -> Any:
+    """Return LiteLLM's function `name`, guarded. Raises KeyError."""
+    found = original(vars(_litellm.module())[name])
+    return found if name in _PATCHED and _PATCHED[name] is found else guarding.around(name, found)
 
 
 def _patch(name: str, value: Any) -> None:
@@ -78,7 +63,7 @@ class Beside(ModuleType):
         if name == "__path__":  # its submodules are LiteLLM's: imported under this name they would be copies
             raise AttributeError(name)
         if name in CALLS and name in vars(module):
-            return _BESIDE.get(name)
+            return _shown(_BESIDE, name)
         found = getattr(module, name)
         return Router if name == "Router" and found is Router.litellms() else found
 
@@ -109,7 +94,7 @@ class _Function:
         if module is None:
             return self
         try:
-            return _IN_PLACE.get(self._name)
+            return _shown(_IN_PLACE, self._name)
         except KeyError:
             raise AttributeError(self._name) from None
 
@@ -127,32 +112,21 @@ for _name in CALLS:
     setattr(_InPlace, _name, _Function(_name))
 
 
-class Installed(contextlib.AbstractContextManager["Installed"]):
-    """What `install` returns: leaving it puts back what was before."""
-
-    def __init__(self, before: Guard | None) -> None:
-        self._before = before
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _put(self._before)
-
-
-def install(config: Any = None) -> Installed:
+def install(config: Any = None) -> ExitStack:
     """Guard LiteLLM in place, for every library of this process that calls it through its module.
 
     Args:
         config: As `LLMClient` takes it; None: what `from_config(None)` finds, with the first call.
+
+    Returns:
+        A context: leaving it puts back what was before.
     """
     guard = shared() if config is None else guard_of(config)
+    before = ExitStack()
     with _LOCK:
-        before = _installed
+        before.callback(_put, _installed)
         _put(guard)
-    return Installed(before)
+    return before
 
 
 def uninstall() -> None:
@@ -160,10 +134,10 @@ def uninstall() -> None:
     _put(None)
 
 
-def _put(guard: Guard | None) -> None:
+def _put(guard: PolicyGuard | None) -> None:
     global _installed  # noqa: PLW0603 - one LiteLLM a process
     with _LOCK:
-        if isinstance(_installed, PolicyGuard) and _installed is not guard:
+        if _installed is not None and _installed is not guard:
             _installed.runtime.settings.restore()
         _installed = guard
         if guard is not None:

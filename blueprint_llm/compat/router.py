@@ -7,14 +7,14 @@ endpoint, retries and fallbacks included.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Unpack
 
 from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.known import litellm_names
-from blueprint_llm.compat.guarding import CALLS, guarded, original
-from blueprint_llm.compat.guards import guard_of, shared
+from blueprint_llm.compat.guarding import CALLS, Guarding, guard_of, original, shared
 from blueprint_llm.config.environment import closed, from_environment, marked
 from blueprint_llm.config.problems import Path, mapping, nearest
 from blueprint_llm.engine.guarded import PolicyGuard
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blueprint_llm.config.model import Config
-    from blueprint_llm.engine.guard import Guard
     from blueprint_llm.engine.keywords import RouterKeywords
     from blueprint_llm.engine.runtime import Runtime
 
@@ -82,8 +81,9 @@ class Router(metaclass=_RouterType):
             raise TypeError(f"{error}{hints}") from None
         if "model_list" in arguments:
             arguments = {**arguments, "model_list": with_closed(arguments["model_list"])}
-        guard = None if blueprint is None else _guard(blueprint, arguments)
-        host = _host_class()(guard, arguments)
+        if isinstance(blueprint, dict):
+            blueprint = {"model_list": arguments.get("model_list") or [], "blueprint": blueprint}
+        host = _host_class()(None if blueprint is None else guard_of(blueprint), arguments)
         return router.Router.from_config(configs.build_router_config(arguments), host)
 
 
@@ -94,9 +94,13 @@ def router_of(runtime: Runtime) -> Any:
     """
     runtime.settings.apply()
     arguments = router_arguments_of(runtime.config)
+
+    async def made() -> Any:
+        return Router(**own, blueprint=PolicyGuard(runtime))
+
     try:
         own = {name: value for name, value in arguments.items() if not name.endswith("fallbacks")}
-        return Router(**own, blueprint=PolicyGuard(runtime))
+        return asyncio.run(made())  # LiteLLM's budgets start a task; what it does over Redis, our ledger does
     except Exception as error:  # noqa: BLE001 - LiteLLM raises what it likes
         told = redact(f"LiteLLM's Router declines this configuration: {error}")
     raise ConfigError(told)
@@ -166,25 +170,16 @@ def with_closed(entries: Any) -> Any:
         return entries
     pairs = list(zip(entries, reasons, strict=True))
     open_groups = {entry.get("model_name") for entry, reason in pairs if isinstance(entry, dict) and not reason}
-    return [
-        _closed(entry, is_alone=entry.get("model_name") not in open_groups) if reason else entry
-        for entry, reason in pairs
-    ]
 
+    def as_closed(entry: dict[str, Any]) -> dict[str, Any]:
+        info = {**(entry.get("model_info") or {}), "blocked": entry.get("model_name") in open_groups}
+        return {**entry, "litellm_params": marked(_params(entry)), "model_info": info}
 
-def _closed(entry: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
-    info = {**(entry.get("model_info") or {}), "blocked": not is_alone}
-    return {**entry, "litellm_params": marked(_params(entry)), "model_info": info}
+    return [as_closed(entry) if reason else entry for entry, reason in pairs]
 
 
 def _params(entry: Any) -> dict[str, Any]:
     return mapping(mapping(entry).get("litellm_params"))
-
-
-def _guard(blueprint: Any, arguments: Any) -> Guard:
-    is_block = isinstance(blueprint, dict)
-    entries = {"model_list": arguments.get("model_list") or []}
-    return guard_of({**entries, "blueprint": blueprint} if is_block else blueprint)
 
 
 @functools.cache
@@ -195,33 +190,29 @@ def _host_class() -> Any:
     class GuardedHost(python_host):  # type: ignore[misc] # LiteLLM is not followed: too huge
         """What LiteLLM's Router reaches outside itself, its calls to providers guarded."""
 
-        __slots__ = ("_defaults", "_guard", "_made", "_policy_fallbacks")
+        __slots__ = ("_guarding", "_policy_fallbacks")
 
-        def __init__(self, guard: Guard | None, arguments: Any) -> None:
+        def __init__(self, guard: PolicyGuard | None, arguments: Any) -> None:
             most = arguments.get("default_max_parallel_requests")
-            self._guard, self._defaults = guard, {} if most is None else {"max_parallel_requests": most}
             self._policy_fallbacks = arguments.get("content_policy_fallbacks")
-            self._made: dict[str, Any] = {}
-
-        def _chosen(self, keywords: dict[str, Any]) -> Guard:  # noqa: ARG002 - every attempt has the same guard
-            return shared() if self._guard is None else self._guard
+            self._guarding = Guarding(
+                lambda _: guard or shared(),
+                masked=False,
+                defaults={} if most is None else {"max_parallel_requests": most},
+                redirects=self._redirects,
+            )
 
         def _redirects(self, keywords: dict[str, Any]) -> bool:
             """Return True if LiteLLM has other groups for what the group of an attempt refuses."""
-            listed = self._policy_fallbacks or _litellm.module().content_policy_fallbacks or ()
+            listed = self._policy_fallbacks or _litellm.module().content_policy_fallbacks
+            if not listed:
+                return False
             groups = {name for row in listed if isinstance(row, dict) for name in row}
             return not groups.isdisjoint({"*", (keywords.get("metadata") or {}).get("model_group")})
 
         def invoke(self, op: str) -> Any:
             """Return LiteLLM's function for `op`, guarded where it asks a provider."""
             function, name = original(super().invoke(op)), op.rpartition(".")[2]
-            if name not in CALLS:
-                return function
-            made = self._made.get(op)
-            if made is None or original(made) is not function:
-                made = self._made[op] = guarded(
-                    name, function, self._chosen, masked=False, defaults=self._defaults, redirects=self._redirects
-                )
-            return made
+            return self._guarding.around(name, function) if name in CALLS else function
 
     return GuardedHost

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from blueprint_llm.config.blocks import ProviderConfig
+from blueprint_llm.config.blocks import Blueprint, ProviderConfig
 from blueprint_llm.config.load import load_config
-from blueprint_llm.config.model import Blueprint, Config, Deployment
+from blueprint_llm.config.model import Config, Deployment
 
 __all__ = ["Blueprint", "Config", "Deployment", "ProviderConfig", "load_config"]

@@ -1,13 +1,13 @@
-"""The sections of the `blueprint:` block, those of its tools aside, and the values that several of them take."""
+"""The `blueprint:` block: its sections, and the values that several of them take."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from blueprint_llm.config.secrets import Keyed, SecretText, WrittenText, masked
+from blueprint_llm.config.secrets import SecretText, WrittenText, masked, protect
 from blueprint_llm.redaction import carries_more
 from blueprint_llm.secret import Secret, revealed
 
@@ -15,38 +15,64 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Section(Keyed):
-    """A frozen part of the configuration; unknown keys are mistakes, secrets never show."""
+class Section(BaseModel):
+    """A frozen part of the configuration; unknown keys are mistakes, secrets never show.
+
+    Keys may stand in its fields `held`, in what it holds beside its fields, and in sections within. Elsewhere stand
+    names of the user's own choice (a chain may be called `turnkey`), which tell nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    held: ClassVar[frozenset[str]] = frozenset()
+
+    def protected(self) -> Self:
+        """Return it with its keys made Secrets; the very same where it holds none."""
+        keyed = self.held | (self.__pydantic_extra__ or {}).keys()
+        made = ((name, value, protect(name, value) if name in keyed else _within(value)) for name, value in self)
+        changed = {name: new for name, value, new in made if new != value}
+        return self.model_copy(update=changed) if changed else self
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, masked(value, name or "")) for name, value in super().__repr_args__()]
 
 
-def _window(value: str) -> str:
-    if value not in {"minute", "hour", "day", "month", "session"} and not re.fullmatch(r"[1-9]\d*s", value):
-        raise ValueError("must be minute, hour, day, month, session or <n>s (60s)")
+def _within(value: Any) -> Any:
+    match value:
+        case Section():
+            return value.protected()
+        case dict():
+            return {name: _within(item) for name, item in value.items()}
+        case list():
+            return [_within(item) for item in value]
     return value
 
 
-def _scope(value: str) -> str:
-    if value not in {"call", "session", "project", "global"} and not re.fullmatch(r"(provider|model):.+", value):
-        raise ValueError("must be call, session, project, global, provider:NAME or model:NAME")
-    return value
+def _like(pattern: str, wanted: str) -> AfterValidator:
+    """Return a check that a text looks like `pattern`, which `wanted` puts into words."""
+
+    def checked(value: str | Secret) -> str | Secret:
+        if not re.fullmatch(pattern, revealed(value)):
+            raise ValueError(f"must be {wanted}")
+        return value
+
+    return AfterValidator(checked)
 
 
 def _many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Window = Annotated[str, AfterValidator(_window), Field(description="minute, hour, day, month, session or <n>s")]
-Scope = Annotated[
-    str,
-    AfterValidator(_scope),
-    Field(description="call, session, project, global, provider:NAME or model:NAME"),
+_SCOPES = "call, session, project, global, provider:NAME or model:NAME"
+_WINDOWS = "minute, hour, day, month, session or <n>s"
+_STORES = "sqlite, sqlite:PATH, memory or redis://host:port/0"
+
+Scope = Annotated[str, _like("call|session|project|global|(provider|model):.+", _SCOPES), Field(description=_SCOPES)]
+Window = Annotated[
+    str, _like(r"minute|hour|day|month|session|[1-9]\d*s", f"{_WINDOWS} (60s)"), Field(description=_WINDOWS)
 ]
 Names = Annotated[list[str], BeforeValidator(_many)]
+EffectNames = Annotated[list[Literal["read", "write", "network"]], BeforeValidator(_many)]
+Example = str | list[str]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -205,16 +231,10 @@ class Credentials(Section):
     keyring: bool = False
 
 
-def _store_url(value: str | Secret) -> str | Secret:
-    if revealed(value).partition(":")[0] not in {"sqlite", "memory", "redis", "rediss", "unix"}:
-        raise ValueError("must be sqlite, sqlite:PATH, memory or redis://host:port/0")
-    return value
-
-
 class StoreConfig(Section):
     """Where state lives. `reservation_ttl_s` counts from the last heartbeat; None: `deadline.total_s` + 10."""
 
-    url: Annotated[SecretText, AfterValidator(_store_url)] = "sqlite"
+    url: Annotated[SecretText, _like(r"(sqlite|memory|redis|rediss|unix)(:[\s\S]*)?", _STORES)] = "sqlite"
     reservation_ttl_s: Positive | None = None
     on_failure: Literal["error", "memory"] = "error"
 
@@ -239,3 +259,139 @@ class Logging(Section):
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Rule(Section):
+    """One rule of the user: `allow`, `ask` or `deny` names tools, `*` means any.
+
+    `argv` holds the first words of a command: a list in place of a word means any of them, `*` any word. `paths` are
+    globs below the workspace. `effects` says what an allowed command may do: `read` (the default), `write`, `network`.
+    `match` and `not_match` are examples that are checked when the rule loads.
+    """
+
+    allow: Names | None = None
+    ask: Names | None = None
+    deny: Names | None = None
+    argv: list[Names] | None = Field(default=None, min_length=1)
+    paths: Names | None = None
+    effects: EffectNames = Field(default=["read"])
+    why: str = ""
+    id: str | None = None
+    match: list[Example] = Field(default_factory=list)
+    not_match: list[Example] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_flags(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "flags" in value:
+            raise ValueError("`flags` is gone: a command may use any flag, the kernel holds it to the rule's `effects`")
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if sum(names is not None for names in (self.allow, self.ask, self.deny)) != 1:
+            raise ValueError("needs exactly one of allow, ask and deny")
+        if "effects" in self.model_fields_set and not {"command", "run_tests", "*"} & set(self.tools):
+            raise ValueError("effects are about commands: name `command` or `run_tests`")
+        if "effects" in self.model_fields_set and self.deny is not None:
+            raise ValueError("effects belong to allow and ask: what is denied has none")
+        return self
+
+    @property
+    def tools(self) -> list[str]:
+        """The tools it is about."""
+        return self.allow or self.ask or self.deny or []
+
+
+class Sandbox(Section):
+    """How far a tool's process is confined by the kernel; `read` and `write` name paths beside the workspace.
+
+    A secret of the workspace that `read` names (`.env.test`) is shown to commands. With `loopback`, commands whose
+    network is closed have a loopback network of their own, for tests that start servers (bubblewrap only).
+    """
+
+    backend: Literal["auto", "landlock", "bubblewrap", "none"] = "auto"
+    required: bool = False
+    loopback: bool = False
+    read: Names = Field(default_factory=list)
+    write: Names = Field(default_factory=list)
+
+
+class ToolEnv(Section):
+    """Which environment variables a tool's process gets."""
+
+    pass_: Names = Field(default_factory=lambda: ["PATH", "LANG", "HOME"], alias="pass")
+
+
+class ToolLimits(Section):
+    """Limits of a tool's process. `output_bytes` is kept of its output; beyond `stop_output_mb` it is stopped."""
+
+    timeout_s: Positive = 120
+    output_bytes: int = Field(default=64000, ge=1)
+    stop_output_mb: int = Field(default=2048, ge=1)
+    memory_mb: int = Field(default=4096, ge=1)
+    file_mb: int = Field(default=1024, ge=1)
+    processes: int = Field(default=256, ge=1)
+
+
+class Audit(Section):
+    """Where tool calls are recorded, and when the record is synced to disk."""
+
+    path: str | None = None
+    fsync: Literal["intent", "all", "none"] = "intent"
+
+
+class Loop(Section):
+    """Limits of the agent loop."""
+
+    max_turns: int = Field(default=30, ge=1)
+    max_denials: int = Field(default=5, ge=0)
+    parallel: int = Field(default=4, ge=1)
+
+
+class McpServer(Section):
+    """An MCP server over stdio; `env` is all it gets besides `tools.env.pass`."""
+
+    held = frozenset({"env"})
+
+    command: list[str] = Field(min_length=1)
+    env: dict[str, SecretText] = Field(default_factory=dict)
+    timeout_s: Positive = 30
+
+
+class Tools(Section):
+    """What tools may do (see the tools page)."""
+
+    workspace: str = "."
+    mode: Literal["manual", "whitelist", "trust"] = "manual"
+    rules: list[Rule] = Field(default_factory=list)
+    sandbox: Sandbox = Sandbox()
+    env: ToolEnv = ToolEnv()
+    limits: ToolLimits = ToolLimits()
+    audit: Audit = Audit()
+    loop: Loop = Loop()
+    mcp_servers: dict[str, McpServer] = Field(default_factory=dict)
+
+
+class Blueprint(Section):
+    """The whole `blueprint:` block."""
+
+    version: Literal[1] = 1
+    project: str | None = None
+    providers: dict[str, ProviderConfig] = Field(default_factory=dict)
+    chains: dict[str, Names] = Field(default_factory=dict)
+    routes: list[Route] = Field(default_factory=list)
+    retry: Retry | None = None
+    deadline: Deadline = Deadline()
+    breaker: Breaker = Breaker()
+    budgets: list[Budget] = Field(default_factory=list)
+    quotas: list[Quota] = Field(default_factory=list)
+    pricing: Pricing = Pricing()
+    streaming: Streaming = Streaming()
+    cache: Cache = Cache()
+    tools: Tools = Tools()
+    planning: Planning = Planning()
+    credentials: Credentials = Credentials()
+    store: StoreConfig = StoreConfig()
+    logging: Logging = Logging()
+    strict: bool = False

@@ -6,39 +6,14 @@ What is not there is never the default: an address that is not set would otherwi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-
-Path = tuple[str | int, ...]
 
 ENVIRON = "os.environ/"
 UNSET = "unset:"  # before a reference that has to outlive LiteLLM's reading of it
 LISTED = "litellm_credential_name"
 # What says where a call goes: without it LiteLLM would choose.
 WHERE = ("model", "api_base", "base_url", "custom_llm_provider", "aws_bedrock_runtime_endpoint")
-
-
-class Reference(str):
-    """`os.environ/NAME` that knows where it was written: `blueprint.yaml:5:17: model_list[0]....api_base`."""
-
-    __slots__ = ("_path", "_place_of")
-    _path: Path
-    _place_of: Callable[[Path], str]
-
-    @classmethod
-    def at(cls, text: str, path: Path, place_of: Callable[[Path], str]) -> Reference:
-        """Return the reference `text` at a key path; the file is searched for its place only when it is asked."""
-        made = cls(text)
-        made._path, made._place_of = path, place_of
-        return made
-
-    @property
-    def place(self) -> str:
-        """Where it was written."""
-        return self._place_of(self._path)
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)
 
 
 def variable_of(value: Any) -> str | None:
@@ -55,19 +30,6 @@ def from_environment(value: Any) -> Any:
 def set_in(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with what they take from the environment, without what is not set, as LiteLLM reads them."""
     return {name: value for name, given in params.items() if (value := from_environment(given)) is not None}
-
-
-def located(value: Any, path: Path, place_of: Callable[[Path], str]) -> Any:
-    """Return `value`, which stands at `path`, with every reference in it knowing its place; itself if it has none."""
-    if isinstance(value, str):
-        return Reference.at(value, path, place_of) if value.startswith(ENVIRON) else value
-    if not isinstance(value, dict | list):
-        return value
-    pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-    made = [(step, located(item, (*path, step), place_of)) for step, item in pairs]
-    if all(new is old for (_, new), (_, old) in zip(made, pairs, strict=True)):
-        return value
-    return dict(made) if isinstance(value, dict) else [item for _, item in made]
 
 
 def references(value: Any) -> Iterator[str]:
@@ -89,9 +51,7 @@ def closed(params: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     """Return why a target with these LiteLLM parameters cannot be called: what its address needs is not set."""
     if variable_of(params.get("model")):  # a model is read as the configuration is loaded: it was not set then
         return _sentence(params["model"])
-    for name in WHERE:
-        if (value := params.get(name)) is None:
-            continue
+    for value in (params.get(name) for name in WHERE):
         if isinstance(value, str) and value.startswith(UNSET):
             return _sentence(value.removeprefix(UNSET))
         if sentences := unset(value, environ):
@@ -115,12 +75,10 @@ def with_listed(
 ) -> dict[str, Any]:
     """Return `params`, completed from the entry of LiteLLM's `credential_list` that they (or `name`) borrow."""
     wanted = params.get(LISTED) or name
+    entries = credential_list if wanted else ()
+    found = next((item for item in entries if item.get("credential_name") == wanted), {}).get("credential_values")
     own = {key: value for key, value in params.items() if key != LISTED}
-    if not wanted:
-        return own
-    found = next((item for item in credential_list if item.get("credential_name") == wanted), {})
-    values = found.get("credential_values")
-    return {**values, **own} if isinstance(values, Mapping) else own
+    return {**found, **own} if isinstance(found, Mapping) else own
 
 
 def targets_of(

@@ -1,4 +1,4 @@
-"""Finds, reads and checks a configuration: `load_config` is the one way from a file to a `Config`.
+"""Find, read and check a configuration: `load_config` is the one way from a file to a `Config`.
 
 All mistakes are collected first and reported together; what is left when they are taken out is still a configuration,
 so that `check` can go on looking.
@@ -9,43 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from blueprint_llm.config import trust
-from blueprint_llm.config.blocks import ProviderConfig
-from blueprint_llm.config.environment import located
-from blueprint_llm.config.includes import join_includes
-from blueprint_llm.config.model import Blueprint, Config
+from blueprint_llm.config.blocks import Blueprint, ProviderConfig
+from blueprint_llm.config.document import Document, Rejected
+from blueprint_llm.config.model import Config
 from blueprint_llm.config.paths import folder
-from blueprint_llm.config.problems import Finding, Place, Rejected, Report, dotted, nearest
 from blueprint_llm.config.problems import Path as KeyPath
-from blueprint_llm.config.references import Names, check_block, doubt_deployments, doubt_router
-from blueprint_llm.config.secrets import masked, masked_text, shown
-from blueprint_llm.config.sections import (
-    PROXY_ONLY,
-    PROXY_SETTINGS,
-    TOP_LEVEL,
-    Known,
-    doubt_unknown,
-    entries_of,
-    sections_of,
-)
-from blueprint_llm.config.tree import Tree, compose, from_mapping, from_node
-from blueprint_llm.config.wording import report_errors
+from blueprint_llm.config.problems import dotted, mapping, mistakes
+from blueprint_llm.config.references import check_names
+from blueprint_llm.config.secrets import masked, shown
+from blueprint_llm.config.sections import Known, doubt_unknown, entries_of, note_unused, sections_of
 from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.redaction import register_url
 from blueprint_llm.secret import revealed
 
-FILE_NAME = "blueprint.yaml"
+FILE_NAME, BUILT_IN = "blueprint.yaml", "(built in)"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)  # what `init` writes is also what runs without any file
 
-_OURS = frozenset({"providers", "chains", "routes", "budgets", "quotas"})  # ignoring these would cost money
 _MOST_MENDS = 8
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config | None
@@ -117,44 +104,70 @@ def inspect_config(
         ConfigError: A file in the current folder is not trusted, and there is no `on_untrusted`.
     """
     try:
-        tree, name = _tree_of(source, on_untrusted)
+        document, name = _found(source, on_untrusted)
     except Rejected as rejected:
-        return Inspection(config=None, problems=list(map(str, rejected.findings)), notices=[], place_of=dotted)
-    return _inspected(tree, name, litellm, only_if_strict=only_if_strict)
+        return Inspection(config=None, problems=[str(rejected.finding)], notices=[], place_of=dotted)
+    raw = document.value
+    block, is_strict = mapping(raw.get("blueprint")), mapping(raw.get("blueprint")).get("strict") is True
+    blueprint, entries, sections = _blueprint(raw, document), entries_of(raw, document), sections_of(raw, document)
+    check_names(raw, block, document)
+    note_unused(raw, document)
+    if litellm is not None and (is_strict or not only_if_strict) and _is_for_litellm(raw, block):
+        doubt_unknown(raw, block, litellm(), document)
+    problems, notices = document.settle(strict=is_strict)
+    config = Config(**dict(blueprint), model_list=list(entries.values()), **sections)
+    plain = masked(config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True))
+    text = json.dumps(plain, sort_keys=True, default=lambda value: type(value).__name__)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    register_url(revealed(config.store.url))
+    return Inspection(
+        config=config.model_copy(update={"notices": notices, "source": name, "digest": digest}).protected(),
+        problems=problems,
+        notices=notices,
+        place_of=lambda path: str(document.at(path)),
+        entries=tuple(entries),
+    )
 
 
 def abilities_of(path: Path) -> list[trust.Ability]:
     """Return what the configuration in a file may do, whoever trusts it. Raises ConfigError for what is no YAML."""
     try:
-        tree = _read(path)
+        document = Document.of_file(path)
     except Rejected as rejected:
-        problems = list(map(str, rejected.findings))
+        problem = str(rejected.finding)
     else:
-        return trust.abilities(tree.value, tree.included)
-    raise ConfigError("\n".join(problems), problems=problems)
+        return trust.abilities(document.value, document.included)
+    raise ConfigError(problem, problems=[problem])
 
 
-def _tree_of(source: Any, on_untrusted: OnUntrusted | None) -> tuple[Tree, str | None]:
-    """What is to be loaded, and the name of its file."""
+def _found(source: Any, on_untrusted: OnUntrusted | None) -> tuple[Document, str | None]:
+    """Return what is to be loaded, and the name of its file."""
     if isinstance(source, Mapping):
-        return from_mapping(source), None
+        return Document.of_mapping(source), None
     named = source if source is not None else os.environ.get("BLUEPRINT_CONFIG")
+    if named and not isinstance(named, (str, os.PathLike)):
+        raise ConfigError(f"a configuration is a path or a mapping, not {type(named).__name__}")
     if named:
-        return _read(Path(named)), str(Path(named))
+        return Document.of_file(Path(named)), str(Path(named))
     here, user = Path(FILE_NAME), _user_file()
     if here.is_file() and not (user and here.resolve() == user.resolve()):
         try:
-            return _read_found(here), str(here)
+            # What it includes is not even opened without trust.
+            document = Document.of_file(here, permit=lambda name: trust.require(here, [trust.includes(name)]))
+            trust.require(here, trust.abilities(document.value, document.included))
         except trust.Untrusted as untrusted:
             told = str(untrusted)
+        else:
+            return document, str(here)
         if on_untrusted is None:
             raise ConfigError(f"{told}: run `blueprint-llm trust`, or name the file with --config or BLUEPRINT_CONFIG")
         on_untrusted(f"{told}; it is ignored until you run `blueprint-llm trust`")
-    return (_read(user), str(user)) if user else (_read(TEMPLATE, "(built in)"), "(built in)")
+    path, name = (user, str(user)) if user else (TEMPLATE, BUILT_IN)
+    return Document.of_file(path, name), name
 
 
 def _user_file() -> Path | None:
-    """The user's own file, if it is there; a home that cannot be used has none."""
+    """Return the user's own file, if it is there; a home that cannot be used has none."""
     try:
         path = folder("config") / FILE_NAME
         return path if path.is_file() else None
@@ -162,132 +175,43 @@ def _user_file() -> Path | None:
         return None
 
 
-def _read_found(file: Path) -> Tree:
-    """A file that was merely found. Raises Untrusted before anything that it names is opened or used."""
-    tree = _read(file, permit=lambda name: trust.require(file, [trust.includes(name)]))
-    trust.require(file, trust.abilities(tree.value, tree.included))
-    return tree
-
-
-def _read(path: Path, name: str = "", *, permit: Callable[[str], None] = lambda _: None) -> Tree:
-    name = name or str(path)
-    try:
-        node = compose(path.read_bytes(), name)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = "no such file: write one with `blueprint-llm init`" if isinstance(error, FileNotFoundError) else ""
-        raise Rejected.at(Place(name), reason or getattr(error, "strerror", None) or "no file name") from None
-    if not isinstance(node, yaml.MappingNode):
-        found = [] if isinstance(node, yaml.SequenceNode) else getattr(node, "value", None)
-        what = "it is empty" if node is None else f"not {shown(found)}"
-        raise Rejected.at(Place(name, 1, 1), f"must be a mapping of settings: {what}")
-    mistakes, included = join_includes(node, path, permit)
-    tree = from_node(node)
-    tree.mistakes += mistakes
-    tree.included = included
-    return tree
-
-
-def _inspected(tree: Tree, source: str | None, litellm: LiteLLMNames | None, *, only_if_strict: bool) -> Inspection:
-    raw, report = _with_places(tree), Report(tree)
-    block = _block(raw, report)
-    is_strict = block.get("strict") is True
-    blueprint, listed, sections = _blueprint(block, report), entries_of(raw, report), sections_of(raw, report)
-    names = Names(raw, block)
-    check_block(block, names, report)
-    doubt_router(raw, names, report)
-    doubt_deployments(raw, names, report)
-    _note_unused(raw, sections["litellm_settings"], report)
-    if litellm is not None and (is_strict or not only_if_strict) and _is_for_litellm(raw, block):
-        doubt_unknown(raw, block, litellm(), report)
-    problems, notices = report.settle(strict=is_strict)
-    config = Config(**dict(blueprint), model_list=list(listed.values()), **sections)
-    plain = config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True)
-    register_url(revealed(config.store.url))
-    made = config.model_copy(update={"notices": notices, "source": source, "digest": _digest(plain)}).protected()
-    return Inspection(config=made, problems=problems, notices=notices, place_of=_places(tree), entries=tuple(listed))
-
-
 def _is_for_litellm(raw: Mapping[str, Any], block: Mapping[str, Any]) -> bool:
     """Return True if a file has keys that only LiteLLM knows."""
-    providers = block.get("providers")
-    own = providers.values() if isinstance(providers, dict) else ()
-    has_more = any(isinstance(each, dict) and each.keys() - ProviderConfig.model_fields for each in own)
+    own = map(mapping, mapping(block.get("providers")).values())
+    has_more = any(each.keys() - ProviderConfig.model_fields for each in own)
     return has_more or any(raw.get(name) for name in ("model_list", "router_settings", "litellm_settings"))
 
 
-def _places(tree: Tree) -> Callable[[KeyPath], str]:
-    return lambda path: str(Finding(tree.place(path), dotted(path), ""))
-
-
-def _with_places(tree: Tree) -> dict[str, Any]:
-    """The plain values of a tree; what names a variable knows where it stands."""
-    raw, place_of = dict(tree.value), _places(tree)
-    for section in ("model_list", "credential_list"):
-        raw[section] = located(raw.get(section), (section,), place_of)
-    block = raw.get("blueprint")
-    if isinstance(block, dict) and "providers" in block:
-        providers = located(block["providers"], ("blueprint", "providers"), place_of)
-        raw["blueprint"] = {**block, "providers": providers}
-    return raw
-
-
-def _block(raw: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    value = raw.get("blueprint")
-    if value is not None and not isinstance(value, dict):
-        report.problem(("blueprint",), f"must be a mapping, not {shown(value)}")
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def _blueprint(block: dict[str, Any], report: Report) -> Blueprint:
-    """The block as records, less its mistakes, which `report` then holds."""
-    rest: Any = block
+def _blueprint(raw: Mapping[str, Any], document: Document) -> Blueprint:
+    """Return the block as records, less its mistakes, which `document` then holds."""
+    block: Any = raw.get("blueprint")
+    if not isinstance(block, dict | None):
+        document.problem(("blueprint",), f"must be a mapping, not {shown(block)}")
+    rest = mapping(block)
     for attempt in range(_MOST_MENDS):
         try:
             return Blueprint.model_validate(rest, strict=True)
         except ValidationError as error:
             if not attempt:
-                report_errors(error, Blueprint, ("blueprint",), report)
+                for path, text, is_key in mistakes(error, Blueprint, ("blueprint",)):
+                    document.problem(path, text, key=is_key)
             rest = _without(rest, {_existing(rest, detail["loc"]) for detail in error.errors(include_url=False)})
     return Blueprint()
 
 
-def _existing(value: Any, path: Iterable[str | int]) -> KeyPath:
-    """As much of a path as leads somewhere: where a key is missing, what should have it."""
-    found: list[str | int] = []
-    for step in path:
+def _existing(value: Any, path: KeyPath) -> KeyPath:
+    """Return as much of a path as leads somewhere: where a key is missing, what should have it."""
+    for depth, step in enumerate(path):
         there = (isinstance(value, dict) and step in value) or (isinstance(value, list) and isinstance(step, int))
         if not there:
-            break
-        found.append(step)
+            return path[:depth]
         value = value[step]
-    return tuple(found)
+    return path
 
 
 def _without(value: Any, doomed: set[KeyPath], path: KeyPath = ()) -> Any:
-    if isinstance(value, dict):
-        kept = {step: item for step, item in value.items() if (*path, step) not in doomed}
-        return {step: _without(item, doomed, (*path, step)) for step, item in kept.items()}
-    if isinstance(value, list):
-        places = [step for step in range(len(value)) if (*path, step) not in doomed]
-        return [_without(value[step], doomed, (*path, step)) for step in places]
-    return value
-
-
-def _note_unused(raw: Mapping[str, Any], module: Mapping[str, Any], report: Report) -> None:
-    unused = [key for key in raw if key in PROXY_ONLY]
-    unused += [f"litellm_settings.{key}" for key in module if key in PROXY_SETTINGS]
-    if unused:
-        report.ignored.append(f"ignored, only LiteLLM's proxy uses it: {', '.join(map(masked_text, unused))}")
-    for key in {key for key in raw if not key.startswith("x-")} - TOP_LEVEL - PROXY_ONLY:  # x-: room for anchors
-        if key in _OURS or nearest(key, ["blueprint"], cutoff=0.75):
-            text = f"did you mean {shown(f'blueprint.{key}' if key in _OURS else 'blueprint')}?"
-            report.problem((key,), f"unknown key {shown(key)}, {text}", key=True)
-        else:
-            near = nearest(key, TOP_LEVEL | PROXY_ONLY, cutoff=0.75)
-            text = f", did you mean {shown(near)}?" if near else "; ignored"
-            report.doubt((key,), f"unknown key {shown(key)}{text}", key=True)
-
-
-def _digest(plain: Mapping[str, Any]) -> str:
-    text = json.dumps(masked(plain), sort_keys=True, default=lambda value: type(value).__name__)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    if not isinstance(value, dict | list):
+        return value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    kept = {step: _without(item, doomed, (*path, step)) for step, item in pairs if (*path, step) not in doomed}
+    return kept if isinstance(value, dict) else list(kept.values())

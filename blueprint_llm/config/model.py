@@ -1,4 +1,4 @@
-"""The shape of the `blueprint:` block and of a loaded configuration (API section 5).
+"""The shape of a loaded configuration (API section 5).
 
 Every record is frozen: reloading swaps one object, calls in flight keep theirs.
 """
@@ -10,61 +10,20 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pydantic import Field
 
-from blueprint_llm.config.blocks import (
-    Breaker,
-    Budget,
-    Cache,
-    Credentials,
-    Deadline,
-    Logging,
-    Names,
-    Planning,
-    Pricing,
-    ProviderConfig,
-    Quota,
-    Retry,
-    Route,
-    Section,
-    StoreConfig,
-    Streaming,
-)
+from blueprint_llm.config.blocks import Blueprint
 from blueprint_llm.config.environment import from_environment, targets_of
+from blueprint_llm.config.problems import listed, mapping
 from blueprint_llm.config.secrets import protect_settings
-from blueprint_llm.config.tool_blocks import Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-T = TypeVar("T", int, float, float | None)
+T = TypeVar("T")
 Fallbacks = list[dict[str, list[Any]]]
-
-
-class Blueprint(Section):
-    """The whole `blueprint:` block."""
-
-    version: Literal[1] = 1
-    project: str | None = None
-    providers: dict[str, ProviderConfig] = Field(default_factory=dict)
-    chains: dict[str, Names] = Field(default_factory=dict)
-    routes: list[Route] = Field(default_factory=list)
-    retry: Retry | None = None
-    deadline: Deadline = Deadline()
-    breaker: Breaker = Breaker()
-    budgets: list[Budget] = Field(default_factory=list)
-    quotas: list[Quota] = Field(default_factory=list)
-    pricing: Pricing = Pricing()
-    streaming: Streaming = Streaming()
-    cache: Cache = Cache()
-    tools: Tools = Tools()
-    planning: Planning = Planning()
-    credentials: Credentials = Credentials()
-    store: StoreConfig = StoreConfig()
-    logging: Logging = Logging()
-    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +45,57 @@ class Deployment:
     id: str = ""
 
 
-class Config(Blueprint):
+def number_of(value: Any) -> float | None:
+    """Return a setting as a number, also where it is text; None where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _fallbacks(value: Any) -> Fallbacks:
+    items = (item for item in listed(value) if isinstance(item, dict))
+    return [{str(group): _targets(targets) for group, targets in item.items()} for item in items]
+
+
+def _targets(value: Any) -> list[Any]:
+    """Return fallbacks as a list: a text stands for a list of one."""
+    return [value] if isinstance(value, str) else listed(value)
+
+
+class _Setting(Generic[T]):
+    """What LiteLLM's Router makes of a setting: of its own, else of the module's; None: neither is set."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self._read, self._name = read, ""
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, config: Any, _: object = None) -> T:
+        return self._read(config.setting(self._name))
+
+
+def _whole(default: int) -> _Setting[int]:
+    return _Setting(lambda value: default if (number := number_of(value)) is None else int(number))
+
+
+class _Settings:
+    """LiteLLM's settings as properties of `Config`; they stand apart, since pydantic would take them for fields."""
+
+    num_retries, max_fallbacks, allowed_fails = _whole(2), _whole(5), _whole(3)
+    cooldown_time = _Setting(lambda value: number_of(value) or 5.0)
+    retry_after = _Setting(lambda value: number_of(value) or 0.0)
+    stream_timeout = _Setting(number_of)
+    routing_strategy = _Setting(lambda value: str(value or "simple-shuffle"))
+    model_group_alias = _Setting(mapping)
+    default_fallbacks = _Setting(_targets)
+    context_window_fallbacks = _Setting(_fallbacks)
+    content_policy_fallbacks = _Setting(_fallbacks)
+
+
+class Config(Blueprint, _Settings):
     """A loaded configuration: our block, and LiteLLM's sections as written, which LiteLLM is handed.
 
     What is decided here by LiteLLM's settings are properties, in LiteLLM's shapes and with its defaults.
@@ -137,72 +146,15 @@ class Config(Blueprint):
         return [*_fallbacks(self.setting("fallbacks")), *([{"*": generic}] if generic else [])]
 
     @cached_property
-    def context_window_fallbacks(self) -> Fallbacks:
-        """For requests that are too long."""
-        return _fallbacks(self.setting("context_window_fallbacks"))
-
-    @cached_property
-    def content_policy_fallbacks(self) -> Fallbacks:
-        """For requests that a provider's filter declines."""
-        return _fallbacks(self.setting("content_policy_fallbacks"))
-
-    @cached_property
     def own_providers(self) -> frozenset[str]:
         """The providers that `litellm_settings` add to LiteLLM's own: their handlers need no key."""
         return own_providers(self.litellm_settings)
 
     @property
-    def default_fallbacks(self) -> list[Any]:
-        """For every group."""
-        found = self.setting("default_fallbacks")
-        return found if isinstance(found, list) else [found] if isinstance(found, str) else []
-
-    @property
-    def model_group_alias(self) -> dict[str, Any]:
-        """Other names of groups."""
-        found = self.setting("model_group_alias")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def routing_strategy(self) -> str:
-        """How LiteLLM's Router chooses a deployment."""
-        return str(self.setting("routing_strategy") or "simple-shuffle")
-
-    @property
-    def num_retries(self) -> int:
-        """Retries of a group."""
-        return _number(self.setting("num_retries"), int, 2)
-
-    @property
-    def max_fallbacks(self) -> int:
-        """Fallbacks of a call."""
-        return _number(self.setting("max_fallbacks"), int, 5)
-
-    @property
-    def allowed_fails(self) -> int:
-        """Failures of a deployment in a minute before it cools down."""
-        return _number(self.setting("allowed_fails"), int, 3)
-
-    @property
-    def cooldown_time(self) -> float:
-        """Seconds for which a deployment cools down."""
-        return _number(self.setting("cooldown_time"), float, 5.0) or 5.0
-
-    @property
-    def retry_after(self) -> float:
-        """Least seconds before a retry."""
-        return _number(self.setting("retry_after"), float, 0.0)
-
-    @property
     def timeout(self) -> float | None:
         """Seconds that a call may take (`timeout`, else `request_timeout`)."""
-        own = _number(self.setting("timeout"), float, None)
-        return _number(self.setting("request_timeout"), float, None) if own is None else own
-
-    @property
-    def stream_timeout(self) -> float | None:
-        """Seconds that a stream may take."""
-        return _number(self.setting("stream_timeout"), float, None)
+        own = number_of(self.setting("timeout"))
+        return number_of(self.setting("request_timeout")) if own is None else own
 
     def targets(self) -> Iterator[dict[str, Any]]:
         """Yield the LiteLLM parameters of all that can be called, keys as Secrets or not yet resolved."""
@@ -226,33 +178,8 @@ def setting_in(router: Mapping[str, Any], module: Mapping[str, Any], name: str) 
 
 def own_providers(module: Mapping[str, Any]) -> frozenset[str]:
     """Return the providers that a `custom_provider_map` adds to LiteLLM's own."""
-    mapped = module.get("custom_provider_map")
-    names = (each.get("provider") for each in mapped if isinstance(each, dict)) if isinstance(mapped, list) else ()
+    names = (mapping(each).get("provider") for each in listed(module.get("custom_provider_map")))
     return frozenset(name for name in names if isinstance(name, str))
-
-
-def number_of(value: Any) -> float | None:
-    """Return a setting as a number, also where it is text; None where it is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _number(value: Any, kind: type, default: T) -> T:
-    found = None if value is None else number_of(value)
-    return default if found is None else kind(found)
-
-
-def _fallbacks(value: Any) -> Fallbacks:
-    """Return the usable ones: a text stands for a list of one."""
-    items = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-    return [{str(group): _targets(targets) for group, targets in item.items()} for item in items]
-
-
-def _targets(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 def _deployments(entry: Mapping[str, Any]) -> Iterator[Deployment]:

@@ -49,46 +49,32 @@ def read(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if not _is_reachable(path):
+        if stamp(str(path)) is None:  # its folder may not be entered: the home of another user, as containers have it
             return None
         raise Refused(_os_problem(path, error)) from None
     try:
         found = os.fstat(handle)
-        if problem := file_problem(path, found) or folder_problem(path.parent, path.parent.stat()):
+        if problem := _file_problem(path, found) or folder_problem(path.parent, path.parent.stat()):
             raise Refused(problem)
         return os.read(handle, found.st_size)
     finally:
         os.close(handle)
 
 
-def _is_reachable(path: Path) -> bool:
-    """Return False where the folder may not be entered: the home of another user, as containers have it."""
-    try:
-        os.lstat(path)
-    except OSError:
-        return False
-    return True
-
-
-def file_problem(path: Path, found: os.stat_result) -> str | None:
-    """Why this file is not fit to hold keys."""
-    name = quote(str(path))
-    if not stat.S_ISREG(found.st_mode):
-        return f"{path} is not a regular file: move it away (mv {name} {name}.old)"
-    if found.st_size > MAX_BYTES:
-        return f"{path} is larger than {MAX_BYTES} bytes: move it away (mv {name} {name}.old)"
-    return _owner_problem(path, found) if _POSIX else None
-
-
-def _owner_problem(path: Path, found: os.stat_result) -> str | None:
-    name = quote(str(path))
-    if found.st_uid != os.geteuid():
-        return f"{path} belongs to another user: run chown {os.geteuid()} {name}"
-    if found.st_nlink != 1:
-        return f"{path} has other names (hard links): run cp -p {name} {name}.new && mv {name}.new {name}"
-    if found.st_mode & 0o077:
-        return f"{path} may be read or written by others (mode {found.st_mode & 0o777:04o}): run chmod 600 {name}"
-    return None
+def _file_problem(path: Path, found: os.stat_result) -> str | None:
+    """Return why this file is not fit to hold keys."""
+    name, mode, user = quote(str(path)), found.st_mode, os.geteuid() if _POSIX else found.st_uid
+    problems = (
+        (not stat.S_ISREG(mode), f"is not a regular file: move it away (mv {name} {name}.old)"),
+        (found.st_size > MAX_BYTES, f"is larger than {MAX_BYTES} bytes: move it away (mv {name} {name}.old)"),
+        (found.st_uid != user, f"belongs to another user: run chown {user} {name}"),
+        (
+            _POSIX and found.st_nlink != 1,
+            f"has other names (hard links): run cp -p {name} {name}.new && mv {name}.new {name}",
+        ),
+        (_POSIX and mode & 0o077, f"may be read or written by others (mode {mode & 0o777:04o}): run chmod 600 {name}"),
+    )
+    return next((f"{path} {problem}" for is_so, problem in problems if is_so), None)
 
 
 def is_ours(found: os.stat_result) -> bool:
@@ -97,12 +83,10 @@ def is_ours(found: os.stat_result) -> bool:
 
 
 def folder_problem(folder: Path, found: os.stat_result) -> str | None:
-    """Why others could replace a file in this folder."""
-    if not _POSIX:
-        return None
+    """Return why others could replace a file in this folder."""
     if not is_ours(found):
         return f"{folder} belongs to another user: run chown {os.geteuid()} {quote(str(folder))}"
-    if found.st_mode & 0o022:
+    if _POSIX and found.st_mode & 0o022:
         return f"{folder} may be written by others: run chmod go-w {quote(str(folder))}"
     return None
 
@@ -153,16 +137,12 @@ def replace(path: Path, content: bytes) -> str | None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)  # noqa: PTH105 - os.replace is what a test stops
-        _sync_folder(path.parent)
+        with suppress(OSError):  # not every system opens a folder
+            handle = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
     except OSError as error:
         return _os_problem(path, error)
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every system opens a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,100 +1,43 @@
-"""Collects everything that is wrong with one configuration, each thing with its place.
+"""Word what is wrong with a configuration, and what would be right.
 
-A problem stops the load. A doubt is what LiteLLM silently accepts though it looks wrong: a notice, or with
-`strict` a problem.
+pydantic finds the mistakes in the `blueprint:` block; here they get plain words and the keys that were possible there.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from blueprint_llm.config.secrets import masked_text, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from blueprint_llm.config.tree import Tree
+    from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w\-]*")
 _MOST_NAMES = 12
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A position in a file; line and column count from 1, 0 means unknown."""
-
-    file: str = ""
-    line: int = 0
-    column: int = 0
-
-    @classmethod
-    def of(cls, mark: Any, name: str = "") -> Place:
-        """The place of a YAML mark, which counts from 0."""
-        return cls(name or mark.name, mark.line + 1, mark.column + 1)
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
-    """One thing that is wrong: where, at which key path, and what."""
-
-    place: Place
-    path: str
-    text: str
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place), self.path, self.text) if part)
-
-
-class Rejected(Exception):  # noqa: N818 - never leaves this package: `load_config` makes it a ConfigError
-    """A configuration that cannot be loaded, with every reason."""
-
-    def __init__(self, findings: Iterable[Finding]) -> None:
-        super().__init__()
-        self.findings = list(findings)
-
-    @classmethod
-    def at(cls, place: Place, text: str) -> Rejected:
-        """The one mistake after which nothing more can be read."""
-        return cls([Finding(place, "", masked_text(text))])
-
-
-class Report:
-    """The findings about one configuration."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self.problems: list[Finding] = [Finding(place, "", masked_text(text)) for place, text in tree.mistakes]
-        self.doubts: list[Finding] = []
-        self.ignored: list[str] = []
-
-    def problem(self, path: Path, text: str, *, key: bool = False) -> None:
-        """Record a mistake at `path`; `key` points at the key instead of its value."""
-        self.problems.append(self._finding(path, text, key=key))
-
-    def doubt(self, path: Path, text: str, *, key: bool = False) -> None:
-        """Record what LiteLLM would accept without a word."""
-        self.doubts.append(self._finding(path, text, key=key))
-
-    def _finding(self, path: Path, text: str, *, key: bool) -> Finding:
-        return Finding(self._tree.place(path, key=key), dotted(path), text)
-
-    def settle(self, *, strict: bool) -> tuple[list[str], list[str]]:
-        """Return every problem in the order of the file, and the notices; with `strict` a doubt is a problem."""
-        problems = sorted({*self.problems, *(self.doubts if strict else ())})
-        notices = [*self.ignored, *(() if strict else map(str, sorted(set(self.doubts))))]
-        return list(map(str, problems)), notices
+_KINDS = {
+    "string": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "list": "a list", "tuple": "a list", "dict": "a mapping", "model": "a mapping",
+}  # fmt: skip
+_BOUNDS = {
+    "greater_than": ("gt", "more than"), "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most"),
+}  # fmt: skip
+_FIXED = {
+    "missing": "is missing", "finite_number": "must be a finite number",
+    "too_short": "must not be empty", "string_too_short": "must not be empty",
+}  # fmt: skip
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """`("chains", "default", 2)` as `chains.default[2]`."""
+    """Return `("chains", "default", 2)` as `chains.default[2]`."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -122,16 +65,62 @@ def words(text: str) -> frozenset[str]:
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name that `name` most looks like, if any."""
+    """Return the known name that `name` most looks like, if any."""
     known = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=cutoff)
     return known[close[0]] if close else None
 
 
 def hint(name: str, names: Iterable[str], *, otherwise: str = "known") -> str:
-    """How to go on after an unknown `name`: the near miss, else what there is."""
+    """Return how to go on after an unknown `name`: the near miss, else what there is."""
     known = sorted(set(names))
     if near := nearest(name, known):
         return f", did you mean {shown(near)}?"
     more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
     return f"; {otherwise}: {', '.join(known[:_MOST_NAMES])}{more}" if known else ""
+
+
+def mistakes(error: ValidationError, root: type[BaseModel], prefix: Path) -> Iterator[tuple[Path, str, bool]]:
+    """Yield each mistake that pydantic found in a `root` at `prefix`: where, in plain words, and if a key is meant."""
+    for detail in error.errors(include_url=False):
+        unknown_key = detail["type"] == "extra_forbidden"
+        text = _unknown_key(detail, root) if unknown_key else _wording(detail)
+        yield prefix + tuple(step for step in detail["loc"] if step != "[key]"), text, unknown_key
+
+
+def _wording(detail: ErrorDetails) -> str:
+    """Return one mistake in plain words, which never show what could be a secret."""
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
+    there = shown(value, str(detail["loc"][-1]) if detail["loc"] else "")
+    if kind in _FIXED:
+        return _FIXED[kind]
+    if kind in _BOUNDS:
+        name, comparison = _BOUNDS[kind]
+        return f"must be {comparison} {context[name]:g}, not {there}"
+    if kind == "literal_error":
+        near = nearest(value, re.findall("'([^']*)'", context["expected"])) if isinstance(value, str) else None
+        return f"must be {context['expected']}, not {there}" + (f", did you mean {shown(near)}?" if near else "")
+    if kind == "value_error":
+        return str(context["error"]) if isinstance(value, dict) else f"{context['error']}, not {there}"
+    wanted = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    if wanted != kind and wanted in _KINDS:
+        quote = ": put quotes around it" if wanted == "string" and isinstance(value, bool | int | float) else ""
+        return f"must be {_KINDS[wanted]}, not {there}{quote}"
+    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _unknown_key(detail: ErrorDetails, section: type[BaseModel]) -> str:
+    """Return what an unknown key could have been, by the record that describes the mapping it stands in."""
+    *path, name = detail["loc"]
+    for step in path:
+        fields = section.model_fields.items()
+        field = next((each for own, each in fields if step in {own, each.alias}), None)
+        section = (field and _model_in(field.annotation)) or section
+    allowed = (field.alias or own for own, field in section.model_fields.items())
+    return f"unknown key {shown(str(name))}{hint(str(name), allowed, otherwise='allowed')}"
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)

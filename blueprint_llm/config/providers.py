@@ -40,27 +40,26 @@ def env_stem(name: str) -> str:
 # Read off litellm 1.106.2: main.py and utils.validate_environment.
 USUAL = words("azure_ai deepseek groq mistral codestral xai cerebras deepinfra nvidia_nim sambanova ollama")
 TABLE: dict[str, Names] = {
-    **{name: _names(name) for name in sorted(USUAL)},
-    "openai": _names("openai", bases="OPENAI_BASE_URL OPENAI_API_BASE"),
-    "anthropic": _names("anthropic", "ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_BASE ANTHROPIC_BASE_URL"),
-    "azure": _names("azure", "AZURE_OPENAI_API_KEY AZURE_API_KEY"),
-    "gemini": _names("gemini", "GEMINI_API_KEY GOOGLE_API_KEY"),
-    "openrouter": _names("openrouter", "OPENROUTER_API_KEY OR_API_KEY"),
-    "together_ai": _names("together_ai", "TOGETHERAI_API_KEY TOGETHER_API_KEY TOGETHER_AI_API_KEY TOGETHER_AI_TOKEN"),
-    "fireworks_ai": _names(
-        "fireworks_ai", "FIREWORKS_AI_API_KEY FIREWORKS_API_KEY FIREWORKSAI_API_KEY FIREWORKS_AI_TOKEN"
-    ),
-    "cohere": _names("cohere", "COHERE_API_KEY CO_API_KEY"),
-    "perplexity": _names("perplexity", "PERPLEXITYAI_API_KEY PERPLEXITY_API_KEY"),
-    "replicate": _names("replicate", "REPLICATE_API_KEY REPLICATE_API_TOKEN"),
-    "huggingface": _names("huggingface", "HUGGINGFACE_API_KEY HF_TOKEN", "HUGGINGFACE_API_BASE HF_API_BASE"),
-    "watsonx": _names(
-        "watsonx", "WATSONX_APIKEY WATSONX_API_KEY WX_API_KEY", "WATSONX_API_BASE WATSONX_URL WX_URL WML_URL"
-    ),
-    "cometapi": _names("cometapi", "COMETAPI_KEY COMETAPI_API_KEY"),
-    "datarobot": _names("datarobot", "DATAROBOT_API_TOKEN"),
-    "aleph_alpha": _names("aleph_alpha", "ALEPH_ALPHA_API_KEY ALEPHALPHA_API_KEY"),
-    "qwencloud": _names("qwencloud", "QWENCLOUD_API_KEY DASHSCOPE_API_KEY"),
+    name: _names(name, *own)
+    for name, own in {
+        **dict.fromkeys(sorted(USUAL), ()),
+        "openai": ("", "OPENAI_BASE_URL OPENAI_API_BASE"),
+        "anthropic": ("ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_BASE ANTHROPIC_BASE_URL"),
+        "azure": ("AZURE_OPENAI_API_KEY AZURE_API_KEY",),
+        "gemini": ("GEMINI_API_KEY GOOGLE_API_KEY",),
+        "openrouter": ("OPENROUTER_API_KEY OR_API_KEY",),
+        "together_ai": ("TOGETHERAI_API_KEY TOGETHER_API_KEY TOGETHER_AI_API_KEY TOGETHER_AI_TOKEN",),
+        "fireworks_ai": ("FIREWORKS_AI_API_KEY FIREWORKS_API_KEY FIREWORKSAI_API_KEY FIREWORKS_AI_TOKEN",),
+        "cohere": ("COHERE_API_KEY CO_API_KEY",),
+        "perplexity": ("PERPLEXITYAI_API_KEY PERPLEXITY_API_KEY",),
+        "replicate": ("REPLICATE_API_KEY REPLICATE_API_TOKEN",),
+        "huggingface": ("HUGGINGFACE_API_KEY HF_TOKEN", "HUGGINGFACE_API_BASE HF_API_BASE"),
+        "watsonx": ("WATSONX_APIKEY WATSONX_API_KEY WX_API_KEY", "WATSONX_API_BASE WATSONX_URL WX_URL WML_URL"),
+        "cometapi": ("COMETAPI_KEY COMETAPI_API_KEY",),
+        "datarobot": ("DATAROBOT_API_TOKEN",),
+        "aleph_alpha": ("ALEPH_ALPHA_API_KEY ALEPHALPHA_API_KEY",),
+        "qwencloud": ("QWENCLOUD_API_KEY DASHSCOPE_API_KEY",),
+    }.items()
 }
 _ALIASES = {
     "ollama_chat": "ollama",

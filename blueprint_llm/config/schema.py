@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema
 
-from blueprint_llm.config.blocks import bounds
-from blueprint_llm.config.model import Blueprint
+from blueprint_llm.config.blocks import Blueprint, bounds
 from blueprint_llm.config.sections import PROXY_ONLY
 
 SCHEMA_NAME = "blueprint.schema.json"  # what the first line of the template names

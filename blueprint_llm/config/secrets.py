@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, GetPydanticSchema, WithJsonSchema
+from pydantic import GetPydanticSchema, WithJsonSchema
 from pydantic_core import PydanticKnownError, core_schema
 
 from blueprint_llm.config.environment import ENVIRON
 from blueprint_llm.secret import Secret
 
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
-NAMED = {*FALLBACKS, "model_group_alias", "model_group_retry_policy", "provider_budget_config", "providers", "chains"}
-OPEN = {"routes"}  # compared with what callers say
+NAMED = {*FALLBACKS, "model_group_alias", "model_group_retry_policy", "provider_budget_config"}
 MASK = "***"
 
 _SECRET_KEY = re.compile(
@@ -98,7 +97,7 @@ SecretText = Annotated[str | Secret, _text(str, Secret), WithJsonSchema({"type":
 
 
 def protect(name: str, value: Any) -> Any:
-    """`value` with every text under a telling name (`api_key`, `Authorization`, ...) made a Secret.
+    """Return `value` with every text under a telling name (`api_key`, `Authorization`, ...) made a Secret.
 
     What only names a variable (`os.environ/NAME`) stays as it is.
     """
@@ -109,26 +108,18 @@ def protect(name: str, value: Any) -> Any:
             return {key: protect(str(key), item) for key, item in value.items()}
         case list():
             return [protect(name, item) for item in value]
-        case _:
-            return value
-
-
-def protect_named(value: Any) -> Any:
-    """As `protect`, below names of the user's own choice (groups, aliases, providers), which tell nothing."""
-    match value:
-        case Mapping():
-            return {name: protect("", item) for name, item in value.items()}
-        case list():
-            return [protect_named(item) for item in value]
-        case _:
-            return value
+    return value
 
 
 def protect_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """LiteLLM's settings or our block with their keys made Secrets."""
-    closed = {key: item for key, item in settings.items() if key not in OPEN}
-    made = {key: protect_named(item) if key in NAMED else protect(key, item) for key, item in closed.items()}
-    return {**settings, **made}
+    """Return LiteLLM's settings with their keys made Secrets; names of groups and aliases tell nothing."""
+    return {key: _below_names(item) if key in NAMED else protect(key, item) for key, item in settings.items()}
+
+
+def _below_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_below_names(item) for item in value]
+    return {name: protect("", item) for name, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def seal(keywords: dict[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
@@ -136,31 +127,3 @@ def seal(keywords: dict[str, Any], *, but: Collection[str] = ()) -> dict[str, An
     for name in keywords.keys() - but:
         keywords[name] = protect(name, keywords[name])
     return keywords
-
-
-class Keyed(BaseModel):
-    """A record that may hold keys: in its fields `held`, in what it holds beside its fields, and in records within.
-
-    Elsewhere stand names of the user's own choice (a chain may be called `turnkey`), which tell nothing.
-    """
-
-    held: ClassVar[frozenset[str]] = frozenset()
-
-    def protected(self) -> Self:
-        """The record with its keys made Secrets; the very same where it holds none."""
-        keyed = self.held | (self.__pydantic_extra__ or {}).keys()
-        made = ((name, value, protect(name, value) if name in keyed else _within(value)) for name, value in self)
-        changed = {name: new for name, value, new in made if new != value}
-        return self.model_copy(update=changed) if changed else self
-
-
-def _within(value: Any) -> Any:
-    match value:
-        case Keyed():
-            return value.protected()
-        case dict():
-            return {name: _within(item) for name, item in value.items()}
-        case list():
-            return [_within(item) for item in value]
-        case _:
-            return value

@@ -1,4 +1,4 @@
-"""LiteLLM's sections of a file: which there are, whether they can be read, and which of their keys nobody knows.
+"""Read LiteLLM's sections of a file, and tell which of their keys nobody knows.
 
 They are handed to LiteLLM as written, so what its Router refuses it says itself. Here is told what it could not be
 handed, and what it accepts without a word though it looks wrong.
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.config.blocks import ProviderConfig
 from blueprint_llm.config.model import number_of
-from blueprint_llm.config.problems import hint, mapping, nearest, words
-from blueprint_llm.config.secrets import is_secret_key, shown
+from blueprint_llm.config.problems import hint, listed, mapping, nearest, words
+from blueprint_llm.config.secrets import is_secret_key, masked_text, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from blueprint_llm.config.problems import Path, Report
+    from blueprint_llm.config.document import Document
+    from blueprint_llm.config.problems import Path
 
 TOP_LEVEL = frozenset({"model_list", "router_settings", "litellm_settings", "credential_list", "include", "blueprint"})
 # What LiteLLM's proxy alone reads, beside the sections above and of `litellm_settings`.
@@ -32,6 +33,7 @@ PROXY_SETTINGS = words(
     default_max_internal_user_budget budget_reset_time responses post_call_rules
     global_prompt_directory global_bitbucket_config global_gitlab_config azure_content_safety_params"""
 )
+_OURS = frozenset({"providers", "chains", "routes", "budgets", "quotas"})  # ignoring these would cost money
 # Of `litellm_settings`: limits of ours.
 LIMITS = frozenset({"max_budget", "budget_duration"})
 # Numbers by which this library decides, too.
@@ -50,99 +52,99 @@ class Known:
     module: frozenset[str]
 
 
-def sections_of(raw: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def sections_of(raw: Mapping[str, Any], document: Document) -> dict[str, Any]:
     """Return LiteLLM's sections beside `model_list`, empty where they cannot be read."""
-    settings = {name: _mapping(raw.get(name), (name,), report) for name in ("router_settings", "litellm_settings")}
-    for name, section in settings.items():
+    sections: dict[str, Any] = {}
+    for name in ("router_settings", "litellm_settings"):
+        section = raw.get(name) or {}
+        if not isinstance(section, dict):
+            document.problem((name,), f"must be a mapping, not {shown(section)}")
+        sections[name] = mapping(section)
         for key in NUMBERS:
-            if (value := section.get(key)) is not None and ((number := number_of(value)) is None or number < 0):
+            if (value := sections[name].get(key)) is not None and ((number := number_of(value)) is None or number < 0):
                 text = f"should be a number of at least 0, not {shown(value)}{'; ignored' if number is None else ''}"
-                report.doubt((name, key), text)
-    return {**settings, "credential_list": _credentials(raw.get("credential_list"), report)}
+                document.doubt((name, key), text)
+    credentials = raw.get("credential_list") or []
+    if not isinstance(credentials, list) or not all(isinstance(entry, dict) for entry in credentials):
+        text = "must be a list of mappings with credential_name and credential_values"
+        document.problem(("credential_list",), text)
+        credentials = []
+    return {**sections, "credential_list": credentials}
 
 
-def entries_of(raw: Mapping[str, Any], report: Report) -> dict[int, dict[str, Any]]:
+def entries_of(raw: Mapping[str, Any], document: Document) -> dict[int, dict[str, Any]]:
     """Return the entries of `model_list` that have a group and a model, each under its place."""
     value = raw.get("model_list")
     if not isinstance(value, list | None):
-        report.problem(("model_list",), f"must be a list, not {shown(value)}")
-        return {}
-    return {place: entry for place, entry in enumerate(value or ()) if _is_whole(entry, ("model_list", place), report)}
+        document.problem(("model_list",), f"must be a list, not {shown(value)}")
+    entries = enumerate(listed(value))
+    return {place: entry for place, entry in entries if _is_whole(entry, ("model_list", place), document)}
 
 
-def _mapping(value: Any, path: Path, report: Report) -> dict[str, Any]:
-    if not value or isinstance(value, dict):
-        return value or {}
-    report.problem(path, f"must be a mapping, not {shown(value)}")
-    return {}
-
-
-def _credentials(value: Any, report: Report) -> list[dict[str, Any]]:
-    if not value or (isinstance(value, list) and all(isinstance(entry, dict) for entry in value)):
-        return value or []
-    report.problem(("credential_list",), "must be a list of mappings with credential_name and credential_values")
-    return []
-
-
-def _is_whole(entry: Any, path: Path, report: Report) -> bool:
+def _is_whole(entry: Any, path: Path, document: Document) -> bool:
     """Return True for an entry with a group and a model, by which it is known here; report what it lacks."""
     if not isinstance(entry, dict):
-        report.problem(path, f"must be a mapping with model_name and litellm_params, not {shown(entry)}")
+        document.problem(path, f"must be a mapping with model_name and litellm_params, not {shown(entry)}")
         return False
-    params, info, before = entry.get("litellm_params"), entry.get("model_info"), len(report.problems)
-    _require_text(entry, "model_name", path, report)
+    params, info, before = entry.get("litellm_params"), entry.get("model_info"), len(document.problems)
+    where = (*path, "litellm_params")
+    _require_text(entry, "model_name", path, document)
     if "litellm_params" not in entry:
-        report.problem(path, "litellm_params is missing")
+        document.problem(path, "litellm_params is missing")
     elif not isinstance(params, dict) or not params:
-        where = (*path, "litellm_params")
-        report.problem(where, f"must be a mapping with a model in it, not {shown(params or None)}")
+        document.problem(where, f"must be a mapping with a model in it, not {shown(params or None)}")
     else:
-        _require_text(params, "model", (*path, "litellm_params"), report)
+        _require_text(params, "model", where, document)
         for key, value in params.items():
             if is_secret_key(key) and type(value) in {int, float}:  # LiteLLM would say it, and show the key
-                where = (*path, "litellm_params", key)
-                report.problem(where, f"must be text, not {shown(value, key)}: put quotes around it")
+                document.problem((*where, key), f"must be text, not {shown(value, key)}: put quotes around it")
     if info is not None and not isinstance(info, dict):
-        report.problem((*path, "model_info"), f"must be a mapping, not {shown(info)}")
-    return len(report.problems) == before
+        document.problem((*path, "model_info"), f"must be a mapping, not {shown(info)}")
+    return len(document.problems) == before
 
 
-def _require_text(entry: Mapping[str, Any], key: str, path: Path, report: Report) -> None:
+def _require_text(entry: Mapping[str, Any], key: str, path: Path, document: Document) -> None:
     value = entry.get(key)
     if key not in entry:
         near = nearest(key, entry, cutoff=0.75)
-        report.problem(path, f"{key} is missing" + (f": {shown(near)} looks like it" if near else ""))
+        document.problem(path, f"{key} is missing" + (f": {shown(near)} looks like it" if near else ""))
     elif not (isinstance(value, str) and value):
-        report.problem((*path, key), f"must be text, not {shown(value)}")
+        document.problem((*path, key), f"must be text, not {shown(value)}")
 
 
-def doubt_unknown(raw: Mapping[str, Any], block: Mapping[str, Any], known: Known, report: Report) -> None:
+def note_unused(raw: Mapping[str, Any], document: Document) -> None:
+    """Note the keys of LiteLLM's proxy, and doubt the sections of nobody; what is ours stands in `blueprint:`."""
+    unused = [key for key in raw if key in PROXY_ONLY]
+    unused += [f"litellm_settings.{key}" for key in mapping(raw.get("litellm_settings")) if key in PROXY_SETTINGS]
+    if unused:
+        document.ignored.append(f"ignored, only LiteLLM's proxy uses it: {', '.join(map(masked_text, unused))}")
+    for key in {key for key in raw if not key.startswith("x-")} - TOP_LEVEL - PROXY_ONLY:  # x-: room for anchors
+        if key in _OURS or nearest(key, ["blueprint"], cutoff=0.75):
+            meant = f"blueprint.{key}" if key in _OURS else "blueprint"
+            document.problem((key,), f"unknown key {shown(key)}, did you mean {shown(meant)}?", key=True)
+        else:
+            near = nearest(key, TOP_LEVEL | PROXY_ONLY, cutoff=0.75)
+            text = f", did you mean {shown(near)}?" if near else "; ignored"
+            document.doubt((key,), f"unknown key {shown(key)}{text}", key=True)
+
+
+def doubt_unknown(raw: Mapping[str, Any], block: Mapping[str, Any], known: Known, document: Document) -> None:
     """Doubt what LiteLLM has no name for: every such setting; of a target, where any key may pass, near misses."""
-    for index, entry in _parts(raw.get("model_list")):
-        doubt_near(entry, known.entry, ("model_list", index), report)
+    for index, entry in enumerate(map(mapping, listed(raw.get("model_list")))):
+        doubt_near(entry, known.entry, ("model_list", index), document)
         for part, names in (("litellm_params", known.params), ("model_info", known.info)):
-            doubt_near(mapping(entry.get(part)), names, ("model_list", index, part), report)
-    for name, provider in _parts(block.get("providers")):
+            doubt_near(mapping(entry.get(part)), names, ("model_list", index, part), document)
+    for name, provider in mapping(block.get("providers")).items():
         names = known.params | ProviderConfig.model_fields.keys()
-        doubt_near(provider, names, ("blueprint", "providers", name), report)
+        doubt_near(mapping(provider), names, ("blueprint", "providers", name), document)
     for section, names in (("router_settings", known.router), ("litellm_settings", known.module | PROXY_SETTINGS)):
-        for key in _unknown(mapping(raw.get(section)), names | LIMITS):
-            report.doubt((section, key), f"unknown key {shown(key)}{hint(key, names)}", key=True)
+        for key in mapping(raw.get(section)).keys() - names - LIMITS:
+            document.doubt((section, key), f"unknown key {shown(key)}{hint(key, names)}", key=True)
 
 
-def doubt_near(keys: Iterable[str], known: frozenset[str], path: Path, report: Report) -> None:
+def doubt_near(keys: Iterable[str], known: Collection[str], path: Path, document: Document) -> None:
     """Doubt keys that are no known one but look like it; prices have hundreds of names."""
-    for key in _unknown(keys, known):
-        near = nearest(key, known, cutoff=NEAR) if "cost" not in key else None
+    for key in keys:
+        near = nearest(key, known, cutoff=NEAR) if key not in known and "cost" not in key else None
         if near:
-            report.doubt((*path, key), f"unknown key {shown(key)}, did you mean {shown(near)}?", key=True)
-
-
-def _unknown(keys: Iterable[str], known: frozenset[str]) -> Iterator[str]:
-    return (key for key in keys if key not in known)
-
-
-def _parts(holder: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield the mappings in a list or a mapping, each with its place there."""
-    items = enumerate(holder) if isinstance(holder, list) else mapping(holder).items()
-    return ((place, part) for place, part in items if isinstance(part, dict))
+            document.doubt((*path, key), f"unknown key {shown(key)}, did you mean {shown(near)}?", key=True)

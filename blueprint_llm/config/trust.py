@@ -25,7 +25,7 @@ from blueprint_llm.config.secrets import FALLBACKS, masked, masked_text
 from blueprint_llm.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 # Settings of a target that say nothing of where it sends, what it reads or whose key it uses.
@@ -82,14 +82,6 @@ class Ability:
 class Untrusted(Exception):  # noqa: N818 - never leaves this package: `load_config` makes a ConfigError or a remark of it
     """A found file has abilities that nobody agreed to."""
 
-    def __init__(self, file: Path, abilities: Iterable[Ability]) -> None:
-        super().__init__()
-        self.file, self.abilities = file, list(abilities)
-
-    def __str__(self) -> str:
-        more = f" and {len(self.abilities) - 1} more" if len(self.abilities) > 1 else ""
-        return f"{self.file} is not trusted: it {self.abilities[0].text}{more}"
-
 
 def require(file: Path, abilities: Iterable[Ability]) -> None:
     """Raise Untrusted if the user has not agreed to one of `abilities`.
@@ -100,7 +92,8 @@ def require(file: Path, abilities: Iterable[Ability]) -> None:
     allowed = Risk.OWN_KEY if agreed is not None else Risk.OWN_ADDRESS
     new = [each for each in abilities if each.risk > allowed and each.digest not in (agreed or ())]
     if new:
-        raise Untrusted(file, sorted(new, key=lambda each: -each.risk))
+        more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+        raise Untrusted(f"{file} is not trusted: it {max(new, key=lambda each: each.risk).text}{more}")
 
 
 def is_new(file: Path, ability: Ability) -> bool:
@@ -123,7 +116,7 @@ def _name(file: Path) -> str:
 
 
 def _records() -> dict[str, list[str]]:
-    """The agreed digests by path. Raises ConfigError where others could have written them."""
+    """Return the agreed digests by path. Raises ConfigError where others could have written them."""
     try:
         path = folder("state") / _RECORDS
     except StoreError:  # no home: nothing can have been recorded
@@ -139,14 +132,13 @@ def _records() -> dict[str, list[str]]:
     raise ConfigError(problem)
 
 
-def _change(change: Any) -> None:
+def _change(change: Callable[[dict[str, list[str]]], object]) -> None:
     path = folder("state") / _RECORDS
     try:
         with private_file.locked(path):
             files = _records()
             change(files)
-            content = json.dumps({"version": 1, "files": files}, indent=1).encode()
-            problem = private_file.replace(path, content)
+            problem = private_file.replace(path, json.dumps({"version": 1, "files": files}, indent=1).encode())
     except private_file.Refused as refused:
         problem = str(refused)
     if problem:
@@ -160,27 +152,17 @@ def includes(name: str) -> Ability:
 
 def abilities(raw: Mapping[str, Any], included: Iterable[str] = ()) -> list[Ability]:
     """Return all that a configuration can do, by its plain values; mistakes in it are no obstacle."""
-    found = [includes(name) for name in included]
     block = mapping(raw.get("blueprint"))
     groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in _items(raw, "model_list"):
+    for entry in _items(raw.get("model_list")):
         groups.setdefault(str(entry.get("model_name")), []).append(mapping(entry.get("litellm_params")))
     providers = map(mapping, mapping(block.get("providers")).values())
-    for params in targets_of(groups, providers, _items(raw, "credential_list")):
-        found += _of_target(params)
+    found = {*map(includes, included), *_of_block(block)}
+    for params in targets_of(groups, providers, _items(raw.get("credential_list"))):
+        found.update(_of_target(params))
     for name in ("router_settings", "litellm_settings"):
-        found += [*_of_settings(name, mapping(raw.get(name))), *_of_fallbacks(mapping(raw.get(name)))]
-    found += _of_block(block)
-    return sorted(set(found), key=lambda each: (-each.risk, each.text))
-
-
-def _of_fallbacks(settings: Mapping[str, Any]) -> Iterator[Ability]:
-    """A fallback may change the request to its group; the group's key goes along wherever it then goes."""
-    given = [each for key in FALLBACKS for item in _items(settings, key) for each in item.values()]
-    for target in (target for each in given for target in _list(each) if isinstance(target, dict)):
-        for key, value in target.items():
-            if key not in _QUIET_CHANGES or [*references(value)]:
-                yield Ability(f"sets {masked_text(str(key))} of a fallback: {_short(value, str(key))}")
+        found.update(_of_settings(name, mapping(raw.get(name))))
+    return sorted(found, key=lambda each: (-each.risk, each.text))
 
 
 def _of_target(params: Mapping[str, Any]) -> Iterator[Ability]:
@@ -223,10 +205,15 @@ def _of_key(params: Mapping[str, Any], provider: str, place: str, *, harmless: b
 
 
 def _of_settings(name: str, settings: Mapping[str, Any]) -> Iterator[Ability]:
-    """What LiteLLM is told beside its targets: callbacks, caches, modules to import."""
+    """Yield what LiteLLM is told beside its targets: callbacks, caches, modules to import, changes by fallbacks."""
     for key, value in settings.items():
         if key not in _QUIET_SETTINGS and value not in (None, False, [], {}):
             yield Ability(f"sets {name}.{masked_text(str(key))}: {_short(value, str(key))}")
+    # A fallback may change the request to its group; the group's key goes along wherever it then goes.
+    chains = [targets for key in FALLBACKS for item in _items(settings.get(key)) for targets in item.values()]
+    for key, value in (change for targets in chains for target in _items(targets) for change in target.items()):
+        if key not in _QUIET_CHANGES or [*references(value)]:
+            yield Ability(f"sets {masked_text(str(key))} of a fallback: {_short(value, str(key))}")
 
 
 def _of_block(block: Mapping[str, Any]) -> Iterator[Ability]:
@@ -239,11 +226,8 @@ def _of_block(block: Mapping[str, Any]) -> Iterator[Ability]:
     for key, value in mapping(block.get("credentials")).items():
         if value:
             yield Ability(f"reads keys from {'the keychain' if key == 'keyring' else masked_text(str(value))}")
-    yield from _of_tools(mapping(block.get("tools")))
-
-
-def _of_tools(tools: Mapping[str, Any]) -> Iterator[Ability]:
-    """One line a setting; each holds a mark of all of them: to take a rule away may be to allow more."""
+    tools = mapping(block.get("tools"))
+    # One line a setting; each holds a mark of all of them: to take a rule away may be to allow more.
     mark = _mark(json.dumps(tools, sort_keys=True, default=str))
     for key, value in tools.items():
         yield Ability(f"sets tools.{masked_text(str(key))}: {_short(value, str(key))} (tools {mark})")
@@ -274,5 +258,5 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _items(holder: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    return [item for item in _list(holder.get(key)) if isinstance(item, dict)]
+def _items(value: Any) -> list[dict[str, Any]]:
+    return [item for item in _list(value) if isinstance(item, dict)]

@@ -26,14 +26,7 @@ _LOCAL_NAMES = frozenset({"localhost", "ip6-localhost", "host.docker.internal"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextPolicy:
-    """What one provider may receive.
-
-    Attributes:
-        provider: Its name, for reasons and errors.
-        kinds: The kinds of part that may pass.
-        local: Whether the model runs on this machine.
-        redact: Rewrites every text before it passes; None leaves texts as they are.
-    """
+    """What one provider may receive: which kinds of part, each text rewritten by `redact` where there is one."""
 
     provider: str = "the provider"
     kinds: frozenset[str] = frozenset()
@@ -89,14 +82,14 @@ def policy_for(
     known: bool = True,
     redact: Callable[[str], str] | None = None,
 ) -> ContextPolicy:
-    """The policy of one target.
+    """Return the policy of one target.
 
     Args:
         provider: Its name, for reasons and errors.
         model: The LiteLLM model id that is sent.
         api_base: The resolved base URL, if one is set.
         share_codebase: What the configuration says; it wins over every guess.
-        known: Whether the configuration names this target at all; an unknown one gets nothing.
+        known: The configuration names this target; one that it does not gets nothing.
         redact: Takes secrets out of a text.
     """
     local = is_local(model, api_base)

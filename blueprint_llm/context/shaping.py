@@ -1,27 +1,22 @@
-"""Fits a conversation into a token budget without ever making it invalid.
+"""Fit a conversation into a token budget without ever making it invalid.
 
 Whole units are dropped from the old end; pins stay; only tool results are ever shortened. What fits is sent as it
-came, and nothing over the budget leaves here.
+came, and nothing over the budget leaves here. A unit is a message, or a turn that calls tools together with all their
+results: no tool call without its result, no result without its call, which every provider refuses. Calls are known in
+three shapes: OpenAI's `tool_calls` (which Gemini's are told in too), its older `function_call`, and Anthropic's
+`tool_use` and `tool_result` parts.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.context.policy import NOTHING, ContextPolicy, apply, render
 from blueprint_llm.context.tokens import Count, Message, estimate, upper_bound
-from blueprint_llm.context.units import (
-    SYSTEM_ROLES,
-    Unit,
-    broken_pairs,
-    is_question,
-    parts_of,
-    pinned,
-    result_ids,
-    split,
-)
 from blueprint_llm.errors import ContextDoesNotFitError
 
 if TYPE_CHECKING:
@@ -29,6 +24,11 @@ if TYPE_CHECKING:
 
     from blueprint_llm.types import ContextPart
 
+Unit = list[Message]
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+# A message with this `name` holds the plan that is being carried out; it is never dropped.
+ACTIVE_PLAN = "active_plan"
 # A shortened tool result keeps at least this many characters, else it says nothing.
 _LEAST_CHARS = 64
 _HEAD_SHARE = 0.7
@@ -38,23 +38,14 @@ _CLOSE_ENOUGH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shaped:
-    """What is sent in place of a conversation.
+    """What is sent in place of a conversation."""
 
-    Attributes:
-        messages: A new list; messages that did not change are the caller's own objects.
-        tokens: Their size, tool schemas included: by `count`, or the bound where that settled it.
-        counted: Whether `tokens` is a count; only then it says something about a provider's own.
-        dropped: The messages left out, in order.
-        truncated: How many messages had a tool result shortened.
-        reasons: Why something was left out or shortened; empty when the request is sent as it came.
-    """
-
-    messages: list[Message]
-    tokens: int
-    counted: bool = True
-    dropped: tuple[Message, ...] = ()
-    truncated: int = 0
-    reasons: tuple[str, ...] = ()
+    messages: list[Message]  # a new list; messages that did not change are the caller's own objects
+    tokens: int  # their size, tool schemas included: by `count`, or the bound where that settled it
+    counted: bool = True  # whether `tokens` is a count; only then it says something about a provider's own
+    dropped: tuple[Message, ...] = ()  # the messages left out, in order
+    truncated: int = 0  # how many messages had a tool result shortened
+    reasons: tuple[str, ...] = ()  # why something was left out or shortened; empty when the request is sent as it came
 
 
 def shape(  # noqa: PLR0913 - each is a fact of its own of one decision
@@ -267,15 +258,15 @@ def _cut_result(message: Message, chars: int, meter: _Meter) -> Message:
     if all(len(text) <= chars for text in _result_texts(message)):
         return message
     if message.get("role") in {"tool", "function"}:
-        shorter = {**message, "content": _cut_content(message["content"], chars)}
+        content: Any = _cut_content(message["content"], chars)
     else:
-        shorter = {**message, "content": [_cut_part(part, chars) for part in message["content"]]}
+        results = [id(part) for part in parts_of(message, "tool_result")]
+        content = [
+            {**part, "content": _cut_content(part.get("content"), chars)} if id(part) in results else part
+            for part in message["content"]
+        ]
+    shorter = {**message, "content": content}
     return shorter if meter.of(shorter) < meter.of(message) else message
-
-
-def _cut_part(part: Any, chars: int) -> Any:
-    is_result = isinstance(part, dict) and part.get("type") == "tool_result"
-    return {**part, "content": _cut_content(part.get("content"), chars)} if is_result else part
 
 
 def _cut_content(content: Any, chars: int) -> Any:
@@ -304,3 +295,81 @@ def _text_of(content: Any) -> str:
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return ""
     return "".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
+
+
+def call_ids(message: Message) -> list[str]:
+    """Return the ids of the tool calls that a message makes."""
+    calls = [call.get("id") for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+    calls += [part.get("id") for part in parts_of(message, "tool_use")]
+    if isinstance(function := message.get("function_call"), Mapping):
+        calls.append(function.get("name"))
+    return list(map(str, calls))
+
+
+def result_ids(message: Message) -> list[str]:
+    """Return the ids of the tool calls that a message answers."""
+    match message.get("role"):
+        case "tool":
+            return [str(message.get("tool_call_id"))]
+        case "function":
+            return [str(message.get("name"))]
+        case _:
+            return [str(part.get("tool_use_id")) for part in parts_of(message, "tool_result")]
+
+
+def parts_of(message: Message, kind: str) -> list[Mapping[str, Any]]:
+    """Return the parts of one type in a message's content."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return []
+    return [part for part in content if isinstance(part, Mapping) and part.get("type") == kind]
+
+
+def is_question(message: Message) -> bool:
+    """Return True if the user says something: a message that only carries tool results is no turn of theirs."""
+    content = message.get("content")
+    only_results = isinstance(content, list) and len(parts_of(message, "tool_result")) == len(content) > 0
+    return message.get("role") == "user" and not only_results
+
+
+def split(messages: Sequence[Message]) -> list[Unit]:
+    """Return the units in order. A late result draws everything since its call into that call's unit."""
+    units: list[Unit] = []
+    opened: dict[str, int] = {}
+    for message in messages:
+        answered = result_ids(message)
+        if not units or not answered:
+            units.append([])
+        else:
+            start = min(opened.get(identity, len(units) - 1) for identity in answered)
+            units[start:] = [[each for unit in units[start:] for each in unit]]
+            opened.update({call: start for call, unit in opened.items() if unit > start})
+        units[-1].append(message)
+        opened.update(dict.fromkeys(call_ids(message), len(units) - 1))
+    return units
+
+
+def pinned(units: Sequence[Unit]) -> set[int]:
+    """Return the indices of units that stay: system, the last user turn, the last unit, the active plan."""
+    kept = {n for n, unit in enumerate(units) if any(map(_always_stays, unit))}
+    questions = [n for n, unit in enumerate(units) if any(map(is_question, unit))]
+    turns = [n for n, unit in enumerate(units) if unit[0].get("role") not in SYSTEM_ROLES]
+    return kept | set(questions[-1:]) | set(turns[-1:])
+
+
+def _always_stays(message: Message) -> bool:
+    return message.get("role") in SYSTEM_ROLES or message.get("name") == ACTIVE_PLAN
+
+
+def broken_pairs(messages: Sequence[Message]) -> Counter[str]:
+    """Return the tool calls without a result and the results without a call, counted by id."""
+    waiting: list[str] = []
+    unasked: list[str] = []
+    for message in messages:
+        waiting += call_ids(message)
+        for identity in result_ids(message):
+            if identity in waiting:
+                waiting.remove(identity)
+            else:
+                unasked.append(identity)
+    return Counter([*unasked, *waiting])

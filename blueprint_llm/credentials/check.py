@@ -22,17 +22,19 @@ _DAY_S = 86400
 
 
 def findings(manager: CredentialsManager, *, now: Callable[[], float] = time.time) -> list[Finding]:
-    """The rows of `keys check`."""
-    path = manager.sources.file.path
-    return [
-        *_file(manager, path, now()),
-        *_keychain(manager),
-        *(_provider(manager, name) for name in (*manager.config.providers, *_groups(manager))),
-    ]
-
-
-def _groups(manager: CredentialsManager) -> list[str]:
-    return [] if manager.config.providers else list(manager.config.model_groups)
+    """Return the rows of `keys check`."""
+    path, config = manager.sources.file.path, manager.config
+    rows = [*_file(manager, path, now())]
+    if manager.sources.use_keychain:
+        try:
+            rows.append(Finding(subject="keychain", ok=True, message=manager.sources.keychain.describe()))
+        except CredentialsError as error:
+            rows.append(_bad("keychain", str(error)))
+    for name in config.providers or config.model_groups:
+        problem = manager.available(name)
+        row = Finding(subject=name, ok=True, message="" if problem else manager.reference(name))
+        rows.append(_bad(name, problem) if problem else row)
+    return rows
 
 
 def _file(manager: CredentialsManager, path: Path | None, now: float) -> Iterator[Finding]:
@@ -47,20 +49,16 @@ def _file(manager: CredentialsManager, path: Path | None, now: float) -> Iterato
         is_there = private_file.stamp(str(path)) is not None
         text = f"safe; providers: {', '.join(entries) or 'none'}" if is_there else "not there, which is fine"
         yield Finding(subject=str(path), ok=True, message=text)
-    yield from _age(path, now)
+    found = private_file.stamp(str(path))
+    days = int((now - found[0] / 1e9) // _DAY_S) if found else 0
+    if days >= OLD_DAYS:
+        yield Finding(subject=str(path), ok=True, message=f"unchanged for {days} days: consider fresh keys")
     yield from _parents(path)
 
 
 def _bad(subject: str, sentence: str) -> Finding:
     message, _, mend = sentence.removeprefix(f"{subject}: ").removeprefix(f"{subject} ").rpartition(": ")
     return Finding(subject=subject, ok=False, message=message, mend=mend.removeprefix("run "))
-
-
-def _age(path: Path, now: float) -> Iterator[Finding]:
-    found = private_file.stamp(str(path))
-    days = int((now - found[0] / 1e9) // _DAY_S) if found else 0
-    if days >= OLD_DAYS:
-        yield Finding(subject=str(path), ok=True, message=f"unchanged for {days} days: consider fresh keys")
 
 
 def _parents(path: Path) -> Iterator[Finding]:
@@ -71,18 +69,3 @@ def _parents(path: Path) -> Iterator[Finding]:
             continue  # a sticky folder (/tmp) lets nobody rename what is ours
         if problem := private_file.folder_problem(folder, found):
             yield _bad(str(folder), problem)
-
-
-def _keychain(manager: CredentialsManager) -> Iterator[Finding]:
-    if not manager.sources.use_keychain:
-        return
-    try:
-        yield Finding(subject="keychain", ok=True, message=manager.sources.keychain.describe())
-    except CredentialsError as error:
-        yield _bad("keychain", str(error))
-
-
-def _provider(manager: CredentialsManager, name: str) -> Finding:
-    if problem := manager.available(name):
-        return _bad(name, problem)
-    return Finding(subject=name, ok=True, message=manager.reference(name))

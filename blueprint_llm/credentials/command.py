@@ -22,36 +22,26 @@ TIMEOUT_S = 10.0
 def ask(
     argv: Sequence[str], *, environ: Mapping[str, str], timeout_s: float = TIMEOUT_S
 ) -> tuple[Secret | None, str | None]:
-    """The key that the program prints, or what went wrong, in words without its output."""
+    """Return the key that the program prints, or what went wrong, in words without its output."""
+    program = f"the command {argv[0]}"
     try:
         process = subprocess.Popen(  # noqa: S603 - argv from the user's own 0600 file, never through a shell
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=dict(environ), start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        return None, f"the command {argv[0]} cannot be started ({error.strerror})"
+        return None, f"{program} cannot be started ({error.strerror})"
     with process:
-        return _collect(process, argv[0], timeout_s)
-
-
-def _collect(process: subprocess.Popen[bytes], program: str, timeout_s: float) -> tuple[Secret | None, str | None]:
-    try:
-        printed = process.communicate(timeout=timeout_s)[0].decode("ascii", "replace").strip()
-    except subprocess.TimeoutExpired:
-        return None, f"the command {program} gave no key within {timeout_s:g} s"
-    finally:
-        _end(process)
+        try:
+            printed = process.communicate(timeout=timeout_s)[0].decode("ascii", "replace").strip()
+        except subprocess.TimeoutExpired:
+            return None, f"{program} gave no key within {timeout_s:g} s"
+        finally:
+            # With all its children: one that it left behind would keep the pipe, and the key.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
     if process.returncode != 0:
-        return None, f"the command {program} failed (exit code {process.returncode})"
+        return None, f"{program} failed (exit code {process.returncode})"
     secret = Secret(printed)
     problem = secret.problem()
-    return (None, f"what the command {program} printed {problem}") if problem else (secret, None)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the program with all its children: one that it left behind would keep the pipe, and the key."""
-    with suppress(ProcessLookupError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+    return (None, f"what {program} printed {problem}") if problem else (secret, None)

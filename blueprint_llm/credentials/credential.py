@@ -1,9 +1,9 @@
-"""What the manager hands out."""
+"""The records of keys: where one may be, what a call is given, what is told of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,6 +11,32 @@ if TYPE_CHECKING:
     from blueprint_llm.secret import Secret
 
 Source = Literal["explicit", "config", "env", "keychain", "command", "file", "none"]
+
+
+class Key(NamedTuple):
+    """A place where a key may be, known before anything is read. A tuple: half the time of a frozen record.
+
+    Attributes:
+        id: Which key it is: `OPENAI_API_KEY`, `cloud#1`.
+        place: The key itself, a program's words, or a name in the environment or the keychain.
+    """
+
+    source: Source
+    id: str
+    place: Secret | tuple[str, ...] | str
+
+    @property
+    def reference(self) -> str:
+        """As in `Credential.reference`."""
+        return f"{self.source}:{self.id}"
+
+
+class Entry(NamedTuple):
+    """Keys that take turns, and what the credentials file keeps with them."""
+
+    keys: tuple[Key, ...] = ()
+    base_url: str | None = None
+    extra: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

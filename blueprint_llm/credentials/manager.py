@@ -18,12 +18,10 @@ from blueprint_llm.config.model import Config
 from blueprint_llm.config.paths import folder
 from blueprint_llm.config.providers import TABLE, env_stem, names_of, needs_key
 from blueprint_llm.config.secrets import protect
-from blueprint_llm.credentials.credential import Credential, Finding, KeyInfo
-from blueprint_llm.credentials.document import Entry, check_name
-from blueprint_llm.credentials.file import CredentialsFile, drop, put
+from blueprint_llm.credentials.credential import Credential, Entry, Finding, Key, KeyInfo
+from blueprint_llm.credentials.file import CredentialsFile, check_name
 from blueprint_llm.credentials.keychain import Keychain
-from blueprint_llm.credentials.origin import Origin, origin_of
-from blueprint_llm.credentials.sources import Candidate, Remembered, Sources
+from blueprint_llm.credentials.sources import Origin, Sources, origin_of
 from blueprint_llm.errors import CredentialsError, MissingKeyError, StoreError
 from blueprint_llm.redaction import register_url
 from blueprint_llm.secret import Secret
@@ -72,9 +70,8 @@ class CredentialsManager:
             keychain=keychain or Keychain(),
             use_keychain=self.config.credentials.keyring,
             file=CredentialsFile(Path(chosen).expanduser() if chosen else _usual_file()),
-            remembered=Remembered(clock),
+            clock=clock,
         )
-        self._clock = clock
         self._benched: dict[str, float] = {}
         self._file_version = 0
         self._origins: dict[tuple[str, str | None, int], tuple[Any, Origin]] = {}
@@ -102,13 +99,21 @@ class CredentialsManager:
         origin = self._origin(provider, model, params)
         if problem := self._closed(origin):
             raise CredentialsError(problem)
-        for group in self.sources.groups(origin):
-            for candidate in sorted(group, key=self._bench_until):
-                if secret := candidate.load():
-                    return self._credential(origin, candidate, secret)
+        for entry in self.sources.entries(origin):
+            for key in sorted(entry.keys, key=self._bench_until):
+                if secret := self.sources.load(key):
+                    return Credential(
+                        api_key=secret,
+                        base_url=self._base_url(origin, entry),
+                        extra=entry.extra,
+                        id=key.id,
+                        source=key.source,
+                        provider=provider,
+                    )
         if problem := self._missing(origin):
             raise MissingKeyError(problem)
-        return self._keyless(origin)
+        entry = self._entry(origin)
+        return Credential(base_url=self._base_url(origin, entry), extra=entry.extra, provider=provider)
 
     def available(
         self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None
@@ -131,10 +136,10 @@ class CredentialsManager:
         origin = self._origin(provider, model, params)
         try:
             first = self._first(origin)
-            entry = first.entry if first else self._entry(origin)
+            entry = first[0] if first else self._entry(origin)
         except CredentialsError:
-            first, entry = None, None  # the call itself will say why
-        return first.reference if first else "none", self._base_url(origin, entry), entry.extra if entry else {}
+            first, entry = None, Entry()  # the call itself will say why
+        return first[1].reference if first else "none", self._base_url(origin, entry), entry.extra
 
     def is_slow(self, provider: str, *, model: str | None = None, params: Mapping[str, Any] | None = None) -> bool:
         """Whether `get` would now wait for a program or the keychain."""
@@ -143,15 +148,12 @@ class CredentialsManager:
             first = None if origin.has_key else self._first(origin)
         except CredentialsError:
             return False
-        return first is not None and first.slow
+        return first is not None and self.sources.is_slow(first[1])
 
-    def _first(self, origin: Origin) -> Candidate | None:
-        """The candidate that `get` would take, slow ones assumed to have a key."""
-        for group in self.sources.groups(origin):
-            for each in group:
-                if each.slow or each.load():
-                    return each
-        return None
+    def _first(self, origin: Origin) -> tuple[Entry, Key] | None:
+        """Return the key that `get` would take, slow ones assumed to be there."""
+        keys = ((entry, key) for entry in self.sources.entries(origin) for key in entry.keys)
+        return next((each for each in keys if self.sources.is_slow(each[1]) or self.sources.load(each[1])), None)
 
     def report(self, credential: Credential, category: str, *, retry_after_s: float | None = None) -> bool:
         """Leave a key alone for a while after 401 (`refused`) or 429 (`rate_limited`).
@@ -162,48 +164,32 @@ class CredentialsManager:
         if category not in BENCH_S or credential.api_key is None:
             return False
         pause_s = BENCH_S[category] if retry_after_s is None else retry_after_s
-        self._benched[credential.reference] = self._clock() + pause_s
+        self._benched[credential.reference] = self.sources.clock() + pause_s
         if category == "refused":
-            self.sources.remembered.forget()  # a program may have a fresh one
+            self.sources.forget()  # a program may have a fresh one
         name, turns, _ = credential.id.rpartition("#")
-        return bool(turns) and any(not self._bench_until(each) for each in self.sources.of_entry(name))
+        entries = self.sources.file.entries() if turns else {}
+        return any(not self._bench_until(key) for key in entries.get(name, Entry()).keys)
 
-    def _bench_until(self, candidate: Candidate) -> float:
+    def _bench_until(self, key: Key) -> float:
         if self._file_version != self.sources.file.version:  # whoever edited the file gets a fresh start
             self._file_version = self.sources.file.version
             self._benched.clear()
-        until = self._benched.get(candidate.reference, 0.0)
-        return until if until > self._clock() else 0.0
+        until = self._benched.get(key.reference, 0.0)
+        return until if until > self.sources.clock() else 0.0
 
-    def _credential(self, origin: Origin, candidate: Candidate, secret: Secret) -> Credential:
-        entry = candidate.entry
-        return Credential(
-            api_key=secret,
-            base_url=self._base_url(origin, entry),
-            extra=entry.extra if entry else {},
-            id=candidate.id,
-            source=candidate.source,
-            provider=origin.provider,
-        )
-
-    def _keyless(self, origin: Origin) -> Credential:
-        entry = self._entry(origin)
-        extra = entry.extra if entry else {}
-        return Credential(base_url=self._base_url(origin, entry), extra=extra, provider=origin.provider)
-
-    def _entry(self, origin: Origin) -> Entry | None:
+    def _entry(self, origin: Origin) -> Entry:
+        """Return what the file keeps for a target, whether or not a key is among it."""
         entries = self.sources.file.entries()
-        return next((entries[name] for name in origin.names if name in entries), None)
+        return next((entries[name] for name in origin.names if name in entries), Entry())
 
-    def _base_url(self, origin: Origin, entry: Entry | None) -> str | None:
-        """The target's own address, else the one that the file keeps with the key, else the environment's."""
+    def _base_url(self, origin: Origin, entry: Entry) -> str | None:
+        """Return the target's own address, else the one that the file keeps with the key, else the environment's."""
         declared = origin.params.get("api_base") or origin.params.get("base_url")
         variable = variable_of(declared)
         named = (self.sources.environ.get(variable) or declared) if variable else declared  # unset is not default
-        found = named or (entry and entry.base_url)
-        if not found:
-            variables = (self.sources.environ.get(name) for name in names_of(origin.litellm).bases)
-            found = next(filter(None, variables), None)
+        variables = (self.sources.environ.get(name) for name in names_of(origin.litellm).bases)
+        found = named or entry.base_url or next(filter(None, variables), None)
         if found:
             register_url(found)
         return found
@@ -222,7 +208,7 @@ class CredentialsManager:
         name = origin.names[0]
         declared = variable_of(origin.params.get("api_key"))
         variable = declared or next(iter(origin.variables), f"BLUEPRINT_{env_stem(name)}_API_KEY")
-        troubles = "".join(f"; {trouble}" for trouble in self.sources.remembered.troubles())
+        troubles = "".join(f"; {trouble}" for trouble in self.sources.troubles())
         return f"no API key for {origin.provider!r}: set {variable} or run blueprint-llm keys set {name}{troubles}"
 
     def resolve_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,20 +216,15 @@ class CredentialsManager:
 
         A variable that is not set leaves its parameter out, as LiteLLM does.
         """
-        found = with_listed(self.config.credential_list, params)
-        resolved = {name: self._resolved(name, value) for name, value in found.items()}
-        return {name: value for name, value in resolved.items() if value is not None}
+        found = protect("", self._resolved(with_listed(self.config.credential_list, params)))
+        return {name: value for name, value in found.items() if value is not None}
 
-    def _resolved(self, name: str, value: Any) -> Any:
+    def _resolved(self, value: Any) -> Any:
         if variable := variable_of(value):
-            return protect(name, self.sources.environ.get(variable))
-        match value:
-            case Mapping():
-                return {key: self._resolved(str(key), item) for key, item in value.items()}
-            case list():
-                return [self._resolved(name, item) for item in value]
-            case _:
-                return protect(name, value)
+            return self.sources.environ.get(variable)
+        if isinstance(value, Mapping):
+            return {key: self._resolved(item) for key, item in value.items()}
+        return [self._resolved(item) for item in value] if isinstance(value, list) else value
 
     def set(
         self,
@@ -261,34 +242,32 @@ class CredentialsManager:
         api_key = api_key if isinstance(api_key, Secret) else Secret(api_key)
         if problem := api_key.problem():
             raise CredentialsError(f"the key {problem}: give the whole key, on one line")
-        name, identity, secret = check_name(provider), id and check_name(id), api_key
+        name, identity = check_name(provider), id and check_name(id)
         if keyring:
-            self.sources.keychain.set(name, secret)
-            self.sources.remembered.forget()
+            self.sources.keychain.set(name, api_key)
+            self.sources.forget()
         else:
-            self.sources.file.update(lambda providers: put(providers.setdefault(name, {}), secret, identity))
+            self.sources.file.put(name, api_key, identity)
 
     def remove(self, provider: str, *, id: str | None = None, keyring: bool = False) -> bool:  # noqa: A002 - as above
         """Delete a provider's keys, or the one of `id`; whether there was one."""
         if keyring:
-            self.sources.remembered.forget()
+            self.sources.forget()
             return self.sources.keychain.remove(provider)
-        return self.sources.file.update(lambda providers: drop(providers, provider, id))
+        return self.sources.file.drop(provider, id)
 
     def list(self) -> builtins.list[KeyInfo]:
         """Every key that is there; programs are not run. Raises CredentialsError for an unsafe file."""
         known = (*self.config.providers, *self.config.model_groups, *self.sources.file.entries(), *TABLE)
-        rows = [row for name in dict.fromkeys(known) for row in self._rows(name)]
-        return builtins.list({(row.source, row.id): row for row in rows}.values())
-
-    def _rows(self, name: str) -> builtins.list[KeyInfo]:
-        groups = self.sources.groups(self._origin(name, None, None))
-        found = [(each, None if each.source == "command" else each.load()) for group in groups for each in group]
-        return [
-            KeyInfo(provider=name, id=each.id, source=each.source, hint=secret.hint() if secret else "")
-            for each, secret in found
-            if secret or each.source == "command"
-        ]
+        rows: dict[tuple[str, str], KeyInfo] = {}
+        for name in dict.fromkeys(known):
+            entries = self.sources.entries(self._origin(name, None, None))
+            for key in (key for entry in entries for key in entry.keys):
+                secret = None if key.source == "command" else self.sources.load(key)
+                if secret or key.source == "command":
+                    hint = secret.hint() if secret else ""
+                    rows[key.source, key.id] = KeyInfo(provider=name, id=key.id, source=key.source, hint=hint)
+        return builtins.list(rows.values())
 
     def check(self) -> builtins.list[Finding]:
         """What is wrong with the places keys are kept in, and which providers lack a key."""

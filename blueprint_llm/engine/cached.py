@@ -1,31 +1,45 @@
-"""One target's answer from the response cache: found, waited for while somebody fetches it, or fetched and kept."""
+"""The response cache around one call: what its answer is kept under, its turn at that key, and the answer replayed."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters.merge import as_delta
 from blueprint_llm.adapters.views import response_of
 from blueprint_llm.cache import Entry, Facts, storable
 from blueprint_llm.config.secrets import protect
-from blueprint_llm.engine.prepare import first_token_s, params_for
+from blueprint_llm.engine.prepare import params_for
 from blueprint_llm.engine.reader import AnswerReader
 from blueprint_llm.errors import StoreError
+from blueprint_llm.secret import Secret
 from blueprint_llm.streaming import StreamingHandler
 from blueprint_llm.usage.money import nano
 from blueprint_llm.usage.stores.records import AttemptRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
 
     from blueprint_llm.cache import Flight
-    from blueprint_llm.engine.attempt import Attempt
-    from blueprint_llm.engine.runtime import Runtime
-    from blueprint_llm.engine.state import RequestState
+    from blueprint_llm.engine.reader import Answer
+    from blueprint_llm.engine.runtime import RequestState, Runtime
     from blueprint_llm.routing.targets import Target
     from blueprint_llm.trace import Trace
     from blueprint_llm.types import ChatRequest, ChatResponse, StreamChunk
+
+# Keywords that are LiteLLM's own business or the deployment's: they change who is asked, not what is answered.
+CARRIED = frozenset(
+    {
+        *("model", "messages", "api_key", "api_base", "base_url", "client", "shared_session", "model_info", "id"),
+        *("litellm_logging_obj", "litellm_session_id", "litellm_request_debug", "proxy_server_request"),
+        *("rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration", "weight", "order", "ttl"),
+        *("use_in_pass_through", "use_litellm_proxy", "use_xai_oauth", "merge_reasoning_content_in_choices"),
+        *("allow_client_keepalive_override", "turn_off_message_logging", "guardrails", "extra_headers", "headers"),
+        *("fallbacks", "fallback_depth", "max_fallbacks", "attempted_targets", "model_file_id_mapping"),
+        "secret_fields",
+    }
+)
 
 
 def key_for(runtime: Runtime, request: ChatRequest, target: Target) -> str | None:
@@ -36,9 +50,12 @@ def key_for(runtime: Runtime, request: ChatRequest, target: Target) -> str | Non
     own = protect("", request.params) if request.params else {}
     context = [part.model_dump() for part in request.context]
     checked = runtime.config.streaming.validate_tools and request.check_answer
+    account: tuple[Any, ...] = runtime.credentials.account(target.provider, model=target.model, params=target.params)
+    if deployments := runtime.table.deployments(target):  # any of a group's may answer
+        account = (*account, [[each.model, protect("", each.params)] for each in deployments])
     facts = Facts(
         model=target.model,
-        account=account_of(runtime, target),
+        account=account,
         project=request.project,
         messages=[message.to_dict() for message in request.messages],
         params={**params_for(runtime, request, target, tools, None), **own},
@@ -47,46 +64,58 @@ def key_for(runtime: Runtime, request: ChatRequest, target: Target) -> str | Non
     return runtime.cache.key_of(facts)
 
 
-def account_of(runtime: Runtime, target: Target) -> tuple[Any, ...]:
-    """Return what stands in a cache key for where a target's answers come from; of a group, all of its deployments."""
-    own = runtime.credentials.account(target.provider, model=target.model, params=target.params)
-    deployments = runtime.table.deployments(target)
-    return (*own, [[each.model, protect("", each.params)] for each in deployments]) if deployments else own
+def key_of_call(runtime: Runtime, target: Target, keywords: Mapping[str, Any], *, project: str | None) -> str | None:
+    """Return what the answer to a chat of LiteLLM's own is kept under, if it may be."""
+    is_declined = keywords.get("caching") is False and not keywords.get("model_info")  # the Router says so always
+    if not runtime.cache.enabled or keywords.get("mock_response") is not None or is_declined:
+        return None
+    own = keywords.get("api_key")
+    if isinstance(own, str):
+        account: tuple[Any, ...] = (Secret(own), keywords.get("api_base"), {})
+    else:
+        account = runtime.credentials.account(target.provider, model=target.model, params=target.params)
+    facts = Facts(
+        model=target.model,
+        account=account,
+        project=project,
+        messages=list(keywords.get("messages") or ()),
+        params={name: value for name, value in keywords.items() if not _is_carried(name)},
+        options=(runtime.config.streaming.validate_tools,),
+    )
+    return runtime.cache.key_of(facts)
 
 
-class CachedAnswer:
-    """One caller's turn at one key.
+def _is_carried(name: str) -> bool:
+    return name in CARRIED or name.startswith(("_", "litellm_")) or "cost" in name
+
+
+class KeptAnswer:
+    """One call's turn at its key: it finds the answer, or fetches it while identical calls wait.
 
     Args:
-        key: None: the cache has nothing to do with this request.
-
-    Attributes:
-        response: The kept answer, once it was replayed.
+        runtime: Whose cache it is.
+        key: None: the cache has nothing to do with this call.
+        controls: LiteLLM's `cache={...}` of the call: `no-cache`, `no-store`, `ttl`, `s-maxage`.
+        owner: Names the caller among all processes.
     """
 
-    def __init__(self, state: RequestState, target: Target, key: str | None, *, streams: bool) -> None:
-        self.state, self.runtime, self.target, self.key, self.streams = state, state.runtime, target, key, streams
-        self.response: ChatResponse | None = None
+    def __init__(self, runtime: Runtime, key: str | None, controls: Any, *, owner: str) -> None:
+        self.runtime, self.key, self._owner = runtime, key, owner
+        self._controls: Mapping[str, Any] = controls if isinstance(controls, dict) else {}
+        self._turn = AsyncExitStack()
         self._flight: Flight | None = None
 
-    @asynccontextmanager
-    async def flight(self, until: float) -> AsyncIterator[Entry | None]:
-        """Give the kept answer, waited for where an identical call is on its way; None: fetch it in this block.
-
-        Waiting ends while there is still time for the target's own first token, at least for half of what is left.
-        """
-        if self.key is None:
-            yield None
-            return
-        cache, max_age_s = self.runtime.cache, self.state.request.cache_ttl_s
+    async def find(self, until: float | None = None) -> Entry | None:
+        """Return the kept answer, waited for where an identical call is on its way; None: fetch it, then `leave`."""
+        if self.key is None or self._controls.get("no-cache"):
+            return None
+        cache, max_age_s = self.runtime.cache, self._controls.get("s-maxage", self._controls.get("s-max-age"))
         if entry := await cache.lookup(self.key, max_age_s=max_age_s):
-            yield entry
-            return
-        now = self.runtime.now()
-        patience = max(now + (until - now) / 2, until - min(until, first_token_s(self.runtime, self.target)))
-        async with cache.flight(self.key, owner=self.state.trace.id, until=patience, max_age_s=max_age_s) as flight:
-            self._flight = flight
-            yield flight.entry
+            return entry
+        until = until or self.runtime.now() + self.runtime.config.deadline.total_s / 2
+        flight = cache.flight(self.key, owner=self._owner, until=until, max_age_s=max_age_s)
+        self._flight = await self._turn.enter_async_context(flight)
+        return self._flight.entry
 
     @contextmanager
     def handing_over(self) -> Iterator[None]:
@@ -100,58 +129,67 @@ class CachedAnswer:
         finally:
             self._flight.resume()
 
-    async def keep(self, attempt: Attempt) -> None:
-        """Keep a finished, valid answer."""
-        if self.key is None or attempt.response is None or attempt.verdict is None:
-            return
-        whole, verdict = as_json(attempt.answer), attempt.verdict
-        if not storable(whole, status=verdict.status, ended_by=verdict.ended_by):
-            return
-        entry = entry_of(attempt.response, whole, attempt.reader.chunks, at=self.runtime.clock())
-        await self.runtime.cache.keep(self.key, entry, ttl_s=self.state.request.cache_ttl_s)
+    async def keep(self, entry: Entry | None) -> None:
+        """Keep what was fetched, if it may be kept."""
+        if self.key is not None and entry is not None and not self._controls.get("no-store"):
+            await self.runtime.cache.keep(self.key, entry, ttl_s=self._controls.get("ttl"))
 
-    async def replay(self, entry: Entry) -> AsyncGenerator[StreamChunk, None]:
-        """Yield the kept answer as this target's; what it saved is counted, nothing is reserved."""
-        trace, target = self.state.trace, self.target
-        trace.cache["hit"] = True
-        trace.served_by = f"{target.provider}/{target.model}"
-        self.state.note_overhead()
-        await self._count(entry)
-        reader = AnswerReader(StreamingHandler(), provider=target.provider, model=target.model)
-        if self.streams:
-            for chunk in entry.chunks or (as_delta(entry.whole),):
-                for shown in reader.take(chunk):
-                    yield shown
-        self.response = response_of(
-            entry.whole,
-            provider=target.provider,
-            model=target.model,
-            content=entry.content,
-            tool_calls=entry.tool_calls,
-            usage=entry.usage,
-            metadata={"trace": trace.to_dict(), "cached": True, "deployment": target.deployment or None},
-        )
-        yield reader.final_chunk(entry.usage, entry.tool_calls)
+    async def leave(self, entry: Entry | None) -> None:
+        """Keep what was fetched, if it may be kept, and let those who wait go on."""
+        await self.keep(entry)
+        await self._turn.aclose()
 
-    async def _count(self, entry: Entry) -> None:
-        request = self.state.request
-        await count_hit(
-            self.runtime, self.target, entry, trace=self.state.trace, session=request.session, project=request.project
-        )
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self._turn.__aexit__(kind, error, where)
 
 
-def entry_of(response: ChatResponse, whole: dict[str, Any], chunks: Sequence[Any], *, at: float) -> Entry:
-    """Return what is kept of an answer: itself as JSON, as it came, and what a hit shows of it without LiteLLM."""
-    usage = response.usage
+async def replay(state: RequestState, target: Target, entry: Entry) -> tuple[ChatResponse, Iterator[StreamChunk]]:
+    """Return a kept answer as this target's, and its chunks; what it saved is counted, nothing is reserved."""
+    trace, request = state.trace, state.request
+    trace.cache["hit"] = True
+    trace.served_by = f"{target.provider}/{target.model}"
+    state.note_overhead()
+    await count_hit(state.runtime, target, entry, trace=trace, session=request.session, project=request.project)
+    response = response_of(
+        entry.whole,
+        provider=target.provider,
+        model=target.model,
+        content=entry.content,
+        tool_calls=entry.tool_calls,
+        usage=entry.usage,
+        metadata={"trace": trace.to_dict(), "cached": True, "deployment": target.deployment or None},
+    )
+    return response, _replayed(target, entry, streams=state.streams)
+
+
+def _replayed(target: Target, entry: Entry, *, streams: bool) -> Iterator[StreamChunk]:
+    reader = AnswerReader(StreamingHandler(), provider=target.provider, model=target.model)
+    for chunk in (entry.chunks or (as_delta(entry.whole),)) if streams else ():
+        yield from reader.take(chunk)
+    yield reader.final_chunk(entry.usage, entry.tool_calls)
+
+
+def entry_of(response: ChatResponse, answer: Answer, *, at: float) -> Entry | None:
+    """Return what is kept of an answer: itself as JSON, as it came, and what a hit shows of it without LiteLLM.
+
+    None: it is not complete and valid.
+    """
+    if (verdict := answer.verdict) is None:
+        return None
+    whole, usage = as_json(answer.whole()), response.usage
+    if not storable(whole, status=verdict.status, ended_by=verdict.ended_by):
+        return None
     return Entry(
         whole=whole,
-        chunks=tuple(map(as_json, chunks)),
+        chunks=tuple(map(as_json, answer.reader.chunks)),
         content=response.content,
-        finish_reason=response.finish_reason,
         tool_calls=tuple(response.tool_calls),
         usage=usage and usage.model_copy(update={"estimated_cost": 0.0}),
-        message=response.message,
-        reasoning=response.reasoning,
         saved_nano=nano(usage.estimated_cost) if usage and usage.estimated_cost is not None else None,
         at=at,
     )
@@ -182,11 +220,3 @@ async def count_hit(
 def as_json(said: Any) -> dict[str, Any]:
     """Return an object of LiteLLM's as JSON values."""
     return said if isinstance(said, dict) else said.model_dump(mode="json", warnings=False)
-
-
-async def lookup(runtime: Runtime, request: ChatRequest, target: Target) -> Any:
-    """Return what a target would find in the cache: `hit`, `miss`, or `off`."""
-    key = key_for(runtime, request, target)
-    if key is None:
-        return "off"
-    return "hit" if await runtime.cache.lookup(key, max_age_s=request.cache_ttl_s) else "miss"

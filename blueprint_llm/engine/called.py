@@ -1,10 +1,12 @@
-"""The tool calls of OpenAI's responses and Anthropic's messages in a chat's terms, so that one validator judges all.
+"""Answers that are no chat's, in a chat's terms: what was used, and the calls, so that one validator judges all.
 
-Calls that the provider runs itself (searches, MCP, code) have items of their own and are none of the caller's.
+OpenAI's responses and Anthropic's messages call tools. Those that the provider runs itself (searches, MCP, code) have
+items of their own and are none of the caller's.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.streaming.chunks import fields, sequence
@@ -16,6 +18,29 @@ CALLING = frozenset({"responses", "aresponses", "anthropic_messages"})
 # Why an answer ended, where it is no complete one.
 _CUT = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter", "refusal": "refusal"}
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "message_stop"})
+# What events hold that are read where they come as they were sent.
+_TELLING = (b'"usage"', b'"tool_use"', b'"input_json_delta"', b'"message_stop"')
+
+
+def usage_in(answer: Any) -> Any:
+    """Return the usage of an answer in the terms of a chat's; None where it has none."""
+    return in_chat_terms(_part(answer, "usage"))
+
+
+def in_chat_terms(said: Any) -> Any:
+    """Return a usage in the terms of a chat's. What Anthropic reads from its cache, or writes, is beside its input."""
+    facts = _plain(said)
+    if "input_tokens" not in facts or facts.get("prompt_tokens"):
+        return said
+    read, written = (facts.get(f"cache_{what}_input_tokens") or 0 for what in ("read", "creation"))
+    asked, answered = _plain(facts.get("input_tokens_details")), _plain(facts.get("output_tokens_details"))
+    return {
+        "prompt_tokens": (facts["input_tokens"] or 0) + read + written,
+        "completion_tokens": facts.get("output_tokens") or 0,
+        "prompt_tokens_details": {"cached_tokens": asked.get("cached_tokens") or read},
+        "completion_tokens_details": {"reasoning_tokens": answered.get("reasoning_tokens") or 0},
+        "cache_creation_input_tokens": written,
+    }
 
 
 def answer_in_chat_terms(answer: Any) -> dict[str, Any] | None:
@@ -29,39 +54,48 @@ def answer_in_chat_terms(answer: Any) -> dict[str, Any] | None:
     return {"choices": [{"index": 0, "message": message, "finish_reason": _reason(said)}]}
 
 
-def _call(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    match part.get("type"):
-        case "function_call":
-            call_id, arguments = part.get("call_id"), part.get("arguments")
-        case "tool_use":
-            call_id, arguments = part.get("id"), part.get("input")
-        case _:
-            return None
-    return {"id": call_id, "type": "function", "function": {"name": part.get("name"), "arguments": arguments}}
-
-
-def _reason(said: Mapping[str, Any]) -> str:
-    """Return a finish reason; what only says that the answer has ended means that it calls."""
-    incomplete = _plain(said.get("incomplete_details")).get("reason")
-    return _CUT.get(str(incomplete or said.get("stop_reason")), "tool_calls")
-
-
-class CallReader:
-    """Reads the tool calls out of the events of a stream, and says how long its events are to be held.
+class EventReader:
+    """Reads what a stream that is no chat's says of itself: events as objects, or Anthropic's as they came.
 
     Attributes:
+        usage: What it says was used so far, in the provider's terms.
+        answer: The whole answer, where its last event has it.
         has_calls: A call has begun: what comes from then on is held until the answer is complete and valid.
         is_over: The event that ends an answer has come.
     """
 
     def __init__(self) -> None:
+        self.usage: dict[str, Any] = {}
+        self.answer: Any = None
         self.has_calls = self.is_over = False
         self._indexes: dict[Any, int] = {}
         self._reason = "tool_calls"
+        self._rest = b""
 
-    def read(self, event: Any) -> Iterator[dict[str, Any]]:
+    def add(self, event: Any) -> list[dict[str, Any]]:
+        """Take the next event, or a piece of one; return what it brought of tool calls, as chunks of a chat."""
+        chunks: list[dict[str, Any]] = []
+        for part in self._parsed(event) if isinstance(event, bytes | str) else [event]:
+            chunks += self._read(_plain(part))
+            response = _part(part, "response")
+            self.answer = response or self.answer
+            for place in (part, response or _part(part, "message")):
+                said = _plain(_part(place, "usage"))
+                self.usage |= {name: value for name, value in said.items() if value is not None}
+        return chunks
+
+    def _parsed(self, piece: bytes | str) -> Iterator[Any]:
+        """Yield the events that say of usage, calls or the end, out of lines that may come in pieces."""
+        *lines, self._rest = (self._rest + (piece.encode() if isinstance(piece, str) else piece)).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and any(mark in line for mark in _TELLING):
+                try:
+                    yield json.loads(line[5:])
+                except ValueError:  # not for us to judge
+                    continue
+
+    def _read(self, said: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the chunks of a chat that an event amounts to."""
-        said = _plain(event)
         place, kind = said.get("output_index", said.get("index")), said.get("type")
         part, delta = _plain(said.get("item") or said.get("content_block")), _plain(said.get("delta"))
         if kind in {"response.output_item.added", "content_block_start"} and (call := _call(part)) is not None:
@@ -82,6 +116,27 @@ class CallReader:
     def _chunk(self, place: Any, call: dict[str, Any]) -> dict[str, Any]:
         delta = {"tool_calls": [{"index": self._indexes[place], **call}]}
         return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+
+def _call(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    match part.get("type"):
+        case "function_call":
+            call_id, arguments = part.get("call_id"), part.get("arguments")
+        case "tool_use":
+            call_id, arguments = part.get("id"), part.get("input")
+        case _:
+            return None
+    return {"id": call_id, "type": "function", "function": {"name": part.get("name"), "arguments": arguments}}
+
+
+def _reason(said: Mapping[str, Any]) -> str:
+    """Return a finish reason; what only says that the answer has ended means that it calls."""
+    incomplete = _plain(said.get("incomplete_details")).get("reason")
+    return _CUT.get(str(incomplete or said.get("stop_reason")), "tool_calls")
+
+
+def _part(record: Any, name: str) -> Any:
+    return record.get(name) if isinstance(record, dict) else getattr(record, name, None)
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""What LiteLLM's endpoints have in common: whom a call asks, what caps its answer, and what it says was used."""
+"""A call of any of LiteLLM's endpoints: whom it asks, with which key, what it sends, and what caps its answer."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.engine.called import CallReader
-from blueprint_llm.streaming.chunks import fields
+from blueprint_llm.adapters import litellm as _litellm
+from blueprint_llm.config.environment import LISTED, closed, with_listed
+from blueprint_llm.errors import CredentialsError, MissingKeyError
+from blueprint_llm.secret import revealed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from blueprint_llm.engine.runtime import Runtime
     from blueprint_llm.routing.targets import Target
@@ -31,38 +33,42 @@ SPANS = {
 }
 # Where the endpoints have what they send.
 PROMPTS = ("input", "prompt", "query", "documents", "system", "instructions")
-# What events hold that are read where they come as they were sent.
-_TELLING = (b'"usage"', b'"tool_use"', b'"input_json_delta"', b'"message_stop"')
-# Where the events of a stream hold what the answer has: OpenAI's responses, Anthropic's messages.
-_WHOLE = ("response", "message")
+# With one of these the call brings its own way in.
+OWN = ("api_key", "client", "litellm_credential_name", "azure_ad_token", "azure_ad_token_provider", "mock_response")
 
 
-def target_of(runtime: Runtime, keywords: Mapping[str, Any], model: str | None = None) -> Target:
+def target_of(
+    runtime: Runtime, keywords: Mapping[str, Any], model: str | None = None, provider: str | None = None
+) -> Target:
     """Return whom a call of LiteLLM's asks: a provider of the configuration, a Router's deployment, or just a model.
 
     Args:
         runtime: Whose configuration names providers.
         keywords: The call's.
         model: Another model than the call's own, for one of its `fallbacks`.
+        provider: The name under which a call above asks it.
     """
     named, vendor = model or str(keywords.get("model") or ""), keywords.get("custom_llm_provider")
     if vendor and not model and not named.startswith(f"{vendor}/"):
         named = f"{vendor}/{named}"
-    (found,) = runtime.table.of_model(named)
-    facts = {**(keywords.get("litellm_metadata") or {}), **(keywords.get("metadata") or {})}
-    group, info = facts.get("model_group"), keywords.get("model_info") or {}
-    own = {"api_base": keywords["api_base"]} if keywords.get("api_base") and not model else {}
-    if not (group or info or own):
-        return found
-    asked = replace(
-        found,
-        provider=found.provider if found.known or not group else group,
-        group=group,
-        deployment=str(info.get("id") or ""),
-        info=info,
-        params={**found.params, **own},
-    )
-    return runtime.table.remembered(asked)  # a price is remembered for the very object
+    facts = keywords.get("metadata") or {}
+    group = facts.get("model_group") or (keywords.get("litellm_metadata") or {}).get("model_group")
+    info, address = keywords.get("model_info") or {}, None if model else keywords.get("api_base")
+
+    def found() -> Target:
+        known = runtime.table.of_model(named)
+        if not (group or info or address or provider):
+            return known
+        return replace(
+            known,
+            provider=provider or (known.provider if known.known or not group else group),
+            group=group,
+            deployment=str(info.get("id") or ""),
+            info=info,
+            params={**known.params, "api_base": address} if address else known.params,
+        )
+
+    return runtime.table.asked((named, group, address, provider, str(info.get("id"))), info, found)
 
 
 def fallbacks_of(runtime: Runtime, keywords: Mapping[str, Any]) -> list[Target]:
@@ -79,69 +85,46 @@ def prompt_of(keywords: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*messages, *({"role": "user", "content": str(text)} for text in texts)]
 
 
-def usage_in(answer: Any) -> Any:
-    """Return the usage of an answer in the terms of a chat's; None where it has none."""
-    return in_chat_terms(_part(answer, "usage"))
+def completed(runtime: Runtime, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords with what the configuration's `credential_list` holds under the name that they borrow.
 
+    LiteLLM's own list is one for the whole process; a name that is not the configuration's is looked up there.
 
-def in_chat_terms(said: Any) -> Any:
-    """Return a usage in the terms of a chat's. What Anthropic reads from its cache, or writes, is beside its input."""
-    facts = _plain(said)
-    if "input_tokens" not in facts or facts.get("prompt_tokens"):
-        return said
-    read, written = (facts.get(f"cache_{what}_input_tokens") or 0 for what in ("read", "creation"))
-    asked, answered = _plain(facts.get("input_tokens_details")), _plain(facts.get("output_tokens_details"))
-    return {
-        "prompt_tokens": (facts["input_tokens"] or 0) + read + written,
-        "completion_tokens": facts.get("output_tokens") or 0,
-        "prompt_tokens_details": {"cached_tokens": asked.get("cached_tokens") or read},
-        "completion_tokens_details": {"reasoning_tokens": answered.get("reasoning_tokens") or 0},
-        "cache_creation_input_tokens": written,
-    }
-
-
-class EventReader:
-    """Reads what a stream that is no chat's says of itself: events as objects, or Anthropic's as they came.
-
-    Attributes:
-        usage: What it says was used so far, in the provider's terms.
-        answer: The whole answer, where its last event has it.
-        calls: Its tool calls.
+    Raises:
+        CredentialsError: An address is taken from the environment and is not set; LiteLLM would choose another.
     """
-
-    def __init__(self) -> None:
-        self.usage: dict[str, Any] = {}
-        self.answer: Any = None
-        self.calls = CallReader()
-        self._rest = b""
-
-    def add(self, event: Any) -> list[dict[str, Any]]:
-        """Take the next event, or a piece of one; return what it brought of tool calls, as chunks of a chat."""
-        chunks: list[dict[str, Any]] = []
-        for part in self._parsed(event) if isinstance(event, bytes | str) else [event]:
-            chunks += self.calls.read(part)
-            whole = next(filter(None, (_part(part, name) for name in _WHOLE)), None)
-            self.answer = _part(part, "response") or self.answer
-            for place in (part, whole):
-                said = _plain(_part(place, "usage"))
-                self.usage |= {name: value for name, value in said.items() if value is not None}
-        return chunks
-
-    def _parsed(self, piece: bytes | str) -> Iterator[Any]:
-        """Yield the events that say of usage, calls or the end, out of lines that may come in pieces."""
-        *lines, self._rest = (self._rest + (piece.encode() if isinstance(piece, str) else piece)).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and any(mark in line for mark in _TELLING):
-                try:
-                    yield json.loads(line[5:])
-                except ValueError:  # not for us to judge
-                    continue
+    listed, name = runtime.config.credential_list, keywords.get(LISTED)
+    is_ours = name and any(entry.get("credential_name") == name for entry in listed)
+    borrowed = with_listed(listed, {LISTED: name}) if is_ours else {}
+    if problem := closed({**borrowed, **keywords} if borrowed else keywords):
+        asked = (keywords.get("metadata") or {}).get("model_group") or keywords.get("model")
+        raise CredentialsError(f"{asked!r} cannot be called: {problem}")
+    if not is_ours:
+        return keywords
+    own = {key: value for key, value in keywords.items() if key != LISTED and value is not None}
+    return {**_litellm.revealed(runtime.credentials.resolve_params(borrowed)), **own}
 
 
-def _part(record: Any, name: str) -> Any:
-    return record.get(name) if isinstance(record, dict) else getattr(record, name, None)
+async def key_of(runtime: Runtime, target: Target, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the target's key and address as keywords; empty where the call, or LiteLLM, has its own.
 
+    LiteLLM has more ways to a key (its variables, a cloud's login), and words of its own for where there is none.
 
-def _plain(record: Any) -> dict[str, Any]:
-    found = fields(record)
-    return dict(found) if isinstance(found, dict) else {}
+    Raises:
+        CredentialsError: The credentials file is not safe.
+    """
+    if any(keywords.get(name) for name in OWN):
+        return {}
+    credentials, model, params = runtime.credentials, target.model, target.params
+    try:
+        if credentials.is_slow(target.provider, model=model, params=params):  # a program, or the keychain
+            await asyncio.to_thread(credentials.get, target.provider, model=model, params=params)
+        found = credentials.get(target.provider, model=model, params=params)
+    except MissingKeyError:
+        return {}
+    is_litellms = found.source == "env" and not found.id.startswith("BLUEPRINT_")
+    if found.api_key is None or is_litellms:
+        return {}
+    address = {"api_base": found.base_url} if found.base_url else {}
+    handed = {**address, **found.extra, "api_key": found.api_key}
+    return {name: revealed(value) for name, value in handed.items() if keywords.get(name) is None}

@@ -1,54 +1,57 @@
-"""The policies around one LiteLLM call: reserve, call, judge, settle, trace; its answer may come from the cache."""
+"""The policies around one LiteLLM call of any endpoint: reserve, call, judge, settle, trace; or answer from the cache.
+
+Nothing of what LiteLLM answers is changed: a whole answer comes back as it is, a stream with what judges its chunks
+while they pass.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.adapters import Call
+from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.merge import as_openrouter_wants
-from blueprint_llm.adapters.views import message_of, response_of, usage_info
-from blueprint_llm.cache import storable
+from blueprint_llm.adapters.router import CIRCUIT_OPEN
+from blueprint_llm.adapters.views import message_of, response_of
 from blueprint_llm.engine import otel
 from blueprint_llm.engine.answer import GuardedAnswer
-from blueprint_llm.engine.attempt import BOOKING_S, MAYBE_BILLED, OUTPUT_INVALID, estimated
-from blueprint_llm.engine.cached import as_json, count_hit, entry_of
-from blueprint_llm.engine.endpoints import (
-    CAPS,
-    CHATS,
-    SPANS,
-    fallbacks_of,
-    prompt_of,
-    target_of,
-)
-from blueprint_llm.engine.guard import REDIRECTS, Guard, Send, Watched
-from blueprint_llm.engine.handed import completed, key_of
-from blueprint_llm.engine.kept import KeptAnswer, key_for
+from blueprint_llm.engine.attempt import OUTPUT_INVALID
+from blueprint_llm.engine.cached import KeptAnswer, count_hit, entry_of, key_of_call
+from blueprint_llm.engine.endpoints import CAPS, CHATS, SPANS, completed, fallbacks_of, key_of, prompt_of, target_of
 from blueprint_llm.engine.prepare import seconds_of
-from blueprint_llm.engine.reservation import CIRCUIT_OPEN, AttemptReservation, CircuitOpen, LimitReached, limits_of
-from blueprint_llm.engine.runtime import Runtime
-from blueprint_llm.engine.state import late
+from blueprint_llm.engine.reservation import BOOKING_S, AttemptReservation, CircuitOpen, LimitReached, limits_of
+from blueprint_llm.engine.runtime import Runtime, late
 from blueprint_llm.errors import BlueprintError, CallError
 from blueprint_llm.redaction import redact_value
 from blueprint_llm.trace import CALLER, Account, AttemptTrace, Trace
 from blueprint_llm.types import ChatMessage, ChatRequest
-from blueprint_llm.usage import Cap, Outcome
-from blueprint_llm.usage.stores.records import ABANDONED
+from blueprint_llm.usage import Cap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from blueprint_llm.cache import Entry
     from blueprint_llm.routing.targets import Target
-    from blueprint_llm.types import ChatResponse, UsageInfo
+    from blueprint_llm.types import ChatResponse
+    from blueprint_llm.usage import Outcome
+
+Send = Callable[..., Awaitable[Any]]
 
 
-def build(config: Any) -> Guard:
-    """Return the guard of a configuration, in any form that `LLMClient` takes. Raises ConfigError."""
-    return PolicyGuard(Runtime.build(config))
+class Watched(NamedTuple):
+    """A stream of LiteLLM's that was just opened.
+
+    Attributes:
+        stream: LiteLLM's own object.
+        answer: Judges its chunks: `feed`, `finish`, `shown`.
+        settle: Books the call, once, however it ended; a cancellation does not interrupt it and nothing is raised.
+    """
+
+    stream: Any
+    answer: GuardedAnswer
+    settle: Callable[[BaseException | None], Awaitable[None]]
 
 
 class PolicyGuard:
@@ -62,30 +65,48 @@ class PolicyGuard:
     def __init__(self, runtime: Runtime, account: Callable[[Mapping[str, Any]], Account] = lambda _: Account()) -> None:
         self.runtime, self._account = runtime, account
 
-    async def call(self, operation: str, send: Send, keywords: dict[str, Any]) -> Any:
-        """Make one call of LiteLLM's function `operation`; see `Guard.call`."""
+    async def call(self, operation: str, send: Send, keywords: dict[str, Any], *, redirects: bool = False) -> Any:
+        """Make one call of LiteLLM's function `operation`.
+
+        Args:
+            operation: LiteLLM's name of the function, such as `acompletion` or `embedding`.
+            send: Calls it with keywords. A blocking function runs in the thread that waits for it.
+            keywords: The caller's keywords; an attempt of LiteLLM's Router has `model_info` and `metadata` in them.
+            redirects: A Router has other targets for a refused answer (`content_policy_fallbacks`).
+
+        Returns:
+            LiteLLM's answer itself; for a stream a `Watched`.
+
+        Raises:
+            BlueprintError: A limit refused the call, or the answer is not valid.
+            Exception: What LiteLLM raised.
+        """
         await self.runtime.use_settings()
         account, keywords = CALLER.get() or self._account(keywords), completed(self.runtime, keywords)
-        return await _GuardedCall(self.runtime, operation, keywords, account).make(send)
+        return await _GuardedCall(self.runtime, operation, keywords, account, redirects=redirects).make(send)
+
+
+def build(config: Any) -> PolicyGuard:
+    """Return the guard of a configuration, in any form that `LLMClient` takes. Raises ConfigError."""
+    return PolicyGuard(Runtime(config))
 
 
 class _GuardedCall:
-    """One call of one LiteLLM function; of a stream, also its `Watch`.
+    """One call of one LiteLLM function.
 
     Where a call above is known (`CALLER` with its trace), judging the answer and keeping it are that call's.
     """
 
-    def __init__(self, runtime: Runtime, operation: str, keywords: dict[str, Any], account: Account) -> None:
-        self.runtime, self.keywords, self._operation = runtime, keywords, operation
+    def __init__(
+        self, runtime: Runtime, operation: str, keywords: dict[str, Any], account: Account, *, redirects: bool
+    ) -> None:
+        self.runtime, self.keywords, self._operation, self._account = runtime, keywords, operation, account
         self._is_chat, self._is_inner = operation in CHATS, account.trace is not None
-        self._force = account.force
-        target = target_of(runtime, keywords)
-        if account.provider:
-            target = runtime.table.remembered(replace(target, provider=account.provider))
-        self._target = target
-        self._trace = account.trace or Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
-        self._until = account.until
         self._session, self._project = account.session or runtime.session, account.project or runtime.project
+        self._target = target = target_of(runtime, keywords, provider=account.provider)
+        self._trace = account.trace or Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
+        self._shown_trace: dict[str, Any] = {}
+        self._handed: dict[str, Any] = {}  # on no frame, which an exception would show
         self._began = runtime.now()
         self._row = AttemptTrace(
             n=len(self._trace.attempts) + 1,
@@ -93,16 +114,18 @@ class _GuardedCall:
             model=target.model,
             at_s=round(self._began - account.began, 6) if account.trace else 0.0,
         )
-        self._shown_trace: dict[str, Any] = {}
-        self._call = _call_of(target, keywords, timeout_s=runtime.config.deadline.total_s)
+        # As the call of a chat, whatever the endpoint: so it is bounded, and told of in errors.
+        self._call = Call(
+            provider=target.provider,
+            model=target.model,
+            messages=prompt_of(keywords),
+            params=keywords,
+            timeout_s=runtime.config.deadline.total_s,
+        )
         self._reservation = self._dearest([target, *fallbacks_of(runtime, keywords)])
-        self._handed: dict[str, Any] = {}
         self._is_open = False
-        self._first_at: float | None = None
-        self._beat: asyncio.TimerHandle | None = None
-        self._beating: asyncio.Future[None] | None = None
         is_kept = self._is_chat and not self._is_inner
-        key = key_for(runtime, target, keywords, project=self._project) if is_kept else None
+        key = key_of_call(runtime, target, keywords, project=self._project) if is_kept else None
         self._kept = KeptAnswer(runtime, key, keywords.get("cache"), owner=f"{self._trace.id}-{self._row.n}")
         self._answer = GuardedAnswer(
             operation,
@@ -110,7 +133,8 @@ class _GuardedCall:
             target,
             validates=runtime.config.streaming.validate_tools,
             is_inner=self._is_inner,
-            redirects=REDIRECTS.get(),
+            redirects=redirects,
+            now=runtime.now,
         )
 
     def _dearest(self, targets: Sequence[Target]) -> AttemptReservation:
@@ -133,34 +157,28 @@ class _GuardedCall:
             return found[0]
         return max(found, key=lambda each: each.worst(self._call, self._cap(each)).usd or 0)
 
+    def _cap(self, reservation: AttemptReservation) -> Cap:
+        """Return the most output; an endpoint that writes no tokens has none."""
+        names = CAPS.get(self._operation)
+        if names is None:
+            return Cap(bound=0)
+        return reservation.cap(next((self.keywords[name] for name in names if self.keywords.get(name)), None))
+
     async def make(self, send: Send) -> Any:
         """Reserve, call, judge and settle; a stream is judged and settled while it is read."""
-        cap, own_s = self._cap(self._reservation), seconds_of(self.keywords.get("timeout"))
-        limit_s = min(own_s or self._call.timeout_s, self._call.timeout_s)  # a Router's own is ten minutes
-        try:
-            async with asyncio.timeout(limit_s):  # LiteLLM has its own for what follows
-                entry = await self._kept.find()
-                if entry is None:
-                    self._handed = await key_of(self.runtime, self._target, self.keywords)
-                    await self._reserve(cap)
-        except TimeoutError as error:
-            await self._kept.leave(None)
-            raise self._told(late(error, limit_s)) from None
-        except BaseException:
-            await self._kept.leave(None)
-            raise
-        if entry is not None:
+        cap = self._cap(self._reservation)
+        if (entry := await self._admit(cap)) is not None:
             return await self._replay(entry, send)
         self._trace.attempts.append(self._row)
-        self._stay_reserved()
+        self._reservation.stay()
         try:
             answer = await send(**self._sent(cap))
-            if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
+            self._is_open = hasattr(answer, "__anext__") or hasattr(answer, "__next__")
+            if self._is_open:
                 self._shown_trace.update(self._trace.to_dict())
                 self._show_trace(answer)
                 self._answer.hear(answer)
-                self._is_open = True
-                return Watched(stream=answer, watch=self)
+                return Watched(answer, self._answer, self.settle)
             self._answer.take(answer)
         except BaseException as error:  # whatever ends a call settles it
             await self.settle(error)
@@ -168,6 +186,41 @@ class _GuardedCall:
         await self.settle(None)
         self._show_trace(answer)
         return answer
+
+    async def _admit(self, cap: Cap) -> Entry | None:
+        """Return a kept answer; None once the call is reserved.
+
+        That is before anything is sent: a refusal costs nothing, and calls at once cannot pass one limit together.
+
+        Raises:
+            BlueprintError: A limit refused the call, the stores took too long, or the deployment rests while a call
+                above has others to ask.
+        """
+        refusal: BlueprintError
+        longest_s, own_s = self._call.timeout_s, seconds_of(self.keywords.get("timeout"))
+        limit_s = min(own_s or longest_s, longest_s)  # a Router's own is ten minutes
+        try:
+            async with asyncio.timeout(limit_s):  # LiteLLM has its own for what follows
+                if (entry := await self._kept.find()) is None:
+                    self._handed = await key_of(self.runtime, self._target, self.keywords)
+                    await self._reservation.take(self._call, cap, force=self._account.force)
+                return entry
+        except BaseException as error:
+            await self._kept.leave(None)
+            match error:
+                case TimeoutError():
+                    refusal = late(error, limit_s)
+                case LimitReached():
+                    refusal, refusal.chain = error.error, error.chain
+                case CircuitOpen():
+                    provider, model = self._target.provider, self._target.model
+                    refusal = CallError(
+                        str(error), category="unavailable", code=CIRCUIT_OPEN, provider=provider, model=model
+                    )
+                case _:
+                    raise
+        refusal.trace = self._trace.to_dict()
+        raise refusal
 
     async def _replay(self, entry: Entry, send: Send) -> Any:
         """Return a kept answer, by LiteLLM's public way to answer in a provider's place: its own objects come back."""
@@ -177,52 +230,13 @@ class _GuardedCall:
         self._trace.cache["hit"] = True
         if (log := self.keywords.get("litellm_logging_obj")) is not None:
             log.model_call_details["cache_hit"] = True  # free in LiteLLM's own accounts, too
-        answer = await send(**{**self.keywords, "mock_response": _litellm().model_response(entry.whole)})
+        answer = await send(**{**self.keywords, "mock_response": _litellm.model_response(entry.whole)})
         self._finish_trace(None)
         self._show_trace(answer)
         hidden = getattr(answer, "_hidden_params", None)
         if isinstance(hidden, dict):
             hidden |= {"cache_hit": True, "response_cost": 0.0}
         return answer
-
-    async def _reserve(self, cap: Cap) -> None:
-        """Reserve before anything is sent: a refusal costs nothing, and calls at once cannot pass one limit together.
-
-        Raises:
-            BlueprintError: A limit refused the call, or the deployment rests while a call above has others to ask.
-        """
-        refusal: BlueprintError
-        try:
-            await self._reservation.take(self._call, cap, force=self._force)
-        except LimitReached as limit:
-            refusal = limit.error
-            refusal.chain = limit.chain
-        except CircuitOpen as rest:
-            refusal = CallError(str(rest), category="unavailable", code=CIRCUIT_OPEN, **self._answer.reader.who)
-        else:
-            return
-        raise self._told(refusal)
-
-    def _told(self, refusal: BlueprintError) -> BlueprintError:
-        refusal.trace = self._trace.to_dict()
-        return refusal
-
-    def _stay_reserved(self) -> None:
-        """Keep the reservation until the call is settled: nothing of ours bounds how long LiteLLM takes."""
-
-        def beat() -> None:
-            kept = self.runtime.book(self._reservation.keep_alive(), within_s=BOOKING_S)
-            self._beating = asyncio.ensure_future(kept)
-            self._stay_reserved()
-
-        self._beat = asyncio.get_running_loop().call_later(self.runtime.ledger.ttl_s / 3, beat)
-
-    def _cap(self, reservation: AttemptReservation) -> Cap:
-        """Return the most output; an endpoint that writes no tokens has none."""
-        names = CAPS.get(self._operation)
-        if names is None:
-            return Cap(bound=0)
-        return reservation.cap(next((self.keywords[name] for name in names if self.keywords.get(name)), None))
 
     def _sent(self, cap: Cap) -> dict[str, Any]:
         """Return the caller's keywords, with a cap where a limit needs one, and a stream's usage asked for."""
@@ -236,55 +250,29 @@ class _GuardedCall:
             sent["stream_options"] = {"include_usage": True, **(sent.get("stream_options") or {})}
         return sent
 
-    @property
-    def shown(self) -> bool:
-        """Whether content of a stream was handed on."""
-        return self._answer.shown
-
-    def feed(self, chunk: Any) -> Sequence[Any]:
-        """Return the chunks that may be handed on now. Raise CallError if the answer cannot become valid."""
-        if self._first_at is None:
-            self._first_at = self.runtime.now()
-        return self._answer.feed(chunk)
-
-    def finish(self) -> Sequence[Any]:
-        """Return the rest of a stream that has ended. Raise CallError if it is not valid, or nothing proves its end."""
-        return self._answer.finish()
-
     async def settle(self, error: BaseException | None) -> None:
         """Book the call, once, however it ended; nothing is raised."""
-        if self._beat is not None:
-            self._beat.cancel()
-        failure = self._failure(error)
+        failure = error if isinstance(error, CallError) else None  # None, too, for a caller who left
+        if failure is None and isinstance(error, Exception):
+            failure = call_error(error, self._call, in_stream=self._is_open, begun=self._answer.first_at is not None)
         if isinstance(failure, OUTPUT_INVALID):
             failure.message_received = redact_value(message_of(self._answer.whole()))
-        now, row = self.runtime.now(), self._row
-        row.duration_s = round(now - self._began, 6)
-        row.ttft_s = None if self._first_at is None else round(self._first_at - self._began, 6)
-        if failure is not None:
-            row.category, row.status, row.code = failure.category, failure.status, failure.code
-            row.address, row.said = failure.address, failure.said
-        elif error is not None:
-            row.category = ABANDONED
-        outcome = self._outcome(row.category)
-        self._reservation.note(outcome)
         # A call above that waits for the answer must not lose it to a ledger that is locked.
-        waits_s = self.runtime.config.deadline.idle_s if self._is_open else (self._until or math.inf) - now
+        until, now = self._account.until or math.inf, self.runtime.now()
+        waits_s = self.runtime.config.deadline.idle_s if self._is_open else until - now
         within_s = min(BOOKING_S, max(0.0, waits_s / 2)) if self._is_inner else BOOKING_S
-        await self.runtime.book(self._reservation.settle(outcome, failure), within_s=within_s)
+        left = failure is None and error is not None
+        outcome = await self._reservation.settle(self._answer, failure, left=left, since=self._began, within_s=within_s)
         await self._kept.leave(self._entry(outcome) if error is None else None)
         self._finish_trace(error)
-        self._tell(outcome, type(error).__name__ if isinstance(error, Exception) else outcome.category)
+        if not self._is_inner and otel.listened():
+            self._record(outcome, type(error).__name__ if isinstance(error, Exception) else outcome.category)
 
     def _entry(self, outcome: Outcome) -> Entry | None:
         """Return what the cache may keep of an answer that is complete and valid."""
-        verdict = self._answer.verdict
-        if self._kept.key is None or verdict is None or outcome.usage is None:
+        if self._kept.key is None or outcome.usage is None:
             return None
-        whole = as_json(self._answer.whole())
-        if not storable(whole, status=verdict.status, ended_by=verdict.ended_by):
-            return None
-        return entry_of(self._response(outcome, whole), whole, self._answer.reader.chunks, at=self.runtime.clock())
+        return entry_of(self._response(outcome), self._answer, at=self.runtime.clock())
 
     def _response(self, outcome: Outcome, whole: Any = None) -> ChatResponse:
         """Return the answer as a record of ours; of the endpoints other than chat only whose it is and its usage."""
@@ -298,24 +286,19 @@ class _GuardedCall:
             usage=usage and usage.model_copy(update={"estimated_cost": outcome.cost_usd}),
         )
 
-    def _tell(self, outcome: Outcome, error: str | None) -> None:
-        """Say how the attempt ended, to whoever listens; a call above the guard tells of itself."""
-        if self.runtime.audience:
-            how = "succeeded" if error is None else "abandoned" if outcome.category == ABANDONED else "failed"
-            facts = {**self._row.facts(), "trace_id": self._trace.id}
-            self.runtime.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)
-        if otel.listened() and not self._is_inner:
-            answer = self._answer.whole()
-            params = {name: value for name, value in self._call.params.items() if name != "tools"}
-            messages = [ChatMessage.model_construct(**message) for message in self._call.messages]
-            otel.record_call(
-                ChatRequest.model_construct(messages=messages, params=params, session=self._session),
-                self._trace,
-                duration_s=self._row.duration_s or 0.0,
-                response=self._response(outcome, answer if self._is_chat else None) if error is None else None,
-                error=error,
-                operation=SPANS.get(self._operation, self._operation),
-            )
+    def _record(self, outcome: Outcome, error: str | None) -> None:
+        """Record the call's span; a call above the guard records its own."""
+        answer = self._answer.whole()
+        params = {name: value for name, value in self.keywords.items() if name not in {"messages", "tools"}}
+        messages = [ChatMessage.model_construct(**message) for message in self._call.messages]
+        otel.record_call(
+            ChatRequest.model_construct(messages=messages, params=params, session=self._session),
+            self._trace,
+            duration_s=self._row.duration_s or 0.0,
+            response=self._response(outcome, answer if self._is_chat else None) if error is None else None,
+            error=error,
+            operation=SPANS.get(self._operation, self._operation),
+        )
 
     def _finish_trace(self, error: BaseException | None) -> None:
         if error is None:
@@ -324,58 +307,8 @@ class _GuardedCall:
         if isinstance(error, BlueprintError):
             error.trace = self._shown_trace
 
-    def _failure(self, error: BaseException | None) -> CallError | None:
-        """Return what went wrong in our words; None for an answer, and for a caller who left."""
-        if isinstance(error, CallError):
-            return error
-        if not isinstance(error, Exception):
-            return None
-        return call_error(error, self._call, in_stream=self._is_open, begun=self._first_at is not None)
-
-    def _outcome(self, category: str | None) -> Outcome:
-        timed = Outcome(category=category, latency_s=self._row.duration_s, ttft_s=self._row.ttft_s)
-        is_answer = category is None or self._answer.verdict is not None
-        if not is_answer and category != ABANDONED and category not in MAYBE_BILLED:
-            return timed._replace(cost_usd=0.0)
-        usage = usage_info(self._answer.usage) or estimated(self._call, self._answer.seen_chars)
-        cost_usd = self._cost_usd(usage, is_whole=is_answer)
-        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=not is_answer)
-
-    def _cost_usd(self, usage: UsageInfo, *, is_whole: bool) -> float | None:
-        """Return what the call cost: by the user's own prices, else as LiteLLM counts; None where nobody knows."""
-        is_own = self._reservation.card is not None and self._reservation.card.is_own
-        hidden = self._answer.hidden
-        counted = hidden.get("response_cost")
-        if counted and not (is_own and usage.source == "provider"):
-            return float(counted)
-        if hidden.get("cache_hit"):  # of LiteLLM's own cache
-            return 0.0
-        writes = self._operation in CAPS
-        if usage.source != "provider" and not writes:  # pictures, speech: their price is not one of tokens
-            return None
-        answer = self._answer.priced() if is_whole else None
-        seconds = self._row.duration_s or 0.0
-        return self._reservation.cost_usd(usage, call=self._call, answer=answer, seconds=seconds)
-
     def _show_trace(self, answer: Any) -> None:
         """Put the trace beside what LiteLLM tells of an answer; a stream's is complete once it has ended."""
         hidden = getattr(answer, "_hidden_params", None)
         if isinstance(hidden, dict):
             hidden["blueprint"] = self._shown_trace
-
-
-def _call_of(target: Target, keywords: Mapping[str, Any], *, timeout_s: float) -> Call:
-    """Return what a call of any endpoint sends, as the call of a chat: so it is bounded, and told of in errors."""
-    return Call(
-        provider=target.provider,
-        model=target.model,
-        messages=prompt_of(keywords),
-        params={name: value for name, value in keywords.items() if name != "messages"},
-        timeout_s=timeout_s,
-    )
-
-
-def _litellm() -> Any:
-    from blueprint_llm.adapters import litellm  # noqa: PLC0415 - loaded by now: a call of it is on its way
-
-    return litellm

@@ -141,15 +141,10 @@ class CompletionKeywords(TypedDict, total=False):
     use_litellm_proxy: bool | None
 
 
-class LiteLLMKeywords(CompletionKeywords, total=False):
-    """What LiteLLM's `completion` takes beside `model` and `messages`."""
-
-    stream: bool | None
-
-
-class AskKeywords(LiteLLMKeywords, total=False):
+class AskKeywords(CompletionKeywords, total=False):
     """What `generate` takes beside its prompt: `ChatRequest`'s fields and LiteLLM's parameters."""
 
+    stream: bool | None
     model: str | None
     provider: str | None
     task_type: str | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from blueprint_llm.routing.targets import litellm_provider
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from blueprint_llm.trace import Trace
-    from blueprint_llm.types import ChatRequest, ChatResponse, Tool, ToolCall, ToolResult, UsageInfo
+    from blueprint_llm.trace import AttemptTrace, Trace
+    from blueprint_llm.types import ChatRequest, ChatResponse, Tool, ToolCall, ToolResult
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 # Where the convention's name of a provider is not LiteLLM's.
@@ -40,8 +39,7 @@ PROVIDERS = {
     "xai": "x_ai",
 }
 _NANO = 10**9
-_STANDS_IN = re.compile("Proxy|NoOp")  # what OpenTelemetry gives where no provider is set
-_NONE: Mapping[str, Any] = {}
+_STANDS_IN = ("Proxy", "NoOp")  # what OpenTelemetry gives where no provider is set
 _NUMBERS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 
@@ -52,12 +50,7 @@ def listened() -> bool:
     """
     traces, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
     providers = (traces and traces.get_tracer_provider(), metrics and metrics.get_meter_provider())
-    return any(provider and _listens(type(provider).__name__) for provider in providers)
-
-
-@cache
-def _listens(name: str) -> bool:
-    return not _STANDS_IN.search(name)
+    return any(provider and not any(map(type(provider).__name__.count, _STANDS_IN)) for provider in providers)
 
 
 @cache
@@ -87,68 +80,72 @@ def record_call(
     error: str | None,
     operation: str = "chat",
 ) -> None:
-    """One span for a call that has just ended, one below it for each attempt, and the metrics."""
+    """Record a span for a call that has just ended, one below it for each attempt, and the metrics."""
     end = time.time_ns()
-    first = told.attempts[0].model if told.attempts else request.model or (response.model if response else "")
-    who = _who(response.model if response else first, first, operation)
-    span = _start(f"{operation} {first}".strip(), end - int(duration_s * _NANO), kind="CLIENT", facts=who)
+    begin = end - int(duration_s * _NANO)
+    asked = told.attempts[0].model if told.attempts else request.model or (response.model if response else "")
+    provider = litellm_provider(response.model if response else asked)
+    who = {"gen_ai.operation.name": operation, "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
+    who |= {"gen_ai.request.model": asked} if asked else {}
+    span = _start(f"{operation} {asked}".strip(), begin, kind="CLIENT", attributes=who)
     if span.is_recording():
-        span.set_attributes(_present({**_asked(request), **_answered(response), **_own(told, response)}))
+        span.set_attributes(_present(_facts(request, told, response)))
         span.set_attributes(_texts(request, response))
         _fail(span, error)
-        _add_attempts(span, told, end - int(duration_s * _NANO))
+        for row in told.attempts:
+            _add_attempt(span, row, begin + int(row.at_s * _NANO))
     span.end(end)
-    _measure(who, duration_s, None if response is None or told.cache["hit"] else response.usage, error)
+    took = _histogram("gen_ai.client.operation.duration", "s", "GenAI operation duration.", 0.01)
+    took.record(duration_s, _present({**who, "error.type": error}))
+    if response is not None and response.usage is not None and not told.cache["hit"]:
+        used = _histogram("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", 1)
+        used.record(response.usage.prompt_tokens, {**who, "gen_ai.token.type": "input"})
+        used.record(response.usage.completion_tokens, {**who, "gen_ai.token.type": "output"})
 
 
-def _start(name: str, at: int, *, kind: str = "INTERNAL", parent: Any = None, facts: Mapping[str, Any] = _NONE) -> Any:
-    """A span that began at `at`; what a sampler may decide on is there from the start."""
+def _start(name: str, at: int, *, kind: str = "INTERNAL", parent: Any = None, **more: Any) -> Any:
+    """Return a span that began at `at`; what a sampler may decide on is there from the start."""
     from opentelemetry import trace  # noqa: PLC0415 - see _tracer
 
     context = None if parent is None else trace.set_span_in_context(parent)
-    return _tracer().start_span(name, context=context, kind=trace.SpanKind[kind], attributes=facts, start_time=at)
+    return _tracer().start_span(name, context=context, kind=trace.SpanKind[kind], start_time=at, **more)
 
 
-def _who(model: str, asked: str, operation: str) -> dict[str, Any]:
-    provider = litellm_provider(model)
-    known = {"gen_ai.operation.name": operation, "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
-    return {**known, "gen_ai.request.model": asked} if asked else known
+def _add_attempt(parent: Any, row: AttemptTrace, at: int) -> None:
+    span = _start(f"attempt {row.provider}", at, parent=parent)
+    names = ("model", "n", "status", "waited_s", "ttft_s")
+    span.set_attributes(_present({f"blueprint.{name}": getattr(row, name) for name in names}))
+    _fail(span, row.category)
+    span.end(at + int((row.duration_s or 0) * _NANO))
 
 
-def _asked(request: ChatRequest) -> dict[str, Any]:
+def _facts(request: ChatRequest, told: Trace, response: ChatResponse | None) -> dict[str, Any]:
+    """Return what was asked, what was answered, and what we did about it."""
     own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": request.max_tokens}
     given = {**request.params, **_present(own)}  # the drop-in functions keep everything in `params`
     stop, choices = request.stop or given.get("stop"), given.get("n")
-    return {
+    facts = {
         "gen_ai.conversation.id": request.session,
         "gen_ai.request.stop_sequences": [stop] if isinstance(stop, str) else stop,
         "gen_ai.request.choice.count": None if choices == 1 else choices,
         **{f"gen_ai.request.{name}": given.get(name) for name in _NUMBERS},
         "gen_ai.request.max_tokens": given.get("max_tokens") or given.get("max_completion_tokens"),
+        "blueprint.trace_id": told.id,
+        "blueprint.rule": told.route.get("rule"),
+        "blueprint.cache_hit": told.cache["hit"],
+        "blueprint.attempts": len(told.attempts),
     }
-
-
-def _answered(response: ChatResponse | None) -> dict[str, Any]:
     if response is None:
-        return {}
+        return facts
     usage = response.usage
-    return {
+    return facts | {
         "gen_ai.response.model": response.model,
         "gen_ai.response.finish_reasons": [response.finish_reason] if response.finish_reason else None,
         "gen_ai.usage.input_tokens": usage and usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage and usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": (usage and usage.cached_tokens) or None,
         "blueprint.cost_usd": usage and usage.estimated_cost,
-    }
-
-
-def _own(told: Trace, response: ChatResponse | None) -> dict[str, Any]:
-    return {
-        "blueprint.trace_id": told.id,
-        "blueprint.rule": told.route.get("rule"),
-        "blueprint.provider": response.provider if response else None,
-        "blueprint.cache_hit": told.cache["hit"],
-        "blueprint.attempts": len(told.attempts),
+        "blueprint.provider": response.provider,
     }
 
 
@@ -187,25 +184,6 @@ def _captures() -> bool:
     return os.environ.get(CAPTURE, "").lower() in {"true", "1", "span_only", "span_and_event"}
 
 
-def _add_attempts(parent: Any, told: Trace, begin: int) -> None:
-    for row in told.attempts:
-        at = begin + int(row.at_s * _NANO)
-        span = _start(f"attempt {row.provider}", at, parent=parent)
-        facts = {"model": row.model, "n": row.n, "status": row.status, "waited_s": row.waited_s, "ttft_s": row.ttft_s}
-        span.set_attributes(_present({f"blueprint.{name}": value for name, value in facts.items()}))
-        _fail(span, row.category)
-        span.end(at + int((row.duration_s or 0) * _NANO))
-
-
-def _measure(who: dict[str, Any], duration_s: float, usage: UsageInfo | None, error: str | None) -> None:
-    took = _histogram("gen_ai.client.operation.duration", "s", "GenAI operation duration.", 0.01)
-    took.record(duration_s, _present({**who, "error.type": error}))
-    if usage is not None:
-        used = _histogram("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", 1)
-        used.record(usage.prompt_tokens, {**who, "gen_ai.token.type": "input"})
-        used.record(usage.completion_tokens, {**who, "gen_ai.token.type": "output"})
-
-
 @contextmanager
 def tool_span(call: ToolCall, tool: Tool) -> Iterator[Callable[[ToolResult], ToolResult]]:
     """A span around a tool's run, current while it lasts; what it yields takes the result and returns it."""
@@ -220,15 +198,15 @@ def tool_span(call: ToolCall, tool: Tool) -> Iterator[Callable[[ToolResult], Too
         "gen_ai.tool.type": "function",
     }
     with _tracer().start_as_current_span(f"execute_tool {call.name}", attributes=_present(facts)) as span:
-        yield lambda result: _finish(span, call, result)
 
+        def finish(result: ToolResult) -> ToolResult:
+            _fail(span, None if result.status == "ok" else result.status)
+            if _captures():
+                span.set_attribute("gen_ai.tool.call.arguments", redact(json.dumps(call.arguments, default=str)))
+                span.set_attribute("gen_ai.tool.call.result", redact(result.content))
+            return result
 
-def _finish(span: Any, call: ToolCall, result: ToolResult) -> ToolResult:
-    _fail(span, None if result.status == "ok" else result.status)
-    if _captures():
-        span.set_attribute("gen_ai.tool.call.arguments", redact(json.dumps(call.arguments, default=str)))
-        span.set_attribute("gen_ai.tool.call.result", redact(result.content))
-    return result
+        yield finish
 
 
 def _fail(span: Any, error: str | None) -> None:

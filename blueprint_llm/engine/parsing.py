@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from blueprint_llm.config.problems import hint
 from blueprint_llm.config.secrets import seal
 from blueprint_llm.engine.keywords import CHAT, GENERATE, PLAN, refuse_misspelt
 from blueprint_llm.errors import InvalidRequestError
@@ -25,25 +26,26 @@ def sealed(keywords: Any) -> dict[str, Any]:
 
 
 def build_request(given: Any, keywords: dict[str, Any]) -> ChatRequest:
-    """A request from a mapping, a `ChatRequest` or keywords, which win and are sealed. Raises InvalidRequestError."""
-    refuse_misspelt(keywords, CHAT)
-    seal(keywords, but=_FIELDS)
+    """Return a request from a mapping, a record or keywords, which win and are sealed. Raises InvalidRequestError."""
     if isinstance(given, ChatRequest) and not keywords:
         return given
-    if isinstance(given, ChatRequest):
-        given = given.model_dump(exclude_unset=True)
-    elif given is not None and not isinstance(given, Mapping):
-        keywords = {"messages": given, **keywords}
-        given = None
-    elif given is not None:
-        refuse_misspelt(given, CHAT)
-    request: ChatRequest = validated(ChatRequest, {**seal(dict(given or {}), but=_FIELDS), **keywords})
+    values = _values(given, ChatRequest, "messages")
+    refuse_misspelt(keywords, CHAT)
+    refuse_misspelt(values, CHAT)
+    request: ChatRequest = validated(ChatRequest, {**sealed(values), **sealed(keywords)})
     return request
 
 
+def _values(given: Any, model: type[BaseModel], name: str) -> dict[str, Any]:
+    """Return what a caller hands in by position, by name: a record, a mapping, or the field `name` alone."""
+    if isinstance(given, model):
+        return given.model_dump(exclude_unset=True)
+    return dict(given) if isinstance(given, Mapping) else {} if given is None else {name: given}
+
+
 def build_prompt(given: Any, keywords: dict[str, Any]) -> ChatRequest:
-    """A request of one user message from a prompt, or from a mapping with `prompt`. Raises InvalidRequestError."""
-    seal(keywords, but=_FIELDS)
+    """Return a request of one user message from a prompt, or a mapping with `prompt`. Raises InvalidRequestError."""
+    sealed(keywords)
     values = {**given, **keywords} if isinstance(given, Mapping) else {"prompt": given, **keywords}
     refuse_misspelt(values, GENERATE)
     prompt = values.pop("prompt", None)
@@ -55,7 +57,7 @@ def build_prompt(given: Any, keywords: dict[str, Any]) -> ChatRequest:
 
 
 def validated(model: Any, values: Mapping[str, Any]) -> Any:
-    """`values` as `model`. Raises InvalidRequestError, which names every mistake and no value."""
+    """Return `values` as `model`. Raises InvalidRequestError, which names every mistake and no value."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -65,13 +67,11 @@ def validated(model: Any, values: Mapping[str, Any]) -> Any:
 
 
 def planning_context(given: Any, keywords: Mapping[str, Any]) -> PlanningContext:
-    """What to plan, from a goal, a mapping, a record or keywords; keywords win. Raises InvalidRequestError."""
+    """Return what to plan, from a goal, a mapping, a record or keywords, which win. Raises InvalidRequestError."""
     if isinstance(given, PlanningContext) and not keywords:
         return given
-    if isinstance(given, PlanningContext):
-        given = given.model_dump()
-    elif given is not None and not isinstance(given, Mapping):
-        given = {"goal": given}
-    refuse_misspelt({**(given or {}), **keywords}, PLAN)
-    context: PlanningContext = validated(PlanningContext, {**(given or {}), **keywords})
+    values = {**_values(given, PlanningContext, "goal"), **keywords}
+    if unknown := [name for name in values if name not in PLAN]:
+        raise InvalidRequestError(f"unknown keyword {unknown[0]!r}{hint(unknown[0], PLAN)}")
+    context: PlanningContext = validated(PlanningContext, values)
     return context

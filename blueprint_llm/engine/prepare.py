@@ -10,26 +10,27 @@ from blueprint_llm import models
 from blueprint_llm.adapters import Call
 from blueprint_llm.adapters.tokens import count_tokens
 from blueprint_llm.cache import with_breakpoints
-from blueprint_llm.context import fits, message_tokens, policy_for, shape
-from blueprint_llm.policy import UNCHANGED
+from blueprint_llm.context.policy import policy_for
+from blueprint_llm.context.shaping import shape
+from blueprint_llm.context.tokens import fits, message_tokens
+from blueprint_llm.policy.retry import UNCHANGED
 from blueprint_llm.redaction import redact
 from blueprint_llm.routing.rules import CONNECTION
 from blueprint_llm.streaming import StreamingHandler
 
 if TYPE_CHECKING:
-    from blueprint_llm.engine.runtime import Runtime
-    from blueprint_llm.policy import Change
+    from blueprint_llm.engine.runtime import RequestState, Runtime
+    from blueprint_llm.policy.retry import Change
     from blueprint_llm.routing.targets import Target
-    from blueprint_llm.trace import Trace
     from blueprint_llm.types import ChatRequest
 
 WIRE = ("temperature", "top_p", "stop", "max_tokens")
 # Settings of a target that are ours or LiteLLM's Router's, not a completion's.
 NOT_SENT = frozenset(
     {
-        *("api_key", "api_base", "base_url", "litellm_credential_name", "model", "timeout", "stream_timeout"),
-        *("rpm", "tpm", "weight", "order", "max_budget", "budget_duration", "tags"),
-        *("num_retries", "max_retries", "max_parallel_requests"),
+        *("api_key", "api_base", "base_url", "litellm_credential_name", "model", "timeout", "stream_timeout", "tags"),
+        *("rpm", "tpm", "weight", "order", "max_budget", "budget_duration", "num_retries", "max_retries"),
+        "max_parallel_requests",
     }
 )
 # Of the call's own keywords: the request run's, and the target's (see `routing.rules.CONNECTION`).
@@ -39,13 +40,7 @@ SETTLED = NOT_SENT - {"litellm_credential_name"}
 
 
 def call_for(
-    runtime: Runtime,
-    request: ChatRequest,
-    target: Target,
-    *,
-    trace: Trace,
-    change: Change = UNCHANGED,
-    output_tokens: int | None = None,
+    state: RequestState, target: Target, *, change: Change = UNCHANGED, output_tokens: int | None = None
 ) -> Call:
     """Return the call to `target`, with what the recovery ladder changes.
 
@@ -55,15 +50,17 @@ def call_for(
     Raises:
         ContextDoesNotFitError, CredentialsError: The target cannot serve the request.
     """
-    limits = runtime.config.deadline
+    runtime, request, limits = state.runtime, state.request, state.runtime.config.deadline
     credential = None
     # Of a group each deployment has its own, for the guard inside the Router, unless the target names one for all.
     if target.group is None or not CONNECTION.keys().isdisjoint(target.params):
         credential = runtime.credentials.get(target.provider, model=target.model, params=target.params)
     tools = [tool.to_dict() for tool in request.tools or ()]
     window = input_window(target, request.max_tokens or output_tokens)
-    shaped, counted_tokens = _shaped(request, target, tools, window, runtime.margins.of(target.model), trace)
-    messages = [*shaped, *_added(change)]
+    messages, counted_tokens = _shaped(state, target, tools, window)
+    messages += [{"role": "user", "content": note} for note in change.notes]
+    if change.prefix:  # the beginning that the model is to continue; providers refuse trailing white space
+        messages.append({"role": "assistant", "content": change.prefix.rstrip(), "prefix": True})
     if runtime.config.cache.provider_hints == "auto":
         messages, tools = with_breakpoints(target.model, messages, tools)
     return Call(
@@ -75,6 +72,31 @@ def call_for(
         timeout_s=math.ceil(max(limits.total_s, limits.first_token_s, limits.idle_s, request.deadline_s or 0)),
         counted_tokens=counted_tokens,
     )
+
+
+def _shaped(
+    state: RequestState, target: Target, tools: list[dict[str, Any]], window: int | None
+) -> tuple[list[dict[str, Any]], int | None]:
+    """Return the messages, shortened where the window wants it, and their tokens where they had to be counted.
+
+    Of the project only what the target may see goes with them.
+    """
+    request = state.request
+    messages = target.changes.get("messages") or [message.to_dict() for message in request.messages]
+    if not request.context and (window is None or fits(messages, window, tools)):
+        return list(messages), None
+    policy = policy_for(
+        target.provider,
+        target.model,
+        api_base=target.address,
+        share_codebase=target.share_codebase,
+        known=target.known,
+        redact=redact,
+    )
+    count, margin = partial(count_tokens, target.model), state.runtime.margins.of(target.model)
+    shaped = shape(messages, window or 10**9, tools, policy, parts=request.context, count=count, margin=margin)
+    state.trace.context.extend(shaped.reasons)
+    return [dict(message) for message in shaped.messages], shaped.tokens if shaped.counted else None
 
 
 def own_timeout_s(request: ChatRequest) -> float | None:
@@ -107,42 +129,6 @@ def first_token_s(runtime: Runtime, target: Target) -> float:
     return math.inf if reasons else limits.first_token_s
 
 
-def _added(change: Change) -> list[dict[str, Any]]:
-    """Clarifications, and the beginning that the model is to continue (providers refuse trailing white space)."""
-    notes = [{"role": "user", "content": note} for note in change.notes]
-    begun = [{"role": "assistant", "content": change.prefix.rstrip(), "prefix": True}] if change.prefix else []
-    return [*notes, *begun]
-
-
-def _shaped(
-    request: ChatRequest,
-    target: Target,
-    tools: list[dict[str, Any]],
-    window: int | None,
-    margin: float,
-    trace: Trace,
-) -> tuple[list[dict[str, Any]], int | None]:
-    """Return the messages, shortened where the window wants it, and their tokens where they had to be counted.
-
-    Of the project only what the target may see goes with them.
-    """
-    messages = target.changes.get("messages") or [message.to_dict() for message in request.messages]
-    if not request.context and (window is None or fits(messages, window, tools)):
-        return list(messages), None
-    policy = policy_for(
-        target.provider,
-        target.model,
-        api_base=target.address,
-        share_codebase=target.share_codebase,
-        known=target.known,
-        redact=redact,
-    )
-    count = partial(count_tokens, target.model)
-    shaped = shape(messages, window or 10**9, tools, policy, parts=request.context, count=count, margin=margin)
-    trace.context.extend(shaped.reasons)
-    return [dict(message) for message in shaped.messages], shaped.tokens if shaped.counted else None
-
-
 def input_window(target: Target, output_tokens: int | None) -> int | None:
     """Return the most input tokens of a target: as configured, else the model's window minus the output cap.
 
@@ -161,24 +147,24 @@ def params_for(
     runtime: Runtime, request: ChatRequest, target: Target, tools: list[dict[str, Any]], output_tokens: int | None
 ) -> dict[str, Any]:
     """Return LiteLLM's keywords: the target's, then the request's."""
-    asked = {name: getattr(request, name) for name in WIRE if getattr(request, name) is not None}
-    caps = "max_completion_tokens" if "max_completion_tokens" in request.params else "max_tokens"
-    cap = {caps: output_tokens} if output_tokens is not None else {}
-    offered = {"tools": tools} if tools else {}
-    sent = runtime.is_routed(target) or not target.params.keys() <= SETTLED
-    resolved = runtime.credentials.resolve_params(target.params) if sent else {}
-    changed = {name: value for name, value in target.changes.items() if name != "messages"}
-    if runtime.is_routed(target):
-        given = {name: value for name, value in request.params.items() if name not in ("stream", *CONNECTION)}
-        tries = {"num_retries": runtime.config.retry.max_attempts - 1} if runtime.config.retry else {}
-        own = {"num_retries": 0, "max_retries": 0} if runtime.is_alone(target) else {}
-        told = {"metadata": dict(request.metadata)} if request.metadata else {}  # the Router goes by its tags
-        given = {**told, **tries, **resolved, **asked, **offered, **given, **cap, **changed, **own}
-        # The chain, and LiteLLM's fallbacks in it, are walked above the Router, under one deadline.
-        return {**given, "disable_fallbacks": True}
-    own = {name: value for name, value in resolved.items() if name not in NOT_SENT}
-    given = {name: value for name, value in request.params.items() if name not in NOT_GIVEN}
-    return {**own, **asked, **offered, **given, **cap, **changed}
+    is_routed = runtime.is_routed(target)
+    own = runtime.credentials.resolve_params(target.params) if is_routed or not target.params.keys() <= SETTLED else {}
+    given = {name: value for name in WIRE if (value := getattr(request, name)) is not None}
+    if tools:
+        given["tools"] = tools
+    not_given = {"stream", *CONNECTION} if is_routed else NOT_GIVEN
+    given |= {name: value for name, value in request.params.items() if name not in not_given}
+    if output_tokens is not None:
+        given["max_completion_tokens" if "max_completion_tokens" in request.params else "max_tokens"] = output_tokens
+    given |= {name: value for name, value in target.changes.items() if name != "messages"}
+    if not is_routed:
+        return {**{name: value for name, value in own.items() if name not in NOT_SENT}, **given}
+    told: dict[str, Any] = {"metadata": dict(request.metadata)} if request.metadata else {}  # it goes by its tags
+    if runtime.config.retry:
+        told["num_retries"] = runtime.config.retry.max_attempts - 1
+    alone = {"num_retries": 0, "max_retries": 0} if runtime.is_alone(target) else {}
+    # The chain, and LiteLLM's fallbacks in it, are walked above the Router, under one deadline.
+    return {**told, **own, **given, **alone, "disable_fallbacks": True}
 
 
 def handler_for(runtime: Runtime, request: ChatRequest, call: Call) -> StreamingHandler:

@@ -6,17 +6,17 @@ A whole answer is read as one chunk, a cached one as it once came: one code for 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters.merge import Merger
-from blueprint_llm.adapters.views import message_of, reasoning_of
-from blueprint_llm.streaming import TextDelta, Verdict
-from blueprint_llm.streaming.ending import is_no_end
-from blueprint_llm.streaming.judgement import Judgement, judge, judge_early
+from blueprint_llm.adapters.views import message_of, reasoning_of, usage_info
+from blueprint_llm.streaming import Judgement, TextDelta, Verdict, judge, judge_early
+from blueprint_llm.streaming.verdict import end_of
 from blueprint_llm.types import PartialToolCall, StreamChunk, ToolCall, UsageInfo, with_raw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from blueprint_llm.adapters import EndedBy
     from blueprint_llm.errors import CallError
@@ -32,7 +32,7 @@ class AnswerReader:
 
     Args:
         handler: The validator.
-        provider: The target's name; `model`: the LiteLLM model id.
+        provider, model: Whose answer it is.
         prefix: Text that was shown before and is continued.
         keeps_chunks: Somebody wants a stream's chunks later, the cache above all; else they are merged as they come,
             which holds a hundredth of the memory.
@@ -68,18 +68,14 @@ class AnswerReader:
         """Read an answer that came in one piece; a stream's caller sees it as few chunks. Raises CallError."""
         if reasoning := reasoning_of(message_of(answer)):
             yield self.chunk(reasoning=reasoning)
-        for shown in self._read(answer):
-            yield self.chunk(**shown)
+        for event in self._handler.feed(answer):
+            if (shown := self._count(event)) is not None:
+                yield self.chunk(**shown)
 
     def read_whole(self, answer: Any) -> None:
         """Read an answer that came in one piece, and is handed over as one. Raises CallError."""
-        for _ in self._read(answer):
-            pass
-
-    def _read(self, answer: Any) -> Iterator[dict[str, Any]]:
         for event in self._handler.feed(answer):
-            if (shown := self._count(event)) is not None:
-                yield shown
+            self._count(event)
 
     def take(self, chunk: Any) -> Iterator[StreamChunk]:
         """Read a stream's chunk and yield what the caller may see of it; the first carries LiteLLM's own chunk.
@@ -97,8 +93,7 @@ class AnswerReader:
             yield self.chunk(raw, reasoning=reasoning)
             raw = None
         for event in self._handler.feed(chunk):
-            shown = self._count(event)
-            if shown is not None:
+            if (shown := self._count(event)) is not None:
                 yield self.chunk(raw, **shown)
                 raw = None
         if raw is not None and _says_more(chunk):  # what has no field of ours (audio, images) is not lost
@@ -107,13 +102,12 @@ class AnswerReader:
     def take_aside(self, answer: Any) -> None:
         """Let the validator see what LiteLLM leaves out of a stream: refusals, and ends that it has no word for.
 
-        Args:
-            answer: The answer merged, or what was heard of it beside the chunks, in that shape.
+        `answer` is the answer merged, or what was heard of it beside the chunks, in that shape.
         """
         for choice in answer.get("choices") or ():
             refusal = (choice.get("message") or {}).get("refusal")
             native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")
-            end = native if is_no_end(native) else None
+            end = native if end_of(native) != "done" else None
             if refusal or end:
                 piece = {"index": choice.get("index") or 0, "delta": {"refusal": refusal}, "finish_reason": end}
                 self._handler.feed({"choices": [piece]})
@@ -121,8 +115,7 @@ class AnswerReader:
     def check(self, chunk: Any) -> bool:
         """Read a stream's chunk that is shown as it is, and only checked here. Raise CallError as `take` does.
 
-        Returns:
-            Whether it brings a text, and no call was seen so far.
+        Return True if it brings a text, and no call was seen so far.
         """
         self.chunks.append(chunk)
         has_text = False
@@ -161,32 +154,26 @@ class AnswerReader:
                 self._raise(early)
         return None
 
-    def close(self, usage: Any, ended_by: EndedBy) -> StreamVerdict:
-        """Return the verdict on what was read, sound or not."""
-        verdict = self._handler.close(usage=usage, ended_by=ended_by)
-        return replace(verdict, text=self._prefix + self.text) if self._prefix else verdict
-
-    def require_sound(self, verdict: StreamVerdict) -> CallError | None:
-        """Return what is wrong with an answer that may be handed over all the same: that it is a refusal; else None.
+    def close(self, usage: Any, ended_by: EndedBy) -> tuple[StreamVerdict, CallError | None]:
+        """Return the verdict on what was read; with it a refusal's error, which may be handed over all the same.
 
         Raises:
-            CallError: It may not be handed over.
+            CallError: The answer is not valid.
         """
+        verdict = self._handler.close(usage=usage, ended_by=ended_by)
+        if self._prefix:
+            verdict = replace(verdict, text=self._prefix + self.text)
         judgement = judge(verdict)
         if judgement.kind != "refused":
             self._raise(judgement)
-        return judgement.error(**self.who)
+        return verdict, judgement.error(**self.who)
 
     def _raise(self, judgement: Judgement) -> None:
         if error := judgement.error(**self.who):
             raise error
 
     def merged(self, usage: Any = None) -> dict[str, Any]:
-        """Return the whole answer in `ModelResponse`'s shape, merged from the chunks.
-
-        Args:
-            usage: The provider's, for where no chunk has it (any more).
-        """
+        """Return the whole answer in `ModelResponse`'s shape; `usage` is for where no chunk has it (any more)."""
         merger = self._merger or Merger()
         for chunk in self.chunks:
             _merge(merger, chunk)
@@ -194,6 +181,60 @@ class AnswerReader:
         if usage is not None and not whole.get("usage"):
             whole["usage"] = usage.model_dump() if hasattr(usage, "model_dump") else usage
         return whole
+
+
+class Answer:
+    """What has come of the answer of one call.
+
+    Attributes:
+        reader: Who reads it.
+        first_at: When its first piece came (the monotonic clock, seconds).
+        came: LiteLLM's own object, where it came in one piece.
+        told: LiteLLM's usage object.
+        as_whole: Makes LiteLLM's whole answer of the merged chunks of a stream.
+        hidden: What LiteLLM keeps beside a whole answer, where an adapter is not asked for that.
+        is_text: It is priced by its tokens.
+    """
+
+    reader: AnswerReader
+    first_at: float | None = None
+    came: Any = None
+    told: Any = None
+    as_whole: Callable[[dict[str, Any]], Any] | None = None
+    hidden: Mapping[str, Any] = MappingProxyType({})
+    is_text = True
+    _verdict: StreamVerdict | None = None
+    _counted: tuple[Any, UsageInfo | None] = (None, None)
+
+    @property
+    def usage(self) -> UsageInfo | None:
+        """What was used, by the provider."""
+        if self._counted[0] is not self.told:
+            self._counted = self.told, usage_info(self.told)
+        return self._counted[1]
+
+    @property
+    def seen_chars(self) -> int:
+        """How much of it has arrived."""
+        return self.reader.seen_chars
+
+    @property
+    def verdict(self) -> StreamVerdict | None:
+        """What the validator says of it, once it may be handed over."""
+        return self._verdict
+
+    def judge(self, ended_by: EndedBy) -> tuple[StreamVerdict, CallError | None]:
+        """Judge it at its end, see `AnswerReader.close`."""
+        self._verdict, refusal = self.reader.close(self.usage if self.told is not None else None, ended_by)
+        return self._verdict, refusal
+
+    def whole(self) -> Any:
+        """Return it as it came, or merged from its chunks."""
+        if self.came is None and self.as_whole is not None:
+            self.came = self.as_whole(self.reader.merged(self.told))
+        return self.came
+
+    priced = whole  # what LiteLLM counts its cost by
 
 
 def _merge(merger: Merger, chunk: Any) -> None:

@@ -9,16 +9,14 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from blueprint_llm import models
 from blueprint_llm.config.secrets import protect
 from blueprint_llm.engine import otel
-from blueprint_llm.engine.attempt import Attempt, AttemptOptions
-from blueprint_llm.engine.cached import CachedAnswer, key_for
-from blueprint_llm.engine.explain import plan
-from blueprint_llm.engine.fallback import FallbackManager
-from blueprint_llm.engine.prepare import own_timeout_s
+from blueprint_llm.engine.attempt import Attempt
+from blueprint_llm.engine.cached import KeptAnswer, entry_of, key_for, replay
+from blueprint_llm.engine.fallback import FallbackManager, plan
+from blueprint_llm.engine.prepare import first_token_s, own_timeout_s
 from blueprint_llm.engine.reservation import CircuitOpen, LimitReached
-from blueprint_llm.engine.state import RequestState
+from blueprint_llm.engine.runtime import RequestState
 from blueprint_llm.errors import (
     BlueprintError,
     CallError,
@@ -27,7 +25,7 @@ from blueprint_llm.errors import (
     DeadlineExceededError,
     InvalidRequestError,
 )
-from blueprint_llm.policy import UNCHANGED, Fail, NextTarget, RecoveryOptions, Retry, recovery_step
+from blueprint_llm.policy.retry import UNCHANGED, Fail, Retry
 from blueprint_llm.trace import Trace
 from blueprint_llm.types import StreamChunk
 from blueprint_llm.usage.stores.records import ABANDONED
@@ -36,13 +34,13 @@ from blueprint_llm.usage.traces import keep_trace
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
+    from blueprint_llm.cache import Entry
     from blueprint_llm.engine.runtime import Runtime
-    from blueprint_llm.policy import Change, Decision
+    from blueprint_llm.policy.retry import Change, Decision
     from blueprint_llm.routing.rules import Route
     from blueprint_llm.routing.targets import Target
     from blueprint_llm.types import ChatRequest, ChatResponse
 
-MOST_KEYS = 10
 # Why nothing is sent to a target: a limit, its circuit, its window, its key.
 REFUSALS = (LimitReached, CircuitOpen, ContextDoesNotFitError, CredentialsError)
 
@@ -59,14 +57,12 @@ class RequestRun:
             raise InvalidRequestError("chat answers in one piece: call client.stream(...) for a stream")
         if request.params:  # a key among a call's keywords is as secret as one from a file
             request = request.model_copy(update={"params": protect("", request.params)})
-        self.request, self.runtime, self.streams = request, runtime, stream
+        self.request, self.runtime = request, runtime
         self.response: ChatResponse | None = None
         self._output = _Output()
         self._refused: tuple[Attempt, int | None] | None = None
         trace = Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
-        self.state = RequestState(
-            runtime=runtime, request=request, trace=trace, began=0.0, started=0.0, deadline=0.0, streams=stream
-        )
+        self.state = RequestState(runtime=runtime, request=request, trace=trace, streams=stream)
 
     async def answer(self) -> ChatResponse:
         """Return the whole answer. Raises BlueprintError with the trace."""
@@ -78,8 +74,10 @@ class RequestRun:
 
     async def chunks(self) -> AsyncGenerator[StreamChunk, None]:
         """Yield the answer as it comes. Raises BlueprintError with the trace."""
-        state, failure = self.state, ABANDONED
-        self._start_clock()
+        state, request, failure = self.state, self.request, ABANDONED
+        total_s = self.runtime.config.deadline.total_s
+        state.start(request.deadline_s or max(total_s, own_timeout_s(request) or 0.0))
+        self.runtime.ratio.record_call(state.began)
         try:
             route = await self._route()
             async with aclosing(self._follow(route)) as chunks:
@@ -94,15 +92,6 @@ class RequestRun:
         finally:
             self._tell(failure)
 
-    def _start_clock(self) -> None:
-        state, now = self.state, self.runtime.now()
-        total_s = self.request.deadline_s or max(
-            self.runtime.config.deadline.total_s, own_timeout_s(self.request) or 0.0
-        )
-        state.began = state.started = now
-        state.deadline = now + total_s
-        self.runtime.ratio.record_call(now)
-
     async def _route(self) -> Route:
         try:
             async with asyncio.timeout_at(self.state.deadline if self.runtime.config.routes else None):
@@ -115,23 +104,25 @@ class RequestRun:
 
     async def _follow(self, route: Route) -> AsyncGenerator[StreamChunk, None]:
         """Ask one target after another until one answers."""
+        trace, age_s = self.state.trace, self.request.cache_ttl_s
         fallback = FallbackManager(route, self.state)
         for target in fallback:
             key = key_for(self.runtime, self.request, target)
-            self.state.trace.cache = {"hit": False, "key": key}
-            cached = CachedAnswer(self.state, target, key, streams=self.streams)
+            trace.cache = {"hit": False, "key": key}
             # Looked up before anything is reserved: a hit costs nothing, so no limit may refuse it.
-            async with cached.flight(fallback.until()) as entry:
+            async with KeptAnswer(self.runtime, key, {"ttl": age_s, "s-maxage": age_s}, owner=trace.id) as kept:
+                entry = await kept.find(self._patience(target, fallback.until())) if key else None
                 if entry is not None:
-                    async for chunk in cached.replay(entry):
+                    response, replayed = await replay(self.state, target, entry)
+                    for chunk in replayed:
+                        self.response = response if chunk.is_done else None
                         yield chunk
-                    self.response = cached.response
                     return
                 async with aclosing(self._ask(target, fallback)) as chunks:
                     async for chunk in chunks:
-                        if chunk.is_done:  # kept before the last chunk lets the caller go
-                            await cached.keep(self._attempt)
-                        with cached.handing_over():
+                        if chunk.is_done and key is not None:  # kept before the last chunk lets the caller go
+                            await kept.keep(self._entry())
+                        with kept.handing_over():
                             yield chunk
             if self.response is not None:
                 return
@@ -139,6 +130,16 @@ class RequestRun:
             raise fallback.final_error()
         for chunk in self._hand_over(*self._refused):
             yield chunk
+
+    def _patience(self, target: Target, until: float) -> float:
+        """Return until when an identical call is waited for: there must be time for the target's own first token."""
+        now = self.runtime.now()
+        return max(now + (until - now) / 2, until - min(until, first_token_s(self.runtime, target)))
+
+    def _entry(self) -> Entry | None:
+        """Return what the cache may keep of a finished, valid answer."""
+        response, answer = self._attempt.response, self._attempt.answer
+        return entry_of(response, answer, at=self.runtime.clock()) if response is not None else None
 
     def _hand_over(self, attempt: Attempt, place: int | None) -> Iterator[StreamChunk]:
         """Yield the end of a refused answer: it is an answer, and nobody who was there for it had another one."""
@@ -160,14 +161,9 @@ class RequestRun:
         await self._load(target)
         until, change, waited_s = fallback.until(), UNCHANGED, 0.0
         while True:
-            options = AttemptOptions(
-                until=until,
-                streamed=self.streams and change.streamed,
-                waited_s=waited_s,
-                force=fallback.force,
-                change=change,
+            self._attempt = attempt = Attempt(
+                self.state, target, until=until, change=change, waited_s=waited_s, force=fallback.force
             )
-            self._attempt = attempt = Attempt(self.state, target, options)
             try:
                 async with aclosing(attempt.run()) as chunks:
                     async for chunk in chunks:
@@ -184,7 +180,9 @@ class RequestRun:
                 # What was streamed is not the call's own time: the deadline counts up to the first delta, and waits.
                 self.state.extend(attempt.streamed_s)
                 until += attempt.streamed_s
-                change, decision = self._after(target, attempt, error, fallback, until, change)
+                change, decision = fallback.after(attempt, error, until=until)
+                if self._is_broken_off(error, change, decision):
+                    decision = Fail()
             else:
                 return
             if not isinstance(decision, Retry):
@@ -193,70 +191,28 @@ class RequestRun:
             waited_s = decision.wait_s
             await self.runtime.sleep(waited_s)
 
-    def _after(
-        self,
-        target: Target,
-        attempt: Attempt,
-        error: CallError,
-        fallback: FallbackManager,
-        until: float,
-        change: Change,
-    ) -> tuple[Change, Decision]:
-        """Decide what follows a failed attempt, and what is changed where the same target is asked again."""
-        rules = self.runtime.retry_for(self.request, target, error.category)
-        decision = fallback.after(target, error, rules, until=until)
-        if self._has_other_key(attempt, error):
-            decision = Retry(wait_s=0.0)
-        if isinstance(decision, Retry):
-            climbed = recovery_step(error, change, self._recovery(target, attempt, change))
-            if climbed is None:
-                decision = NextTarget()
-            else:
-                if climbed.is_reask(change):
-                    decision = Retry(wait_s=0.0)
-                change = climbed
+    def _is_broken_off(self, error: CallError, change: Change, decision: Decision) -> bool:
+        """Note that what was shown is void unless it is continued. Return True if nothing may come in its place."""
         continues = isinstance(decision, Retry) and bool(change.prefix)
-        if self.streams and not continues and self._output.void(error):
-            decision = Fail() if self.runtime.config.streaming.on_break == "fail" else decision
-        return change, decision
-
-    def _has_other_key(self, attempt: Attempt, error: CallError) -> bool:
-        """Leave a refused or throttled key alone. Return True if the provider has another one."""
-        if attempt.credential is None or len(self.state.failures) > MOST_KEYS:
-            return False
-        credentials, wait_s = self.runtime.credentials, error.retry_after_s
-        return credentials.report(attempt.credential, error.category, retry_after_s=wait_s)
-
-    def _recovery(self, target: Target, attempt: Attempt, change: Change) -> RecoveryOptions:
-        streaming, facts, asked = self.runtime.config.streaming, models.info(target.model), self.request
-        return RecoveryOptions(
-            reask=streaming.reask,
-            max_tokens=change.max_tokens or asked.max_tokens or asked.params.get("max_completion_tokens"),
-            most_tokens=facts.max_output_tokens if facts else None,
-            can_continue=streaming.on_break == "resume" and models.continues(target.model),
-            text=attempt.reader.text,
-        )
+        is_void = self.state.streams and not continues and self._output.void(error)
+        return is_void and self.runtime.config.streaming.on_break == "fail"
 
     def _tell(self, failure: str) -> None:
         """Say how the call ended, to whoever listens. `failure` is empty for an answer, else an error's name."""
-        state, took_s = self.state, self.runtime.now() - self.state.began
-        keep_trace(state.trace, failure)
+        trace, tell, took_s = self.state.trace, self.runtime.tell, self.runtime.now() - self.state.began
+        keep_trace(trace, failure)
         if self.runtime.audience:
-            for row in state.trace.passed_over():
+            for row in trace.passed_over():
                 facts = {name: row[name] for name in ("provider", "model", "reason")}
-                self.runtime.tell("target.skipped", trace_id=state.trace.id, **facts)
+                tell("target.skipped", trace_id=trace.id, **facts)
             how = {"": "answered", ABANDONED: "abandoned"}.get(failure, "failed")
-            facts = {
-                "trace_id": state.trace.id,
-                "served_by": state.trace.served_by,
-                "duration_s": round(took_s, 6),
-            }
-            level = "warning" if how == "failed" else "info"
-            self.runtime.tell(f"call.{how}", level=level, **facts, **({"error": failure} if how == "failed" else {}))
+            facts = {"trace_id": trace.id, "served_by": trace.served_by, "duration_s": round(took_s, 6)}
+            if how == "failed":
+                tell("call.failed", level="warning", **facts, error=failure)
+            else:
+                tell(f"call.{how}", **facts)
         if otel.listened():
-            otel.record_call(
-                self.request, state.trace, duration_s=took_s, response=self.response, error=failure or None
-            )
+            otel.record_call(self.request, trace, duration_s=took_s, response=self.response, error=failure or None)
 
 
 class _Output:

@@ -1,46 +1,54 @@
-"""The money side of one attempt: take the worst case from every limit before it, book the truth after it.
+"""The books of one attempt: take the worst case from every limit before it, keep that, book the truth after it.
 
-Each is one transaction of the store, which also asks and tells the target's breaker.
+To take and to book is one transaction of the store each, which also asks and tells the target's breaker.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
+from blueprint_llm.context.tokens import message_tokens
 from blueprint_llm.errors import BlueprintError, NoTargetError
-from blueprint_llm.policy import LASTING
+from blueprint_llm.policy.clues import LASTING
 from blueprint_llm.routing.targets import litellm_provider
+from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Cap, Demand, Estimate, Outcome, Payer, demand, denial
 from blueprint_llm.usage import standing as limit_status
 from blueprint_llm.usage.limits import of_attempt
 from blueprint_llm.usage.money import NANO
-from blueprint_llm.usage.pricing import cost, tokens_of
-from blueprint_llm.usage.pricing.litellm_keys import prices_in
-from blueprint_llm.usage.stores import breaker
+from blueprint_llm.usage.pricing import cost, prices_in
+from blueprint_llm.usage.stores.breaker import BreakerReport
 from blueprint_llm.usage.stores.ledger_sql import refusing
-from blueprint_llm.usage.stores.records import ABANDONED, BreakerReport, Reserved
+from blueprint_llm.usage.stores.records import ABANDONED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from blueprint_llm.adapters import Call
+    from blueprint_llm.engine.reader import Answer
     from blueprint_llm.engine.runtime import Runtime
     from blueprint_llm.errors import CallError
     from blueprint_llm.routing.targets import Target
     from blueprint_llm.trace import AttemptTrace, Trace
-    from blueprint_llm.types import ChatRequest, UsageInfo
+    from blueprint_llm.types import ChatRequest
     from blueprint_llm.usage.limits import Rule
+    from blueprint_llm.usage.stores.breaker import Breaker
     from blueprint_llm.usage.stores.records import Level, Reservation
 
 # What a request without any keyword asks for.
 ONE = Demand()
 # How long an account without money is left alone where the provider does not say when that changes.
 OUT_OF_QUOTA_S = 600.0
-# The code of a CallError of an attempt inside a Router that was not made because the deployment's circuit is open.
-CIRCUIT_OPEN = "circuit_open"
+# After these the provider may have billed tokens that we never saw.
+MAYBE_BILLED = frozenset({"timeout", "stream_broken", "malformed"})
+# English text and code, over the tokenizers in use.
+CHARS_PER_TOKEN = 4
+# How long a booking may keep the caller of a finished call waiting, at most.
+BOOKING_S = 1.0
 
 
 class LimitReached(Exception):  # noqa: N818 - a signal inside the engine
@@ -101,7 +109,9 @@ class AttemptReservation:
         tags = frozenset({tier}) if isinstance(tier, str) else frozenset[str]()
         self.card = runtime.price(target, tags, own=prices_in(params))
         self.levels: tuple[Level, ...] = ()
-        self._taken: Reservation | None = None
+        self._taken: Reservation  # with its `_call`, once it is taken
+        self._beat: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Future[None] | None = None
 
     def cap(self, raised: int | None = None) -> Cap:
         """Return the output cap, `raised` where an answer was cut; `send` is to be added to the request."""
@@ -117,18 +127,16 @@ class AttemptReservation:
 
     def worst(self, call: Call, cap: Cap) -> Estimate:
         """Return the most that an attempt can take."""
-        address, asked = self._address(call), self._asked
+        # Some regions cost more; the user's own price is the price at that address.
+        address = call.credential.base_url if call.credential else self.target.params.get("api_base")
+        asked = self._asked
         if not self._is_whole:
             asked = demand({**call.params, "messages": call.messages, "api_base": address})
-        elif address and not asked.is_elsewhere:
-            asked = replace(asked, is_elsewhere=True)
-        if self.card is not None and self.card.is_own:
-            asked = replace(asked, is_elsewhere=False)  # the user's own price is the price at that address
+        is_own = self.card is not None and self.card.is_own
+        is_elsewhere = not is_own and bool(asked.is_elsewhere or address)
+        if asked.is_elsewhere != is_elsewhere:
+            asked = replace(asked, is_elsewhere=is_elsewhere)
         return self.runtime.ledger.estimate(self.card, output_tokens=cap.bound, asked=asked, seconds=call.timeout_s)
-
-    def _address(self, call: Call) -> str | None:
-        """Return where the call goes: some regions cost more."""
-        return call.credential.base_url if call.credential else self.target.params.get("api_base")
 
     async def take(self, call: Call, cap: Cap, *, force: bool) -> None:
         """Take the worst case from every limit; `force` asks a target whose circuit is open.
@@ -136,20 +144,19 @@ class AttemptReservation:
         Raises:
             LimitReached, CircuitOpen: Nothing was taken.
         """
-        estimate, probes = self._priced(call, cap), self.runtime.config.breaker.half_open_probes
+        estimate, breaker = self._priced(call, cap), self.runtime.config.breaker
         reservation = self.runtime.ledger.reservation(
             self.id,
             self.payer,
             estimate,
             target=self.target.key,
-            probes=probes,
+            probes=breaker.half_open_probes,
             attempt=self.row.n,
-            trace=self.trace.id,
         )
         reserved = await self.runtime.store.reserve(reservation, force=force)
         self._warn([*reserved.exceeded, *(crossed.level for crossed in reserved.crossed)])
-        self._require(reserved)
-        self._taken = reservation
+        _require(reserved.denied, reserved.breaker)
+        self._taken, self._call = reservation, call
         self.row.reserved_usd = None if estimate.usd is None else estimate.usd / NANO
 
     async def look(self, call: Call, cap: Cap, *, force: bool) -> None:
@@ -158,16 +165,16 @@ class AttemptReservation:
         Raises:
             LimitReached, CircuitOpen: What `take` would raise at this moment.
         """
-        store, probes = self.runtime.store, self.runtime.config.breaker.half_open_probes
+        store, key = self.runtime.store, self.target.key
         charges = self.runtime.ledger.charges(self.payer, self.worst(call, cap))
         self.levels = await store.levels(charges) if charges else ()
         self._priced(call, cap)
-        seen = None if force else (await store.breakers([self.target.key]))[self.target.key]
-        if seen is not None and breaker.refuses(seen, probes):
-            self._require(Reserved(breaker=seen))
+        seen = None if force else (await store.breakers([key]))[key]
+        if seen is not None and seen.refuses(self.runtime.config.breaker.half_open_probes):
+            _require(None, seen)
         over = {each.charge: each for each in self.levels if each.used + each.charge.amount > each.charge.limit}
         if denied := refusing([*over]):
-            self._require(Reserved(denied=over[denied]))
+            _require(over[denied])
 
     def _priced(self, call: Call, cap: Cap) -> Estimate:
         """Return the worst case. Raise LimitReached where its price is unknown and a budget wants to know it."""
@@ -177,46 +184,90 @@ class AttemptReservation:
             raise LimitReached(NoTargetError([row]))
         return estimate
 
-    def _require(self, reserved: Reserved) -> None:
-        if (level := reserved.denied) is not None:
-            raise LimitReached(denial(level), level.charge.chain if level.charge.on_exceed == "degrade" else ())
-        if (seen := reserved.breaker) is not None:
-            wait = f"for {seen.retry_in_s:.1f} s" if seen.retry_in_s else "while it is probed"
-            raise CircuitOpen(f"circuit open {wait} after {seen.failures} failures in a row")
-
     def _warn(self, levels: Iterable[Level]) -> None:
         for level in levels:
             self.trace.budget_warnings.append(limit_status(level))
             self.runtime.tell("budget.warned", level="warning", **limit_status(level))
 
-    async def keep_alive(self) -> None:
-        """Keep the reservation for another time to live."""
-        if self._taken is not None:
-            await self.runtime.store.heartbeat(self._taken.id, self._taken.ttl_s)
+    def stay(self) -> None:
+        """Keep what was taken until it is settled: nothing of ours bounds how long that takes."""
 
-    def cost_usd(self, usage: UsageInfo, *, call: Call, answer: Any, seconds: float) -> float | None:
-        """Return what an answer cost: by the user's own prices where there are any, else as LiteLLM counts it.
+        def beat() -> None:
+            kept = self.runtime.store.heartbeat(self._taken.id, self._taken.ttl_s)
+            self._beating = asyncio.ensure_future(self.runtime.book(kept, within_s=BOOKING_S))
+            self.stay()
 
-        Without an answer (it broke off) it is what the tokens seen cost. None: unknown.
+        self._beat = asyncio.get_running_loop().call_later(self.runtime.ledger.ttl_s / 3, beat)
+
+    async def settle(
+        self, answer: Answer, failure: CallError | None, *, left: bool, since: float, within_s: float
+    ) -> Outcome:
+        """Book the attempt, once, however it ended: in the trace, the events, the ledger and the target's breaker.
+
+        `left`: nothing went wrong, but its caller has not waited for its end. `since`: when it was sent (the monotonic
+        clock). Nothing is raised; what takes longer than `within_s`, or is cancelled, the store carries out later.
         """
-        card = self.card
-        if answer is not None and not (card and card.is_own):
-            counted = self.runtime.adapter(self.target).cost_of(answer, call)
+        if self._beat is not None:
+            self._beat.cancel()
+        row, first_at = self.row, answer.first_at
+        row.category = failure.category if failure else ABANDONED if left else None
+        row.duration_s = round(self.runtime.now() - since, 6)
+        row.ttft_s = None if first_at is None else round(first_at - since, 6)
+        if failure is not None:
+            row.status, row.code, row.address, row.said = failure.status, failure.code, failure.address, failure.said
+            row.tokens_saved = getattr(getattr(failure, "verdict", None), "tokens_saved", None)
+        outcome = self._outcome(answer)
+        row.cost_usd, row.maybe_billed = outcome.cost_usd, outcome.maybe_billed
+        row.usage_source = outcome.usage.source if outcome.usage else None
+        if self.runtime.audience:
+            self._tell(outcome)
+        await self.runtime.book(self._book(outcome, failure), within_s=within_s)
+        return outcome
+
+    def _outcome(self, answer: Answer) -> Outcome:
+        """Return what was taken: nothing where the provider refused, else what it says, or what was seen."""
+        row, call = self.row, self._call
+        timed = Outcome(category=row.category, latency_s=row.duration_s, ttft_s=row.ttft_s)
+        is_answer = row.category is None or answer.verdict is not None
+        if not is_answer and row.category != ABANDONED and row.category not in MAYBE_BILLED:
+            return timed._replace(cost_usd=0.0)
+        reported = answer.usage
+        if reported and call.counted_tokens:  # how far our counts fall short, for the next request's window
+            self.runtime.margins.learn(call.model, call.counted_tokens, reported.prompt_tokens)
+        usage = reported or estimated(call, answer.seen_chars)
+        cost_usd = self._cost_usd(answer, usage, is_whole=is_answer)
+        return timed._replace(usage=usage, cost_usd=cost_usd, maybe_billed=not is_answer)
+
+    def _cost_usd(self, answer: Answer, usage: UsageInfo, *, is_whole: bool) -> float | None:
+        """Return what `usage` cost: by the user's own prices where there are any, else as LiteLLM counts it.
+
+        Of an answer that broke off it is what the tokens seen cost. None: unknown.
+        """
+        card, hidden = self.card, answer.hidden
+        is_own, counted = card is not None and card.is_own, hidden.get("response_cost")
+        if counted and not (is_own and usage.source == "provider"):
+            return float(counted)
+        if hidden.get("cache_hit"):  # of LiteLLM's own cache
+            return 0.0
+        if usage.source != "provider" and not answer.is_text:  # pictures, speech: no price is one of tokens
+            return None
+        if is_whole and not is_own and (whole := answer.priced()) is not None:
+            counted = self.runtime.adapter(self.target).cost_of(whole, self._call)
             if counted is not None:
                 return counted
-        nano = cost(card, tokens_of(usage), seconds=seconds) if card else None
+        nano = cost(card, usage, seconds=self.row.duration_s or 0.0) if card else None
         return None if nano is None else nano / NANO
 
-    def note(self, outcome: Outcome) -> None:
-        """Write into the trace what the attempt cost."""
-        self.row.cost_usd = outcome.cost_usd
-        self.row.usage_source = outcome.usage.source if outcome.usage else None
-        self.row.maybe_billed = outcome.maybe_billed
+    def _tell(self, outcome: Outcome) -> None:
+        """Say how the attempt ended, to whoever listens."""
+        how = {None: "succeeded", ABANDONED: "abandoned"}.get(outcome.category, "failed")
+        usage = outcome.usage or UsageInfo()
+        tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        facts = {**self.row.facts(), **tokens, "trace_id": self.trace.id}
+        self.runtime.tell(f"attempt.{how}", level="warning" if how == "failed" else "info", **facts)
 
-    async def settle(self, outcome: Outcome, error: CallError | None) -> None:
+    async def _book(self, outcome: Outcome, error: CallError | None) -> None:
         """Replace what was taken by the truth, and tell the breaker how it went."""
-        if self._taken is None:
-            return
         settlement = self.runtime.ledger.settlement(self._taken, outcome, self._report(error, outcome))
         settled = await self.runtime.store.settle(settlement)
         self._warn(crossed.level for crossed in settled.crossed)
@@ -234,6 +285,24 @@ class AttemptReservation:
             open_s=rules.open_s,
             open_for_s=(error.retry_after_s or OUT_OF_QUOTA_S) if out and error else None,
         )
+
+
+def _require(denied: Level | None, seen: Breaker | None = None) -> None:
+    """Raise LimitReached for a limit that is full, CircuitOpen for a breaker that refuses."""
+    if denied is not None:
+        raise LimitReached(denial(denied), denied.charge.chain if denied.charge.on_exceed == "degrade" else ())
+    if seen is not None:
+        wait = f"for {seen.retry_in_s:.1f} s" if seen.retry_in_s else "while it is probed"
+        raise CircuitOpen(f"circuit open {wait} after {seen.failures} failures in a row")
+
+
+def estimated(call: Call, seen_chars: int) -> UsageInfo:
+    """Return a usage from the lengths of request and answer, for a provider that sent none."""
+    prompt = sum(message_tokens(message) for message in call.messages)
+    completion = -(-seen_chars // CHARS_PER_TOKEN)
+    return UsageInfo(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion, source="estimated"
+    )
 
 
 def limits_of(runtime: Runtime, target: Target, keywords: Mapping[str, Any]) -> tuple[Rule, ...]:

@@ -1,4 +1,4 @@
-"""What every request of a client works with: the configuration and the rooms made from it, built once."""
+"""What every request of a client works with, built once; and what the steps of one request share."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import time
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters import AdapterFactory
 from blueprint_llm.adapters.router import RouterAdapter, SharedRouter
 from blueprint_llm.adapters.settings import ModuleSettings
 from blueprint_llm.cache import CacheManager
 from blueprint_llm.config import load_config
-from blueprint_llm.context import Margins
+from blueprint_llm.context.tokens import Margins
 from blueprint_llm.credentials import CredentialsManager
-from blueprint_llm.errors import ConfigError, StoreError
+from blueprint_llm.errors import ConfigError, DeadlineExceededError, StoreError
 from blueprint_llm.events import Audience, Event
-from blueprint_llm.policy import RetryRatio, RetryRules
+from blueprint_llm.policy.retry import RetryRatio, RetryRules
 from blueprint_llm.routing.targets import Target, TargetTable
 from blueprint_llm.streaming import check_tools
 from blueprint_llm.usage import Ledger
 from blueprint_llm.usage.pricing import Prices
-from blueprint_llm.usage.stores import Store, open_store
+from blueprint_llm.usage.stores import Store, open_store, waited_for
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters import Adapter
     from blueprint_llm.config.model import Config
     from blueprint_llm.config.sections import Known
+    from blueprint_llm.errors import BlueprintError
     from blueprint_llm.events import OnEvent
+    from blueprint_llm.trace import Trace
     from blueprint_llm.types import ChatRequest
     from blueprint_llm.usage.pricing import PriceCard
 
@@ -40,9 +42,10 @@ EPOCH_DAY = date(1970, 1, 1).toordinal()
 DEFAULT_RATIO = 0.2
 
 
-@dataclass(slots=True)
 class Runtime:
     """The configuration and the parts made from it; `set_chain` swaps one mapping, calls in flight keep theirs.
+
+    Raises ConfigError.
 
     Attributes:
         router: LiteLLM's Router of this configuration, made on first use.
@@ -50,33 +53,8 @@ class Runtime:
         clock: Unix seconds; `now`: monotonic seconds; `sleep`, `draw`: waiting, and a random number in [0, 1).
     """
 
-    config: Config
-    table: TargetTable
-    chains: Mapping[str, Sequence[str]]
-    adapters: AdapterFactory
-    credentials: CredentialsManager
-    ledger: Ledger
-    prices: Prices
-    store: Store
-    cache: CacheManager
-    retry: RetryRules
-    ratio: RetryRatio
-    margins: Margins = field(default_factory=Margins)
-    audience: Audience = field(default_factory=Audience)
-    project: str | None = None
-    session: str | None = None
-    clock: Callable[[], float] = time.time
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    draw: Callable[[], float] = random.random
-    given_adapters: Mapping[str, Adapter] = field(default_factory=dict)
-    router: SharedRouter = field(default_factory=lambda: SharedRouter(_no_router))
-    settings: ModuleSettings = field(default_factory=ModuleSettings)
-    _adapters: dict[str, Adapter] = field(default_factory=dict)
-
-    @classmethod
-    def build(
-        cls,
+    def __init__(
+        self,
         source: Any,
         *,
         credentials: CredentialsManager | None = None,
@@ -84,31 +62,31 @@ class Runtime:
         project: str | None = None,
         session: str | None = None,
         adapters: Mapping[str, Adapter] | None = None,
-    ) -> Self:
-        """Return the runtime of a configuration. Raises ConfigError."""
-        config = load_config(source, litellm=_litellm_names)
-        manager = credentials or CredentialsManager(config)
+    ) -> None:
+        self.config = config = load_config(source, litellm=_litellm_names)
         log = config.logging
-        audience = Audience(on_event, (log.format, log.level) if log.model_fields_set else None)
-        store = open_store(config.store, on_event=audience) if audience else open_store(config.store)
-        return cls(
-            config=config,
-            table=TargetTable(config),
-            chains=dict(config.chains),
-            adapters=AdapterFactory(config, manager),
-            credentials=manager,
-            ledger=Ledger(config),
-            prices=Prices.load(config.pricing, folder=config.folder),
-            store=store,
-            cache=CacheManager.of_config(config, on_event=audience or None),
-            retry=_retry_rules(config),
-            ratio=RetryRatio(ratio=config.retry.ratio if config.retry else DEFAULT_RATIO),
-            audience=audience,
-            settings=ModuleSettings(config),
-            project=project or config.project,
-            session=session or uuid.uuid4().hex,
-            given_adapters=dict(adapters or {}),
-        )
+        self.audience = Audience(on_event, (log.format, log.level) if log.model_fields_set else None)
+        self.table = TargetTable(config)
+        self.chains: Mapping[str, Sequence[str]] = dict(config.chains)
+        self.credentials = credentials or CredentialsManager(config)
+        self.ledger = Ledger(config)
+        self.prices = Prices.load(config.pricing, folder=config.folder)
+        hears: dict[str, Any] = {"on_event": self.audience} if self.audience else {}
+        self.store: Store = open_store(config.store, **hears)
+        self.cache = CacheManager.of_config(config, **hears)
+        self.retry = _retry_rules(config)
+        self.ratio = RetryRatio(ratio=config.retry.ratio if config.retry else DEFAULT_RATIO)
+        self.margins = Margins()
+        self.router = SharedRouter(_no_router)
+        self.settings = ModuleSettings(config)
+        self.project, self.session = project or config.project, session or uuid.uuid4().hex
+        self.clock: Callable[[], float] = time.time
+        self.now: Callable[[], float] = time.monotonic
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self.draw: Callable[[], float] = random.random
+        self._factory = AdapterFactory(config, self.credentials)
+        self._given = dict(adapters or {})
+        self._adapters: dict[str, Adapter] = {}
 
     def new_id(self) -> str:
         """Return a fresh id of a call."""
@@ -129,7 +107,7 @@ class Runtime:
     def set_chain(self, names: Sequence[str]) -> None:
         """Replace `chains.default`. Raises ConfigError for a name the configuration does not have."""
         names = [names] if isinstance(names, str) else list(names)
-        unknown = [name for name in names if not self.table.of_name(name)]
+        unknown = [name for name in names if self.table.of_name(name) is None]
         if unknown or not names:
             what = f"unknown provider {unknown[0]!r}" if unknown else "the chain is empty"
             raise ConfigError(f"set_fallback_chain: {what}; known: {', '.join(self.table.names)}")
@@ -145,7 +123,7 @@ class Runtime:
 
     def is_routed(self, target: Target) -> bool:
         """Return True for a group whose deployments LiteLLM's Router chooses, each attempt reserved inside it."""
-        return target.group is not None and target.provider not in self.given_adapters
+        return target.group is not None and target.provider not in self._given
 
     def is_alone(self, target: Target) -> bool:
         """Return True for a group of one deployment, of whose retries LiteLLM's settings say nothing.
@@ -163,8 +141,8 @@ class Runtime:
         The Router retries by itself where there is another deployment to try; what it cannot see, answers that are not
         valid or break off, is for us.
         """
-        is_ours = not self.is_routed(target) or self.is_alone(target)
-        if not is_ours and category not in {"malformed", "stream_broken"}:
+        is_routers = self.is_routed(target) and not self.is_alone(target)
+        if is_routers and category not in {"malformed", "stream_broken"}:
             return replace(self.retry, max_attempts=1)
         named = (request.params.get("num_retries"), request.params.get("max_retries"))
         configured = () if self.config.retry else (target.params.get("num_retries"),)
@@ -173,20 +151,14 @@ class Runtime:
 
     def adapter(self, target: Target) -> Adapter:
         """Return the adapter of a target."""
-        found = self.given_adapters.get(target.provider) or self._adapters.get(target.key)
+        found = self._given.get(target.provider) or self._adapters.get(target.key)
         if found is None and target.group is not None:
-            found = self._adapters[target.key] = RouterAdapter(
-                target.provider, target.group, self.router, address=self._address_of(target)
-            )
-        if found is None:
-            found = self.adapters.for_model(target.provider, target.model, target.params.get("api_base"))
-            self._adapters[target.key] = found
-        return found
-
-    def _address_of(self, target: Target) -> str | None:
-        """Return where all deployments of a group are, if that is one place."""
-        places = {each.params.get("api_base") for each in self.table.deployments(target)}
-        return places.pop() if len(places) == 1 else None
+            places = {each.params.get("api_base") for each in self.table.deployments(target)}
+            address = places.pop() if len(places) == 1 else None
+            found = RouterAdapter(target.provider, target.group, self.router, address=address)
+        elif found is None:
+            found = self._factory.for_model(target.provider, target.model, target.params.get("api_base"))
+        return self._adapters.setdefault(target.key, found)
 
     async def book(self, booking: Awaitable[Any], *, within_s: float) -> None:
         """Await a booking for `within_s` at most; the store carries out what a locked ledger has held up by then.
@@ -225,13 +197,55 @@ def _no_router() -> Any:
 
 def _retry_rules(config: Config) -> RetryRules:
     """Return `blueprint.retry`, else LiteLLM's `num_retries` with our defaults."""
-    given = config.retry
-    if given is None:
+    if config.retry is None:
         return RetryRules(max_attempts=config.num_retries + 1, min_s=config.retry_after)
-    return RetryRules(
-        max_attempts=given.max_attempts,
-        base_s=given.base_s,
-        cap_s=given.cap_s,
-        jitter=given.jitter == "full",
-        max_retry_after_s=given.max_retry_after_s,
+    given = config.retry.model_dump(exclude={"ratio", "jitter"})
+    return RetryRules(**given, jitter=config.retry.jitter == "full")
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestState:
+    """One request on its way. Times in seconds of the monotonic clock."""
+
+    runtime: Runtime
+    request: ChatRequest
+    trace: Trace
+    # when it was asked; `started`, `deadline`: its time, without what nobody counts (loading LiteLLM)
+    began: float = 0.0
+    started: float = 0.0
+    deadline: float = 0.0
+    streams: bool = True  # the caller reads chunks; else only the whole answer
+    failures: list[BlueprintError] = field(default_factory=list)  # what went wrong so far, in order
+    # categories of failures for which LiteLLM's special fallbacks name other targets
+    redirects: frozenset[str] = frozenset()
+
+    def start(self, limit_s: float) -> None:
+        """Begin the request's time."""
+        self.began = self.started = self.runtime.now()
+        self.deadline = self.began + limit_s
+
+    @property
+    def limit_s(self) -> float:
+        """How much time the call has."""
+        return self.deadline - self.started
+
+    def extend(self, seconds: float) -> None:
+        """Move the deadline: loading LiteLLM and what was streamed are not the time of the call."""
+        self.started, self.deadline = self.started + seconds, self.deadline + seconds
+
+    def late(self, error: TimeoutError) -> DeadlineExceededError:
+        """Return the error of a call whose store kept it waiting until its deadline, and by what that can be seen."""
+        return late(error, self.limit_s, self.failures)
+
+    def note_overhead(self) -> None:
+        """Note our own time until the first request is handed over."""
+        if self.trace.overhead_us is None:
+            self.trace.overhead_us = round((self.runtime.now() - self.started) * 1e6, 1)
+
+
+def late(error: TimeoutError, limit_s: float, failures: Sequence[BlueprintError] = ()) -> DeadlineExceededError:
+    """Return what a call raises whose time was over before its store had answered."""
+    held = waited_for(error) or "the ledger"
+    return DeadlineExceededError(
+        f"no answer within the deadline of {limit_s:g} s: waited for {held}", attempts=failures
     )

@@ -5,13 +5,11 @@ The heavy model writes, code verifies. Nothing here knows a client: it is handed
 
 from __future__ import annotations
 
-from blueprint_llm.planning.brief import PathRule, PlanLimits, read_brief, read_constraint
+from blueprint_llm.planning.brief import read_brief
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
-from blueprint_llm.planning.costs import ModelChoice
-from blueprint_llm.planning.lint import RULES, Finding, LintFacts, lint
-from blueprint_llm.planning.revision import PlanDiff, diff_plans
-from blueprint_llm.planning.running import run_plan
-from blueprint_llm.planning.storage import PlanStore, plan_facts, read_plan_file, write_plan
+from blueprint_llm.planning.lint import RULES, Finding, LintFacts, PathRule, PlanLimits, lint, read_constraint
+from blueprint_llm.planning.plans import plan_facts, read_plan_file, run_plan, save_plan, write_plan
+from blueprint_llm.planning.steps import ModelChoice, PlanDiff, diff_plans
 
 __all__ = [
     "RULES",
@@ -21,7 +19,6 @@ __all__ = [
     "PathRule",
     "PlanDiff",
     "PlanLimits",
-    "PlanStore",
     "PlanningCoordinator",
     "PlanningSettings",
     "PlanningTarget",
@@ -32,5 +29,6 @@ __all__ = [
     "read_constraint",
     "read_plan_file",
     "run_plan",
+    "save_plan",
     "write_plan",
 ]

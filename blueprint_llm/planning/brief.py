@@ -1,62 +1,28 @@
-"""What a plan must honour, read once from the planning context: requirements, constraints, finished steps, limits.
+"""What a planner is asked, and what it answered.
 
-A constraint of the form `path: ...` is proved by lint; every other one is passed on and marked unverified.
+The schema of the answer is made anew for every request, and every position of its list is bound: step 3 is called S3,
+may depend on S1 and S2 only and cover only known requirements, so a model that decodes under the schema cannot write a
+cycle or an unknown requirement. Nothing in the words of a request may come from the project: that travels as typed
+parts.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from blueprint_llm.planning.lint import Finding, PathRule, PlanLimits, read_constraint
+from blueprint_llm.types import Plan, PlanningContext, PlanStep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from blueprint_llm.types import FileChange, Plan, PlanningContext, PlanStep
-
-_PATH_RULE = re.compile(
-    r"path:\s*(?:(?P<only>only)\s+(?P<where>\S+)|(?P<path>\S+)\s+is\s+(?P<what>read-only|off-limits))\s*\.?",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathRule:
-    """A constraint on paths: `only` allows writing nowhere else, `off-limits` forbids reading too."""
-
-    path: str
-    kind: str
-    text: str
-
-    def forbids(self, change: FileChange) -> bool:
-        """Return True if a change breaks the rule."""
-        path, writes = change.path, change.op != "read"
-        inside = path == self.path or path.startswith(f"{self.path}/") or fnmatchcase(path, self.path)
-        return {"only": writes and not inside, "read-only": writes and inside}.get(self.kind, inside)
-
-
-def read_constraint(text: str) -> PathRule | None:
-    """Return the rule behind `path: X is read-only`, `path: X is off-limits` or `path: only X`; None for free text."""
-    found = _PATH_RULE.fullmatch(text.strip())
-    if found is None:
-        return None
-    path = (found["where"] or found["path"]).strip("'\"`").removeprefix("./").rstrip("/")
-    return PathRule(path=path, kind=(found["what"] or "only").lower(), text=text)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanLimits:
-    """How large a plan may be; the schema is written from it and the output cap follows from it."""
-
-    max_steps: int = 50
-    title_chars: int = 120
-    description_chars: int = 2000
-    acceptance_chars: int = 400
-    max_acceptance: int = 10
-    max_files: int = 30
-
+Schema = dict[str, Any]
 
 # What a model is asked for: lint allows more, because people edit plans.
 ASKED = PlanLimits(
@@ -64,6 +30,17 @@ ASKED = PlanLimits(
 )
 # Measured on plans of that shape: about 300 tokens a step of text, and 25 for each file.
 _STEP_TOKENS, _FILE_TOKENS, _FRAME_TOKENS = 325, 25, 200
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+_ASKED_FIELDS = frozenset({"id", "title", "description", "depends_on", "covers", "files", "acceptance"})
+_ROLE = (
+    "You plan software work. Break the goal into concrete steps. Every step has a title, a description, the ids of "
+    "the steps it depends on, the requirements it covers and acceptance criteria that can be checked. Every "
+    "requirement is covered by at least one step. Answer with one JSON object and nothing else."
+)
+_FILES = (
+    " For every step list the files it reads, edits, creates or deletes, as POSIX paths relative to the project. Two "
+    "steps that write one file depend on each other. Edit only files that exist or that an earlier step creates."
+)
 
 
 def output_tokens(limits: PlanLimits, *, with_files: bool) -> int:
@@ -118,3 +95,116 @@ def read_brief(context: PlanningContext) -> Brief:
         previous=previous,
         done=tuple(step for step in previous.steps if step.status == "done") if previous else (),
     )
+
+
+def plan_messages(brief: Brief, schema: Schema, *, with_files: bool, show_schema: bool) -> list[dict[str, Any]]:
+    """Return the request for a plan: the role, then the task."""
+    system = _ROLE + (_FILES if with_files else "")
+    if show_schema:
+        system += f" The object follows this JSON Schema: {json.dumps(schema)}"
+    lines = [f"Goal: {brief.goal}"]
+    lines += ["Requirements:", *(f"- {name}: {text}" for name, text in brief.requirements.items())]
+    lines += ["Constraints:", *(f"- {text}" for text in brief.constraints)] if brief.constraints else []
+    if brief.previous:
+        done = ", ".join(step.id for step in brief.done) or "none"
+        lines.append(f"This revises an earlier plan. Finished steps: {done}. Plan only what is still to be done.")
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def correction(answer: str, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return the same model's answer back to it, with what is wrong."""
+    lines = [f"- {finding.code}: {finding.message}" for finding in findings]
+    text = "\n".join(["That plan cannot be used:", *lines, "Answer with the whole corrected JSON object."])
+    return [{"role": "assistant", "content": answer or "(no answer)"}, {"role": "user", "content": text}]
+
+
+def plan_schema(
+    brief: Brief, limits: PlanLimits, *, with_files: bool, bound: Mapping[str, list[str]] | None = None
+) -> Schema:
+    """Return the JSON Schema of a plan for this brief.
+
+    Args:
+        brief: What the plan is for.
+        limits: How large it may be.
+        with_files: Whether steps list files.
+        bound: The requirements that each step must cover, by its id; for models that left some out.
+    """
+    ids, done, bound = brief.step_ids(limits.max_steps), [step.id for step in brief.done], bound or {}
+    change = _object(path=_text(200), op={"enum": ["read", "edit", "create", "delete"]})
+    files = {"files": _array(change, most=limits.max_files)} if with_files else {}
+    steps = [
+        # What a step covers stands before its words, so that a model that writes in order writes about that.
+        _object(
+            id={"const": name},
+            covers=_exactly(bound[name]) if name in bound else _choice(list(brief.requirements)),
+            title=_text(limits.title_chars),
+            description=_text(limits.description_chars),
+            depends_on=_choice([*done, *ids[:n]]),
+            acceptance=_array(_text(limits.acceptance_chars), least=1, most=limits.max_acceptance),
+            **files,
+        )
+        for n, name in enumerate(ids)
+    ]
+    return _object(
+        overview=_text(limits.description_chars),
+        estimated_complexity={"enum": ["low", "medium", "high"]},
+        steps={"type": "array", "prefixItems": steps, "minItems": max(1, len(bound)), "maxItems": len(steps)},
+    )
+
+
+def _object(**fields: Schema) -> Schema:
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def _array(items: Schema, *, least: int = 0, most: int) -> Schema:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
+
+
+def _exactly(names: list[str]) -> Schema:
+    consts = [{"const": name} for name in names]
+    return {"type": "array", "prefixItems": consts, "minItems": len(names), "maxItems": len(names)}
+
+
+def _choice(names: list[str]) -> Schema:
+    return _array({"enum": names} if names else {"type": "string"}, most=len(names))
+
+
+def _text(most: int) -> Schema:
+    return {"type": "string", "minLength": 1, "maxLength": most}
+
+
+def request_params(schema: Schema, mode: str) -> dict[str, Any]:
+    """Return how the schema travels: as `response_format`, as a tool that must be called, or not at all."""
+    if mode == "schema":
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "plan", "schema": schema}}}
+    tool = {"name": "submit_plan", "description": "Hand in the plan.", "parameters": schema}
+    choice = {"type": "function", "function": {"name": "submit_plan"}}
+    return {"tools": [tool], "tool_choice": choice} if mode == "tool" else {}
+
+
+def read_plan(text: str, plan_id: str, *, with_files: bool) -> tuple[Plan | None, list[Finding]]:
+    """Return the plan in a model's answer, or why there is none. Files are ignored where none were asked for."""
+    value = _json(text)
+    if not isinstance(value, dict):
+        return None, [Finding("invalid_json", "the answer is not a JSON object")]
+    asked = _ASKED_FIELDS if with_files else _ASKED_FIELDS - {"files"}
+    steps = value.get("steps")
+    if isinstance(steps, list):  # whatever else a model says of a step (its status, its cost) is not its to say
+        steps = [{k: v for k, v in step.items() if k in asked} if isinstance(step, dict) else step for step in steps]
+    plan = {"id": plan_id, "overview": value.get("overview", ""), "steps": steps}
+    try:
+        return Plan.model_validate({**plan, "estimated_complexity": value.get("estimated_complexity", "medium")}), []
+    except ValidationError as error:
+        rows = [(".".join(map(str, row["loc"])), row["msg"]) for row in error.errors(include_input=False)]
+        return None, [Finding("invalid_plan", f"{place}: {what}") for place, what in rows[:10]]
+
+
+def _json(text: str) -> Any:
+    """Return the JSON value of an answer: all of it, a fenced block, or from the first brace to the last."""
+    fenced = [match.group(1) for match in _FENCE.finditer(text)]
+    for candidate in (text, *fenced, text[text.find("{") : text.rfind("}") + 1]):
+        try:
+            return json.loads(candidate)
+        except (ValueError, RecursionError):
+            continue
+    return None

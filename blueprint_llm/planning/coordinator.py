@@ -1,4 +1,4 @@
-"""Turns a goal into a plan that holds: asked for, checked, mended where that is safe, asked again once, or refused.
+"""Turn a goal into a plan that holds: asked for, checked, mended where that is safe, asked again once, or refused.
 
 No step, coverage or acceptance is invented here, and what the model did not say itself is named in
 `metadata["repairs"]`.
@@ -12,20 +12,24 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from blueprint_llm.context import EVERYTHING, HELD_BACK, ContextPolicy, apply, estimate
-from blueprint_llm.context.tokens import text_tokens
+from blueprint_llm.context.policy import EVERYTHING, HELD_BACK, ContextPolicy, apply
+from blueprint_llm.context.tokens import estimate, text_tokens
 from blueprint_llm.errors import BlueprintError, CallError, PlanError
-from blueprint_llm.planning.brief import ASKED, Brief, PlanLimits, output_tokens, read_brief
-from blueprint_llm.planning.codebase import read_codebase
-from blueprint_llm.planning.costs import ModelChoice, Price, with_costs
-from blueprint_llm.planning.lint import Finding, LintFacts, lint
-from blueprint_llm.planning.pack import Project, build_pack, rank_project
-from blueprint_llm.planning.prompts import correction, plan_messages, previous_part
-from blueprint_llm.planning.repair import repair
-from blueprint_llm.planning.revision import diff_plans
-from blueprint_llm.planning.schema import plan_schema, read_plan, request_params
-from blueprint_llm.planning.summaries import Chat, Summaries
-from blueprint_llm.types import ChatRequest, ChatResponse, ContextPart, Plan, PlanningContext
+from blueprint_llm.planning.brief import (
+    ASKED,
+    Brief,
+    correction,
+    output_tokens,
+    plan_messages,
+    plan_schema,
+    read_brief,
+    read_plan,
+    request_params,
+)
+from blueprint_llm.planning.lint import Finding, LintFacts, PlanLimits, lint
+from blueprint_llm.planning.project import Chat, Codebase, Summaries, build_pack, planning_request, read_codebase
+from blueprint_llm.planning.steps import ModelChoice, Price, diff_plans, repair, with_costs
+from blueprint_llm.types import ChatResponse, ContextPart, Plan, PlanningContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -123,14 +127,13 @@ class PlanningCoordinator:
         if not self.targets:
             raise PlanError("no planning provider: set planning.provider, chains.planning or chains.default")
         brief = read_brief(context)
-        project: Project | None = None
+        codebase: Codebase | None = None
         if context.codebase is not None:  # read once for all targets, on a thread: a disk may be slow
             codebase = await asyncio.to_thread(read_codebase, context.codebase, self.settings.progress)
-            query = "\n".join([context.goal, *context.requirements])
-            project = await asyncio.to_thread(rank_project, codebase, query)
+            codebase = await asyncio.to_thread(codebase.ranked, "\n".join([context.goal, *context.requirements]))
         findings: list[Finding] = []
         for target in self.targets:
-            attempt = _Attempt(self.chat, self.settings, brief, target, project)
+            attempt = _Attempt(self.chat, self.settings, brief, target, codebase)
             plan = await attempt.run()
             if plan is not None:
                 return plan
@@ -146,11 +149,12 @@ class _Attempt:
     """One target's two requests."""
 
     def __init__(
-        self, chat: Chat, settings: PlanningSettings, brief: Brief, target: PlanningTarget, project: Project | None
+        self, chat: Chat, settings: PlanningSettings, brief: Brief, target: PlanningTarget, codebase: Codebase | None
     ) -> None:
-        self.chat, self.settings, self.brief, self.target, self.project = chat, settings, brief, target, project
+        self.chat, self.settings, self.brief, self.target, self.codebase = chat, settings, brief, target, codebase
         self.with_files = target.policy.shares_codebase
         self.limits = target.limits(with_files=self.with_files)
+        self.output_tokens = output_tokens(self.limits, with_files=self.with_files)
         self.schema = plan_schema(brief, self.limits, with_files=self.with_files)
         self.mode: Mode = target.mode
         self.bound: dict[str, list[str]] = {}
@@ -171,58 +175,50 @@ class _Attempt:
                 return plan
             extra = correction(_answer_text(answer), self.findings)
             if any(finding.code == "uncovered_requirement" for finding in self.findings):
-                self._bind_coverage()
+                # Asked again under a schema that deals the requirements out to the steps.
+                ids, wanted = self.brief.step_ids(self.limits.max_steps), list(self.brief.requirements)
+                self.bound = {name: share for n, name in enumerate(ids) if (share := wanted[n :: len(ids)])}
+                self.schema = plan_schema(self.brief, self.limits, with_files=self.with_files, bound=self.bound)
         return None
-
-    def _bind_coverage(self) -> None:
-        """A model that left a requirement out is asked again under a schema that deals them out to the steps."""
-        ids, wanted = self.brief.step_ids(self.limits.max_steps), list(self.brief.requirements)
-        self.bound = {name: share for n, name in enumerate(ids) if (share := wanted[n :: len(ids)])}
-        self.schema = plan_schema(self.brief, self.limits, with_files=self.with_files, bound=self.bound)
 
     async def _context(self) -> tuple[ContextPart, ...]:
         """Return the parts this target may see; they are checked again wherever the request goes."""
-        parts = previous_part(self.brief)
-        if self.project is not None and self.with_files:
-            packed, overflow = build_pack(self.project, max(0, self._room(parts)))
+        parts: list[ContextPart] = []
+        if self.brief.previous is not None:  # another answer about the project
+            text = self.brief.previous.to_markdown()
+            parts.append(ContextPart(kind="memory", source="previous plan", text=text))
+        if self.codebase is not None and self.with_files:
+            packed, overflow = build_pack(self.codebase, max(0, self._room(parts)))
             parts += packed
             if self.settings.summaries and overflow:
                 summaries = Summaries(self.chat, self.target.provider, self.settings.summary_folder)
                 parts += filter(None, [await summaries.of(overflow)])
-        kept, _ = apply(parts, self.target.policy)
-        return kept
+        return apply(parts, self.target.policy)[0]
 
     def _room(self, previous: Sequence[ContextPart]) -> int:
         """Return the tokens left for the project: the prompt and a correction with a whole answer set aside."""
-        answer = output_tokens(self.limits, with_files=self.with_files)
-        window = self.target.window_tokens
-        most = self.settings.max_context_tokens
-        most = min(most, window - answer) if window else most
+        window, most = self.target.window_tokens, self.settings.max_context_tokens
+        most = min(most, window - self.output_tokens) if window else most
         prompt = estimate(self._messages(), [self.schema]) + sum(part.tokens for part in previous)
-        return most - prompt - answer - _SLACK_TOKENS
+        return most - prompt - self.output_tokens - _SLACK_TOKENS
 
     def _messages(self) -> list[dict[str, Any]]:
         return plan_messages(self.brief, self.schema, with_files=self.with_files, show_schema=self.mode == "text")
 
     async def _ask(self, context: tuple[ContextPart, ...], extra: list[dict[str, Any]]) -> ChatResponse | None:
         """Ask once; a failure becomes a finding, and a refused schema the next way of telling it."""
-        request = ChatRequest.model_validate(
-            {
-                "messages": [*self._messages(), *extra],
-                "context": context,
-                "provider": self.target.provider,
-                "fallback": self.target.provider is None,
-                "temperature": 0,
-                "max_tokens": output_tokens(self.limits, with_files=self.with_files),
-                "task_type": "planning",
-                "check_answer": False,  # lint says more than a schema, and the second request is this attempt's
-                **request_params(self.schema, self.mode),
-            }
+        request = planning_request(
+            self.target.provider,
+            messages=[*self._messages(), *extra],
+            context=context,
+            max_tokens=self.output_tokens,
+            check_answer=False,  # lint says more than a schema, and the second request is this attempt's
+            **request_params(self.schema, self.mode),
         )
         try:
             self.answer = await self.chat(request)
         except BlueprintError as error:
-            self.findings = [Finding(code="call_failed", message=f"{self.target.name}: {error}")]
+            self.findings = [Finding("call_failed", f"{self.target.name}: {error}")]
             if isinstance(error, CallError) and error.category == "invalid_request":
                 self.mode = _NEXT_MODE[self.mode]
             return None
@@ -230,13 +226,13 @@ class _Attempt:
 
     def _judge(self, answer: ChatResponse) -> Plan | None:
         """Return the finished plan; None with `findings` set when the answer cannot be used."""
-        brief = self.brief
+        brief, settings = self.brief, self.settings
         goal = hashlib.sha256(brief.goal.encode()).hexdigest()
         plan_id = brief.previous.id if brief.previous else f"plan-{goal[:10]}"
         plan, self.findings = read_plan(_answer_text(answer), plan_id, with_files=self.with_files)
         if plan is None:
             if answer.finish_reason == "length":
-                self.findings.append(Finding(code="truncated", message="the answer was cut off: be briefer"))
+                self.findings.append(Finding("truncated", "the answer was cut off: be briefer"))
             return None
         done = frozenset(step.id for step in brief.done)
         steps, notes = repair(plan.steps, brief.step_ids(len(plan.steps)), done)
@@ -247,57 +243,49 @@ class _Attempt:
             if name in step.covers
         ]
         plan = plan.model_copy(update={"steps": [*brief.done, *steps]})
-        costed = with_costs(plan, self.settings.choices, self.settings.price, self._sizes(plan))
+        costed = with_costs(plan, settings.choices, settings.price, self._sizes(plan))
         self.findings = lint(costed, self._facts())
         over_budget = [finding for finding in self.findings if finding.code == "over_budget"]
         if len(over_budget) < len(self.findings):
             return None
-        if over_budget and self.settings.budget_blocks:
+        if over_budget and settings.budget_blocks:
             raise PlanError(over_budget[0].message, findings=[finding.to_dict() for finding in over_budget])
         return self._finished(costed, notes, over_budget)
 
     def _facts(self) -> LintFacts:
-        choices = self.settings.choices
         return LintFacts(
             requirements=frozenset(self.brief.requirements) or None,
             retired=self.brief.retired,
             rules=self.brief.rules,
-            files=self.project.codebase.paths if self.project is not None and self.with_files else None,
-            models=frozenset(choice.name for choice in choices) or None,
+            files=self.codebase.paths if self.codebase is not None and self.with_files else None,
+            models=frozenset(choice.name for choice in self.settings.choices) or None,
             left_usd=self.settings.left_usd,
         )
 
     def _sizes(self, plan: Plan) -> dict[str, int]:
         touched = {change.path for step in plan.steps for change in step.files}
-        ranked = self.project.ranked if self.project is not None else ()
-        return {file.path: text_tokens(file.text) for file in ranked if file.path in touched}
+        files = self.codebase.files if self.codebase is not None else ()
+        return {file.path: text_tokens(file.text) for file in files if file.path in touched}
 
     def notices(self) -> list[Finding]:
         """Return what the reader of a plan must know about how it was made."""
         by = (self.answer and self.answer.provider) or self.target.name
         reasons = self.answer.trace.get("context", ()) if self.answer else ()
-        hidden = ["the codebase"] * (self.project is not None) + ["the previous plan"] * (
-            self.brief.previous is not None
-        )
+        about = {"the codebase": self.codebase, "the previous plan": self.brief.previous}
+        hidden = " and ".join(what for what, value in about.items() if value is not None)
         found: list[Finding] = []
         if hidden and (not self.with_files or any(HELD_BACK in reason for reason in reasons)):
             why = " because its model runs on this machine" if self.target.policy.local else ""
-            message = (
-                f"{by} was not shown {' and '.join(hidden)}{why}: set providers.{by}.share_codebase to true to allow it"
-            )
-            found.append(Finding(code="codebase_not_shared", message=message))
-        elif self.project is not None:
-            found += [Finding(code="unread_file", message=note) for note in self.project.codebase.notes]
-            unread = self.project.named - {file.path for file in self.project.ranked}
-            found += [
-                Finding(code="unread_file", path=path, message=f"{path}: not read (binary, or too large)")
-                for path in sorted(unread)
-            ]
+            mend = f"set providers.{by}.share_codebase to true to allow it"
+            found.append(Finding("codebase_not_shared", f"{by} was not shown {hidden}{why}: {mend}"))
+        elif self.codebase is not None:
+            found += [Finding("unread_file", note) for note in self.codebase.notes]
+            unread = self.codebase.named - {file.path for file in self.codebase.files}
+            what = "not read (binary, or too large)"
+            found += [Finding("unread_file", f"{path}: {what}", path=path) for path in sorted(unread)]
         if self.answer is not None and self.answer.model == _EMBEDDED:
-            message = (
-                "a model of 135 million parameters made this plan: its form is checked, read its content with care"
-            )
-            found.append(Finding(code="small_model", message=message))
+            text = "a model of 135 million parameters made this plan: its form is checked, read its content with care"
+            found.append(Finding("small_model", text))
         return found
 
     def _finished(self, plan: Plan, notes: list[str], findings: list[Finding]) -> Plan:

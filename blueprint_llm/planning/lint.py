@@ -1,29 +1,72 @@
-"""Checks a plan by rules that need no model: order, coverage, files, constraints, sizes, models, cost.
+"""Check a plan by rules that need no model: order, coverage, files, constraints, sizes, models, cost.
 
 Each rule is one generator over a survey of the plan; adding a rule is adding it to `RULES`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.planning.brief import PathRule, PlanLimits
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from blueprint_llm.types import FileChange, Plan, PlanStep
+
+_PATH_RULE = re.compile(
+    r"path:\s*(?:(?P<only>only)\s+(?P<where>\S+)|(?P<path>\S+)\s+is\s+(?P<what>read-only|off-limits))\s*\.?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PathRule:
+    """A constraint on paths: `only` allows writing nowhere else, `off-limits` forbids reading too."""
+
+    path: str
+    kind: str
+    text: str
+
+    def forbids(self, change: FileChange) -> bool:
+        """Return True if a change breaks the rule."""
+        path, writes = change.path, change.op != "read"
+        inside = path == self.path or path.startswith(f"{self.path}/") or fnmatchcase(path, self.path)
+        return {"only": writes and not inside, "read-only": writes and inside}.get(self.kind, inside)
+
+
+def read_constraint(text: str) -> PathRule | None:
+    """Return the rule behind `path: X is read-only`, `path: X is off-limits` or `path: only X`; None for free text."""
+    found = _PATH_RULE.fullmatch(text.strip())
+    if found is None:
+        return None
+    path = (found["where"] or found["path"]).strip("'\"`").removeprefix("./").rstrip("/")
+    return PathRule(path=path, kind=(found["what"] or "only").lower(), text=text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanLimits:
+    """How large a plan may be."""
+
+    max_steps: int = 50
+    title_chars: int = 120
+    description_chars: int = 2000
+    acceptance_chars: int = 400
+    max_acceptance: int = 10
+    max_files: int = 30
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One defect: `code` names its kind, `message` says what to do; the rest says where."""
 
     code: str
     message: str
+    _: KW_ONLY
     step: str | None = None
     path: str | None = None
     requirement: str | None = None
@@ -95,40 +138,37 @@ class _Survey:
 def _step_count(survey: _Survey) -> Iterator[Finding]:
     count, most = len(survey.steps), survey.facts.limits.max_steps
     if not count:
-        yield Finding(code="no_steps", message="the plan has no steps")
+        yield Finding("no_steps", "the plan has no steps")
     if count > most:
-        yield Finding(code="too_many_steps", message=f"{count} steps, at most {most} are allowed")
+        yield Finding("too_many_steps", f"{count} steps, at most {most} are allowed")
 
 
 def _duplicate_ids(survey: _Survey) -> Iterator[Finding]:
     for name, count in Counter(step.id for step in survey.steps).items():
         if count > 1:
-            yield Finding(code="duplicate_id", step=name, message=f"{count} steps have the id {name}")
+            yield Finding("duplicate_id", f"{count} steps have the id {name}", step=name)
 
 
 def _dependencies(survey: _Survey) -> Iterator[Finding]:
-    for step in survey.steps:
-        for name in step.depends_on:
-            if name == step.id:
-                yield Finding(code="self_dependency", step=step.id, message=f"{step.id} depends on itself")
-            elif name not in survey.position:
-                message = f"{step.id} depends on {name}, which is no step of this plan"
-                yield Finding(code="dangling_dependency", step=step.id, message=message)
+    for own, name in ((step.id, name) for step in survey.steps for name in step.depends_on):
+        if name == own:
+            yield Finding("self_dependency", f"{own} depends on itself", step=own)
+        elif name not in survey.position:
+            yield Finding("dangling_dependency", f"{own} depends on {name}, which is no step of this plan", step=own)
 
 
 def _cycles(survey: _Survey) -> Iterator[Finding]:
     if len(set(survey.cycle)) > 1:
-        message = f"dependencies form a cycle: {' -> '.join(survey.cycle)}"
-        yield Finding(code="cycle", step=survey.cycle[0], message=message)
+        yield Finding("cycle", f"dependencies form a cycle: {' -> '.join(survey.cycle)}", step=survey.cycle[0])
 
 
 def _texts(survey: _Survey) -> Iterator[Finding]:
     for step in survey.steps:
         if not step.title.strip():
-            yield Finding(code="missing_title", step=step.id, message=f"{step.id} has no title")
+            yield Finding("missing_title", f"{step.id} has no title", step=step.id)
         if not any(item.strip() for item in step.acceptance):
             message = f"{step.id} has no acceptance criterion: say how to see that it is done"
-            yield Finding(code="missing_acceptance", step=step.id, message=message)
+            yield Finding("missing_acceptance", message, step=step.id)
 
 
 def _sizes(survey: _Survey) -> Iterator[Finding]:
@@ -143,8 +183,7 @@ def _sizes(survey: _Survey) -> Iterator[Finding]:
         )
         for what, size, most in sizes:
             if size > most:
-                message = f"{what} of {step.id} is {size}, at most {most} is allowed"
-                yield Finding(code="too_large", step=step.id, message=message)
+                yield Finding("too_large", f"{what} of {step.id} is {size}, at most {most} is allowed", step=step.id)
 
 
 def _coverage(survey: _Survey) -> Iterator[Finding]:
@@ -154,9 +193,9 @@ def _coverage(survey: _Survey) -> Iterator[Finding]:
     covered = {name: step.id for step in survey.steps for name in step.covers}
     for name in sorted(covered.keys() - wanted - survey.facts.retired):
         message = f"{covered[name]} covers {name}, which is no requirement"
-        yield Finding(code="unknown_requirement", step=covered[name], requirement=name, message=message)
+        yield Finding("unknown_requirement", message, step=covered[name], requirement=name)
     for name in sorted(wanted - covered.keys()):
-        yield Finding(code="uncovered_requirement", requirement=name, message=f"no step covers {name}")
+        yield Finding("uncovered_requirement", f"no step covers {name}", requirement=name)
 
 
 def _paths(survey: _Survey) -> Iterator[Finding]:
@@ -164,11 +203,11 @@ def _paths(survey: _Survey) -> Iterator[Finding]:
         path = change.path
         if not path or path.startswith(("/", "~")) or "\\" in path or ".." in path.split("/") or path[1:2] == ":":
             message = f"{step.id}: {path!r} is not a POSIX path inside the codebase"
-            yield Finding(code="bad_path", step=step.id, path=path, message=message)
+            yield Finding("bad_path", message, step=step.id, path=path)
         for rule in survey.facts.rules:
             if rule.forbids(change):
                 message = f"{step.id} would {change.op} {path}, against the constraint {rule.text!r}"
-                yield Finding(code="constraint_violated", step=step.id, path=path, message=message)
+                yield Finding("constraint_violated", message, step=step.id, path=path)
 
 
 def _existence(survey: _Survey) -> Iterator[Finding]:
@@ -184,37 +223,38 @@ def _existence(survey: _Survey) -> Iterator[Finding]:
         created = path in made["create"] and survey.before[n] & made["create"][path]
         deleted = path in made["delete"] and survey.before[n] & made["delete"][path]
         if change.op == "create" and exists and not deleted:
-            message = f"{step.id} creates {path}, which exists: edit it"
-            yield Finding(code="create_exists", step=step.id, path=path, message=message)
+            found = "create_exists", f"{step.id} creates {path}, which exists: edit it"
         elif change.op != "create" and deleted and not created:
-            message = f"{step.id} would {change.op} {path}, which an earlier step deletes"
-            yield Finding(code="use_after_delete", step=step.id, path=path, message=message)
+            found = "use_after_delete", f"{step.id} would {change.op} {path}, which an earlier step deletes"
         elif change.op != "create" and not exists and not created:
-            message = f"{step.id} would {change.op} {path}, which does not exist and no earlier step creates"
-            yield Finding(code="unknown_file", step=step.id, path=path, message=message)
+            why = "does not exist and no earlier step creates"
+            found = "unknown_file", f"{step.id} would {change.op} {path}, which {why}"
+        else:
+            continue
+        yield Finding(*found, step=step.id, path=path)
 
 
 def _write_conflicts(survey: _Survey) -> Iterator[Finding]:
     """In dependency order, all writers of a file are ordered if and only if every neighbouring pair is."""
     place = {n: rank for rank, n in enumerate(survey.order)}
     writers: dict[str, list[int]] = defaultdict(list)
-    for n, _, change in survey.changes if place else ():
-        if change.op != "read":
+    for n, _, change in survey.changes:
+        if change.op != "read" and n in place:  # steps of one id, which is a defect of its own, have no place
             writers[change.path].append(n)
     for path, found in writers.items():
         for first, second in pairwise(sorted(set(found), key=place.__getitem__) if len(found) > 1 else ()):
             if not survey.before[second] >> first & 1:
                 a, b = survey.steps[first].id, survey.steps[second].id
                 message = f"{a} and {b} both write {path}, and neither comes first: make one depend on the other"
-                yield Finding(code="write_conflict", step=b, path=path, message=message)
+                yield Finding("write_conflict", message, step=b, path=path)
 
 
 def _models(survey: _Survey) -> Iterator[Finding]:
     known = survey.facts.models
     for step in survey.steps if known is not None else ():
-        if step.suggested_model is not None and step.suggested_model not in (known or ()):
-            message = f"{step.id} suggests {step.suggested_model}, which is not configured"
-            yield Finding(code="unknown_model", step=step.id, message=message)
+        name = step.suggested_model
+        if name is not None and name not in (known or ()):
+            yield Finding("unknown_model", f"{step.id} suggests {name}, which is not configured", step=step.id)
 
 
 def _cost(survey: _Survey) -> Iterator[Finding]:
@@ -222,12 +262,10 @@ def _cost(survey: _Survey) -> Iterator[Finding]:
     likely = (survey.plan.metadata.get("cost_usd") or {}).get("likely")
     if left is not None and likely is not None and likely > left:
         message = f"the plan will likely cost {likely:.4f} USD, {left:.4f} USD of the budget are left"
-        yield Finding(code="over_budget", message=message)
+        yield Finding("over_budget", message)
 
 
-Rule = Callable[[_Survey], Iterator[Finding]]
-
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Callable[[_Survey], Iterator[Finding]], ...] = (
     *(_step_count, _duplicate_ids, _dependencies, _cycles),
     *(_texts, _sizes, _coverage),
     *(_paths, _existence, _write_conflicts),

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 from blueprint_llm import models
 from blueprint_llm.config.paths import folder
-from blueprint_llm.context import ContextPolicy, policy_for
-from blueprint_llm.engine.state import late
+from blueprint_llm.context.policy import policy_for
+from blueprint_llm.engine.runtime import late
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
-from blueprint_llm.planning.costs import ModelChoice
+from blueprint_llm.planning.steps import ModelChoice
 from blueprint_llm.redaction import redact
+from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Payer
 from blueprint_llm.usage.money import NANO
-from blueprint_llm.usage.pricing import Tokens, cost
+from blueprint_llm.usage.pricing import cost
 
 if TYPE_CHECKING:
     from blueprint_llm.engine.runtime import Runtime
-    from blueprint_llm.planning.summaries import Chat
+    from blueprint_llm.planning.project import Chat
     from blueprint_llm.routing.targets import Target
     from blueprint_llm.types import Plan, PlanningContext
     from blueprint_llm.usage.stores.records import Level
@@ -37,7 +38,7 @@ async def make_plan(runtime: Runtime, context: PlanningContext, chat: Chat) -> P
 
     def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
         card = runtime.price(by_model[model]) if model in by_model else None
-        nano = cost(card, Tokens(prompt=input_tokens, completion=output_tokens)) if card else None
+        nano = cost(card, UsageInfo(prompt_tokens=input_tokens, completion_tokens=output_tokens)) if card else None
         return None if nano is None else nano / NANO
 
     planning = runtime.config.planning
@@ -60,7 +61,7 @@ async def make_plan(runtime: Runtime, context: PlanningContext, chat: Chat) -> P
 
 async def _tightest_budget(runtime: Runtime) -> Level | None:
     payer = Payer(call_id="", provider="", model="", project=runtime.project, session=runtime.session)
-    nothing = runtime.ledger.estimate(None, input_tokens=0, output_tokens=0)
+    nothing = runtime.ledger.estimate(None, output_tokens=0)
     charges = [charge for charge in runtime.ledger.charges(payer, nothing) if charge.kind == "usd"]
     lasting = [charge for charge in charges if charge.window != "call"]
     levels = await runtime.store.levels(lasting) if lasting else ()
@@ -68,40 +69,27 @@ async def _tightest_budget(runtime: Runtime) -> Level | None:
 
 
 def _first_targets(runtime: Runtime, names: list[str]) -> list[Target]:
-    return [found[0] for name in names if (found := runtime.table.of_name(name))]
-
-
-def _policy(target: Target) -> ContextPolicy:
-    return policy_for(
-        target.provider,
-        target.model,
-        api_base=target.params.get("api_base"),
-        share_codebase=target.share_codebase,
-        redact=redact,
-    )
-
-
-def _window(target: Target) -> int | None:
-    facts = models.info(target.model)
-    return target.max_context_tokens or (facts.max_input_tokens if facts else None)
+    return runtime.table.of_names(names)
 
 
 def _planner(target: Target) -> PlanningTarget:
     facts = models.info(target.model)
+    api_base, shared = target.params.get("api_base"), target.share_codebase
     return PlanningTarget(
         provider=target.provider,
-        policy=_policy(target),
-        window_tokens=_window(target),
+        policy=policy_for(target.provider, target.model, api_base=api_base, share_codebase=shared, redact=redact),
+        window_tokens=target.max_context_tokens or (facts.max_input_tokens if facts else None),
         max_output_tokens=facts.max_output_tokens if facts else None,
     )
 
 
 def _choice(target: Target) -> ModelChoice:
-    policy = _policy(target)
+    seen = _planner(target)
+    strength = {"local": 0, "opus": 2}.get(target.role or target.provider, 0 if seen.policy.local else 1)
     return ModelChoice(
         name=target.provider,
         model=target.model,
-        strength={"local": 0, "opus": 2}.get(target.role or target.provider, 0 if policy.local else 1),
-        max_input_tokens=_window(target),
-        shares_codebase=policy.shares_codebase,
+        strength=strength,
+        max_input_tokens=seen.window_tokens,
+        shares_codebase=seen.policy.shares_codebase,
     )

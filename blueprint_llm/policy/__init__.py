@@ -3,32 +3,6 @@
 Everything here is pure: the clock, randomness and state are arguments.
 """
 
-from blueprint_llm.policy.classification import Classified, classify, wait_s
-from blueprint_llm.policy.clues import CLUES, LASTING, Clue
-from blueprint_llm.policy.decision import Decision, Fail, NextTarget, Progress, Retry, decide
-from blueprint_llm.policy.recovery import UNCHANGED, Change, RecoveryOptions, recovery_step
-from blueprint_llm.policy.retry import HeldBack, RetryRatio, RetryRules, backoff_s, retry_after_s
+from blueprint_llm.policy.clues import CLUES
 
-__all__ = [
-    "CLUES",
-    "LASTING",
-    "UNCHANGED",
-    "Change",
-    "Classified",
-    "Clue",
-    "Decision",
-    "Fail",
-    "HeldBack",
-    "NextTarget",
-    "Progress",
-    "RecoveryOptions",
-    "Retry",
-    "RetryRatio",
-    "RetryRules",
-    "backoff_s",
-    "classify",
-    "decide",
-    "recovery_step",
-    "retry_after_s",
-    "wait_s",
-]
+__all__ = ["CLUES"]

@@ -1,4 +1,4 @@
-"""How long to wait before another try, and when retries have to stop for everybody's sake.
+"""After a failure: try here again, and what to change before that, go on to the next target, or fail.
 
 All time parameters are in seconds.
 """
@@ -6,23 +6,23 @@ All time parameters are in seconds.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
-from dataclasses import asdict, dataclass, field
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from blueprint_llm.errors import CallError
+
+# Codes of a provider from which nothing, or nothing more, came in time.
+SILENT = frozenset({"no_response", "first_token", "stalled"})
+_MOST_SILENT_ATTEMPTS = 2
+FIRST_CAP = 4096
+_MOST_BREAKS = 2  # streams that break are asked for in one piece after the second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRules:
-    """Retries at one target; the first attempt counts.
-
-    Attributes:
-        min_s: What a wait is at least.
-    """
+    """Retries at one target; the first attempt counts, and a wait is at least `min_s`."""
 
     max_attempts: int = 3
     base_s: float = 0.5
@@ -30,6 +30,57 @@ class RetryRules:
     jitter: bool = True
     max_retry_after_s: float = 20.0
     min_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Wait, then try the same target again."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NextTarget:
+    """Go on to the next target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """No other attempt can help."""
+
+
+Decision = Retry | NextTarget | Fail
+
+
+def decide(  # noqa: PLR0913 - each is a fact of its own of one decision
+    error: CallError,
+    rules: RetryRules,
+    *,
+    attempts: int,
+    left_s: float,
+    draw: float,
+    fallback_on: frozenset[str] = frozenset(),
+    others: bool = False,
+) -> Decision:
+    """Return what to do about `error`. A wait that does not fit the time left is no retry.
+
+    Args:
+        error: What went wrong.
+        rules: How often to try.
+        attempts: Those made at this target, the failed one included.
+        left_s: Seconds that this target still has.
+        draw: A random number in [0, 1).
+        fallback_on: Categories that have targets of their own (`content_policy_fallbacks`), whatever their row says.
+        others: Another target is left.
+    """
+    row, most, asked_s = error.row, rules.max_attempts, error.retry_after_s
+    if error.category == "timeout" or error.code in SILENT:  # each try costs the target's whole limit
+        most = 1 if others else min(most, _MOST_SILENT_ATTEMPTS)
+    if row.retry_same and attempts < most and (asked_s is None or asked_s <= rules.max_retry_after_s):
+        wait_s = backoff_s(rules, retry=attempts, draw=draw) if asked_s is None else asked_s
+        if (wait_s := max(rules.min_s, wait_s)) < left_s:
+            return Retry(wait_s=wait_s)
+    return NextTarget() if row.next_target or error.elsewhere or row.name in fallback_on else Fail()
 
 
 def backoff_s(rules: RetryRules, *, retry: int, draw: float) -> float:
@@ -41,50 +92,9 @@ def backoff_s(rules: RetryRules, *, retry: int, draw: float) -> float:
     return ceiling * draw if rules.jitter else ceiling
 
 
-def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Return the wait that headers ask for: `retry-after-ms`, seconds (int or float) or an HTTP date.
-
-    Args:
-        headers: Response headers, names in lower case.
-        now: Unix time, for dates where the response has no `date` header.
-    """
-    milliseconds = _seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    text = headers.get("retry-after")
-    seconds = _seconds(text)
-    return seconds if seconds is not None else _until(text, since=_timestamp(headers.get("date")) or now)
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-def _timestamp(text: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(text or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _until(text: str | None, *, since: float) -> float | None:
-    moment = _timestamp(text)
-    return None if moment is None else max(0.0, moment - since)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldBack:
-    """A retry that the ratio did not allow, for the trace and the final error.
-
-    Attributes:
-        retries, calls: What there was within the last `window_s` seconds.
-        ratio: The share of retries that is allowed.
-        floor: How many retries are allowed however few calls there are.
-    """
+    """A retry that the ratio did not allow, for the trace and the final error: what there was in `window_s` seconds."""
 
     retries: int
     calls: int
@@ -137,3 +147,65 @@ def _forget(times: deque[float], before: float) -> None:
     with contextlib.suppress(IndexError):  # another thread may have forgotten the last one
         while times[0] < before:
             times.popleft()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How the next request differs from the caller's."""
+
+    max_tokens: int | None = None  # a higher output cap
+    notes: tuple[str, ...] = ()  # clarifications, as user messages behind the caller's
+    streamed: bool = True  # else the answer is asked for in one piece
+    prefix: str = ""  # text that has already been shown: the model is to continue it
+    breaks: int = 0  # streams that have broken so far
+
+    def is_reask(self, before: Change) -> bool:
+        """Return True if this step asks again for an invalid answer.
+
+        That is no retry of an outage: it needs no wait, and the retry ratio does not count it.
+        """
+        return (self.notes, self.max_tokens) != (before.notes, before.max_tokens)
+
+
+UNCHANGED = Change()
+
+
+def recovery_step(  # noqa: PLR0913 - as above: facts of one decision
+    error: CallError,
+    change: Change,
+    *,
+    reask: int = 1,
+    max_tokens: int | None = None,
+    most_tokens: int | None = None,
+    can_continue: bool = False,
+    text: str = "",
+) -> Change | None:
+    """Return the next step of the recovery ladder, or None when the same model has nothing more to offer.
+
+    Each step is taken at most as often as it may help: a higher output cap for a call that was cut by length, a short
+    machine-made clarification for what was malformed, one request without streaming after streams that broke twice. A
+    broken call never enters the history as a tool call.
+
+    Args:
+        error: What went wrong.
+        change: What was changed before.
+        reask: How many clarifications there may be.
+        max_tokens: The cap of the failed request; None: none was sent.
+        most_tokens: The most that the model can write, where known.
+        can_continue: The model continues a given beginning, and the configuration wants that.
+        text: What had been written when the stream broke.
+    """
+    verdict: Any = getattr(error, "verdict", None)
+    if error.category == "stream_broken":
+        prefix = change.prefix + text if can_continue and text.strip() else ""
+        streamed = bool(prefix) or change.breaks + 1 < _MOST_BREAKS
+        return replace(change, prefix=prefix, breaks=change.breaks + 1, streamed=streamed) if change.streamed else None
+    if error.category != "malformed" or verdict is None:
+        return change
+    if error.code == "truncated_length" and change.max_tokens is None:
+        before = max_tokens or FIRST_CAP
+        if (cap := min(before * 2, most_tokens or before * 2)) > before:
+            return replace(change, max_tokens=cap)
+    if len(change.notes) < reask and verdict.retriable:
+        return replace(change, notes=(*change.notes, verdict.clarification()))
+    return None

@@ -61,7 +61,7 @@ class Hooks(CustomLogger):  # type: ignore[misc] # LiteLLM is not followed: too 
 
     def load(self, source: Any = None) -> None:
         """Guard LiteLLM in this process by a configuration; None: the proxy's. Raise ConfigError."""
-        runtime = Runtime.build(source or config_source())
+        runtime = Runtime(source or config_source())
         runtime.settings = ModuleSettings()  # the proxy sets its `litellm_settings` itself
         install(PolicyGuard(runtime, account=account_of))
 

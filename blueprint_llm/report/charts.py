@@ -1,13 +1,10 @@
-"""Charts as inline SVG that stretch with the page: places in percent, strokes and letters in pixels."""
+"""Charts that stretch with the page: places in percent, for the template to draw."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING
-
-from blueprint_llm.report.markup import Html, join, tag
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,8 +14,7 @@ _GAP = 0.26  # of a column, between bars
 _LABELS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """A row of values, one a column; `colour` is a CSS class. None: there is no value."""
 
     name: str
@@ -26,49 +22,35 @@ class Series:
     values: Sequence[float | None]
 
 
-def bars(
+def chart(
+    title: str,
     labels: Sequence[str],
     series: Sequence[Series],
     wording: Callable[[float], str],
-    title: str,
     *,
+    is_stacked: bool = True,
     is_count: bool = False,
-) -> Html:
-    """Stacked columns; of a count there are no halves."""
+) -> dict[str, Any]:
+    """Return what is drawn: stacked columns, or a line for each series. Of a count there are no halves."""
     stacks = list(zip(*(each.values for each in series), strict=True))
-    top, ticks = scale(max((sum(filter(None, stack)) for stack in stacks), default=0))
-    ticks = [tick for tick in ticks if not is_count or tick == int(tick)]
+    heights = [[value or 0 for value in stack] for stack in stacks]
+    top, ticks = scale(max((sum(each) if is_stacked else max(each) for each in heights), default=0))
     slot = 100 / max(1, len(labels))
-    columns = []
-    for n, (label, stack) in enumerate(zip(labels, stacks, strict=True)):
-        ends = list(accumulate((value or 0 for value in stack), initial=0))
-        place = {"x": f"{slot * (n + _GAP / 2):.3f}%", "width": f"{slot * (1 - _GAP):.3f}%"}
-        parts = [
-            tag("rect", class_=each.colour, y=_y(high, top), height=f"{100 * (high - low) / top:.3f}%", **place)
-            for each, low, high in zip(series, ends, ends[1:], strict=False)
-            if high > low
-        ]
-        columns.append(_slot(n, slot, _hint(label, series, stack, wording), parts))
-    return _plot(title, labels, [(_y(tick, top), wording(tick)) for tick in ticks], columns)
-
-
-def lines(labels: Sequence[str], series: Sequence[Series], wording: Callable[[float], str], title: str) -> Html:
-    """A line for each series; it breaks where there is no value."""
-    top, ticks = scale(max((value or 0 for each in series for value in each.values), default=0))
-    slot = 100 / max(1, len(labels))
-    drawn = [_line(each, slot, top) for each in series]
-    stacks = zip(*(each.values for each in series), strict=True)
-    hints = [
-        _slot(n, slot, _hint(label, series, stack, wording), ())
-        for n, (label, stack) in enumerate(zip(labels, stacks, strict=True))
-    ]
-    return _plot(title, labels, [(_y(tick, top), wording(tick)) for tick in ticks], [*drawn, *hints])
-
-
-def legend(entries: Sequence[tuple[str, str, str]]) -> Html:
-    """The colours' meanings: colour class, name, value."""
-    items = [tag("li", tag("i", class_=colour), name, " ", tag("b", value)) for colour, name, value in entries]
-    return tag("ul", *items, class_="legend")
+    return {
+        "title": title,
+        "ticks": [(_percent(100 * (1 - each / top)), wording(each)) for each in ticks if not is_count or each % 1 == 0],
+        "labels": _below(labels, slot),
+        "lines": [] if is_stacked else [_line(each, slot, top) for each in series],
+        "columns": [
+            {
+                "x": _percent(slot * n),
+                "width": _percent(slot),
+                "hint": _hint(label, series, stack, wording),
+                "bars": _bars(series, heights[n], n, slot, top) if is_stacked else [],
+            }
+            for n, (label, stack) in enumerate(zip(labels, stacks, strict=True))
+        ],
+    }
 
 
 def scale(most: float) -> tuple[float, list[float]]:
@@ -81,47 +63,43 @@ def scale(most: float) -> tuple[float, list[float]]:
     return steps * step, [n * step for n in range(steps + 1)]
 
 
-def _y(value: float, top: float) -> str:
-    return f"{100 * (1 - value / top):.3f}%"
+def _percent(value: float) -> str:
+    return f"{value:.3f}%"
 
 
-def _slot(n: int, slot: float, hint: str, parts: Sequence[Html]) -> Html:
-    """A column's place, over its whole height, which shows its values when pointed at."""
-    area = tag("rect", class_="slot", x=f"{slot * n:.3f}%", width=f"{slot:.3f}%", y="0", height="100%")
-    return tag("g", tag("title", hint), area, *parts)
+def _bars(series: Sequence[Series], heights: Sequence[float], n: int, slot: float, top: float) -> list[dict[str, str]]:
+    """The parts of a stacked column, the first at the bottom."""
+    place = {"x": _percent(slot * (n + _GAP / 2)), "width": _percent(slot * (1 - _GAP))}
+    ends = list(accumulate(heights, initial=0.0))
+    return [
+        {"colour": each.colour, "y": _percent(100 * (1 - high / top)), "height": _percent(100 * (high - low) / top)}
+        | place
+        for each, low, high in zip(series, ends, ends[1:], strict=False)
+        if high > low
+    ]
 
 
 def _hint(label: str, series: Sequence[Series], stack: Sequence[float | None], wording: Callable[[float], str]) -> str:
+    """What a column shows when it is pointed at."""
     known = [f"{each.name}: {wording(value)}" for each, value in zip(series, stack, strict=True) if value]
     return "\n".join([label, *(known or ["nothing"])])
 
 
-def _line(series: Series, slot: float, top: float) -> Html:
+def _line(series: Series, slot: float, top: float) -> dict[str, Any]:
+    """A stroke for each run of values, for a line breaks where there is none, and a dot for each value."""
     points = [(slot * (n + 0.5), 100 * (1 - (v or 0) / top), v is not None) for n, v in enumerate(series.values)]
     runs = [list(run) for known, run in groupby(points, key=lambda point: point[2]) if known]
-    strokes = [
-        tag("polyline", points=" ".join(f"{x:.3f},{y:.3f}" for x, y, _ in run), vector_effect="non-scaling-stroke")
-        for run in runs
-    ]
-    dots = [tag("circle", cx=f"{x:.3f}%", cy=f"{y:.3f}%", r="2.5") for run in runs for x, y, _ in run]
-    stretched = tag("svg", *strokes, viewBox="0 0 100 100", preserveAspectRatio="none", width="100%", height="100%")
-    return tag("g", stretched, *dots, class_=f"line {series.colour}")
+    strokes = [" ".join(f"{x:.3f},{y:.3f}" for x, y, _ in run) for run in runs]
+    dots = [(_percent(x), _percent(y)) for run in runs for x, y, _ in run]
+    return {"colour": series.colour, "strokes": strokes, "dots": dots}
 
 
-def _plot(title: str, labels: Sequence[str], ticks: Sequence[tuple[str, str]], body: Sequence[Html]) -> Html:
-    grid = [tag("line", x1="0", x2="100%", y1=y, y2=y, class_="grid") for y, _ in ticks]
-    left = [tag("text", text, x="-8", y=y, dy="4", text_anchor="end") for y, text in ticks]
-    return tag("svg", join(*grid, *left, *_below(labels), *body), class_="plot", role="img", aria_label=title)
+def _below(labels: Sequence[str], slot: float) -> list[tuple[str, str, str]]:
+    """Every few columns their label, counted from the newest; one of several days has its first only.
 
-
-def _below(labels: Sequence[str]) -> list[Html]:
-    """Every few columns their label, counted from the newest; one of several days has its first only."""
-    every, slot = -(-len(labels) // _LABELS), 100 / max(1, len(labels))
-    shown = [n for n in range(len(labels)) if (len(labels) - 1 - n) % every == 0]
-    return [_label(labels[n].partition(" –")[0], slot * (n + 0.5), last=n == len(labels) - 1) for n in shown]
-
-
-def _label(text: str, middle: float, *, last: bool) -> Html:
-    """A label below the plot; the last one ends with it, for there is no room beyond."""
-    anchor, x = ("end", "100%") if last else ("middle", f"{middle:.3f}%")
-    return tag("text", text, x=x, y="100%", dy="18", text_anchor=anchor)
+    The last one ends with the plot, for there is no room beyond.
+    """
+    last, every = len(labels) - 1, -(-len(labels) // _LABELS)
+    shown = [n for n in range(len(labels)) if (last - n) % every == 0]
+    places = [("100%", "end") if n == last else (_percent(slot * (n + 0.5)), "middle") for n in shown]
+    return [(*place, labels[n].partition(" –")[0]) for n, place in zip(shown, places, strict=True)]

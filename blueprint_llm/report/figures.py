@@ -84,22 +84,26 @@ class Figures:
     columns: Sequence[Column]
     calls: Sequence[Call]
     outcomes: Mapping[Outcome, int]
-    categories: Mapping[str, int]
+    categories: Mapping[str, int]  # what attempts failed of, the most frequent first; leaving early is no failure
 
     @classmethod
     def of(cls, rows: Sequence[AttemptRow], *, until: float, since: float | None = None) -> Self:
         """The figures of `rows` up to the moment `until`; newest calls first."""
         begin = min((row.at for row in rows), default=until) if since is None else since
-        calls = _calls(rows)
+        size = _HOUR_S if until - begin < _DAY_S else _DAY_S
+        ordered = sorted(rows, key=lambda row: (row.call_id, row.at, row.attempt))
+        grouped = (Call(tuple(group)) for _, group in groupby(ordered, key=attrgetter("call_id")))
+        calls = sorted(grouped, key=lambda call: call.attempts[0].at)
+        failed_of = Counter(row.category for row in rows if row.category and row.category != ABANDONED)
         return cls(
             since=begin,
             until=until,
-            unit="hour" if _column_s(begin, until) == _HOUR_S else "day",
+            unit="hour" if size == _HOUR_S else "day",
             stats=_stats(rows),
-            columns=_columns(calls, begin, until),
+            columns=_columns(calls, begin, until, size),
             calls=calls[::-1],
             outcomes=_outcomes(calls),
-            categories=_categories(rows),
+            categories=dict(failed_of.most_common()),
         )
 
 
@@ -107,29 +111,13 @@ def _stats(rows: Sequence[AttemptRow]) -> UsageStats:
     return totals.stats([_facts(row) for row in rows])
 
 
-def _categories(rows: Sequence[AttemptRow]) -> dict[str, int]:
-    """What attempts failed of, the most frequent first; leaving early is no failure."""
-    return dict(Counter(row.category for row in rows if row.category and row.category != ABANDONED).most_common())
-
-
 def _outcomes(calls: Sequence[Call]) -> dict[Outcome, int]:
     found = Counter(call.outcome for call in calls)
     return {outcome: found[outcome] for outcome in OUTCOMES}
 
 
-def _calls(rows: Sequence[AttemptRow]) -> list[Call]:
-    """The rows by call, oldest call first."""
-    ordered = sorted(rows, key=lambda row: (row.call_id, row.at, row.attempt))
-    grouped = [Call(tuple(group)) for _, group in groupby(ordered, key=attrgetter("call_id"))]
-    return sorted(grouped, key=lambda call: call.attempts[0].at)
-
-
-def _column_s(since: float, until: float) -> int:
-    return _HOUR_S if until - since < _DAY_S else _DAY_S
-
-
-def _columns(calls: Sequence[Call], since: float, until: float) -> list[Column]:
-    size = _column_s(since, until)
+def _columns(calls: Sequence[Call], since: float, until: float, size: int) -> list[Column]:
+    """Every hour or day up to the last has a column, also one without a call; many days share them."""
     last = int(until // size)
     slots = max(_FEWEST[size], last - int(since // size) + 1)
     width = -(-slots // _MOST)
@@ -138,16 +126,18 @@ def _columns(calls: Sequence[Call], since: float, until: float) -> list[Column]:
     for call in calls:
         slot = int(call.attempts[0].at // size)
         groups[max(first, slot - (slot - first) % width)].append(call)
-    return [_column(slot * size, (slot + width - 1) * size, group) for slot, group in groups.items()]
+    return [
+        Column(
+            label=_label(slot * size, (slot + width - 1) * size),
+            stats=_stats([row for call in group for row in call.attempts]),
+            outcomes=_outcomes(group),
+        )
+        for slot, group in groups.items()
+    ]
 
 
-def _column(begin: float, end: float, calls: Sequence[Call]) -> Column:
-    label = f"{datetime.fromtimestamp(begin, UTC):%H:00}" if begin % _DAY_S or end % _DAY_S else _date(begin)
-    rows = [row for call in calls for row in call.attempts]
-    return Column(
-        label=label if begin == end else f"{_date(begin)} – {_date(end)}", stats=_stats(rows), outcomes=_outcomes(calls)
-    )
-
-
-def _date(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%-d %b}"
+def _label(begin: float, end: float) -> str:
+    first, last = (datetime.fromtimestamp(at, UTC) for at in (begin, end))
+    if begin != end:
+        return f"{first:%-d %b} – {last:%-d %b}"
+    return f"{first:%H:00}" if begin % _DAY_S else f"{first:%-d %b}"

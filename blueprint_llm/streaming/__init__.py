@@ -4,12 +4,11 @@
 as it grows.
 """
 
+from blueprint_llm.streaming.calls import check_tools
 from blueprint_llm.streaming.chunks import progress
-from blueprint_llm.streaming.handler import StreamingHandler, validate_message
-from blueprint_llm.streaming.judgement import Judgement, judge, judge_early
+from blueprint_llm.streaming.handler import StreamingHandler
 from blueprint_llm.streaming.machine import JsonMachine, JsonRejected
-from blueprint_llm.streaming.offered import check_tools
-from blueprint_llm.streaming.verdict import StreamVerdict, TextDelta, Verdict
+from blueprint_llm.streaming.verdict import Judgement, StreamVerdict, TextDelta, Verdict, judge, judge_early
 
 __all__ = [
     "JsonMachine",
@@ -23,5 +22,4 @@ __all__ = [
     "judge",
     "judge_early",
     "progress",
-    "validate_message",
 ]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from blueprint_llm.streaming.text import printable
+from blueprint_llm.streaming.document import printable
 from blueprint_llm.types import UsageInfo
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class Entry(NamedTuple):
@@ -73,7 +70,7 @@ def word(value: Any) -> str | None:
 
 def count(value: Any) -> int:
     """Return a number of tokens; 0 for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if type(value) is int and value > 0 else 0
 
 
 def text_of(content: Any) -> str:
@@ -139,18 +136,13 @@ def progress(chunk: Any) -> bool:
 
 def carries(value: Any) -> bool:
     """Return True if a value holds anything beside an envelope."""
-    match value:
-        case None | str() | int() | float():
-            return bool(value)
-        case list() | tuple():
-            return any(map(carries, value))
-    return any(name not in _ENVELOPE and carries(each) for name, each in _items(value))
-
-
-def _items(record: Any) -> Iterable[tuple[str, Any]]:
-    """Return the fields of a dict or of one of LiteLLM's or OpenAI's objects."""
-    found = fields(record)
-    return found.items() if isinstance(found, dict) else vars(record).items() if hasattr(record, "__dict__") else ()
+    if value is None or isinstance(value, str | int | float):
+        return bool(value)
+    if isinstance(value, list | tuple):
+        return any(map(carries, value))
+    said = fields(value)
+    held = said if isinstance(said, dict) else getattr(value, "__dict__", {})
+    return any(name not in _ENVELOPE and carries(each) for name, each in held.items())
 
 
 def usage_info(usage: Any) -> UsageInfo | None:

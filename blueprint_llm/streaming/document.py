@@ -6,14 +6,65 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.streaming.machine import JsonMachine, JsonRejected
-from blueprint_llm.streaming.text import Text
-from blueprint_llm.streaming.tokens import MAX_BLANKS
-from blueprint_llm.streaming.whole import Declined, parse_whole
+from blueprint_llm.streaming.whole import MAX_BLANKS, Declined, parse_whole
 
 if TYPE_CHECKING:
     from blueprint_llm.streaming.schema_check import CompiledSchema
 
+_BATCH = 32  # of short pieces each takes ten times the room of its text
+_HIGH = ("\ud800", "\udbff")
 _BLANKS = " \t\n\r"
+
+
+class Text:
+    r"""A text that grows; memory stays near its `length` however short the pieces are.
+
+    Some servers cut an emoji in two between deltas and send each half as `\ud83d`: halves are joined here.
+    """
+
+    __slots__ = ("_chunks", "_half", "_pieces", "length")
+
+    def __init__(self) -> None:
+        self._chunks: list[str] = []
+        self._pieces: list[str] = []
+        self._half = ""  # the first half of a pair whose second has not come
+        self.length = 0
+
+    def join(self, piece: str) -> str:
+        """Return the piece with halves of characters joined; a first half at its end waits for the next piece."""
+        if piece.isascii() and not self._half:
+            return piece
+        piece, self._half = self._half + piece, ""
+        if piece and _HIGH[0] <= piece[-1] <= _HIGH[1]:
+            piece, self._half = piece[:-1], piece[-1]
+        try:
+            piece.encode()
+        except UnicodeEncodeError:
+            return piece.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return piece
+
+    def rest(self) -> str:
+        """Return the half that nothing followed."""
+        half, self._half = self._half, ""
+        return half
+
+    def add(self, piece: str) -> None:
+        """Append a piece."""
+        self.length += len(piece)
+        self._pieces.append(piece)
+        if len(self._pieces) >= _BATCH:
+            self._chunks.append("".join(self._pieces))
+            self._pieces.clear()
+
+    def value(self) -> str:
+        """Return the whole text."""
+        whole = "".join((*self._chunks, *self._pieces))
+        self._chunks, self._pieces = [whole], []
+        return whole
+
+    def tail(self, chars: int) -> str:
+        """Return the last characters, `chars` where there are so many."""
+        return self.value()[-chars:]
 
 
 class Document:
@@ -37,33 +88,26 @@ class Document:
     def feed(self, piece: str) -> None:
         """Take the next piece. Raises JsonRejected."""
         machine = self._machine
-        if machine is None:
-            self._begin(piece)
-            return
+        if machine is None:  # there was nothing yet, or the value is complete
+            if self.complete:
+                self._trail(piece)
+                return
+            if self._parsed(piece):
+                return
+            schema, any_root = self.schema, self._any_root
+            machine = schema.machine(any_root=any_root) if schema is not None else JsonMachine(any_root=any_root)
+            self._machine = machine
         try:
             machine.feed(piece)
         except JsonRejected as error:
             if machine.complete:
-                self._part(piece, error.offset - self.text.length)
+                end = error.offset - self.text.length
+                self.text.add(piece[:end])
+                self.rest = piece[end:]
+                self._finish()
             raise
         self.text.add(piece)
         if machine.complete:
-            self._finish()
-
-    def _begin(self, piece: str) -> None:
-        """Take a piece without a machine: there was nothing yet, or the value is complete."""
-        if self.complete:
-            self._trail(piece)
-        elif not self._parsed(piece):
-            schema = self.schema.machine() if self.schema is not None else None
-            self._machine = JsonMachine(any_root=self._any_root, schema=schema)
-            self.feed(piece)
-
-    def close(self) -> None:
-        """Say that nothing follows. Raises JsonRejected when the value is not whole."""
-        if not self.complete:
-            machine = self._machine or JsonMachine(any_root=self._any_root)
-            machine.close()
             self._finish()
 
     def _parsed(self, piece: str) -> bool:
@@ -80,10 +124,21 @@ class Document:
         self.whole, self.value, self.complete = piece, value, True
         return True
 
-    def _part(self, piece: str, end: int) -> None:
-        self.text.add(piece[:end])
-        self.rest = piece[end:]
-        self._finish()
+    def _trail(self, piece: str) -> None:
+        """Take what follows the value: only blanks may, and not for ever."""
+        blanks = len(piece) - len(piece.lstrip(_BLANKS))
+        offset = len(self.whole) + self._blanks
+        self._blanks += blanks
+        if self._blanks > MAX_BLANKS:
+            raise JsonRejected("runaway_whitespace", len(self.whole) + MAX_BLANKS)
+        if blanks < len(piece):
+            raise JsonRejected("extra_data", offset + blanks)
+
+    def close(self) -> None:
+        """Say that nothing follows. Raises JsonRejected when the value is not whole."""
+        if not self.complete:
+            (self._machine or JsonMachine()).close()
+            self._finish()
 
     def _finish(self) -> None:
         self.whole = self.text.value()
@@ -98,12 +153,7 @@ class Document:
         if wrong:
             raise JsonRejected(wrong.code, max(0, len(self.whole) - 1), path=wrong.path, expected=wrong.expected)
 
-    def _trail(self, piece: str) -> None:
-        """Take what follows the value: only blanks may, and not for ever."""
-        blanks = len(piece) - len(piece.lstrip(_BLANKS))
-        offset = len(self.whole) + self._blanks
-        self._blanks += blanks
-        if self._blanks > MAX_BLANKS:
-            raise JsonRejected("runaway_whitespace", len(self.whole) + MAX_BLANKS)
-        if blanks < len(piece):
-            raise JsonRejected("extra_data", offset + blanks)
+
+def printable(text: str) -> str:
+    """Return the text with what no encoding can carry replaced."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -8,30 +8,54 @@ so the verdict never depends on how a text was split. Nothing recurses.
 from __future__ import annotations
 
 import bisect
+import json
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Final, NoReturn, cast
 
-from blueprint_llm.streaming.tokens import (
-    AFTER_NUMBER,
-    INFINITE,
-    MAX_BLANKS,
-    MAX_CHARS,
-    MAX_DEPTH,
-    MAX_NUMBER_CHARS,
-    WORDS,
-    blanks,
-    body,
-    decoded,
-    escape,
-    escaped,
-    is_cut_pair,
-    listed,
-    number,
+from blueprint_llm.streaming.whole import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS, Declined, parse_whole
+
+_INFINITE: Final = (float("inf"), float("-inf"))
+_AFTER_NUMBER: Final = frozenset(" \t\n\r,]}")
+_WORDS: Final[dict[str, tuple[str, str, bool | None]]] = {
+    "t": ("true", "boolean", True),
+    "f": ("false", "boolean", False),
+    "n": ("null", "null", None),
+}
+
+
+def _matcher(pattern: str) -> Callable[[str, int], re.Match[str]]:
+    """Return the matching function of a pattern that always matches, if only the empty text."""
+    return cast("Callable[[str, int], re.Match[str]]", re.compile(pattern).match)
+
+
+# Tokens, whole and cut: the longest beginnings that can still become one. Linear, and possessive where they repeat.
+_HEX = "[0-9a-fA-F]"
+_PAIR = rf"\\u[dD][89abAB]{_HEX}{{2}}\\u[dD][c-fC-F]{_HEX}{{2}}"
+_LOW_HALF = rf"(?:\\(?:u(?:[dD](?:[c-fC-F]{_HEX}?)?)?)?)?"
+_string_body: Final = _matcher(
+    rf'(?:[^"\\\x00-\x1f\ud800-\udfff]++|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F]){_HEX}{{4}}|{_PAIR})*+'
 )
-from blueprint_llm.streaming.whole import Declined, parse_whole
+_cut_escape: Final = _matcher(
+    rf"\\(?:u(?:[0-9a-cA-CefEF]{_HEX}{{0,3}}|[dD](?:[0-7]{_HEX}{{0,2}}|[89abAB](?:{_HEX}(?:{_HEX}{_LOW_HALF})?)?)?)?)?"
+)
+_cut_number: Final = _matcher(r"-?(?:(?:0|[1-9][0-9]*)(?:\.(?:[0-9]+(?:[eE][+-]?[0-9]*)?)?|[eE][+-]?[0-9]*)?)?")
+_blank_run: Final = _matcher(r"[ \t\n\r]*")
 
-if TYPE_CHECKING:
-    from blueprint_llm.streaming.schema_machine import SchemaMachine
+
+def decoded(raw: str) -> str:
+    """Return the text of a string's body, whose escapes are all whole."""
+    return str(json.loads(f'"{raw}"')) if "\\" in raw else raw
+
+
+def listed(allowed: Sequence[str]) -> str:
+    """Return a short list of alternatives, for messages."""
+    return "one of " + ", ".join(map(repr, allowed[:8]))
+
+
+def escaped(place: str | int) -> str:
+    """Return one step of a JSON pointer."""
+    return "/" + str(place).replace("~", "~0").replace("/", "~1")
 
 
 class JsonRejected(ValueError):  # noqa: N818 - a verdict on a text, fixed in the public contract
@@ -60,10 +84,6 @@ class State(dict[str, Action]):
         self.otherwise = otherwise
 
 
-def _begins_one(text: str, allowed: Sequence[str]) -> bool:
-    return any(each.startswith(text) for each in allowed)
-
-
 class JsonMachine:
     """Check one JSON object while it is written.
 
@@ -73,39 +93,23 @@ class JsonMachine:
 
     Args:
         any_root: Let the document be any value, not only an object.
-        schema: Also decide what a schema rules out.
         max_chars: The most characters of a document.
     """
 
     __slots__ = (
-        "_after",
-        "_allowed",
-        "_blank_end",
-        "_blanks",
-        "_carry",
-        "_expect",
-        "_held",
-        "_keys",
-        "_limit",
-        "_places",
-        "_plain",
-        "_schema",
-        "_start",
-        "_token",
-        "rejected",
+        *("_after", "_allowed", "_blank_end", "_blanks", "_carry", "_expect", "_held", "_keys", "_limit", "_places"),
+        *("_plain", "_start", "_token", "rejected"),
     )
 
-    def __init__(
-        self, *, any_root: bool = False, schema: SchemaMachine | None = None, max_chars: int = MAX_CHARS
-    ) -> None:
+    def __init__(self, *, any_root: bool = False, max_chars: int = MAX_CHARS) -> None:
         self._expect = self._VALUE if any_root else self._ROOT
-        self._schema, self._limit = schema, max_chars
+        self._limit = max_chars
         self._token: Action | None = None  # set inside a string
         self._plain = False  # inside a string whose content no rule depends on
         self._carry = ""
         self._start = 0  # the offset of the next character, or of the carried text
         self._held: list[str] = []  # what is known of a key, or of a string with listed values
-        self._allowed: Sequence[str] | None = None
+        self._allowed: Sequence[str] | None = None  # what such a string may be, sorted; None: anything
         self._after = [self._DONE]  # what may follow the value at hand, per open container
         self._keys: list[set[str] | None] = []  # per open container: an object's keys
         self._places: list[Any] = []  # per open container: the key or index at hand
@@ -152,10 +156,12 @@ class JsonMachine:
             raise self.rejected
         if self._carry:
             text, self._carry = self._carry + text, ""
-        elif not self._start and text[-1:] in {"}", "]"} and self._passes_whole(text):
+        elif not self._start and text[-1:] in {"}", "]"} and len(text) <= self._limit and self._passes_whole(text):
             return
-        end = min(len(text), self._limit - self._start)
-        known = text if end == len(text) else text[:end]
+        known, end = text, len(text)
+        if end > self._limit - self._start:
+            end = self._limit - self._start
+            known = text[:end]
         pos = 0
         while pos < end:
             action = self._token or self._expect.get(known[pos])
@@ -167,9 +173,7 @@ class JsonMachine:
         self._start += end - len(self._carry)
 
     def _passes_whole(self, text: str) -> bool:
-        """Return True if the C parser finds the text a whole, sound document; no schema can follow that one."""
-        if self._schema is not None or len(text) > self._limit:
-            return False
+        """Return True if the C parser finds the text a whole, sound document."""
         try:
             parse_whole(text, any_root=self._expect is self._VALUE)
         except Declined:
@@ -177,16 +181,30 @@ class JsonMachine:
         self._start, self._expect = len(text), self._DONE
         return True
 
-    def _begin(self, kind: str, pos: int) -> None:
-        if self._schema is not None and not self._schema.begin(kind):
-            self._reject(self._schema.code, pos, self._schema.expected)
+    # What a schema has to say, by `SchemaMachine`.
 
-    def _scalar(self, value: Any, pos: int) -> None:
-        if self._schema is not None and not self._schema.scalar(value):
-            self._reject(self._schema.code, pos, self._schema.expected)
+    def _begin(self, kind: str, pos: int) -> None:
+        """Begin a value of `kind`; of a string, set `_allowed`."""
+
+    def _begin_key(self, pos: int) -> None:
+        """Set `_allowed` to the only keys that the innermost object may have."""
+
+    def _enter(self, place: str | int) -> None:
+        """Go to the value of a key, or to an item."""
+
+    def _take(self, value: Any, pos: int) -> None:
+        """Take a boolean or null, or a string of which the values are listed."""
+
+    def _take_number(self, digits: str, pos: int) -> None:
+        """Take a number."""
+
+    def _end(self, keys: set[str] | None, pos: int) -> None:
+        """End the innermost container; `keys` are an object's."""
+
+    # The actions: each takes what begins at `pos` and returns where the next begins.
 
     def _blank(self, text: str, pos: int) -> int:
-        end = blanks(text, pos).end()
+        end = _blank_run(text, pos).end()
         run = end - pos
         if not pos and self._start == self._blank_end:
             run += self._blanks  # the last text ended with some
@@ -196,40 +214,34 @@ class JsonMachine:
             self._reject("runaway_whitespace", end - run + MAX_BLANKS)
         return end
 
-    def _open_object(self, _text: str, pos: int) -> int:
-        self._begin("object", pos)
-        self._deepen(set(), self._AFTER_MEMBER, pos)
-        self._expect = self._FIRST_KEY
-        return pos + 1
-
-    def _open_array(self, _text: str, pos: int) -> int:
-        self._begin("array", pos)
-        self._deepen(None, self._AFTER_ITEM, pos)
-        if self._schema is not None:
-            self._schema.item(0)
-        self._expect = self._FIRST_ITEM
-        return pos + 1
-
-    def _deepen(self, keys: set[str] | None, after: State, pos: int) -> None:
+    def _open(self, text: str, pos: int) -> int:
+        is_object = text[pos] == "{"
+        self._begin("object" if is_object else "array", pos)
         if len(self._keys) >= MAX_DEPTH:
             self._reject("too_deep", pos)
-        self._keys.append(keys)
-        self._places.append(None if keys is not None else 0)
-        self._after.append(after)
+        if is_object:
+            self._keys.append(set())
+            self._places.append(None)
+            self._after.append(self._AFTER_MEMBER)
+            self._expect = self._FIRST_KEY
+        else:
+            self._keys.append(None)
+            self._places.append(0)
+            self._after.append(self._AFTER_ITEM)
+            self._enter(0)
+            self._expect = self._FIRST_ITEM
+        return pos + 1
 
     def _close(self, _text: str, pos: int) -> int:
-        keys = self._keys.pop()
         self._places.pop()
         self._after.pop()
-        if self._schema is not None and not self._schema.end(keys):
-            self._reject(self._schema.code, pos, self._schema.expected)
+        self._end(self._keys.pop(), pos)
         self._expect = self._after[-1]
         return pos + 1
 
     def _next_item(self, _text: str, pos: int) -> int:
         self._places[-1] += 1
-        if self._schema is not None:
-            self._schema.item(self._places[-1])
+        self._enter(self._places[-1])
         self._expect = self._VALUE
         return pos + 1
 
@@ -243,26 +255,21 @@ class JsonMachine:
         return pos + 1
 
     def _open_key(self, text: str, pos: int) -> int:
-        self._token = JsonMachine._key
-        if self._schema is not None:
-            self._allowed = self._schema.allowed_keys()
-            if self._allowed is not None and not self._allowed:
-                self._reject("schema_unknown_property", pos, "no property")
-        return self._key(text, pos + 1)
+        self._begin_key(pos)
+        self._token, self._expect = JsonMachine._held_text, self._COLON
+        return self._held_text(text, pos + 1)
 
     def _open_text(self, text: str, pos: int) -> int:
-        if self._schema is not None:
-            self._begin("string", pos)
-            self._allowed = self._schema.allowed_texts()
-            if self._allowed is not None:
-                self._token = JsonMachine._listed_text
-                return self._listed_text(text, pos + 1)
-        self._token = JsonMachine._text
-        return self._text(text, pos + 1)
+        self._begin("string", pos)
+        if self._allowed is None:
+            self._token = JsonMachine._text
+            return self._text(text, pos + 1)
+        self._token = JsonMachine._held_text
+        return self._held_text(text, pos + 1)
 
     def _text(self, text: str, pos: int) -> int:
         """Pass over the text of a string whose content no rule depends on."""
-        end = body(text, pos).end()
+        end = _string_body(text, pos).end()
         self._plain = end == len(text)
         if self._plain:
             return end
@@ -271,44 +278,32 @@ class JsonMachine:
         self._token, self._expect = None, self._after[-1]
         return end + 1
 
-    def _key(self, text: str, pos: int) -> int:
-        end = body(text, pos).end()
+    def _held_text(self, text: str, pos: int) -> int:
+        """Collect a key, or a string of which a schema lists the possible values."""
+        end = _string_body(text, pos).end()
         self._held.append(text[pos:end])
         if self._allowed is not None:
-            self._require_listed(self._allowed, "schema_unknown_property", text, pos)
+            self._require_listed(self._allowed, text, pos)
         if end == len(text):
             return end
         if text[end] != '"':
             return self._trouble(text, end)
-        self._end_key(end)
+        whole = decoded("".join(self._held))
+        self._held.clear()
+        self._token = None
+        if self._expect is not self._COLON:
+            self._take(whole, end)
+            self._expect = self._after[-1]
+            return end + 1
+        keys = self._keys[-1]
+        if keys is None or whole in keys:
+            self._reject("duplicate_key", end)
+        keys.add(whole)
+        self._places[-1] = whole
+        self._enter(whole)
         return end + 1
 
-    def _end_key(self, pos: int) -> None:
-        name, keys = decoded("".join(self._held)), self._keys[-1]
-        self._held.clear()
-        if keys is None or name in keys:
-            self._reject("duplicate_key", pos)
-        keys.add(name)
-        self._places[-1] = name
-        if self._schema is not None:
-            self._schema.key(name)
-        self._token, self._expect = None, self._COLON
-
-    def _listed_text(self, text: str, pos: int) -> int:
-        """Collect a string of which a schema lists the possible values."""
-        end = body(text, pos).end()
-        self._held.append(text[pos:end])
-        self._require_listed(self._allowed or (), "schema_enum", text, pos)
-        if end == len(text):
-            return end
-        if text[end] != '"':
-            return self._trouble(text, end)
-        self._scalar(decoded("".join(self._held)), end)
-        self._held.clear()
-        self._token, self._expect = None, self._after[-1]
-        return end + 1
-
-    def _require_listed(self, allowed: Sequence[str], code: str, text: str, pos: int) -> None:
+    def _require_listed(self, allowed: Sequence[str], text: str, pos: int) -> None:
         """Reject the first character that rules all listed texts out; `text` continues the string at `pos`."""
         piece, so_far = self._held[-1], decoded("".join(self._held))
         end = pos + len(piece)
@@ -316,11 +311,14 @@ class JsonMachine:
         nearest = allowed[at] if at < len(allowed) else ""
         if nearest.startswith(so_far) and (nearest == so_far or text[end : end + 1] != '"'):
             return
+        code = "schema_unknown_property" if self._expect is self._COLON else "schema_enum"
         before = "".join(self._held[:-1])
         for cut in range(1, len(piece) + 1):
             part = piece[:cut]
-            if body(part, 0).end() == cut and not _begins_one(decoded(before + part), allowed):
-                self._reject(code, pos + cut - 1, listed(allowed))
+            if _string_body(part, 0).end() == cut:  # no escape is cut
+                begun = decoded(before + part)
+                if not any(each.startswith(begun) for each in allowed):
+                    self._reject(code, pos + cut - 1, listed(allowed))
         self._reject(code, end, listed(allowed))
 
     def _trouble(self, text: str, pos: int) -> int:
@@ -328,17 +326,18 @@ class JsonMachine:
         char = text[pos]
         if char != "\\":
             self._reject("lone_surrogate" if char > "\x1f" else "control_char_in_string", pos)
-        end = escape(text, pos).end()
+        end = _cut_escape(text, pos).end()
         if end < len(text):
-            code = "lone_surrogate" if is_cut_pair(text[pos:end], text[end]) else "invalid_escape"
-            self._reject(code, end)
+            begun = text[pos:end]
+            is_half = len(begun) >= len(r"\ud83d") or (begun[1:] in {"uD", "ud"} and text[end] in "cdefCDEF")
+            self._reject("lone_surrogate" if is_half else "invalid_escape", end)
         self._carry = text[pos:]
         return end
 
     def _word(self, text: str, pos: int) -> int:
-        word, kind, value = WORDS[text[pos]]
+        word, kind, value = _WORDS[text[pos]]
         self._begin(kind, pos)
-        self._scalar(value, pos)
+        self._take(value, pos)
         got = text[pos : pos + len(word)]
         if got == word:
             self._expect = self._after[-1]
@@ -350,24 +349,20 @@ class JsonMachine:
 
     def _number(self, text: str, pos: int) -> int:
         self._begin("number", pos)
-        end = number(text, pos).end()
+        end = _cut_number(text, pos).end()
         if end - pos > MAX_NUMBER_CHARS:
             self._reject("number_too_long", pos + MAX_NUMBER_CHARS)
         if end == len(text):
             self._carry = text[pos:]
             return end
-        if not text[end - 1].isdigit() or text[end] not in AFTER_NUMBER:
+        if not text[end - 1].isdigit() or text[end] not in _AFTER_NUMBER:
             self._reject("bad_number", end)
-        self._measure(text[pos:end], end)
+        digits = text[pos:end]
+        if not digits.lstrip("-").isdigit() and float(digits) in _INFINITE:
+            self._reject("number_overflow", end)
+        self._take_number(digits, end)
         self._expect = self._after[-1]
         return end
-
-    def _measure(self, digits: str, end: int) -> None:
-        is_float = not digits.lstrip("-").isdigit()
-        if is_float and float(digits) in INFINITE:
-            self._reject("number_overflow", end)
-        if self._schema is not None:
-            self._scalar(float(digits) if is_float else int(digits), end)
 
     _SPACE: ClassVar[dict[str, Action]] = dict.fromkeys(" \t\n\r", _blank)
     _VALUE: ClassVar = State(
@@ -375,13 +370,12 @@ class JsonMachine:
         {
             **_SPACE,
             '"': _open_text,
-            "{": _open_object,
-            "[": _open_array,
+            **dict.fromkeys("{[", _open),
             **dict.fromkeys("-0123456789", _number),
             **dict.fromkeys("tfn", _word),
         },
     )
-    _ROOT: ClassVar = State("root_not_object", {**_SPACE, "{": _open_object})
+    _ROOT: ClassVar = State("root_not_object", {**_SPACE, "{": _open})
     _FIRST_KEY: ClassVar = State("expected_key", {**_SPACE, '"': _open_key, "}": _close})
     _KEY: ClassVar = State("expected_key", {**_SPACE, '"': _open_key})
     _COLON: ClassVar = State("expected_colon", {**_SPACE, ":": _colon})

@@ -1,6 +1,8 @@
 """The one path to a schema check: compile a JSON Schema once, decide in mid-stream, and have the last word.
 
-The validator is jsonschema-rs where it is installed, else jsonschema, made to agree with it.
+The validator is jsonschema-rs where it is installed, else jsonschema, made to agree with it. Both read the schema in
+one dialect: one draft, OpenAPI's `nullable` written out, and no reference to another document, which is never fetched
+but dropped, so it forbids nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +16,40 @@ from fractions import Fraction
 from typing import Any
 
 from blueprint_llm.errors import InvalidRequestError
-from blueprint_llm.streaming.dialect import for_python, for_validators, read_schema
-from blueprint_llm.streaming.nodes import SchemaIndex, step_into
-from blueprint_llm.streaming.schema_machine import SchemaMachine
-from blueprint_llm.streaming.tokens import escaped
+from blueprint_llm.streaming.machine import escaped
+from blueprint_llm.streaming.schema_machine import (
+    SchemaIndex,
+    SchemaMachine,
+    find,
+    has_inner_id,
+    is_pointer,
+    step_into,
+    walk,
+)
 
-_YOUNG = {"Draft202012": (), "Draft4": ("prefixItems", "const")}  # words that a draft does not know yet
 _CODES = {"additionalProperties": "schema_unknown_property", "const": "schema_enum"}
-_EXPECTED_CHARS = 120
+_MOST_CHARS = 120  # of a schema or a message in an error
+
+_DRAFTS = {
+    "2020-12": "Draft202012",
+    "2019-09": "Draft201909",
+    "draft-07": "Draft7",
+    "draft-06": "Draft6",
+    "draft-04": "Draft4",
+}
+_DEFAULT_DRAFTS = ("Draft202012", "Draft7", "Draft4")  # the first that a schema without `$schema` is valid under
+_YOUNG = {"Draft202012": (), "Draft4": ("prefixItems", "const")}  # words that a draft does not know yet
+
+_INSTANCES = frozenset({"const", "enum", "default", "examples"})  # keywords that hold values, not schemas
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # by name
+_PARTS = frozenset({"items", "contains", "not", "if", "then", "else", "allOf", "anyOf", "oneOf", "prefixItems"})
+_FALSE: dict[str, Any] = {"not": {}}
+_DEFINING = frozenset({"$defs", "definitions", "$id", "$schema", "$anchor"})
+_OF_OTHER_KEYS = frozenset({"additionalProperties", "unevaluatedProperties"})
+_ECMA = re.compile(r"\\.|\[|\]|\$|\(\?<(?![=!])", re.DOTALL)
+_CLASSES = {r"\d": "0-9", r"\w": "A-Za-z0-9_"}
+# With these, null is another alternative; without, it is another type.
+_COMPOUND = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if", "const"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +59,6 @@ class Mismatch:
     code: str
     path: str
     expected: str
-
-    def __str__(self) -> str:
-        return f"{self.code} at {self.path or 'the top'}, expected {self.expected}"
 
 
 Validate = Callable[[Any], Mismatch | None]
@@ -50,9 +75,9 @@ class CompiledSchema:
             unread=frozenset(_YOUNG.get(self._draft, ("prefixItems",))),
         )
 
-    def machine(self) -> SchemaMachine:
-        """Return a decider for one value in mid-stream."""
-        return SchemaMachine(self._index)
+    def machine(self, *, any_root: bool = False) -> SchemaMachine:
+        """Return a machine for one value in mid-stream."""
+        return SchemaMachine(self._index, any_root=any_root)
 
     @functools.cached_property
     def _validate(self) -> Validate:
@@ -117,7 +142,7 @@ def _python_validator(schema: Any, draft: str) -> Validate:
 
     extend: Any = jsonschema.validators.extend
     cls = extend(getattr(jsonschema, f"{draft}Validator"), {"multipleOf": multiple_of})
-    validator = cls(for_python(schema), registry=referencing.Registry())
+    validator = cls(_rewritten(schema, _with_python_patterns), registry=referencing.Registry())
 
     def validate(value: Any) -> Mismatch | None:
         try:
@@ -149,5 +174,149 @@ def _first(errors: Iterable[tuple[Iterable[str | int], str, Any]]) -> Mismatch |
     return Mismatch(
         code=_CODES.get(keyword, f"schema_{snake}"),
         path="".join(path),
-        expected=said[:_EXPECTED_CHARS] if keyword == "type" else f"{keyword} {said[:_EXPECTED_CHARS]}",
+        expected=said[:_MOST_CHARS] if keyword == "type" else f"{keyword} {said[:_MOST_CHARS]}",
     )
+
+
+def read_schema(schema: Any) -> tuple[Any, str]:
+    """Return a schema as it is checked, and its draft. Raises InvalidRequestError if it is no JSON Schema."""
+    local = _rewritten(schema, _local)
+    draft = _draft_of(local)
+    for reference in _dangling(local):
+        raise InvalidRequestError(f"not a valid JSON Schema: {reference!r} points to nothing")
+    with_null = _rewritten(local, _nullable)
+    return (with_null if not any(_dangling(with_null)) else local), draft
+
+
+def for_validators(schema: Any, draft: str) -> Any:
+    """Return the schema with what validators read differently written out: draft 4's integers, and `false`."""
+    return _rewritten(schema, functools.partial(_spelt_out, draft=draft))
+
+
+def _rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return a copy in which every part that is a schema has been changed, the innermost first."""
+    if isinstance(schema, list):
+        return [_rewritten(each, change) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return change(
+        {
+            word: value
+            if word in _INSTANCES
+            else {name: _rewritten(each, change) for name, each in value.items()}
+            if word in _MAPS and isinstance(value, dict)
+            else _rewritten(value, change)
+            for word, value in schema.items()
+        }
+    )
+
+
+def _local(schema: dict[str, Any]) -> dict[str, Any]:
+    """Drop a reference to another document."""
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and not reference.startswith("#"):
+        return {word: value for word, value in schema.items() if word != "$ref"}
+    return schema
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Write OpenAPI 3.0's `nullable` as JSON Schema says it."""
+    if schema.get("nullable") is not True:
+        return schema
+    schema = {word: value for word, value in schema.items() if word != "nullable"}
+    if _COMPOUND.isdisjoint(schema):
+        types = schema.get("type")
+        also = {"type": [*([types] if isinstance(types, str) else types), "null"]} if types else {}
+        also |= {"enum": [*schema["enum"], None]} if isinstance(schema.get("enum"), list) else {}
+        return schema | also
+    outside = {word: value for word, value in schema.items() if word in _DEFINING}
+    inside = {word: value for word, value in schema.items() if word not in _DEFINING}
+    return {**outside, "anyOf": [inside, {"type": "null"}]}
+
+
+def _spelt_out(schema: dict[str, Any], *, draft: str) -> dict[str, Any]:
+    """Write `false` out, which no two validators report alike; and in draft 4, that 5.0 is an integer."""
+    if draft != "Draft4":
+        return {word: _not_false(word, value) for word, value in schema.items()}
+    types = schema.get("type")
+    types = [types] if isinstance(types, str) else types
+    if not types or "integer" not in types:
+        return schema
+    numbers = {"type": ["number", *(each for each in types if each not in {"integer", "number"})]}
+    whole = {} if "number" in types else {"allOf": [*schema.get("allOf", ()), {"multipleOf": 1}]}
+    return {**schema, **numbers, **whole}
+
+
+def _not_false(word: str, value: Any) -> Any:
+    if word in _PARTS:
+        parts = value if isinstance(value, list) else [value]
+        parts = [_FALSE if each is False else each for each in parts]
+        return parts if isinstance(value, list) else parts[0]
+    if word in _MAPS and isinstance(value, dict):
+        return {name: _FALSE if each is False else each for name, each in value.items()}
+    return value
+
+
+def _with_python_patterns(schema: dict[str, Any]) -> dict[str, Any]:
+    schema = dict(schema)
+    if isinstance(schema.get("pattern"), str) and (pattern := _python_pattern(schema.pop("pattern"))) is not None:
+        schema["pattern"] = pattern
+    if isinstance(schema.get("patternProperties"), dict):
+        read = [(_python_pattern(name), each) for name, each in schema["patternProperties"].items()]
+        schema["patternProperties"] = {name: each for name, each in read if name is not None}
+        if len(schema["patternProperties"]) < len(read):  # then nobody knows which keys are additional
+            schema = {word: value for word, value in schema.items() if word not in _OF_OTHER_KEYS}
+    return schema
+
+
+def _python_pattern(pattern: str) -> str | None:
+    r"""Return an ECMA pattern in Python's dialect (`\d` and `\w` are ASCII, `$` is the end), or None."""
+    in_class = False
+
+    def translated(found: re.Match[str]) -> str:
+        nonlocal in_class
+        piece = found[0]
+        if piece in {"[", "]"}:
+            in_class = piece == "["
+        if piece == "$":
+            return piece if in_class else r"\Z"
+        if piece == "(?<":
+            return "(?P<"
+        inside, negated = _CLASSES.get(piece.lower()), piece[-1].isupper()
+        if inside is None or (in_class and negated):
+            return piece
+        return inside if in_class else f"[{'^' if negated else ''}{inside}]"
+
+    try:
+        return re.compile(_ECMA.sub(translated, pattern)).pattern
+    except (re.error, RecursionError):
+        return None
+
+
+def _draft_of(schema: Any) -> str:
+    """Return the draft that a schema says it follows, else the first that it is valid under."""
+    import jsonschema  # noqa: PLC0415 - heavy: only requests with schemas pay for it
+
+    declared = schema.get("$schema") if isinstance(schema, dict) else None
+    named = [draft for part, draft in _DRAFTS.items() if isinstance(declared, str) and part in declared]
+    problems = []
+    unchecked = jsonschema.FormatChecker(formats=())  # patterns are ECMA's, which Python need not be able to read
+    for draft in named or _DEFAULT_DRAFTS:
+        try:
+            getattr(jsonschema, f"{draft}Validator").check_schema(schema, format_checker=unchecked)
+        except jsonschema.SchemaError as error:
+            problems.append(f"{error.json_path}: {error.message[:_MOST_CHARS]}")
+        else:
+            return draft
+    raise InvalidRequestError(f"not a valid JSON Schema: {problems[0]}")
+
+
+def _dangling(schema: Any) -> Iterator[str]:
+    """Yield the local references that point to nothing."""
+    for part in () if has_inner_id(schema) else walk(schema, _INSTANCES):
+        reference: Any = part.get("$ref")
+        if is_pointer(reference):
+            try:
+                find(schema, reference)
+            except LookupError:
+                yield reference

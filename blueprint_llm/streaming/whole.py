@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from blueprint_llm.streaming.tokens import MAX_BLANKS, MAX_CHARS, MAX_DEPTH, MAX_NUMBER_CHARS
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_DEPTH: Final = 128
+MAX_NUMBER_CHARS: Final = 400
+MAX_BLANKS: Final = 256  # in a row, between tokens
+MAX_CHARS: Final = 1 << 24
 
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]").search
 _STRIDE = 32
@@ -26,26 +32,25 @@ class Declined(ValueError):  # noqa: N818 - not an error, only not for here
 
 
 def parse_whole(text: str, *, any_root: bool = False) -> Any:
-    """Return the value of a sound document. Raises Declined."""
+    """Return the value of a sound document, an object or with `any_root` a list. Raises Declined."""
     try:
         raw = text.encode()
         value = (_DECODER if _may_have_odd_numbers(raw) else _QUICK_DECODER).decode(text)
-        is_flat = _is_flat(value)
-        if "\\" in text and not (is_flat and _is_ascii(value)) and _MAY_BE_HALF(text):
-            _require_pairs(value)
-    except (ValueError, RecursionError, TypeError):
+        if "\\" in text and not _is_plain(value) and _MAY_BE_HALF(text):
+            json.dumps(value, ensure_ascii=False).encode()  # refuses halves of characters
+    except (ValueError, RecursionError):
         raise Declined from None
-    if len(text) > MAX_CHARS or not (any_root or isinstance(value, dict)):
+    if len(text) > MAX_CHARS or not isinstance(value, dict | list if any_root else dict):
         raise Declined
-    if _may_run_away(text) or (not is_flat and _may_be_deep(raw) and _is_deep(value)):
+    if _may_run_away(text) or _is_deep(value, raw):
         raise Declined
     return value
 
 
-def _require_pairs(value: Any) -> None:
-    import orjson  # noqa: PLC0415 - only escapes need it
-
-    orjson.dumps(value)  # refuses lone surrogates
+def _is_plain(value: Any) -> bool:
+    """Return True for an object of numbers and ASCII, as the arguments of most tools are."""
+    shown = [*value, *value.values()] if isinstance(value, dict) else [value]
+    return all(each.isascii() if isinstance(each, str) else not isinstance(each, dict | list) for each in shown)
 
 
 def _may_run_away(text: str) -> bool:
@@ -56,13 +61,14 @@ def _may_run_away(text: str) -> bool:
     return is_broken and _RUN_OF_BLANKS(text[::_STRIDE]) is not None
 
 
-def _is_flat(value: Any) -> bool:
-    """Return True if the value is an object without containers, as the arguments of most tools are."""
-    return isinstance(value, dict) and not any(isinstance(each, dict | list) for each in value.values())
-
-
-def _is_ascii(value: dict[str, Any]) -> bool:
-    return all(key.isascii() and (not isinstance(each, str) or each.isascii()) for key, each in value.items())
+def _is_deep(value: Any, raw: bytes) -> bool:
+    level = [value]
+    for depth in range(MAX_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inside for each in values if isinstance(each, dict | list)]
+        if not level or (depth == 0 and not _may_be_deep(raw)):  # to peel is faster than to walk
+            return False
+    return True
 
 
 def _may_be_deep(raw: bytes) -> bool:
@@ -73,14 +79,6 @@ def _may_be_deep(raw: bytes) -> bool:
         if len(brackets) == before:
             break  # all gone, or brackets inside strings are in the way
     return bool(brackets)
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inside = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [each for values in inside for each in values if isinstance(each, dict | list)]
-    return bool(level)
 
 
 def _may_have_odd_numbers(raw: bytes) -> bool:
@@ -101,17 +99,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_NUMBER_CHARS:
-        raise Declined
-    return int(digits)
+def _measured(read: Callable[[str], float]) -> Callable[[str], float]:
+    def number(digits: str) -> float:
+        value = read(digits)
+        if len(digits) > MAX_NUMBER_CHARS or value - value:  # not a number: infinite
+            raise Declined
+        return value
 
-
-def _float(digits: str) -> float:
-    value = float(digits)
-    if len(digits) > MAX_NUMBER_CHARS or value - value:
-        raise Declined
-    return value
+    return number
 
 
 def _constant(_name: str) -> Any:
@@ -119,4 +114,6 @@ def _constant(_name: str) -> Any:
 
 
 _QUICK_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_measured(int), parse_float=_measured(float), parse_constant=_constant
+)

@@ -7,13 +7,13 @@ only exists on a wire has its nearest meaning: a page or a text instead of JSON 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
-from blueprint_llm.policy import classify, retry_after_s
+from blueprint_llm.policy.classification import classify, retry_after_s
+from blueprint_llm.testing.answers import Answering, Pause, answer_of, completion, stream
 from blueprint_llm.testing.script import (
     Answer,
     BrokenTool,
@@ -29,7 +29,6 @@ from blueprint_llm.testing.script import (
     Status,
     Step,
 )
-from blueprint_llm.testing.wire import Hang, Pause, closing_chunks, completion, content_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters import Call, EndedBy
 
 ERROR_FROM = 400
+Part = dict[str, Any] | Pause | Stall | CallError
 UNEXPECTED = Status(400, "blueprint_llm.testing: the script did not expect this call")
-Part = dict[str, Any] | Pause | Hang | CallError
 
 
 class ScriptedAdapter:
@@ -82,20 +81,37 @@ class ScriptedAdapter:
 
     async def complete(self, call: Call) -> Any:
         """Return a whole answer, as OpenAI's dict. Raise CallError."""
-        return await anext(ScriptedStream(_whole(self._next(call), call)))
+        match step := await self._next(call):
+            case Stall():
+                await asyncio.Event().wait()
+            case Cut() | Reset():
+                raise _error(call, "the connection broke", category="unavailable")
+            case ErrorObject():
+                raise _error(call, step.message, category="unavailable")
+            case Answer() | Recorded() | BrokenTool():
+                await asyncio.sleep(answer_of(step).delay_s)
+                return completion(step, _body(call))
+        raise _error(call, "the answer is no JSON", category="malformed", code="not_json")
 
     async def open(self, call: Call) -> ScriptedStream:
         """Start a stream. Raise CallError."""
-        step = self._next(call)
-        stream = ScriptedStream(_streamed(step, call))
-        if _is_refusal(step):
-            await anext(stream)
-        self.streams.append(stream)
-        return stream
+        step = await self._next(call)
+        self.streams.append(ScriptedStream(_parts(step, call)))
+        return self.streams[-1]
 
-    def _next(self, call: Call) -> Step:
+    async def _next(self, call: Call) -> Step:
+        """Return the step for a call. Raise CallError where a provider says so before an answer begins."""
         self.calls.append(call)
-        return self._script.next(call, f"{call.provider} ({call.model})") or UNEXPECTED
+        step = self._script.next(call, f"{call.provider} ({call.model})") or UNEXPECTED
+        match step:
+            case Refuse():
+                raise _error(call, "the connection was closed", category="unavailable")
+            case HtmlPage() if step.status >= ERROR_FROM:
+                raise _status_error(Status(step.status, "a page instead of an answer"), call)
+            case Status():
+                await asyncio.sleep(step.delay_s)
+                raise _status_error(step, call)
+        return step
 
 
 class ScriptedStream:
@@ -118,18 +134,17 @@ class ScriptedStream:
             match part:
                 case Pause():
                     await asyncio.sleep(part.seconds)
-                case Hang():
+                case Stall():
                     await asyncio.Event().wait()
                 case CallError():
                     raise part
                 case _:
-                    return self._noted(part)
+                    self._usage = part.get("usage") or self._usage
+                    self._finished = self._finished or any(
+                        each.get("finish_reason") for each in part.get("choices", ())
+                    )
+                    return part
         raise StopAsyncIteration
-
-    def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        self._usage = chunk.get("usage") or self._usage
-        self._finished = self._finished or any(choice.get("finish_reason") for choice in chunk.get("choices", ()))
-        return chunk
 
     async def aclose(self) -> None:
         """Note that the engine has closed the upstream."""
@@ -148,72 +163,17 @@ class ScriptedStream:
         return dict(merged)
 
 
-def _is_refusal(step: Step) -> bool:
-    """Whether a provider answers so before a stream begins."""
-    return isinstance(step, Status | Refuse) or (isinstance(step, HtmlPage) and step.status >= ERROR_FROM)
-
-
-def _refusal(step: Step, call: Call) -> Iterator[Part]:
-    if isinstance(step, Status):
-        yield Pause(step.delay_s)
-        yield _status_error(step, call)
-    elif isinstance(step, HtmlPage):
-        yield _status_error(Status(step.status, "a page instead of an answer"), call)
-    else:
-        yield _error(call, "the connection was closed", category="unavailable")
-
-
-def _whole(step: Step, call: Call) -> Iterator[Part]:
-    """The one answer, after its waits."""
-    match step:
-        case _ if _is_refusal(step):
-            yield from _refusal(step, call)
-        case Answer() | Recorded() | BrokenTool():
-            answer = step.answer if isinstance(step, BrokenTool) else step
-            yield Pause(answer.delay_s)
-            yield completion(answer, _body(call))
-        case Stall():
-            yield Hang()
-        case Cut() | Reset():
-            yield _error(call, "the connection broke", category="unavailable")
-        case ErrorObject():
-            yield _error(call, step.message, category="unavailable")
-        case _:
-            yield _error(call, "the answer is no JSON", category="malformed", code="not_json")
-
-
-def _streamed(step: Step, call: Call) -> Iterator[Part]:
-    """The chunks of an answer, whole or spoiled on the way; a step without any ends at once."""
-    match step:
-        case _ if _is_refusal(step):
-            yield from _refusal(step, call)
-        case Midway():
-            yield from itertools.islice(_content(step.answer, call), step.after_chunks * 2)
-            yield from _strike(step, call)
-        case Answer() | Recorded() | BrokenTool():
-            answer = step.answer if isinstance(step, BrokenTool) else step
-            yield from _content(answer, call)
-            yield from closing_chunks(answer, _body(call))
-
-
-def _content(answer: Answer | Recorded, call: Call) -> Iterator[Part]:
-    """The chunks with a wait before each."""
-    waits = itertools.chain([answer.delay_s], itertools.repeat(answer.pace_s))
-    for chunk in content_chunks(answer, _body(call)):
-        yield Pause(next(waits))
-        yield chunk
-
-
-def _strike(step: Midway, call: Call) -> Iterator[Part]:
-    match step:
-        case Stall():
-            yield Hang()
-        case Cut(abrupt=False):
-            return
-        case ErrorObject():
-            yield _broken(call, step.message)
-        case _:
-            yield _broken(call, "the stream broke")
+def _parts(step: Step, call: Call) -> Iterator[Part]:
+    """What a stream reads, a fault in the middle as the error that it is; a clean cut, or no answer, just ends it."""
+    for part in stream(step, _body(call)) if isinstance(step, Answering) else ():
+        match part:
+            case Cut(abrupt=False):
+                return
+            case Midway() if not isinstance(part, Stall):
+                words = part.message if isinstance(part, ErrorObject) else "the stream broke"
+                yield _error(call, words, StreamBrokenError)
+            case _:
+                yield part
 
 
 def _body(call: Call) -> dict[str, Any]:
@@ -225,16 +185,8 @@ def _status_error(step: Status, call: Call) -> CallError:
     found = classify(Failure(classes=(), status=step.code, message=step.message or "", headers=headers))
     wait_s = retry_after_s(headers, now=time.time())
     words = f"HTTP {step.code}: {step.message or ''}"
-    return _error(call, words, category=found.category.name, status=step.code, retry_after_s=wait_s, code=found.code)
+    return _error(call, words, category=found.category, status=step.code, retry_after_s=wait_s, code=found.code)
 
 
-def _broken(call: Call, words: str) -> CallError:
-    return StreamBrokenError(_named(call, words), provider=call.provider, model=call.model)
-
-
-def _error(call: Call, words: str, **facts: Any) -> CallError:
-    return CallError(_named(call, words), provider=call.provider, model=call.model, **facts)
-
-
-def _named(call: Call, words: str) -> str:
-    return f"{call.provider} ({call.model}): {words}"
+def _error(call: Call, words: str, kind: type[CallError] = CallError, **facts: Any) -> CallError:
+    return kind(f"{call.provider} ({call.model}): {words}", provider=call.provider, model=call.model, **facts)

@@ -199,21 +199,8 @@ class BrokenTool:
         return Answer("", tool_calls=(ToolUse(self.name, self.arguments),), finish_reason=self.finish_reason)
 
 
-Step = (
-    Answer
-    | Recorded
-    | Status
-    | Cut
-    | Reset
-    | Stall
-    | BadLine
-    | ErrorObject
-    | Empty
-    | HtmlPage
-    | NotJson
-    | Refuse
-    | BrokenTool
-)
+_Fault = Cut | Reset | Stall | BadLine | ErrorObject
+Step = Answer | Recorded | Status | _Fault | Empty | HtmlPage | NotJson | Refuse | BrokenTool
 KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in Step.__args__}
 
 
@@ -238,19 +225,16 @@ class Script:
     def next(self, request: Any, name: str) -> Step | None:
         """The step for `request`, which complaints call `name`; None when it was not expected."""
         if self._respond is not None:
-            return self._ask(self._respond, request, name)
+            try:
+                return self._respond(request)
+            except Exception as error:  # noqa: BLE001 - a test's own function; assert_done reports what it raised
+                self._complaints.append(f"the script's function raised {error!r} on: {name}")
+                return None
         if self._queue:
             return self._queue.popleft()
         if self._default is None:
             self._complaints.append(f"not expected, the script was used up: {name}")
         return self._default
-
-    def _ask(self, respond: Callable[[Any], Step], request: Any, name: str) -> Step | None:
-        try:
-            return respond(request)
-        except Exception as error:  # noqa: BLE001 - a test's own function; assert_done reports what it raised
-            self._complaints.append(f"the script's function raised {error!r} on: {name}")
-            return None
 
     def assert_done(self) -> None:
         """Raise an AssertionError that lists unused steps and unexpected requests, if there are any."""

@@ -2,27 +2,47 @@
 
 It runs on an event loop in a thread of its own, so that sync and async tests and other processes may use it alike.
 While a reply is written the next request's head is already awaited: an end of file there means that the client left.
+A reply is a generator of parts, bytes and the waits and breaks between them, so that a long or slow stream is made
+while it is sent. What was recorded goes out in the format of the path that was asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import socket
 import struct
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
-from blueprint_llm.testing.script import Request, Script, Status, Step
-from blueprint_llm.testing.wire import Drop, Hang, Part, Pause, format_of, reply, whole
+from blueprint_llm.testing.answers import Answering, Pause, answer_of, completion, stream
+from blueprint_llm.testing.script import (
+    BadLine,
+    Cut,
+    Empty,
+    ErrorObject,
+    HtmlPage,
+    Midway,
+    NotJson,
+    Refuse,
+    Request,
+    Reset,
+    Script,
+    Stall,
+    Status,
+    Step,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 HOST = "127.0.0.1"
 START_S = 10.0
@@ -30,6 +50,160 @@ BATCH_BYTES = 16_384
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNEXPECTED = Status(400, "blueprint_llm.testing: the script did not expect this request")
 GONE = (asyncio.IncompleteReadError, ConnectionError)
+
+LAST_CHUNK = b"0\r\n\r\n"
+JSON, EVENTS, HTML, TEXT = "application/json", "text/event-stream; charset=utf-8", "text/html", "text/plain"
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Close the connection, or reset it; what would follow is not sent."""
+
+    reset: bool = False
+
+
+HANG = Pause(math.inf)  # until the client goes away
+Part = bytes | Pause | Drop
+
+
+def _http_chunk(event: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(event), event)
+
+
+def _sse(payload: bytes) -> bytes:
+    """One server-sent event as one HTTP chunk."""
+    return _http_chunk(b"data: " + payload + b"\n\n")
+
+
+def _event(chunk: Mapping[str, Any]) -> bytes:
+    return _sse(orjson.dumps(chunk))
+
+
+def _named_event(chunk: Mapping[str, Any]) -> bytes:
+    return _http_chunk(f"event: {chunk.get('type')}\ndata: ".encode() + orjson.dumps(chunk) + b"\n\n")
+
+
+def _line(chunk: Mapping[str, Any]) -> bytes:
+    return _http_chunk(orjson.dumps(chunk) + b"\n")
+
+
+class Format(NamedTuple):
+    """How a provider sends a stream; `is_stream`: whether the path alone asks for one, None: the body says."""
+
+    frame: Callable[[Mapping[str, Any]], bytes] = _event
+    content_type: str = EVENTS
+    end: bytes = b""
+    is_stream: bool | None = None
+
+
+DONE = _sse(b"[DONE]")
+OPENAI = Format(end=DONE)
+# By the end of the path; any other is no chat request's.
+FORMATS = {
+    "/chat/completions": OPENAI,
+    "/messages": Format(_named_event),
+    ":generateContent": Format(is_stream=False),
+    ":streamGenerateContent": Format(is_stream=True),
+    "/api/chat": Format(_line, "application/x-ndjson"),
+}
+
+
+def reply(step: Step, body: Mapping[str, Any], format_: Format = OPENAI) -> Iterator[Part]:
+    """The parts of the reply to a chat request with that body."""
+    streamed = bool(body.get("stream")) if format_.is_stream is None else format_.is_stream
+    match step:
+        case Refuse():
+            yield Drop()
+        case Status():
+            ours = error_body(step.code, step.message, step.type, step.error_code)
+            text = step.body if isinstance(step.body, str) else orjson.dumps(ours if step.body is None else step.body)
+            yield Pause(step.delay_s)
+            kind = TEXT if isinstance(step.body, str) else JSON
+            yield whole(text, status=step.code, kind=kind, headers=step.headers)
+        case HtmlPage():
+            page = f"<html><body><h1>{step.status} {_phrase(step.status)}</h1></body></html>"
+            yield whole(page, status=step.status, kind=HTML)
+        case NotJson():
+            yield whole(step.body, kind=TEXT)
+        case Empty():
+            yield head(200, {"content-type": EVENTS}) + DONE + LAST_CHUNK if streamed else whole(b"")
+        case _:
+            yield from _streamed(step, body, format_) if streamed else _document(step, body)
+
+
+def _document(step: Answering, body: Mapping[str, Any]) -> Iterator[Part]:
+    """The answer as one JSON object, whole or spoiled."""
+    answer, content = answer_of(step), orjson.dumps(completion(step, body))
+    half = content[: len(content) // 2]
+    yield Pause(answer.delay_s)
+    match step:
+        case Cut() | Reset() | Stall():
+            yield head(200, {"content-type": JSON, **answer.headers}, len(content)) + half
+            yield HANG if isinstance(step, Stall) else Drop(reset=isinstance(step, Reset))
+        case BadLine():
+            yield whole(half)
+        case ErrorObject():
+            yield whole(orjson.dumps(error_body(200, step.message, step.type, step.code)))
+        case _:
+            yield whole(content, headers=answer.headers)
+
+
+def _streamed(step: Answering, body: Mapping[str, Any], format_: Format) -> Iterator[Part]:
+    """The answer as a stream, whole or spoiled on the way."""
+    answer, parts = answer_of(step), stream(step, body)
+    yield from itertools.islice(parts, 1)  # the wait before the first byte
+    yield head(200, {"content-type": format_.content_type, **answer.headers})
+    for part in parts:
+        match part:
+            case Pause():
+                if part.seconds:  # what is not waited for is sent in one go
+                    yield part
+            case Midway():
+                yield from _strike(part)
+            case _:
+                yield format_.frame(part)
+    yield format_.end * answer.done + LAST_CHUNK
+
+
+def _strike(step: Midway) -> Iterator[Part]:
+    match step:
+        case Cut():
+            yield from (b"" if step.abrupt else LAST_CHUNK, Drop())
+        case Reset():
+            yield Drop(reset=True)
+        case Stall():
+            yield HANG
+        case BadLine():
+            yield _sse(step.line.encode())
+        case ErrorObject():
+            yield from (_event(error_body(200, step.message, step.type, step.code)) + LAST_CHUNK, Drop())
+
+
+def head(status: int, headers: Mapping[str, str], length: int | None = None) -> bytes:
+    """A status line and headers; without a length the body is sent in chunks."""
+    framing = ("transfer-encoding", "chunked") if length is None else ("content-length", str(length))
+    fields = [f"{name}: {value}" for name, value in (*headers.items(), framing)]
+    return "\r\n".join([f"HTTP/1.1 {status} {_phrase(status)}", *fields, "", ""]).encode("latin-1")
+
+
+def whole(
+    content: str | bytes, *, status: int = 200, kind: str = JSON, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A reply in one piece."""
+    content = content.encode() if isinstance(content, str) else content
+    return head(status, {"content-type": kind, **(headers or {})}, len(content)) + content
+
+
+def error_body(code: int, message: str | None, kind: str | None = None, error_code: Any = None) -> dict[str, Any]:
+    """An error object in OpenAI's shape."""
+    kind = kind or ERROR_TYPES.get(code) or ("server_error" if code >= HTTPStatus.INTERNAL_SERVER_ERROR else None)
+    error = {"message": message or _phrase(code), "type": kind or "invalid_request_error", "param": None}
+    return {"error": {**error, "code": error_code}}
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
 
 
 class FaultServer:
@@ -128,7 +302,7 @@ class FaultServer:
         if request.path == "/__requests":
             return await _send([whole(orjson.dumps(self._report()))], writer)
         number = self._record(request)
-        sending = asyncio.ensure_future(_send(_batched(self._reply(request)), writer))
+        sending = asyncio.ensure_future(_send(self._reply(request), writer))
         await asyncio.wait({sending, head}, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done() and head.exception() is not None:
             sending.cancel()
@@ -140,7 +314,7 @@ class FaultServer:
 
     def _reply(self, request: Request) -> Iterable[Part]:
         path = request.path.partition("?")[0]
-        format_ = format_of(path)
+        format_ = next((found for end, found in FORMATS.items() if path.endswith(end)), None)
         if request.method != "POST" or format_ is None:
             return reply(Status(404, f"no such path: {request.method} {path}"), {})
         name = f"{request.method} {path} for model {request.body.get('model')!r}"
@@ -177,48 +351,32 @@ async def _read_request(head: bytes, reader: asyncio.StreamReader) -> Request:
     method, path, _ = first.split(" ", 2)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     content = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Request(method=method, path=path, headers=headers, body=_json_object(content), at=time.monotonic())
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
+    body: Any = None
     with contextlib.suppress(orjson.JSONDecodeError):
         body = orjson.loads(content)
-        return body if isinstance(body, dict) else {}
-    return {}
-
-
-def _batched(parts: Iterable[Part]) -> Iterator[Part]:
-    """Join what is sent without a wait in between, up to a limit: a system call per chunk would cost more than it."""
-    batch = bytearray()
-    for part in parts:
-        if isinstance(part, bytes) and len(batch) < BATCH_BYTES:
-            batch += part
-            continue
-        yield bytes(batch)
-        batch.clear()
-        yield part
-    yield bytes(batch)
+    body = body if isinstance(body, dict) else {}
+    return Request(method=method, path=path, headers=headers, body=body, at=time.monotonic())
 
 
 async def _send(parts: Iterable[Part], writer: asyncio.StreamWriter) -> bool:
-    """Send a reply; whether the connection goes on."""
+    """Send a reply; whether the connection goes on. What has no wait in between is joined, to save system calls."""
+    batch = bytearray()
     for part in parts:
-        match part:
-            case bytes():
-                writer.write(part)
-                await writer.drain()
-            case Pause():
-                await asyncio.sleep(part.seconds)
-            case Hang():
-                await asyncio.Event().wait()
-            case Drop():
-                _drop(writer, reset=part.reset)
-                return False
+        if isinstance(part, bytes):
+            batch += part
+            if len(batch) < BATCH_BYTES:
+                continue
+        writer.write(bytes(batch))
+        batch.clear()
+        await writer.drain()
+        if isinstance(part, Pause):
+            await asyncio.sleep(part.seconds)
+        elif isinstance(part, Drop):
+            if part.reset:
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                writer.transport.abort()
+            writer.close()
+            return False
+    writer.write(bytes(batch))
+    await writer.drain()
     return True
-
-
-def _drop(writer: asyncio.StreamWriter, *, reset: bool) -> None:
-    if reset:
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        writer.transport.abort()
-    writer.close()

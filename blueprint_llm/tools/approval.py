@@ -1,4 +1,7 @@
-"""Ask a person before a tool acts, a whole batch at a time; whoever does not clearly say yes has said no."""
+"""Ask a person before a tool acts, a whole batch at a time; whoever does not clearly say yes has said no.
+
+On the terminal: a diff or the words of a command, everything visible, one key to answer.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import asyncio
 import inspect
 import json
 import threading
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.tools.patch import preview
 from blueprint_llm.tools.show import one_line, visible
@@ -18,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from blueprint_llm.tools.rules import Judged
-    from blueprint_llm.types import ToolCall
+
+
+_SCOPES: dict[str, Literal["once", "session", "always"]] = {"y": "once", "s": "session", "a": "always"}
+_KEYS = "y once, s this session, a always, n reject, e edit, l later"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +70,6 @@ class ApprovalDecision:
     id: str | None = None
 
 
-class Approver(Protocol):
-    """Somebody who decides; `decide` may be a coroutine function."""
-
-    def decide(self, batch: list[ApprovalRequest]) -> Any:
-        """One decision per request."""
-
-
 class DenyAll:
     """The approver of a headless run."""
 
@@ -77,7 +78,61 @@ class DenyAll:
         return [ApprovalDecision(reason="nobody is there to approve it") for _ in batch]
 
 
-def request_for(call: ToolCall, judged: Judged) -> ApprovalRequest:
+class TerminalApprover:
+    """Shows each request and reads an answer; an end of input rejects. Diffs are coloured where rich is installed."""
+
+    def __init__(
+        self, read: Callable[[str], str] = input, write: Callable[[str], None] = print, *, colour: bool = False
+    ) -> None:
+        self._read, self._write = read, write
+        self._colour = colour and find_spec("rich") is not None
+
+    def decide(self, batch: list[ApprovalRequest]) -> list[ApprovalDecision]:
+        """Return one decision per request."""
+        found = []
+        for number, request in enumerate(batch, 1):
+            self._write(f"\n[{number}/{len(batch)}] {one_line(request.tool)}")
+            for reason in request.reasons:
+                self._write(f"  because {reason}")
+            if request.effects:
+                self._write(f"  it may: {', '.join(request.effects)}")
+            if self._colour:
+                from rich.console import Console  # noqa: PLC0415 - optional, loaded to show colour
+                from rich.syntax import Syntax  # noqa: PLC0415 - likewise
+
+                shown = Syntax(request.preview, "diff", word_wrap=True, background_color="default")
+                Console(stderr=True).print(shown)
+            else:
+                self._write(request.preview)
+            decision = None
+            while decision is None:
+                decision = self._answer(request)
+            found.append(replace(decision, id=request.id))
+        return found
+
+    def _answer(self, request: ApprovalRequest) -> ApprovalDecision | None:
+        """The decision that a line read makes; None: ask again."""
+        try:
+            answer = self._read(f"Run it? ({_KEYS}) ").strip().lower()[:1]
+        except EOFError:
+            return ApprovalDecision(reason="nobody answered")
+        match answer:
+            case "y" | "s" | "a":
+                return ApprovalDecision(decision="approve", scope=_SCOPES[answer])
+            case "n":
+                return ApprovalDecision(reason=self._read("Why not (told to the model)? ").strip())
+            case "l":
+                return ApprovalDecision(decision="later")
+            case "e":
+                self._write(one_line(json.dumps(request.arguments)))
+                try:
+                    return ApprovalDecision(decision="edit", arguments=json.loads(self._read("Arguments as JSON: ")))
+                except ValueError:
+                    self._write("not JSON")
+        return None
+
+
+def request_for(judged: Judged) -> ApprovalRequest:
     """Return the request about a call."""
     arguments = json.loads(judged.canonical)
     if judged.claims.command:
@@ -88,8 +143,8 @@ def request_for(call: ToolCall, judged: Judged) -> ApprovalRequest:
         rows = ((name, json.dumps(value, ensure_ascii=False)) for name, value in arguments.items())
         shown = "\n".join(f"{name}: {one_line(text)}" for name, text in rows)
     return ApprovalRequest(
-        id=call.id,
-        tool=call.name,
+        id=judged.call.id,
+        tool=judged.call.name,
         arguments=arguments,
         reasons=tuple(one_line(reason) for reason in judged.decision.reasons),
         preview=shown,
@@ -102,50 +157,40 @@ def request_for(call: ToolCall, judged: Judged) -> ApprovalRequest:
 async def ask(
     approver: Any, batch: Sequence[ApprovalRequest], timeout_s: float | None = None
 ) -> list[ApprovalDecision]:
-    """Ask and wait; an approver that raises, answers oddly or is late denies. A blocking one runs in a thread.
+    """Ask and wait; an approver that raises, answers oddly or is late denies. One that blocks does so in a thread.
 
-    Args:
-        approver: An `Approver`, or its deciding function.
-        batch: What is asked about.
-        timeout_s: How long it may take; None: as long as it likes.
+    `approver` is a deciding function, sync or async, or an object whose `decide` is one.
     """
-    decide = getattr(approver, "decide", approver)
-    target = getattr(decide, "__call__", decide)  # noqa: B004 - an object may have an async __call__
-    is_async = inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(target)
     try:
         async with asyncio.timeout(timeout_s):
-            answer = decide(list(batch)) if is_async else await _in_thread(decide, list(batch))
+            answer = await _in_thread(getattr(approver, "decide", approver), list(batch))
             answer = await answer if inspect.isawaitable(answer) else answer
     except Exception as error:  # noqa: BLE001 - a person's program decides by not deciding: denied
         answer = error
+    if isinstance(answer, BaseException):
+        reason = f"the approver failed ({type(answer).__name__})"
+        return [ApprovalDecision(reason=reason, id=item.id) for item in batch]
     return answers_to(batch, answer)
 
 
 async def _in_thread(decide: Callable[[list[ApprovalRequest]], Any], batch: list[ApprovalRequest]) -> Any:
-    """Run a blocking approver in a thread that nothing waits for: it may sit at a prompt for ever."""
-    loop, context = asyncio.get_running_loop(), copy_context()
-    answer: asyncio.Future[Any] = loop.create_future()
-
-    def settle(found: Any) -> None:
-        if not answer.done():
-            answer.set_result(found)
+    """Return what an approver answers or raises in a thread that nothing waits for: it may sit at a prompt for ever."""
+    context, answer = copy_context(), Future[Any]()
 
     def work() -> None:
         try:
             found = context.run(decide, batch)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is no yes
-            found = RuntimeError(type(error).__name__) if not isinstance(error, Exception) else error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for the answer any more
-            loop.call_soon_threadsafe(settle, found)
+            found = error  # as a value: a future cannot carry StopIteration, and takes other failures for its own end
+        with suppress(InvalidStateError, RuntimeError):  # nobody waits for the answer any more
+            answer.set_result(found)
 
     threading.Thread(target=work, name="blueprint-approver", daemon=True).start()
-    return await answer
+    return await asyncio.wrap_future(answer)
 
 
 def answers_to(batch: Sequence[ApprovalRequest], answer: Any) -> list[ApprovalDecision]:
-    """One decision per request, in its order; what does not clearly answer a request rejects it."""
-    if isinstance(answer, Exception):
-        return [ApprovalDecision(reason=f"the approver failed ({type(answer).__name__})", id=item.id) for item in batch]
+    """Return one decision per request, in its order; what does not clearly answer a request rejects it."""
     found = [_as_decision(item) for item in answer] if isinstance(answer, list | tuple) else []
     named = {item.id: item for item in found if item.id is not None}
     in_order = found if len(found) == len(batch) and not named else []
@@ -157,8 +202,7 @@ def _as_decision(item: Any) -> ApprovalDecision:
     if isinstance(item, ApprovalDecision):
         return item
     if isinstance(item, dict):
-        try:
+        with suppress(TypeError):
             return ApprovalDecision(**item)
-        except TypeError:
-            return ApprovalDecision(reason="the decision was malformed")
+        return ApprovalDecision(reason="the decision was malformed")
     return ApprovalDecision(decision="approve") if item is True else ApprovalDecision()

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import unicodedata
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
@@ -29,7 +30,7 @@ from blueprint_llm.tools.workspace import glob
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from blueprint_llm.config.tool_blocks import Sandbox
+    from blueprint_llm.config.blocks import Sandbox
 
 
 # Folders that hold secrets: hidden.
@@ -150,22 +151,13 @@ def is_protected(name: str) -> bool:
     return is_kept(name) or _folded(name) in _SECRET_FOLDERS
 
 
-def is_within(path: str, above: str) -> bool:
-    """Return True if `path` is `above` or below it."""
-    return path == above or path.startswith(above.rstrip("/") + "/")
-
-
 def is_in(path: str, parts: Iterable[str]) -> bool:
     """Return True if `path` is one of the parts or below one."""
-    return any(is_within(path, part) for part in parts)
+    return any(path == part or path.startswith(part.rstrip("/") + "/") for part in parts)
 
 
 class Patterns:
-    """Globs of rules, as one question. A pattern also covers what is below a folder of its name.
-
-    Args:
-        patterns: Relative to the workspace.
-    """
+    """Globs of rules, relative to the workspace, as one question; each also covers what is below it."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.texts = tuple(dict.fromkeys(pattern.removeprefix("./").rstrip("/") or "." for pattern in patterns))
@@ -197,47 +189,28 @@ class Patterns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What stands in a workspace that a command must not see or change; paths are relative to it.
+    """What stands in a workspace that a command must not see or change; paths are relative to it."""
 
-    Attributes:
-        hidden: Files and folders to hide, links among them resolved.
-        kept: Files and folders that stay as they are.
-        git_configs: Configurations of git repositories.
-        links: Links whose names are hidden or kept, with what they point to.
-        doubt: Why hiding would not be enough; empty: it is.
-    """
-
-    hidden: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()  # files and folders to hide, links among them resolved
+    kept: tuple[str, ...] = ()  # files and folders that stay as they are
     git_configs: tuple[str, ...] = ()
-    links: tuple[tuple[str, str], ...] = ()
-    doubt: str = ""
+    links: tuple[tuple[str, str], ...] = ()  # links whose names are hidden or kept, with what they point to
+    doubt: str = ""  # why hiding would not be enough
 
 
-@dataclass(slots=True)
-class _Folder:
-    """What a folder held when it changed last, so that it is read again only after a change."""
-
-    changed_ns: int
-    folders: list[str] = field(default_factory=list)
-    marks: list[tuple[str, str]] = field(default_factory=list)
+# What a folder holds: the folders in it that are looked through as well, and marks of what is special in it.
+_Content = tuple[list[str], list[tuple[str, str]]]
 
 
 class Surveyor:
-    """Finds what to hide and to keep in a workspace.
+    """Finds what to hide and to keep in a workspace: what rules name, and secrets but for those in `shows`.
 
     A folder is read again only after it changed, so that looking at all of them costs a system call each.
-
-    Args:
-        root: The workspace.
-        hides: What rules deny to be read.
-        keeps: What rules deny to be written.
-        shows: Built-in secrets that the configuration shows all the same.
     """
 
     def __init__(self, root: str, hides: Patterns, keeps: Patterns, shows: Patterns) -> None:
         self._root, self._hides, self._keeps, self._shows = root, hides, keeps, shows
-        self._known: dict[str, _Folder] = {}
+        self._known: dict[str, tuple[int, _Content]] = {}
         # What was hidden through a link stays hidden, also when the link is taken away while another command runs.
         self._through_links: set[str] = set()
         self._lock = threading.Lock()
@@ -247,29 +220,24 @@ class Surveyor:
         with self._lock:
             if self._hides.match_folder("."):
                 return Survey(hidden=(".",))
-            found: dict[str, list[str]] = {
-                "hidden": [], "kept": [], "git": [], "hidden link": [], "kept link": [], "doubt": []
-            }  # fmt: skip
+            found: defaultdict[str, list[str]] = defaultdict(list)
             folders = [""]
             while folders:
-                content = self._content(folders.pop())
-                folders += content.folders
-                for kind, name in content.marks:
+                below, marks = self._content(folders.pop())
+                folders += below
+                for kind, name in marks:
                     found[kind].append(name)
-            return self._summed_up(found)
-
-    def _summed_up(self, found: dict[str, list[str]]) -> Survey:
-        self._through_links |= set(self._targets(found["hidden link"]))
-        through = [path for path in self._through_links if os.path.lexists(f"{self._root}/{path}")]
-        hidden = _outermost([*found["hidden"], *through])
-        named = found["hidden link"] + found["kept link"]
-        return Survey(
-            hidden=hidden,
-            kept=_outermost([*found["kept"], *self._targets(found["kept link"])], but=hidden),
-            git_configs=tuple(name for name in found["git"] if not is_in(name, hidden)),
-            links=tuple((name, str(Path(self._root, name).readlink())) for name in named),
-            doubt=next(iter(found["doubt"]), "") or self._doubt(hidden),
-        )
+            self._through_links |= set(self._targets(found["hidden link"]))
+            through = [path for path in self._through_links if os.path.lexists(f"{self._root}/{path}")]
+            hidden = _outermost([*found["hidden"], *through])
+            named = found["hidden link"] + found["kept link"]
+            return Survey(
+                hidden=hidden,
+                kept=_outermost([*found["kept"], *self._targets(found["kept link"])], but=hidden),
+                git_configs=tuple(name for name in found["git"] if not is_in(name, hidden)),
+                links=tuple((name, str(Path(self._root, name).readlink())) for name in named),
+                doubt="".join(found["doubt"][:1]) or self._doubt(hidden),
+            )
 
     def _doubt(self, hidden: tuple[str, ...]) -> str:
         if len(hidden) > MOST_HIDDEN:
@@ -287,28 +255,26 @@ class Surveyor:
             if real.startswith(f"{self._root}/") and os.path.lexists(real):
                 yield real[len(self._root) + 1 :]
 
-    def _content(self, path: str) -> _Folder:
+    def _content(self, path: str) -> _Content:
         place = f"{self._root}/{path}" if path else self._root
         try:
             changed_ns = os.lstat(place).st_ctime_ns
             known = self._known.get(path)
-            if known is not None and known.changed_ns == changed_ns:
-                return known
+            if known is not None and known[0] == changed_ns:
+                return known[1]
             content = self._read(path, place)
         except FileNotFoundError:
-            return _Folder(0)
+            return [], []
         except PermissionError:  # a command could open it again, and what is in it is not known
-            return _Folder(0, marks=[("hidden", path)])
+            return [], [("hidden", path)]
         except OSError as error:  # such as a path that a command has made too long
-            return _Folder(
-                0, marks=[("doubt", f"{path[:80]}... cannot be looked through: {error.strerror}")] * bool(path)
-            )
-        content.changed_ns = changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else -1
-        self._known[path] = content
+            doubt = f"{path[:80]}... cannot be looked through: {error.strerror}"
+            return [], [("doubt", doubt)] if path else []
+        self._known[path] = changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else -1, content
         return content
 
-    def _read(self, path: str, place: str) -> _Folder:
-        content = _Folder(0)
+    def _read(self, path: str, place: str) -> _Content:
+        folders, marks = [], []
         with os.scandir(place) as entries:
             listed = list(entries)
         names = {entry.name for entry in listed}
@@ -319,13 +285,13 @@ class Surveyor:
             is_folder = not is_link and entry.is_dir(follow_symlinks=False)
             kind = self._kind(inside, entry.name, is_folder=is_folder, is_repository=is_repository)
             if kind:
-                content.marks.append((f"{kind} link" if is_link and kind != "git" else kind, inside))
+                marks.append((f"{kind} link" if is_link and kind != "git" else kind, inside))
             # Only below `.git` are they git's own: a project may have a folder of that name, with secrets in it.
             is_shut = kind == "hidden" or (entry.name == "objects" and ".git" in path.split("/"))
             is_foreign = not _FOREIGN.isdisjoint(inside.split("/"))
             if is_folder and not is_shut and (not is_foreign or self._hides.may_match_below(inside)):
-                content.folders.append(inside)
-        return content
+                folders.append(inside)
+        return folders, marks
 
     def _kind(self, path: str, name: str, *, is_folder: bool, is_repository: bool) -> str:
         if self._hides.match_folder(path) if is_folder else self._hides.match(path):
@@ -354,8 +320,7 @@ def _outermost(paths: Iterable[str], *, but: Sequence[str] = ()) -> tuple[str, .
 def shown_parts(root: str, survey: Survey, paths: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the parts of the workspace that a command sees: all, or what the patterns of its rule cover.
 
-    Raises:
-        ToolError: Nothing that is there matches.
+    Raises ToolError if nothing that is there matches, or too much.
     """
     if survey.hidden == (".",):
         return ()
@@ -385,36 +350,31 @@ def readable(env: Mapping[str, str], workspace: str, settings: Sandbox) -> tuple
     private = (env.get("HOME", ""), os.path.expanduser("~"), workspace)  # noqa: PTH111 - a plain string
     found = dict.fromkeys(_SYSTEM)
     for part in env.get("PATH", "").split(":"):
-        if part and not any(is_within(place, part) for place in private):
+        if part and not any(is_in(place, (part,)) for place in private):
             beside = ("lib", "lib64", "libexec", "include", "versions", "version", "toolchains")
             found |= dict.fromkeys([part, *(str(Path(part).parent / name) for name in beside)])
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    found |= dict.fromkeys([sys.prefix, sys.base_prefix, *packages, _LIBRARY, *listed(settings)])
-    there = [path for path in found if os.path.exists(path) and not is_within(path, workspace)]  # noqa: PTH110 - plain strings
-    return tuple(path for path in there if not any(path != other and is_within(path, other) for other in there))
+    found |= dict.fromkeys([sys.prefix, sys.base_prefix, *packages, _LIBRARY, *listed(settings.read)])
+    return _outermost(path for path in found if os.path.exists(path) and not is_in(path, (workspace,)))  # noqa: PTH110 - plain strings
 
 
-def listed(settings: Sandbox) -> list[str]:
-    """Return what the user lets commands read beside the workspace."""
-    return [os.path.abspath(os.path.expanduser(path)) for path in settings.read if path.startswith(("/", "~"))]  # noqa: PTH100, PTH111 - plain strings
+def listed(paths: Iterable[str]) -> list[str]:
+    """Return the paths of `sandbox.read` or `sandbox.write` that lie beside the workspace."""
+    beside = (os.path.expanduser(path) for path in paths if path.startswith(("/", "~")))  # noqa: PTH111 - plain strings
+    return [os.path.abspath(path) for path in beside]  # noqa: PTH100 - plain strings
 
 
 def own_environment(workspace: str, settings: Sandbox) -> list[str]:
     """Return what of the engine's own programs lies in the workspace: a command that changed it would change us."""
-    allowed = writable(settings)
     found = [os.path.realpath(path) for path in (sys.prefix, _LIBRARY)]
-    return [path for path in found if path != workspace and is_within(path, workspace) and not is_in(path, allowed)]
+    inside = [path for path in found if path != workspace and is_in(path, (workspace,))]
+    return [path for path in inside if not is_in(path, writable(settings))]
 
 
 def writable(settings: Sandbox) -> tuple[str, ...]:
     """Return what a command with `effects: write` may write beside the workspace."""
     places = (os.path.abspath(os.path.expanduser(path)) for path in settings.write)  # noqa: PTH100, PTH111 - plain strings
     return tuple(place for place in places if os.path.exists(place))  # noqa: PTH110 - plain strings
-
-
-def shown_secrets(settings: Sandbox) -> Patterns:
-    """Return the secrets of the workspace that commands see all the same: relative paths of `sandbox.read`."""
-    return Patterns(path for path in settings.read if not path.startswith(("/", "~")))
 
 
 def hidden_beside(visible: Iterable[str]) -> list[str]:
@@ -478,13 +438,12 @@ def inert_git_config(path: str, *, write: bool, user: bool = False) -> tuple[str
 
 def git_reads(path: str) -> list[str]:
     """Return what else a configuration has git read or run in the user's name: included files, a folder of hooks."""
-    found = []
+    above, found = os.path.dirname(path), []  # noqa: PTH120 - a plain string
     for key, value in _git_rows(path)[0]:
-        if key == "core.hookspath":
-            found.append(os.path.join(os.path.dirname(path), "..", os.path.expanduser(value)))  # noqa: PTH111, PTH118, PTH120 - plain strings
-        elif key.startswith("include") and key.endswith(".path"):
-            found.append(os.path.join(os.path.dirname(path), os.path.expanduser(value)))  # noqa: PTH111, PTH118, PTH120 - plain strings
-    return [os.path.realpath(place) for place in found]
+        if key == "core.hookspath" or (key.startswith("include") and key.endswith(".path")):
+            base = f"{above}/.." if key == "core.hookspath" else above
+            found.append(os.path.realpath(os.path.join(base, os.path.expanduser(value))))  # noqa: PTH111, PTH118 - likewise
+    return found
 
 
 def _git_rows(path: str) -> tuple[tuple[tuple[str, str], ...], bool]:

@@ -9,55 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.config.paths import folder
-from blueprint_llm.config.tool_blocks import Tools
 from blueprint_llm.errors import ConfigError, ToolError
-from blueprint_llm.redaction import redact
 from blueprint_llm.secret import revealed
 from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, DenyAll, ask, request_for
-from blueprint_llm.tools.arguments import BadArgumentsError, read_arguments
-from blueprint_llm.tools.audit import Audit
-from blueprint_llm.tools.commands import CommandTools
-from blueprint_llm.tools.execution import Executor
-from blueprint_llm.tools.files import FileTools
-from blueprint_llm.tools.journal import Journal
-from blueprint_llm.tools.process import Spawner
-from blueprint_llm.tools.registry import Registered, from_function, from_schema
-from blueprint_llm.tools.rules import Judge, Judged, Mode, Policy, ToolDecision, load_rules, suggestion
+from blueprint_llm.tools.commands import CommandTools, Spawner
+from blueprint_llm.tools.execution import Executor, Surroundings
+from blueprint_llm.tools.files import FileTools, Journal
+from blueprint_llm.tools.registry import BadArgumentsError, Registered, from_function, from_schema, read_arguments
+from blueprint_llm.tools.rules import Judged, Mode, Policy, ToolDecision, load_rules
 from blueprint_llm.tools.sandbox import Confinement
-from blueprint_llm.tools.sealed import Grants, fingerprint, load_key, state_folder
+from blueprint_llm.tools.sealed import Audit, Grants, fingerprint, load_key, state_folder
 from blueprint_llm.tools.workspace import Root, Workspace
 from blueprint_llm.types import Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the engine takes from the world, so that tests can give it another.
-
-    Attributes:
-        clock: Unix time in seconds.
-        monotonic: For durations, in seconds.
-        random: Bytes for keys and names.
-        redact: Takes registered secrets out of text.
-        approval_timeout_s: How long an approver may take; None: as long as it likes.
-    """
-
-    clock: Callable[[], float] = time.time
-    monotonic: Callable[[], float] = time.monotonic
-    random: Callable[[int], bytes] = os.urandom
-    redact: Callable[[str], str] = redact
-    approval_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +45,11 @@ class Ready:
     run: str = ""
 
 
-class ToolEngine:
+class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManager["ToolEngine"]):
     """Tools over one workspace, under one policy.
 
-    Args:
-        rules: In place of those in `settings`.
-        workspace: In place of the one in `settings`.
-        mode: In place of the one in `settings`.
-        settings: The `tools:` block.
-        approver: Decides what the rules leave open; None: nobody does, and such calls are denied.
-        surroundings: Clocks, randomness, redaction.
-
-    Raises:
-        ConfigError: When a rule is wrong or the workspace is no folder.
+    `settings` is the `tools:` block; what else is given takes the place of its keys. Without an approver, what the
+    rules leave open is denied. Raises ConfigError if a rule is wrong or the workspace is no folder.
     """
 
     def __init__(
@@ -100,67 +67,42 @@ class ToolEngine:
         self.settings = given.model_copy(update=changed)
         self.approver, self.world = approver, surroundings or Surroundings()
         self.workspace = Workspace(self.settings.workspace)
-        root = self.workspace.root
+        root, sandbox = self.workspace.root, self.settings.sandbox
         if not os.path.isdir(root):  # noqa: PTH112 - a plain string
             raise ConfigError(f"tools.workspace: {self.settings.workspace} is not a folder")
-        policy = Policy(load_rules(given.rules if rules is None else rules, self.workspace), self.workspace)
-        confinement = Confinement(root, self.settings.sandbox, policy.hides, policy.keeps)
-        sandbox = self.settings.sandbox
-        is_waived = sandbox.backend == "none" and not sandbox.required
-        self._judge = Judge(
-            policy=policy,
-            mode=self.settings.mode,
-            workspace=self.workspace,
-            unenforced=(lambda _: []) if is_waived else confinement.doubts,
-            refuses=sandbox.required,
-            digest=fingerprint([self.settings.mode, root, [rule.model_dump(mode="json") for rule in policy.rules]]),
-        )
+        loaded = load_rules(given.rules if rules is None else rules, self.workspace)
+        self._policy = Policy(loaded, self.workspace, self.settings, lambda effects: confinement.doubts(effects))  # noqa: PLW0108 - made below, of what the policy hides
+        confinement = Confinement(root, sandbox, self._policy.hides, self._policy.keeps)
         self._open(confinement)
 
     def _open(self, confinement: Confinement) -> None:
-        root, limits = self.workspace.root, self.settings.limits
-        self._spawner, self._root = Spawner(), Root(root)
-        own = fingerprint(root)[:16]
+        own = fingerprint(self.workspace.root)[:16]
+        self._spawner, self._root = Spawner(self.workspace.root, self.settings.limits), Root(self.workspace.root)
         journal = Journal(folder("state") / "journal" / own, self.world.random)
         journal.recover(self._root)
-        self._made_audit: Audit | None = None
         self._grants = Grants(own, self.key)
-        self._executor = Executor(
-            lambda: self.audit, self.world.redact, self.world.monotonic, limits.output_bytes, limits.timeout_s
-        )
-        self._closers: list[Callable[[], None]] = [
-            confinement.close, self._root.close, self._executor.close, self._spawner.close
-        ]  # fmt: skip
+        self._executor = Executor(lambda: self.audit, self.world, self.settings.limits)
+        self._closers = [confinement.close, self._root.close, self._executor.close, self._spawner.close]
         self._connected: set[str] = set()
-        files = FileTools(self.workspace, self._root, journal, self._judge.policy.shuts)
+        files = FileTools(self.workspace, self._root, journal, self._policy.shuts)
         commands = CommandTools(self.workspace, self.settings, self._spawner, confinement)
         self._environment = commands.environment
         built_in = (
             from_function(files.read_file),
             from_function(files.list_files),
             from_function(files.search_files),
-            replace(from_function(files.write_file), claims=files.write_claims),
-            replace(from_function(files.patch), claims=files.patch_claims),
-            replace(from_function(commands.command), claims=commands.command_claims),
-            replace(from_function(commands.run_tests), claims=commands.test_claims),
+            from_function(files.write_file, files.write_claims),
+            from_function(files.patch, files.patch_claims),
+            from_function(commands.command, commands.claims),
+            from_function(commands.run_tests, commands.claims),
             from_function(self._executor.read_result),
         )
         self._tools = {registered.tool.name: registered for registered in built_in}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.aclose()
 
     def close(self) -> None:
@@ -176,12 +118,10 @@ class ToolEngine:
         """Return the key that seals approvals and the audit."""
         return load_key(state_folder("tools") / "tools.key", self.world.random)
 
-    @property
+    @cached_property
     def audit(self) -> Audit:
         """The audit, opened on first use."""
-        if self._made_audit is None:
-            self._made_audit = open_audit(self.settings, self.world)
-        return self._made_audit
+        return open_audit(self.settings, self.world)
 
     # Tools.
 
@@ -192,8 +132,7 @@ class ToolEngine:
     ) -> Tool:
         """Add a tool: a function (its signature is the schema), or a schema and its handler.
 
-        Raises:
-            ToolError: When the name is taken, or the signature cannot be a schema.
+        Raises ToolError if the name is taken, or the signature cannot be a schema.
         """
         if isinstance(declared, Registered):
             made = declared
@@ -209,11 +148,7 @@ class ToolEngine:
         return made.tool
 
     async def connect(self) -> None:
-        """Start the configured MCP servers and register their tools; once.
-
-        Raises:
-            ToolError: When one does not start.
-        """
+        """Start the configured MCP servers and register their tools; once. Raises ToolError if one does not start."""
         from blueprint_llm.tools.mcp import McpConnection  # noqa: PLC0415 - only where servers are configured
 
         for name, config in self.settings.mcp_servers.items():
@@ -262,29 +197,26 @@ class ToolEngine:
 
     def _judged(self, name: str, arguments: object, *, tainted: bool = False) -> Judged:
         if registered := self._tools.get(name):
-            return self._judge.judge(registered, arguments, tainted=tainted)
+            return self._policy.judge(registered, arguments, tainted=tainted)
         decision = ToolDecision(decision="deny", rule_id=None, reasons=(f"there is no tool named {name!r}",))
         return Judged(registered=from_schema(Tool(name="unknown"), lambda: None), decision=decision)
 
-    def judge(self, call: ToolCall, *, tainted: bool = False) -> Judged:
+    def judge(self, ready: Ready) -> Judged:
         """Return a call as it stands now, approvals that still hold included."""
-        judged = self._judged(call.name, call.arguments, tainted=tainted)
+        call = ready.call
+        judged = replace(self._judged(call.name, call.arguments, tainted=ready.tainted), call=call, run=ready.run)
         if judged.decision.decision == "ask" and self._grants.holds(judged.grant):
             return replace(judged, decision=replace(judged.decision, decision="allow", rule_id="approved before"))
         return judged
 
     def would_allow(self, name: str, arguments: object) -> str:
         """Return the rule that would allow a call, as it is written in the file; empty for an unknown tool."""
-        return suggestion(self._judged(name, arguments)) if name in self._tools else ""
+        return self._judged(name, arguments).suggestion if name in self._tools else ""
 
     # Running.
 
     async def execute(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
-        """Judge, ask where needed, and run one call.
-
-        Raises:
-            ToolError: It is no call at all, or only a part of one.
-        """
+        """Judge, ask where needed, and run one call. Raises ToolError if it is no call at all, or a part of one."""
         if isinstance(call, Mapping):
             inner = call.get("function", call)
             identity, name = str(call.get("id") or "call"), str(inner.get("name") or "")
@@ -294,11 +226,12 @@ class ToolEngine:
                 return ToolResult(tool_call_id=identity, name=name, status="error", content=f"not run: {error}")
         if not isinstance(call, ToolCall):
             raise ToolError("only a complete, validated tool call can be run")
-        judged = self.judge(call)
+        ready = Ready(call=call)
+        judged = self.judge(ready)
         if judged.decision.decision != "ask":
-            return await self.run(Ready(call=call))
-        request = request_for(call, judged)
-        settled = self.settle(Ready(call=call), request, (await self.approve([request]))[0])
+            return await self.run(ready)
+        request = request_for(judged)
+        settled = self.settle(ready, request, (await self.approve([request]))[0])
         return settled if isinstance(settled, ToolResult) else await self.run(settled)
 
     async def approve(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
@@ -307,33 +240,34 @@ class ToolEngine:
 
     def settle(self, ready: Ready, request: ApprovalRequest, answer: ApprovalDecision) -> Ready | ToolResult:
         """Return what an answer makes of a call: ready to run as it was approved, or a refusal."""
-        call = ready.call
         if answer.decision == "approve":
             if answer.scope in {"session", "always"}:
                 self._grants.add(request.grant, lasting=answer.scope == "always")
             return replace(ready, approved=request.binding)
         if answer.decision == "edit" and answer.arguments is not None:
-            edited = call.model_copy(update={"arguments": answer.arguments})
-            return replace(ready, call=edited, approved=self.judge(edited, tainted=ready.tainted).binding)
+            edited = replace(ready, call=ready.call.model_copy(update={"arguments": answer.arguments}))
+            return replace(edited, approved=self.judge(edited).binding)
+        judged = self.judge(ready)
         reason = answer.reason or ("left for later" if answer.decision == "later" else "no reason given")
-        judged = self.judge(call, tainted=ready.tainted)
         why = "; ".join(judged.decision.reasons)
-        told = f"rejected: {reason}" + (f" (asked because: {why})" if why else "")
-        return self._executor.refuse(call, judged, told, ready.run, self.would_allow(call.name, call.arguments))
+        return self._refuse(judged, f"rejected: {reason}" + (f" (asked because: {why})" if why else ""))
+
+    def _refuse(self, judged: Judged, reason: str) -> ToolResult:
+        return self._executor.refuse(judged, reason, self.would_allow(judged.call.name, judged.call.arguments))
 
     async def run(self, ready: Ready) -> ToolResult:
         """Judge once more and run, if it is allowed or is exactly what was approved."""
-        call = ready.call
-        await self._refresh(call.name)
-        judged = self.judge(call, tainted=ready.tainted)
+        await self._refresh(ready.call.name)
+        judged = self.judge(ready)
         why = "; ".join(judged.decision.reasons)
         if judged.decision.decision == "deny":
-            return self._executor.refuse(call, judged, why or "denied by a rule", ready.run)
+            return self._executor.refuse(judged, why or "denied by a rule")
+        if judged.decision.decision == "ask" and ready.approved is None:
+            return self._refuse(judged, f"needs approval: {why}")
         if judged.decision.decision == "ask" and ready.approved != judged.binding:
             changed = "the call, the policy or a file changed since it was approved: ask again"
-            told = f"needs approval: {why}" if ready.approved is None else changed
-            return self._executor.refuse(call, judged, told, ready.run, self.would_allow(call.name, call.arguments))
-        return await self._executor.run(call, judged, ready.run)
+            return self._refuse(judged, changed)
+        return await self._executor.run(judged)
 
     async def run_all(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
         """Run calls that may run side by side; the results are in call order."""

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import inspect
 import json
-from collections import OrderedDict
+import os
+import time
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -23,19 +24,20 @@ from pydantic_core import to_jsonable_python
 
 from blueprint_llm.engine import otel
 from blueprint_llm.errors import StoreError, ToolError
-from blueprint_llm.tools.process import to_its_end
+from blueprint_llm.redaction import redact
+from blueprint_llm.tools.commands import to_its_end
 from blueprint_llm.tools.registry import Ran, tool
 from blueprint_llm.tools.show import visible
-from blueprint_llm.types import ToolCall, ToolResult
+from blueprint_llm.types import ToolResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blueprint_llm.tools.audit import Audit
+    from blueprint_llm.config.blocks import ToolLimits
     from blueprint_llm.tools.rules import Judged
+    from blueprint_llm.tools.sealed import Audit
 
-# What a record raises that cannot be written.
-UNWRITABLE = (OSError, StoreError, ToolError)
+_UNWRITABLE = (OSError, StoreError, ToolError)  # what a record raises that cannot be written
 _AUDITED_CHARS = 4000
 _KEPT_RESULTS = 32
 _MOST_THREADS = 64
@@ -49,28 +51,24 @@ class _Raised:
     error: BaseException
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the engine takes from the world, so that tests can give it another. Times are in seconds."""
+
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    random: Callable[[int], bytes] = os.urandom
+    redact: Callable[[str], str] = redact
+    approval_timeout_s: float | None = None
+
+
 class Executor:
-    """Runs calls; knows nothing of rules.
+    """Runs calls; knows nothing of rules. The audit is made on first use: an engine that only checks writes nothing."""
 
-    Args:
-        audit: Made on first use, so that an engine that only checks writes nothing.
-        redact: Takes secrets out of text.
-        monotonic: A clock for durations, in seconds.
-        limit: How many characters of a result the model gets.
-        timeout_s: After which a coroutine handler is cancelled.
-    """
-
-    def __init__(
-        self,
-        audit: Callable[[], Audit],
-        redact: Callable[[str], str],
-        monotonic: Callable[[], float],
-        limit: int,
-        timeout_s: float,
-    ) -> None:
-        self._audit, self._redact, self._monotonic = audit, redact, monotonic
-        self._limit, self._timeout_s = limit, timeout_s
-        self._kept: OrderedDict[str, str] = OrderedDict()
+    def __init__(self, audit: Callable[[], Audit], world: Surroundings, limits: ToolLimits) -> None:
+        self._audit, self._redact, self._monotonic = audit, world.redact, world.monotonic
+        self._limit, self._timeout_s = limits.output_bytes, limits.timeout_s
+        self._kept: dict[str, str] = {}
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="blueprint-tool")
         self._is_closed = False
 
@@ -86,36 +84,37 @@ class Executor:
             raise ValueError(f"no result {handle!r} is kept")
         return self._kept[handle][offset : offset + self._limit]
 
-    def refuse(self, call: ToolCall, judged: Judged, reason: str, run: str = "", rule: str = "") -> ToolResult:
+    def refuse(self, judged: Judged, reason: str, rule: str = "") -> ToolResult:
         """Return the result of a call that was not run, recorded as far as that is possible.
 
         `reason` goes to the model and the audit, `rule` (the one that would have allowed it) to the result's facts.
         """
         seq = None
         try:
-            seq = self._record("denied", call, judged, run, {"reason": self._redact(reason)[:_AUDITED_CHARS]})
-        except UNWRITABLE:
+            seq = self._record("denied", judged, {"reason": self._redact(reason)[:_AUDITED_CHARS]})
+        except _UNWRITABLE:
             reason += " (and the audit could not be written)"
         told = Ran(status="denied", text=f"not run: {reason}", facts={"rule": rule} if rule else {})
-        return self._result(call, judged, told, seq)
+        return self._result(judged, told, seq)
 
-    async def run(self, call: ToolCall, judged: Judged, run: str = "") -> ToolResult:
+    async def run(self, judged: Judged) -> ToolResult:
         """Run a call; what its handler does is told in the result. Only a cancellation from outside is raised."""
         if self._is_closed:
-            return self._result(call, judged, _failed("not run: the tools are closed"), None)
+            return self._result(judged, Ran(status="error", text="not run: the tools are closed"))
         began_s, is_meant = self._monotonic(), False
-        with otel.tool_span(call, judged.registered.tool) as told:
+        with otel.tool_span(judged.call, judged.registered.tool) as told:
             try:
-                await self._in_thread(partial(self._record, "intent", call, judged, run, {}))
+                await self._in_thread(partial(self._record, "intent", judged, {}))
                 is_meant = True
                 value = await self._called(judged)
-            except UNWRITABLE as error:
-                return self._result(call, judged, _failed(f"not run: the audit cannot be written ({error})"), None)
+            except _UNWRITABLE as error:
+                told_why = f"not run: the audit cannot be written ({error})"
+                return self._result(judged, Ran(status="error", text=told_why))
             except BaseException as error:  # the caller is going away; the intent gets its outcome all the same
                 doubt = f"interrupted: {_said(error)}" if is_meant else "interrupted before it was run"
-                self._end(call, judged, run, began_s, Ran(status="unknown", text=doubt, facts={}))
+                self._end(judged, began_s, Ran(status="unknown", text=doubt))
                 raise
-            return told(await self._in_thread(partial(self._end, call, judged, run, began_s, value)))
+            return told(await self._in_thread(partial(self._end, judged, began_s, value)))
 
     async def _called(self, judged: Judged) -> Any:
         """What a handler returned, or a `_Raised`; raises only what is not the handler's own.
@@ -153,56 +152,42 @@ class Executor:
             return function()
         return await (to_its_end(pending) if waits else pending)
 
-    def _end(self, call: ToolCall, judged: Judged, run: str, began_s: float, value: Any) -> ToolResult:
+    def _end(self, judged: Judged, began_s: float, value: Any) -> ToolResult:
         found = _meaning(value)
         took = self._monotonic() - began_s
         safe, facts = self._redact(visible(found.text)), found.facts
         digest = hashlib.sha256(safe.encode()).hexdigest()
         outcome = {"status": found.status, "duration_s": round(took, 6), "sha256": digest, **facts}
         try:
-            seq = self._record("outcome", call, judged, run, outcome)
-        except UNWRITABLE:
+            seq = self._record("outcome", judged, outcome)
+        except _UNWRITABLE:
             seq, facts = None, {**facts, "audit": "the outcome could not be recorded"}
-        return self._result(call, judged, Ran(status=found.status, text=safe, facts=facts), seq, took)
+        return self._result(judged, Ran(status=found.status, text=safe, facts=facts), seq, took)
 
-    def _record(self, event: str, call: ToolCall, judged: Judged, run: str, facts: dict[str, Any]) -> int:
-        arguments = self._redact(judged.canonical)
+    def _record(self, event: str, judged: Judged, facts: dict[str, Any]) -> int:
+        arguments, decision = self._redact(judged.canonical), judged.decision
+        fixed = {"run": judged.run, "call": judged.call.id, "tool": judged.call.name, "decision": decision.decision}
+        fixed |= {"arguments_sha256": hashlib.sha256(judged.canonical.encode()).hexdigest()}
         shown = arguments if len(arguments) <= _AUDITED_CHARS else arguments[:_AUDITED_CHARS] + "..."
-        fixed = {"run": run, "call": call.id, "tool": call.name, "decision": judged.decision.decision}
-        digest = hashlib.sha256(judged.canonical.encode()).hexdigest()
-        return self._audit().append(
-            event, {**fixed, "rule": judged.decision.rule_id, "arguments": shown, "arguments_sha256": digest, **facts}
-        )
+        return self._audit().append(event, {**fixed, "rule": decision.rule_id, "arguments": shown, **facts})
 
-    def _result(
-        self, call: ToolCall, judged: Judged, found: Ran, seq: int | None, duration_s: float = 0.0
-    ) -> ToolResult:
+    def _result(self, judged: Judged, found: Ran, seq: int | None = None, duration_s: float = 0.0) -> ToolResult:
         """The result of a call; a text beyond the limit is cut in its middle, and kept whole under a handle."""
         facts = {"decision": judged.decision.decision, "rule_id": judged.decision.rule_id, **found.facts}
         text, is_cut = found.text, bool(facts.pop("cut", False))
         if len(text) > self._limit + 200:
             is_cut = True
-            handle = facts["handle"] = hashlib.sha256(f"{call.id}\0{text}".encode()).hexdigest()[:12]
+            handle = facts["handle"] = hashlib.sha256(f"{judged.call.id}\0{text}".encode()).hexdigest()[:12]
             self._kept[handle] = text
-            while len(self._kept) > _KEPT_RESULTS:
-                self._kept.popitem(last=False)
+            if len(self._kept) > _KEPT_RESULTS:
+                del self._kept[next(iter(self._kept))]
             half = self._limit // 2
             gap = f"{len(text) - 2 * half} characters left out; read on with read_result handle={handle} offset={half}"
             text = f"{text[:half]}\n[... {gap} ...]\n{text[-half:]}"
         return ToolResult(
-            tool_call_id=call.id,
-            name=call.name,
-            status=found.status,
-            content=text,
-            truncated=is_cut,
-            duration_s=duration_s,
-            audit_seq=seq,
-            metadata=facts,
-        )
-
-
-def _failed(text: str) -> Ran:
-    return Ran(status="error", text=text, facts={})
+            tool_call_id=judged.call.id, name=judged.call.name, status=found.status, content=text, truncated=is_cut,
+            duration_s=duration_s, audit_seq=seq, metadata=facts,
+        )  # fmt: skip
 
 
 def _caught(function: Callable[[], Any]) -> Any:
@@ -224,13 +209,14 @@ def _meaning(value: Any) -> Ran:
     if kind is Ran:
         return value  # type: ignore[no-any-return] # it is one
     if kind is not _Raised:
-        return Ran(status="ok", text=_as_text(value), facts={})
+        return Ran(status="ok", text=_as_text(value))
     error = value.error
     if isinstance(error, TimeoutError):
-        return Ran(status="timeout", text="the tool took too long", facts={})
+        return Ran(status="timeout", text="the tool took too long")
+    text = _said(error)
     if isinstance(error, OSError) and type(error.strerror) is str and type(error.filename) in {str, type(None)}:
-        return _failed(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
-    return _failed(_said(error))
+        text = f"{error.filename or ''}: {error.strerror}".removeprefix(": ")
+    return Ran(status="error", text=text)
 
 
 def _said(error: BaseException) -> str:

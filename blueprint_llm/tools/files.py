@@ -1,25 +1,31 @@
-"""The built-in tools on files: read, list, search, write and patch, all through the confined root."""
+"""The built-in tools on files: read, list, search, write and patch, all through the confined root.
+
+Several files change at once: all of them or none, also when the process is killed half way. The new bytes are written
+to temporary files first and recorded in a journal; then each file is renamed into place. Whoever opens the workspace
+next finds a journal that says `apply` and rolls forward, or any other and sweeps it away.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from blueprint_llm.tools.arguments import BadArgumentsError
 from blueprint_llm.tools.boundary import secrecy
-from blueprint_llm.tools.journal import Journal, load
-from blueprint_llm.tools.patch import PatchError, Staged, Stored, parse_patch, stage
-from blueprint_llm.tools.registry import Claims, tool
-from blueprint_llm.tools.workspace import Located, Workspace, glob
+from blueprint_llm.tools.patch import PatchError, Staged, Stored, digest, parse_patch, stage
+from blueprint_llm.tools.registry import BadArgumentsError, Claims, tool
+from blueprint_llm.tools.sealed import locked, write_whole
+from blueprint_llm.tools.workspace import ConfinementError, Located, Root, Workspace, glob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from blueprint_llm.tools.workspace import Root
-
+MAX_FILE_BYTES = 16_000_000
 _MAX_ENTRIES = 5000
 _MAX_HITS = 500
 _MAX_SEARCHED_BYTES = 2_000_000
@@ -27,14 +33,7 @@ _NOISE = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv
 
 
 class FileTools:
-    """Tools bound to one workspace.
-
-    Args:
-        workspace: Where paths are resolved.
-        root: Through which files are opened.
-        journal: Through which they are changed.
-        shuts: Whether a rule keeps a path from a tool, asked of what a walk comes upon.
-    """
+    """Tools bound to one workspace. `shuts` says whether a rule keeps a file that a walk comes upon from a tool."""
 
     def __init__(self, workspace: Workspace, root: Root, journal: Journal, shuts: Callable[[str, str], bool]) -> None:
         self._workspace, self._root, self._journal, self._shuts = workspace, root, journal, shuts
@@ -55,9 +54,8 @@ class FileTools:
         shape = glob(pattern if "/" in pattern or "**" in pattern else f"**/{pattern}").pattern.removesuffix(r"\Z")
         matches = _linear_search(rf"(?s)\A{shape}\z")
         found = []
-        top = self._workspace.locate(path).path
-        for name in self._walk(top):
-            if (pattern == "**" or matches(name)) and not self._shuts("list_files", _joined(top, name)):
+        for name, whole in self._walk(self._workspace.locate(path).path):
+            if (pattern == "**" or matches(name)) and not self._shuts("list_files", whole):
                 found.append(name)
             if len(found) >= _MAX_ENTRIES:
                 return "\n".join([*found, f"... cut at {_MAX_ENTRIES} files: give a narrower pattern"])
@@ -66,10 +64,9 @@ class FileTools:
     @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
     def search_files(self, pattern: str, path: str = ".") -> str:
         """Search text files for a regular expression (Rust syntax); one `file:line: text` a line."""
-        place = self._workspace.locate(path)
         hits: list[str] = []
         finds = _linear_search(pattern)
-        for name, content in self._texts(place):
+        for name, content in self._texts(self._workspace.locate(path).path):
             if finds(content):
                 lines = content.split("\n")
                 hits += [f"{name}:{number}: {line[:400]}" for number, line in enumerate(lines, 1) if finds(line)]
@@ -97,15 +94,13 @@ class FileTools:
     def patch_claims(self, arguments: Mapping[str, Any]) -> Claims:
         """The files that `patch` would leave behind."""
         places: dict[str, Located] = {}
-
-        def found(path: str) -> Located:
-            return places.setdefault(path, self._workspace.locate(path))
-
         try:
             edits = parse_patch(arguments["patch"])
             for edit in edits:
-                edit.path = found(edit.path).path
-                edit.moved_to = found(edit.moved_to).path if edit.moved_to else None
+                for path in filter(None, (edit.path, edit.moved_to)):
+                    places[path] = places.get(path) or self._workspace.locate(path)
+                edit.path = places[edit.path].path
+                edit.moved_to = places[edit.moved_to].path if edit.moved_to else None
             staged = stage(edits, lambda path: load(self._root, path))
         except (PatchError, OSError) as error:
             hint = getattr(error, "hint", "")
@@ -117,31 +112,25 @@ class FileTools:
         verbs = ("created" if not item.before else "changed" if item.after else "deleted" for item in staged)
         return "\n".join(f"{verb} {item.path}" for verb, item in zip(verbs, staged, strict=True)) or "nothing to change"
 
-    def _walk(self, path: str) -> Iterator[str]:
-        """Every plain file below a folder, by its path below it."""
+    def _walk(self, path: str) -> Iterator[tuple[str, str]]:
+        """Every plain file below a folder, by its path below it, and by that in the workspace."""
+        above = "" if path == "." else f"{path}/"
         with self._root.folder(path) as top:
             for folder, folders, files, _ in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                 folders[:] = sorted(name for name in folders if name not in _NOISE)
                 below = folder.removeprefix(".").lstrip("/")
-                yield from (f"{below}/{name}".lstrip("/") for name in sorted(files))
+                names = [f"{below}/{name}".lstrip("/") for name in sorted(files)]
+                yield from ((name, above + name) for name in names)
 
-    def _texts(self, place: Located) -> Iterator[tuple[str, str]]:
-        top = place.path
+    def _texts(self, top: str) -> Iterator[tuple[str, str]]:
         is_file = Path(self._workspace.root, top).is_file()  # only picks a way: opening is confined
-        for name in [""] if is_file else list(self._walk(top)):
-            path = _joined(top, name)
+        for path in [top] if is_file else [whole for _, whole in self._walk(top)]:
             if secrecy(path) or self._shuts("search_files", path) or self._shuts("read_file", path):
                 continue
-            try:
+            with suppress(OSError):
                 content, _ = self._root.read(path, _MAX_SEARCHED_BYTES)
-            except OSError:
-                continue
-            if b"\0" not in content[:8192] and len(content) <= _MAX_SEARCHED_BYTES:
-                yield path, content.decode("utf-8", "replace")
-
-
-def _joined(top: str, name: str) -> str:
-    return "/".join(part for part in (top if top != "." else "", name) if part)
+                if b"\0" not in content[:8192] and len(content) <= _MAX_SEARCHED_BYTES:
+                    yield path, content.decode("utf-8", "replace")
 
 
 def _linear_search(pattern: str) -> Any:
@@ -150,3 +139,94 @@ def _linear_search(pattern: str) -> Any:
         return SchemaValidator(core_schema.str_schema(pattern=f"(?m){pattern}")).isinstance_python
     except SchemaError:
         raise BadArgumentsError(f"pattern: {pattern!r} is not a regular expression") from None
+
+
+# Changing files.
+
+
+class ChangedError(ConfinementError):
+    """A file is not what it was when the change was prepared; nothing was touched."""
+
+
+def load(root: Root, path: str) -> Stored | None:
+    """Return a file as it is now. Raises OSError when it cannot be read, or is larger than `MAX_FILE_BYTES`."""
+    try:
+        content, mode = root.read(path, MAX_FILE_BYTES)
+    except FileNotFoundError:
+        return None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfinementError(errno.EFBIG, f"is larger than {MAX_FILE_BYTES} bytes", path)
+    return Stored(content=content, mode=mode)
+
+
+class Journal:
+    """A folder of journals outside the workspace, for one workspace."""
+
+    def __init__(self, folder: Path, random: Callable[[int], bytes]) -> None:
+        self._folder, self._random = folder, random
+
+    def apply(self, root: Root, staged: Sequence[Staged]) -> None:
+        """Make every change, or none.
+
+        Raises ChangedError if a file differs from what the change was made for, OSError if it cannot be prepared.
+        """
+        with locked(self._folder / "lock"):
+            self._recover(root)
+            token = self._random(8).hex()
+            place, entries = self._folder / f"{token}.json", []
+            for number, item in enumerate(staged):
+                above, _, name = item.path.rpartition("/")
+                temporary = f".blueprint-{token}-{number}" if item.after else None
+                entries.append({"folder": above or ".", "name": name, "temporary": temporary})
+            try:
+                write_whole(place, json.dumps({"state": "prepare", "files": entries}).encode())
+                self._stage(root, staged, entries)
+                write_whole(place, json.dumps({"state": "apply", "files": entries}).encode())
+            except BaseException:
+                _sweep(root, entries, place)
+                raise
+            self._finish(root, entries, place)
+
+    def recover(self, root: Root) -> None:
+        """Finish or undo what a killed process left behind."""
+        if self._folder.is_dir() and any(self._folder.glob("*.json")):
+            with locked(self._folder / "lock"):
+                self._recover(root)
+
+    def _stage(self, root: Root, staged: Sequence[Staged], entries: list[dict[str, Any]]) -> None:
+        for item, entry in zip(staged, entries, strict=True):
+            if item.after is not None:
+                with root.folder(entry["folder"], create=True) as folder:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    with os.fdopen(os.open(entry["temporary"], flags, 0o600, dir_fd=folder), "wb") as file:
+                        file.write(item.after.content)
+                        file.flush()
+                        os.fchmod(file.fileno(), item.after.mode)
+                        os.fsync(file.fileno())
+        for item in staged:
+            if digest(load(root, item.path)) != digest(item.before):
+                raise ChangedError(errno.ESTALE, "changed since the patch was prepared", item.path)
+
+    def _finish(self, root: Root, entries: list[dict[str, Any]], place: Path) -> None:
+        for entry in entries:
+            with root.folder(entry["folder"]) as folder, suppress(FileNotFoundError):  # done before it was killed
+                if entry["temporary"]:
+                    os.rename(entry["temporary"], entry["name"], src_dir_fd=folder, dst_dir_fd=folder)
+                else:
+                    os.unlink(entry["name"], dir_fd=folder)
+        place.unlink(missing_ok=True)
+
+    def _recover(self, root: Root) -> None:
+        for place in sorted(self._folder.glob("*.json")):
+            record: dict[str, Any] = {"state": "prepare", "files": []}
+            with suppress(ValueError):
+                record = json.loads(place.read_bytes())
+            (self._finish if record["state"] == "apply" else _sweep)(root, record["files"], place)
+
+
+def _sweep(root: Root, entries: list[dict[str, Any]], place: Path) -> None:
+    for entry in entries:
+        if entry["temporary"]:
+            with suppress(OSError), root.folder(entry["folder"]) as folder:
+                os.unlink(entry["temporary"], dir_fd=folder)
+    place.unlink(missing_ok=True)

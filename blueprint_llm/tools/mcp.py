@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import threading
-from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.errors import ToolError
+from blueprint_llm.tools.commands import to_its_end
 from blueprint_llm.tools.registry import Ran, Registered, Traits, from_schema
 from blueprint_llm.types import Tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
-    from blueprint_llm.config.tool_blocks import McpServer
+    from blueprint_llm.config.blocks import McpServer
 
 _TRAITS = Traits(effect="network", outside=True)
 
@@ -31,73 +30,65 @@ _TRAITS = Traits(effect="network", outside=True)
 class McpConnection:
     """One server process and the session with it, on an event loop in a thread of their own.
 
-    It outlives the event loops of its callers: each sync call may have another.
-
-    Args:
-        name: Its key in `mcp_servers`; its tools are called `name__tool`.
-        config: How it is started.
-        env: Its whole environment, beside what the MCP library takes for a default (PATH, HOME, USER, ...).
-        cwd: Where it is started.
+    It outlives the event loops of its callers: each sync call may have another. Its tools are called `name__tool`;
+    `env` is all that it gets beside what the MCP library takes for a default (PATH, HOME, USER, ...).
     """
 
     def __init__(self, name: str, config: McpServer, env: Mapping[str, str], cwd: str) -> None:
         self._name, self._config, self._env, self._cwd = name, config, dict(env), cwd
-        self._loop = asyncio.new_event_loop()
-        self._ready: Future[Any] = Future()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, name=f"mcp-{name}", daemon=True)
+        self._open = ExitStack()
 
     async def open(self) -> list[Registered]:
-        """Start the server and return its tools.
-
-        Raises:
-            ToolError: When it does not start, or does not answer in time.
-        """
-        self._thread.start()
+        """Start the server and return its tools. Raises ToolError if it does not start, or does not answer in time."""
         try:
-            async with asyncio.timeout(self._config.timeout_s):
-                await asyncio.wrap_future(self._ready)
-        except Exception as error:  # noqa: BLE001 - whatever a foreign server and library raise
+            from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - the MCP library brings it
+
+            self._portal = self._open.enter_context(start_blocking_portal(name=f"mcp-{self._name}"))
+            await to_its_end(asyncio.get_running_loop().run_in_executor(None, self._start), self._give_up)
+            return await self._tools()
+        except Exception as error:
             await asyncio.to_thread(self.close)
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            if isinstance(error, ToolError):
+                raise
             raise ToolError(f"MCP server {self._name} did not start: {type(error).__name__}") from None
-        return await self._tools()
+        except BaseException:  # the caller is going away
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the session and the server."""
-        with suppress(RuntimeError):  # its loop has ended already
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(self._config.timeout_s)
+        with suppress(Exception):  # whatever a foreign server and library raise at their end
+            self._open.close()
 
-    def _serve(self) -> None:
-        try:
-            self._loop.run_until_complete(self._live())
-        except BaseException as error:  # noqa: BLE001 - a foreign library may raise groups; told to whoever waits
-            if not self._ready.done():
-                self._ready.set_exception(error)
-        finally:
-            self._loop.close()
+    def _start(self) -> None:
+        self._session = self._open.enter_context(self._portal.wrap_async_context_manager(self._live()))
 
-    async def _live(self) -> None:
+    def _give_up(self) -> None:
+        """Have `_start` end, with the server that it waits for."""
+        self._portal.start_task_soon(self._portal.stop, True)
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[Any]:
         from mcp import ClientSession, StdioServerParameters, stdio_client  # noqa: PLC0415 - only with MCP servers
 
         program, *arguments = self._config.command
         parameters = StdioServerParameters(command=program, args=arguments, env=self._env, cwd=self._cwd)
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: ASYNC230, PTH123 - opening the null device does not wait
             async with stdio_client(parameters, errlog=nowhere) as streams, ClientSession(*streams) as session:
-                await session.initialize()
-                self._ready.set_result(session)
-                await self._stop.wait()
+                async with asyncio.timeout(self._config.timeout_s):
+                    await session.initialize()
+                yield session
 
     async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> dict[str, Any]:
         """Put a question to the session; the answer as JSON with MCP's own names."""
-        pending = question(self._ready.result())
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(pending, self._loop))
+                answer = await asyncio.wrap_future(self._portal.start_task_soon(question, self._session))
         except TimeoutError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a foreign server and library raise
-            pending.close()
             raise ToolError(f"MCP server {self._name} failed: {type(error).__name__}: {error}") from None
         return answer.model_dump(mode="json", by_alias=True)  # type: ignore[no-any-return] # a pydantic model
 

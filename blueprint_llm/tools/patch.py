@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _BOM = b"\xef\xbb\xbf"
+_NOTHING = "/dev/null"
 _COMPARED_CHARS = 200
 
 
@@ -31,21 +32,13 @@ class PatchError(ValueError):
 
 @dataclass(slots=True, kw_only=True)
 class Hunk:
-    """Lines to find and what becomes of them.
+    """Lines to find and what becomes of them."""
 
-    Attributes:
-        lines: Pairs of ` `, `-` or `+` and a line without its end.
-        start: The 0-based line the patch names, if it does; a match there wins over others.
-        anchors: Lines to find first, in order (V4A).
-        at_end: The lines are the last of the file.
-        bare: The last line lacks its newline afterwards; None: the patch does not say.
-    """
-
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    start: int | None = None
-    anchors: tuple[str, ...] = ()
-    at_end: bool = False
-    bare: bool | None = None
+    lines: list[tuple[str, str]] = field(default_factory=list)  # pairs of ` `, `-` or `+` and a line without its end
+    start: int | None = None  # the 0-based line that the patch names; a match there wins over others
+    anchors: tuple[str, ...] = ()  # lines to find first, in order (V4A)
+    at_end: bool = False  # the lines are the last of the file
+    bare: bool | None = None  # the last line lacks its newline afterwards; None: the patch does not say
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,45 +76,42 @@ def digest(stored: Stored | None) -> str:
 # Reading.
 
 
-def parse_patch(text: str) -> list[FileEdit]:
-    """Return the edits of a patch, in order. Raises PatchError when its format is unknown or it is malformed."""
-    is_crlf = "\r\n" in text and not re.search(r"[^\r]\n", text)
-    lines = [line.removesuffix("\r") if is_crlf else line for line in text.removesuffix("\n").split("\n")]
-    formats = (
-        (r"\*\*\* Begin Patch\s*$", _parse_v4a),
-        (r"<<<<<<< SEARCH", _parse_blocks),
-        (r"diff --git |--- ", _parse_unified),
-    )
-    parse = next((parse for mark, parse in formats if any(re.match(mark, line) for line in lines)), None)
-    if parse and (edits := parse(_Reader(lines))):
-        return edits
-    raise PatchError("no edits found: write a unified diff, a *** Begin Patch block, or <<<<<<< SEARCH blocks")
-
-
 class _Reader:
-    """Lines with a cursor."""
+    """The lines of a patch, with a cursor."""
 
-    def __init__(self, lines: list[str]) -> None:
-        self._lines, self._place = lines, 0
+    def __init__(self, text: str) -> None:
+        is_crlf = "\r\n" in text and not re.search(r"[^\r]\n", text)
+        self.lines = text.removesuffix("\n").split("\n")
+        self.lines = [line.removesuffix("\r") for line in self.lines] if is_crlf else self.lines
+        self._place = 0
 
     @property
-    def line(self) -> str | None:
-        """The line at the cursor; None at the end."""
-        return self._lines[self._place] if self._place < len(self._lines) else None
+    def line(self) -> str:
+        """The line at the cursor; empty at the end."""
+        return "" if self.is_over() else self.lines[self._place]
+
+    def is_over(self) -> bool:
+        return self._place >= len(self.lines)
 
     def take(self) -> str:
-        if (line := self.line) is None:
+        if self.is_over():
             raise PatchError("the patch ends too early")
         self._place += 1
-        return line
+        return self.lines[self._place - 1]
 
     def take_while(self, keep: Callable[[str], object]) -> Iterator[str]:
-        while self.line is not None and keep(self.line):
+        while not self.is_over() and keep(self.line):
             yield self.take()
+
+    def take_signed(self) -> tuple[str, str]:
+        line = self.take()
+        if line and line[0] not in " +-":
+            raise self.fail(f"a line must begin with ' ', '+' or '-', found {line!r}")
+        return (line[0], line[1:]) if line else (" ", "")
 
     def skip_noise(self, until: str | None, where: str) -> None:
         """Pass empty lines and the fences of Markdown; anything else is an error."""
-        for line in self.take_while(lambda line: until is None or line.strip() != until):
+        for line in self.take_while(lambda line: line.strip() != until):
             if line.strip() and not line.startswith("```"):
                 raise self.fail(f"unexpected text {where}: {line!r}")
 
@@ -129,98 +119,98 @@ class _Reader:
         return PatchError(f"line {self._place + 1} of the patch: {problem}")
 
 
-def _parse_v4a(reader: _Reader) -> list[FileEdit]:
+def parse_patch(text: str) -> list[FileEdit]:
+    """Return the edits of a patch, in order. Raises PatchError when its format is unknown or it is malformed."""
+    reader = _Reader(text)
+    for mark, parse in _FORMATS:
+        if any(re.match(mark, line) for line in reader.lines):
+            if edits := list(parse(reader)):
+                return edits
+            break
+    raise PatchError("no edits found: write a unified diff, a *** Begin Patch block, or <<<<<<< SEARCH blocks")
+
+
+def _parse_v4a(reader: _Reader) -> Iterator[FileEdit]:
     """*** Begin Patch, *** Add|Update|Delete File: PATH, @@ ANCHOR, then lines with ' ', '-' or '+'."""
     reader.skip_noise("*** Begin Patch", "before '*** Begin Patch'")
     reader.take()
-    edits = []
     while (line := reader.take()) != "*** End Patch":
         match = re.fullmatch(r"\*\*\* (Add|Update|Delete) File: (.+)", line)
         if not match:
             raise reader.fail(f"expected '*** Add|Update|Delete File:' or '*** End Patch', found {line!r}")
         edit = FileEdit(op=match[1].lower(), path=match[2].strip())  # type: ignore[arg-type] # one of the three
-        edits.append(edit)
         if edit.op == "add":
             body = list(reader.take_while(lambda line: not line.startswith("*** ")))
             if any(not line.startswith("+") for line in body):
                 raise reader.fail("every line of an added file begins with '+'")
             edit.hunks.append(Hunk(lines=[("+", line[1:]) for line in body]))
         elif edit.op == "update":
-            _read_v4a_update(reader, edit)
+            if reader.line.startswith("*** Move to: "):
+                edit.moved_to = reader.take().removeprefix("*** Move to: ").strip()
+            edit.hunks += _v4a_hunks(reader)
+            if not edit.hunks and not edit.moved_to:
+                raise reader.fail(f"no change given for {edit.path}")
+        yield edit
     reader.skip_noise(None, "after the patch")
-    return edits
 
 
-def _read_v4a_update(reader: _Reader, edit: FileEdit) -> None:
-    if (reader.line or "").startswith("*** Move to: "):
-        edit.moved_to = reader.take().removeprefix("*** Move to: ").strip()
-    while reader.line is not None and not re.match(r"\*\*\* (?:(?:Add|Update|Delete) File:|End Patch)", reader.line):
+def _v4a_hunks(reader: _Reader) -> Iterator[Hunk]:
+    while not reader.is_over() and not re.match(r"\*\*\* (?:(?:Add|Update|Delete) File:|End Patch)", reader.line):
         anchors = [line[2:].strip() for line in reader.take_while(lambda line: line.startswith("@@"))]
-        body = reader.take_while(lambda line: not line.startswith(("@@", "*** ")))
-        hunk = Hunk(lines=[_signed(reader, line) for line in body], anchors=tuple(filter(None, anchors)))
+        hunk = Hunk(anchors=tuple(filter(None, anchors)))
+        while not reader.is_over() and not reader.line.startswith(("@@", "*** ")):
+            hunk.lines.append(reader.take_signed())
         if not hunk.lines:
             raise reader.fail(f"a hunk without lines, found {reader.line!r}")
         hunk.at_end = reader.line == "*** End of File"
         if hunk.at_end:
             reader.take()
-        edit.hunks.append(hunk)
-    if not edit.hunks and not edit.moved_to:
-        raise reader.fail(f"no change given for {edit.path}")
+        yield hunk
 
 
-def _signed(reader: _Reader, line: str) -> tuple[str, str]:
-    if line and line[0] not in " +-":
-        raise reader.fail(f"a line must begin with ' ', '+' or '-', found {line!r}")
-    return (line[0], line[1:]) if line else (" ", "")
-
-
-def _parse_blocks(reader: _Reader) -> list[FileEdit]:
+def _parse_blocks(reader: _Reader) -> Iterator[FileEdit]:
     """A path, then <<<<<<< SEARCH, old lines, =======, new lines, >>>>>>> REPLACE."""
-    edits: list[FileEdit] = []
     path = ""
-    while reader.line is not None:
+    while not reader.is_over():
         line = reader.take()
         if line.startswith("<<<<<<< SEARCH"):
             if not path:
                 raise reader.fail("no path stands before the block")
-            old = list(reader.take_while(lambda line: line != "======="))
+            lines = [("-", line) for line in reader.take_while(lambda line: line != "=======")]
+            op: Literal["update", "add"] = "update" if lines else "add"
             reader.take()
-            new = list(reader.take_while(lambda line: not line.startswith(">>>>>>> REPLACE")))
+            lines += [("+", line) for line in reader.take_while(lambda line: not line.startswith(">>>>>>> REPLACE"))]
             reader.take()
-            hunk = Hunk(lines=[*(("-", line) for line in old), *(("+", line) for line in new)])
-            edits.append(FileEdit(op="update" if old else "add", path=path, hunks=[hunk]))
+            yield FileEdit(op=op, path=path, hunks=[Hunk(lines=lines)])
         elif line.strip() and not line.startswith("```"):
             path = line.strip().strip("`")
-    return edits
 
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@.*")
 _HEADER = re.compile(r"index .+|similarity index .+|new file mode 100644|deleted file mode .+|rename (?:from|to) .+")
 
 
-def _parse_unified(reader: _Reader) -> list[FileEdit]:
+def _parse_unified(reader: _Reader) -> Iterator[FileEdit]:
     """A unified diff; git's headers before it are passed over, where what they say is shown by the diff itself."""
-    edits = []
-    while (line := reader.line) is not None:
-        is_git, heads = line.startswith("diff --git "), []
-        if is_git:
+    while not reader.is_over():
+        line, heads = reader.line, []
+        if is_git := line.startswith("diff --git "):
             reader.take()
             heads = list(reader.take_while(lambda line: not line.startswith(("--- ", "diff --git "))))
             if odd := next((head for head in heads if not _HEADER.fullmatch(head)), None):
                 raise reader.fail(f"{odd!r}: modes, links and binary parts cannot be patched")
-        if (reader.line or "").startswith("--- "):
-            edits.append(_unified_edit(reader, is_rename=any(head.startswith("rename to ") for head in heads)))
+        if reader.line.startswith("--- "):
+            yield _unified_edit(reader, is_rename=any(head.startswith("rename to ") for head in heads))
         elif is_git:
             raise reader.fail(f"no lines are changed by {line!r}")
         elif line.strip() and not line.startswith("```"):
             raise reader.fail(f"unexpected {line!r}")
         else:
             reader.take()
-    return edits
 
 
 def _unified_edit(reader: _Reader, *, is_rename: bool) -> FileEdit:
-    paths: list[str | None] = []
+    paths: list[str] = []
     for marker, side in (("--- ", "a/"), ("+++ ", "b/")):
         line = reader.take()
         if not line.startswith(marker):
@@ -228,37 +218,43 @@ def _unified_edit(reader: _Reader, *, is_rename: bool) -> FileEdit:
         path = line[len(marker) :].partition("\t")[0].rstrip()
         if '"' in path:
             raise reader.fail(f"the path {path} is quoted, which could mean two things: write it plainly")
-        paths.append(None if path == "/dev/null" else path.removeprefix(side))
+        paths.append(path if path == _NOTHING else path.removeprefix(side))
     old, new = paths
     hunks = list(_unified_hunks(reader))
     if not hunks:
         raise reader.fail("a file without hunks")
-    if old is None and new is not None:
-        return FileEdit(op="add", path=new, hunks=hunks)
-    if new is None and old is not None:
-        return FileEdit(op="delete", path=old, hunks=hunks)
-    if old is None or new is None or (old != new and not is_rename):
+    if _NOTHING in paths and old != new:
+        is_new = old == _NOTHING
+        return FileEdit(op="add" if is_new else "delete", path=new if is_new else old, hunks=hunks)
+    if old == _NOTHING or (old != new and not is_rename):
         raise reader.fail(f"the headers name two files, {old!r} and {new!r}")
     return FileEdit(op="update", path=old, moved_to=new if new != old else None, hunks=hunks)
 
 
 def _unified_hunks(reader: _Reader) -> Iterator[Hunk]:
-    while (match := _HUNK.fullmatch(reader.line or "")) is not None:
+    while match := _HUNK.fullmatch(reader.line):
         reader.take()
         old, new = int(match[2] or 1), int(match[4] or 1)
         hunk = Hunk(start=int(match[1]) - (1 if old else 0), bare=False)
         while old > 0 or new > 0:
-            kind, text = _signed(reader, reader.take())
+            kind, text = reader.take_signed()
             old, new = old - (kind != "+"), new - (kind != "-")
             hunk.lines.append((kind, text))
-            if (reader.line or "").startswith("\\ No newline"):
+            if reader.line.startswith("\\ No newline"):
                 reader.take()
                 hunk.bare = hunk.bare or kind != "-"
         if old < 0 or new < 0:
             raise reader.fail("the hunk's lines do not add up to the counts in its @@ header")
-        if (reader.line or "")[:1] in {"+", " "} or re.match(r"-(?!-- )", reader.line or ""):
+        if reader.line.startswith(("+", " ")) or re.match(r"-(?!-- )", reader.line):
             raise reader.fail("the hunk has more lines than the counts in its @@ header")
         yield hunk
+
+
+_FORMATS = (
+    (r"\*\*\* Begin Patch\s*$", _parse_v4a),
+    (r"<<<<<<< SEARCH", _parse_blocks),
+    (r"diff --git |--- ", _parse_unified),
+)
 
 
 # Staging.
@@ -267,8 +263,7 @@ def _unified_hunks(reader: _Reader) -> Iterator[Hunk]:
 def stage(edits: Sequence[FileEdit], load: Callable[[str], Stored | None]) -> list[Staged]:
     """Return what the edits make of the files, each file once.
 
-    Raises:
-        PatchError: When a hunk does not match exactly once, or a file is not there or already there.
+    Raises PatchError if a hunk does not match exactly once, or a file is not there or already there.
     """
     before: dict[str, Stored | None] = {}
     after: dict[str, Stored | None] = {}
@@ -300,45 +295,47 @@ def _edited(edit: FileEdit, old: Stored | None) -> Stored | None:
         return Stored(content=("\n".join(line for _, line in lines) + end).encode(), mode=0o644)
     if old is None:
         raise PatchError(f"{edit.path}: no such file")
-    content, shift = old.content, 0
+    mark = _BOM if old.content.startswith(_BOM) else b""
+    rest = old.content.removeprefix(mark)
+    content, shift = _split(rest), 0
     for hunk in edit.hunks:
         content = _applied(hunk, content, edit.path, shift)
         shift += sum((kind == "+") - (kind == "-") for kind, _ in hunk.lines)
-    if edit.op == "delete":
-        if edit.hunks and content:
-            raise PatchError(f"{edit.path}: the deletion does not cover the whole file")
-        return None
-    return replace(old, content=content)
+    if edit.op == "update":
+        whole = b"".join(content)
+        # The new first line may repeat the mark.
+        whole = whole if rest.startswith(_BOM) else whole.removeprefix(mark)
+        return replace(old, content=mark + whole if content else b"")
+    if edit.hunks and content:
+        raise PatchError(f"{edit.path}: the deletion does not cover the whole file")
+    return None
 
 
-def _applied(hunk: Hunk, content: bytes, path: str, shift: int) -> bytes:
-    """The content with one hunk applied; `shift` is by how much earlier hunks have moved it."""
-    lines = _split(content)
+def _applied(hunk: Hunk, lines: list[bytes], path: str, shift: int) -> list[bytes]:
+    """The lines with one hunk applied; `shift` is by how much earlier hunks have moved it."""
     place = _place(hunk, lines, path, shift)
     end = b"\r\n" if sum(line.endswith(b"\r\n") for line in lines) * 2 > len(lines) else b"\n"
     fresh: list[bytes] = []
-    taken = 0
+    after = place
     for kind, text in hunk.lines:  # kept lines keep their own bytes
-        fresh += [text.encode() + end] if kind == "+" else [lines[place + taken]] if kind == " " else []
-        taken += kind != "+"
-    if place == 0 and taken and fresh and lines[0].startswith(_BOM) and not fresh[0].startswith(_BOM):
-        fresh[0] = _BOM + fresh[0]
-    if fresh and place + taken == len(lines):
+        fresh += [text.encode() + end] if kind == "+" else [lines[after]] if kind == " " else []
+        after += kind != "+"
+    if fresh and after == len(lines):
         was_bare = bool(lines) and not lines[-1].endswith(b"\n")
         if was_bare if hunk.bare is None else hunk.bare:
             fresh[-1] = fresh[-1].removesuffix(b"\n").removesuffix(b"\r")
-    result = lines[:place] + fresh + lines[place + taken :]
-    return b"".join([line if line.endswith(b"\n") else line + end for line in result[:-1]] + result[-1:])
+    result = lines[:place] + fresh + lines[after:]
+    return [line if line.endswith(b"\n") else line + end for line in result[:-1]] + result[-1:]
 
 
 def _split(content: bytes) -> list[bytes]:
-    parts = content.split(b"\n")
-    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+    """The lines with their ends; a line feed alone ends one."""
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
 def _place(hunk: Hunk, raw: list[bytes], path: str, shift: int) -> int:
     """The one line where a hunk belongs."""
-    lines = [line.removesuffix(b"\n").removesuffix(b"\r").removeprefix(_BOM) for line in raw]
+    lines = [line.removesuffix(b"\n").removesuffix(b"\r") for line in raw]
     wanted = [text.encode() for kind, text in hunk.lines if kind != "+"]
     named = None if hunk.start is None else hunk.start + shift
     floor = _after_anchors(hunk.anchors, lines, path)
@@ -361,8 +358,11 @@ def _place(hunk: Hunk, raw: list[bytes], path: str, shift: int) -> int:
     if found:
         raise PatchError(f"{path}: the lines to replace occur {_times(found)}: add context until one place is left")
     first = next((line for line in wanted if line.strip()), wanted[0]).decode("utf-8", "replace")
-    problem = f"{path}: the lines to replace are not in the file as given, beginning with {first!r}"
-    raise PatchError(problem, hint=_near(lines, first))
+    texts = [line.decode("utf-8", "replace") for line in lines]
+    candidates = [text for text in texts[:5000] if len(text) <= _COMPARED_CHARS]  # comparing is quadratic
+    near = difflib.get_close_matches(first[:_COMPARED_CHARS], candidates, n=3, cutoff=0.6)
+    hint = "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
+    raise PatchError(f"{path}: the lines to replace are not in the file as given, beginning with {first!r}", hint)
 
 
 def _after_anchors(anchors: tuple[str, ...], lines: list[bytes], path: str) -> int:
@@ -378,14 +378,6 @@ def _after_anchors(anchors: tuple[str, ...], lines: list[bytes], path: str) -> i
 
 def _times(found: list[int]) -> str:
     return f"at lines {', '.join(str(at + 1) for at in found[:5])}" if found else "nowhere"
-
-
-def _near(lines: list[bytes], first: str) -> str:
-    """The lines of the file that look like the first one wanted."""
-    texts = [line.decode("utf-8", "replace") for line in lines]
-    candidates = [text for text in texts[:5000] if len(text) <= _COMPARED_CHARS]  # comparing is quadratic
-    near = difflib.get_close_matches(first[:_COMPARED_CHARS], candidates, n=3, cutoff=0.6)
-    return "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
 
 
 def preview(staged: Sequence[Staged]) -> str:

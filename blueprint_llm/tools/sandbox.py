@@ -19,25 +19,26 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from stat import S_ISDIR
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blueprint_llm.errors import ToolError
 from blueprint_llm.tools import boundary
-from blueprint_llm.tools.boundary import Surveyor, inert_git_config, is_in
+from blueprint_llm.tools.boundary import GIT_GLOBAL, Patterns, Surveyor, inert_git_config, is_in
 from blueprint_llm.tools.sealed import state_folder
 from blueprint_llm.tools.workspace import Root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from blueprint_llm.config.tool_blocks import Sandbox
-    from blueprint_llm.tools.boundary import Allowance, Effects, Patterns, Survey
+    from blueprint_llm.config.blocks import Sandbox
+    from blueprint_llm.tools.boundary import Allowance, Effects, Survey
 
 _MOST_OF_AN_INDEX = 1 << 30
 FILTER_FD = 9  # where the supervisor puts the filter for bubblewrap
@@ -85,84 +86,50 @@ def bubblewrap() -> str | None:
 
 def describe(settings: Sandbox) -> str:
     """Return one sentence on what the kernel enforces here."""
-    chosen = backend(settings)
-    if chosen == "none":
-        return (
-            "none, as configured: commands run unconfined"
-            if settings.backend == "none"
-            else ("none: every command asks")
-        )
+    waived = "none, as configured: commands run unconfined"
     return {
         "bubblewrap": "bubblewrap: effects are enforced, denied files and secrets are hidden, kept files are read-only",
         "landlock": "landlock: rules with `effects: read` are enforced; write, network and hidden files ask",
-    }[chosen]
+        "none": waived if settings.backend == "none" else "none: every command asks",
+    }[backend(settings)]
 
 
-# One command's fence, and how it is drawn.
+# One command's view, and how it is held to it.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fence:
-    """What one command may touch; paths are absolute.
+class View(NamedTuple):
+    """What one command may touch, in absolute paths: parts of the workspace, and what lies beside it."""
 
-    Attributes:
-        shown: The parts of the workspace that it sees.
-        read, write: What it may read and write beside the workspace.
-        masks: Pairs of what is shown in place of a path, and the path.
-        kept: Paths of the workspace that are read-only.
-        pinned: Folders that must not be renamed, because a hidden or kept path is below them.
-        home: The user's home folder, private and empty inside bubblewrap.
-    """
-
-    workspace: str
     effects: Effects
     shown: tuple[str, ...]
     read: tuple[str, ...]
     write: tuple[str, ...]
-    masks: tuple[tuple[str, str], ...] = ()
-    kept: tuple[str, ...] = ()
-    pinned: tuple[str, ...] = ()
-    home: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a command is confined.
+    """How a command is confined."""
 
-    Attributes:
-        prefix: Words before the command.
-        ruleset: A Landlock descriptor to take on; it belongs to the `Confinement`.
-        filter: A filter of system calls; bubblewrap finds it at `FILTER_FD`.
-        in_force: What the kernel enforces, for the result and the audit.
-        env: Variables that the command needs.
-        before: What was found to hide and to keep, for `put_right` after a command that may write.
-        unsettled: Hidden files with changes that git has not recorded, which it would record as empty.
-    """
-
-    prefix: tuple[str, ...] = ()
-    ruleset: int | None = None
-    filter: bytes = b""
-    in_force: str = "none"
-    env: Mapping[str, str] = field(default_factory=dict)
-    before: Survey | None = None
-    unsettled: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()  # words before the command
+    ruleset: int | None = None  # a Landlock descriptor to take on; it belongs to the `Confinement`
+    filter: bytes = b""  # of system calls; bubblewrap finds it at `FILTER_FD`
+    in_force: str = "none"  # what the kernel enforces, for the result and the audit
+    env: Mapping[str, str] = field(default_factory=dict)  # variables that the command needs
+    before: Survey | None = None  # what was found, for `put_right` after a command that may write
+    unsettled: tuple[str, ...] = ()  # hidden files with changes that git has not recorded: it would record zeros
 
 
 class Confinement:
-    """Confines the commands of one workspace.
-
-    Args:
-        root: The workspace.
-        settings: The sandbox's.
-        hides, keeps: What rules deny to be read and to be written.
-    """
+    """Confines the commands of one workspace; `hides` and `keeps` are what rules deny to be read and written."""
 
     def __init__(self, root: str, settings: Sandbox, hides: Patterns, keeps: Patterns) -> None:
         self._root, self._settings, self._hides = root, settings, hides
-        self._surveyor = Surveyor(root, hides, keeps, boundary.shown_secrets(settings))
+        shown = Patterns(path for path in settings.read if not path.startswith(("/", "~")))
+        self._surveyor = Surveyor(root, hides, keeps, shown)
         self._rulesets: dict[tuple[object, ...], int] = {}  # by what they say: making one takes longer than all else
         self._readable: dict[tuple[str | None, ...], tuple[str, ...]] = {}
         self._props = ""
+        self._making = threading.Lock()
 
     def close(self) -> None:
         """Remove what stood in for hidden files, and close the rules."""
@@ -181,7 +148,7 @@ class Confinement:
             return ["this system cannot confine commands: approved, it may do anything"]
         survey = self._surveyor.survey()
         configs = [name for name in survey.git_configs if inert_git_config(f"{self._root}/{name}", write=False)[1]]
-        seen = [self._root, *boundary.listed(self._settings), *boundary.writable(self._settings)]
+        seen = [self._root, *boundary.listed(self._settings.read), *boundary.writable(self._settings)]
         unhidden = [*self._hides.texts, *survey.hidden, *configs, *boundary.hidden_beside(seen)]
         cannot = {
             "keep .git/config, hooks and the like, and modes and times of all your files": effects.write,
@@ -193,9 +160,7 @@ class Confinement:
     def plan(self, allowance: Allowance, env: Mapping[str, str]) -> Plan:
         """Return how to run a command that was allowed this.
 
-        Raises:
-            ToolError: Something cannot be hidden, or the rule's paths are not there.
-            OSError: The kernel refuses.
+        Raises ToolError if something cannot be hidden, or the rule's paths are not there; OSError from the kernel.
         """
         chosen, effects = backend(self._settings), allowance.effects
         if chosen == "none":  # a person has approved it, or the user chose to go without
@@ -203,92 +168,108 @@ class Confinement:
         survey = self._surveyor.survey()
         if survey.doubt:
             raise ToolError(survey.doubt)
-        fence = self._fence(allowance, env, survey, is_masked=chosen == "bubblewrap")
-        told = f"({', '.join(effects.names)})"
+        told, before = f"({', '.join(effects.names)})", survey if effects.write else None
+        view = View(
+            effects,
+            boundary.shown_parts(self._root, survey, allowance.paths),
+            self._read(env),
+            boundary.writable(self._settings) if effects.write else (),
+        )
         if chosen == "bubblewrap":
+            masks = self._masks(view, survey, env.get("HOME", ""))
             # Sockets by a path are those of the workspace; with the network open, this system's own would be in reach.
             own = (*((socket.AF_UNIX,) if effects.write else ()), *(_INTERNET if self._settings.loopback else ()))
-            scoped = effects.network and landlock_version() >= _NEEDED
             return Plan(
-                prefix=_bubblewrap_words(fence),
-                ruleset=self._ruleset(fence, "") if scoped else None,
+                prefix=self._bubblewrap_words(view, masks, survey, env.get("HOME", "")),
+                ruleset=self._ruleset(view, "") if effects.network and landlock_version() >= _NEEDED else None,
                 filter=_filter(_INTERNET if effects.network else own),
                 in_force=f"bubblewrap {told}",
-                before=survey if effects.write else None,
-                unsettled=tuple(self._unsettled(path for _, path in fence.masks)) if effects.write else (),
+                before=before,
+                unsettled=tuple(self._unsettled(masks)) if effects.write else (),
             )
-        (temporary := Path(self._place(), "tmp")).mkdir(mode=0o700, exist_ok=True)
+        temporary = self._made("tmp", lambda made: made.mkdir(mode=0o700, exist_ok=True))
         return Plan(
-            ruleset=self._ruleset(fence, str(temporary)),
+            ruleset=self._ruleset(view, temporary),
             filter=_filter(_INTERNET if effects.network else (), is_all=True, keeps_files=not effects.write),
             in_force=f"landlock {landlock_version()} {told}",
-            env={"TMPDIR": str(temporary)},
-            before=survey if effects.write else None,
+            env={"TMPDIR": temporary},
+            before=before,
         )
 
-    def _fence(self, allowance: Allowance, env: Mapping[str, str], survey: Survey, *, is_masked: bool) -> Fence:
-        root, effects, home = self._root, allowance.effects, env.get("HOME", "")
-        shown = boundary.shown_parts(root, survey, allowance.paths)
-        key = (env.get("PATH"), home)
+    def _read(self, env: Mapping[str, str]) -> tuple[str, ...]:
+        key = (env.get("PATH"), env.get("HOME"))
         if key not in self._readable:
-            self._readable[key] = (*boundary.readable(env, root, self._settings), self._place())
-        read = self._readable[key]
-        write = boundary.writable(self._settings) if effects.write else ()
-        visible = (*shown, *read, *write)
-        masks: list[tuple[str, str]] = []
-        if is_masked:  # Landlock has nothing to do it with, and asked before
-            masks = [pair for pair in self._masks(survey, effects) if is_in(pair[1], visible)]
-            masks += [(self._cover(path), path) for path in boundary.hidden_beside(visible)]
-            place = f"{home}/.gitconfig"
-            # In a home that is seen, a file that is not there cannot be covered; elsewhere the home is a private one.
-            if home.startswith("/") and (os.path.isfile(place) or not is_in(place, visible)):  # noqa: PTH113 - a plain string
-                masks.append((self.global_git_config(home), place))
-        kept: list[str] = []
-        pinned: list[str] = []
+            beside = os.path.dirname(self._text(""))  # noqa: PTH120 - a plain string
+            self._readable[key] = (*boundary.readable(env, self._root, self._settings), beside)
+        return self._readable[key]
+
+    def _bubblewrap_words(self, view: View, masks: dict[str, str], survey: Survey, home: str) -> tuple[str, ...]:
+        """Later words cover earlier ones: the system, the workspace, what is kept in it, what is hidden in it."""
+        root, effects = self._root, view.effects
+        words = [bubblewrap() or "bwrap", *_NAMESPACES, *(() if effects.network else ("--unshare-net",))]
+        words += ["--cap-drop", "ALL", *(("--seccomp", str(FILTER_FD)) if platform.machine() in _MACHINES else ())]
+        # To root, settings of the kernel below /proc/sys are writable without any capability.
+        words += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - a private one
+        words += ["--dir", home] if home.startswith("/") and home != "/" else []  # private and empty
+        words += _binds("--ro-bind", view.read)
+        if effects.network:  # a link to a file of a resolver that is not below /etc
+            resolver = os.path.realpath("/etc/resolv.conf")
+            words += _binds("--ro-bind", [resolver] if os.path.exists(resolver) else [])  # noqa: PTH110 - a plain string
+        words += ["--dir", root] if view.shown != (root,) else []
+        words += _binds("--bind" if effects.write else "--ro-bind", view.shown)
+        words += _binds("--bind", view.write)
         if effects.write:
             configs = (f"{root}/{name}" for name in survey.git_configs)
             read_by_git = (path for config in configs for path in boundary.git_reads(config) if os.path.exists(path))  # noqa: PTH110 - plain strings
             own = [*boundary.own_environment(root, self._settings), *read_by_git]
-            kept = [path for path in (*(f"{root}/{name}" for name in survey.kept), *own) if is_in(path, shown)]
-            fixed = [*kept, *(f"{root}/{name}" for name, _ in survey.links), *(path for _, path in masks)]
-            above = _ancestors(root, (path for path in fixed if path.startswith(f"{root}/")))
-            pinned = [path for path in above if is_in(path, shown) and not is_in(path, kept)]
-        return Fence(
-            workspace=root, effects=effects, shown=shown, read=read, write=write, masks=tuple(masks), kept=tuple(kept),
-            pinned=tuple(pinned), home=home,
-        )  # fmt: skip
+            kept = [path for path in (*(f"{root}/{name}" for name in survey.kept), *own) if is_in(path, view.shown)]
+            fixed = [*kept, *(f"{root}/{name}" for name, _ in survey.links), *masks]
+            # A folder above what is hidden or kept must not be renamed: it is a mount of its own.
+            folders = {str(folder) for path in fixed for folder in Path(path).parents}
+            above = sorted(folder for folder in folders if folder.startswith(f"{root}/"))
+            words += _binds("--bind", (path for path in above if is_in(path, view.shown) and not is_in(path, kept)))
+            words += _binds("--ro-bind", kept)
+        words += [word for path, source in masks.items() for word in ("--ro-bind", source, path)]
+        return (*words, "--chdir", root, "--")
 
-    def _masks(self, survey: Survey, effects: Effects) -> Iterator[tuple[str, str]]:
+    def _masks(self, view: View, survey: Survey, home: str) -> dict[str, str]:
+        """What is shown in place of each path that is hidden."""
+        visible = (*view.shown, *view.read, *view.write)
         index = self._index() if survey.hidden else b""
-        for name in survey.hidden:
-            yield from self._covers(name, index)
-        for name in survey.git_configs:
-            path = f"{self._root}/{name}"
-            yield self._text(inert_git_config(path, write=effects.write)[0]), path
+        found = {place: source for name in survey.hidden for place, source in self._covers(name, index)}
+        for path in (f"{self._root}/{name}" for name in survey.git_configs):
+            found[path] = self._text(inert_git_config(path, write=view.effects.write)[0])
         if os.path.isfile("/etc/gitconfig"):  # noqa: PTH113 - a plain string
-            yield self._text(""), "/etc/gitconfig"
+            found["/etc/gitconfig"] = self._text("")
+        found = {path: source for path, source in found.items() if is_in(path, visible)}
+        found |= {path: self._cover(path) for path in boundary.hidden_beside(visible)}
+        place = f"{home}/.gitconfig"
+        # In a home that is seen, a file that is not there cannot be covered; elsewhere the home is a private one.
+        if home.startswith("/") and (os.path.isfile(place) or not is_in(place, visible)):  # noqa: PTH113 - a plain string
+            found[place] = self.global_git_config(home)
+        return found
 
     def global_git_config(self, home: str) -> str:
         """Return a copy of the user's git configuration that names no program."""
         return self._text(inert_git_config(f"{home}/.gitconfig", write=True, user=True)[0])
 
     def _covers(self, name: str, index: bytes) -> Iterator[tuple[str, str]]:
-        """What to show in place of a hidden path: of a folder that git tracks, in place of each of its files."""
+        """A hidden path and what covers it: of a folder that git tracks, each of its files."""
         path = f"{self._root}/{name}"
         is_folder = os.path.isdir(path)  # noqa: PTH112 - a plain string
-        # Version 4 of the index cuts paths short, so there any may be in it.
         tracked = f"{name}/" if is_folder else name
+        # Version 4 of the index cuts paths short, so there any may be in it.
         if index[4:8] != b"\0\0\0\4" and tracked.encode("utf-8", "surrogateescape") not in index:
-            yield self._cover(path), path
-        elif not is_folder:
-            yield self._stand_in(path), path
-        else:
-            unseen: list[OSError] = []
-            places = [f"{above}/{file}" for above, _, files in os.walk(path, onerror=unseen.append) for file in files]
-            if unseen or len(places) > boundary.MOST_HIDDEN:
-                yield self._cover(path), path
-                return
-            yield from ((self._stand_in(place), place) for place in places if not os.path.islink(place))  # noqa: PTH114 - plain strings
+            yield path, self._cover(path)
+            return
+        unseen: list[OSError] = []
+        below = [f"{above}/{file}" for above, _, files in os.walk(path, onerror=unseen.append) for file in files]
+        if is_folder and (unseen or len(below) > boundary.MOST_HIDDEN):
+            yield path, self._cover(path)
+            return
+        for place in below if is_folder else [path]:
+            if not is_folder or not os.path.islink(place):  # noqa: PTH114 - a plain string
+                yield place, self._zeros(os.lstat(place))
 
     def _unsettled(self, masked: Iterable[str]) -> Iterator[str]:
         """The tracked ones of these files that git would take for changed, by their size and time."""
@@ -314,42 +295,45 @@ class Confinement:
             return root.read(".git/index", _MOST_OF_AN_INDEX)[0]
         return b""
 
-    def _place(self) -> str:
-        if not self._props:
-            self._props = tempfile.mkdtemp(prefix="blueprint-")
-            weakref.finalize(self, shutil.rmtree, self._props, ignore_errors=True)
-        return self._props
+    def _made(self, name: str, make: Callable[[Path], object]) -> str:
+        """What stands in for something else, made on first use in a folder of this engine's own."""
+        with self._making:  # commands start in threads of their own: none may see what is made half
+            if not self._props:
+                self._props = tempfile.mkdtemp(prefix="blueprint-")
+                weakref.finalize(self, shutil.rmtree, self._props, ignore_errors=True)
+            made = Path(self._props, name)
+            if not made.exists():
+                make(made)
+            return str(made)
 
     def _cover(self, path: str) -> str:
         """An empty file or folder."""
-        if not os.path.isdir(path):  # noqa: PTH112 - a plain string
-            return self._text("")
-        made = Path(self._place(), "folder")
-        made.mkdir(mode=0o555, exist_ok=True)
-        return str(made)
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - a plain string
+        return self._made("folder", lambda made: made.mkdir(mode=0o555, exist_ok=True)) if is_folder else self._text("")
 
-    def _stand_in(self, path: str) -> str:
+    def _zeros(self, like: os.stat_result) -> str:
         """A file of zeros, of the same size and time."""
-        found = os.lstat(path)
-        made = Path(self._place(), f"zeros-{found.st_size}-{found.st_mtime_ns}-{found.st_mode & 0o100}")
-        if not made.exists():
-            made.touch(0o555 if found.st_mode & 0o100 else 0o444)
-            os.truncate(made, found.st_size)
-            os.utime(made, ns=(found.st_mtime_ns, found.st_mtime_ns))
-        return str(made)
+        mode = 0o555 if like.st_mode & 0o100 else 0o444
+
+        def make(made: Path) -> None:
+            made.touch(mode)
+            os.truncate(made, like.st_size)
+            os.utime(made, ns=(like.st_mtime_ns, like.st_mtime_ns))
+
+        return self._made(f"zeros-{like.st_size}-{like.st_mtime_ns}-{mode}", make)
 
     def _text(self, text: str) -> str:
-        made = Path(self._place(), f"text-{hash(text):x}")
-        if not made.exists():
+        def make(made: Path) -> None:
             made.write_text(text, "utf-8", "surrogateescape")
             made.chmod(0o444)
-        return str(made)
 
-    def _ruleset(self, fence: Fence, temporary: str) -> int:
-        """A descriptor of Landlock's rules for a fence; without `temporary`, of those on sockets alone."""
-        key = (fence.effects, fence.shown, fence.read, fence.write, temporary) if temporary else ()
+        return self._made(f"text-{hash(text):x}", make)
+
+    def _ruleset(self, view: View, temporary: str) -> int:
+        """A descriptor of Landlock's rules for a view; without `temporary`, of those on sockets alone."""
+        key = (view, temporary) if temporary else ()
         if key not in self._rulesets:
-            self._rulesets[key] = _ruleset(fence, temporary)
+            self._rulesets[key] = _ruleset(view, temporary)
         return self._rulesets[key]
 
     def put_right(self, before: Survey | None) -> list[str]:
@@ -409,47 +393,13 @@ class Confinement:
         return [f"{name}, which the command made, was moved to {target}: a file of this kind needs a person's yes"]
 
 
-def _ancestors(root: str, paths: Iterable[str]) -> list[str]:
-    """The folders between the workspace and each path, outermost first, each once."""
-    seen: dict[str, None] = {}
-    for path in paths:
-        parts = path[len(root) + 1 :].split("/")[:-1]
-        seen |= dict.fromkeys("/".join([root, *parts[:depth]]) for depth in range(1, len(parts) + 1))
-    return list(seen)
-
-
 def git_environment(global_config: str) -> dict[str, str]:
     """Return the variables for a git command; `global_config` takes the place of the user's own configuration."""
-    settings = boundary.GIT_GLOBAL
-    keys = {f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(settings)}
-    values = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
-    fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0"}
-    counted = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": global_config, "GIT_CONFIG_COUNT": str(len(settings))}
-    return {**fixed, **counted, **keys, **values}
-
-
-# bubblewrap.
-
-
-def _bubblewrap_words(fence: Fence) -> tuple[str, ...]:
-    """Later words cover earlier ones: the system, the workspace, what is kept in it, what is hidden in it."""
-    root, effects = fence.workspace, fence.effects
-    words = [bubblewrap() or "bwrap", *_NAMESPACES, *(() if effects.network else ("--unshare-net",))]
-    words += ["--cap-drop", "ALL", *(("--seccomp", str(FILTER_FD)) if platform.machine() in _MACHINES else ())]
-    # To root, settings of the kernel below /proc/sys are writable without any capability.
-    words += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - a private one
-    words += ["--dir", fence.home] if fence.home.startswith("/") and fence.home != "/" else []
-    words += _binds("--ro-bind", fence.read)
-    if effects.network:  # a link to a file of a resolver that is not below /etc
-        resolver = os.path.realpath("/etc/resolv.conf")
-        words += _binds("--ro-bind", [resolver] if os.path.exists(resolver) else [])  # noqa: PTH110 - a plain string
-    words += ["--dir", root] if fence.shown != (root,) else []
-    words += _binds("--bind" if effects.write else "--ro-bind", fence.shown)
-    words += _binds("--bind", fence.write)
-    words += _binds("--bind", fence.pinned)
-    words += _binds("--ro-bind", fence.kept)
-    words += [word for source, path in fence.masks for word in ("--ro-bind", source, path)]
-    return (*words, "--chdir", root, "--")
+    env = {"GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0"}
+    env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": global_config, "GIT_CONFIG_COUNT": str(len(GIT_GLOBAL))}
+    for number, (key, value) in enumerate(GIT_GLOBAL.items()):
+        env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return env
 
 
 def _binds(how: str, paths: Iterable[str]) -> list[str]:
@@ -467,8 +417,8 @@ _ABSTRACT_SOCKETS, _SIGNALS = 0b01, 0b10
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/fd")
 
 
-def _ruleset(fence: Fence, temporary: str) -> int:
-    """Return a descriptor of the fence's rules; without `temporary`, of those on abstract sockets alone."""
+def _ruleset(view: View, temporary: str) -> int:
+    """Return a descriptor of the view's rules; without `temporary`, of those on abstract sockets alone."""
     libc = ctypes.CDLL(None, use_errno=True)
     # Signals are left to bubblewrap's own process namespace: it must be able to end what it started.
     scopes = _ABSTRACT_SOCKETS | (_SIGNALS if temporary else 0)
@@ -477,10 +427,10 @@ def _ruleset(fence: Fence, temporary: str) -> int:
     if fd < 0:
         raise OSError(ctypes.get_errno(), "Landlock refused the rules")
     if temporary:
-        changed = fence.shown if fence.effects.write else ()
-        for path in (*_readable_to_root(fence.read), *fence.shown, "/proc", "/sys"):
+        changed = view.shown if view.effects.write else ()
+        for path in (*_readable_to_root(view.read), *view.shown, "/proc", "/sys"):
             _add(libc, fd, path, _READ)
-        for path in (*changed, *fence.write, temporary, *_DEVICES):
+        for path in (*changed, *view.write, temporary, *_DEVICES):
             _add(libc, fd, path, _ALL_FILES)
     return fd
 

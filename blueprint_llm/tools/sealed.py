@@ -1,7 +1,11 @@
-"""What tools keep for a user between calls, sealed by one key, so that nobody else can forge or change it unnoticed.
+"""What tools keep for a user, sealed by one key, so that nobody else can forge or change it unnoticed.
 
 Approvals that hold beyond one call, and runs that wait for a person. Nothing of it has power of its own: when a run
 goes on, every call is judged again by the policy of that moment, and an approval counts only for what was shown.
+
+And the audit: what was meant to be done is on disk before it is done, in a chain that shows every tampering. Each line
+carries a seal over itself and the line before. A sealed head file knows the last one, so a cut tail is found as well.
+Rolling both files back together to an earlier pair cannot be seen from inside; keep a copy elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import os
 import re
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.config.paths import folder, make_folder, writing
 from blueprint_llm.errors import ToolDeniedError, ToolError
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 LIFETIME_S = 86_400.0
 WAIT_S = 10.0
 _POLL_S = 0.01
+_HEAD_BYTES = 256
+Sync = Literal["intent", "all", "none"]
 
 
 def state_folder(name: str) -> Path:
@@ -41,58 +48,62 @@ def state_folder(name: str) -> Path:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, made where it is missing, against other processes and threads.
 
-    Raises:
-        TimeoutError: Another process held it for WAIT_S: it may have been stopped.
+    Raises TimeoutError if another process held it for WAIT_S: it may have been stopped.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         until = time.monotonic() + WAIT_S
-        while not _acquired(fd):
-            if time.monotonic() >= until:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds it (`fuser` names it)", str(path))
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    told = "another process holds it (`fuser` names it)"
+                    raise TimeoutError(errno.ETIMEDOUT, told, str(path)) from None
             time.sleep(_POLL_S)
         yield
     finally:
         os.close(fd)  # which lets go of the lock
 
 
-def _acquired(fd: int) -> bool:
+def write_whole(place: Path, content: bytes) -> None:
+    """Replace a file, mode 0600, so that a reader sees the old or the new one whole, also after the power failed."""
+    beside = place.with_suffix(".new")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(place)
+    above = os.open(place.parent, os.O_RDONLY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        os.fsync(above)
+    finally:
+        os.close(above)
 
 
 def load_key(place: Path, random: Callable[[int], bytes] = os.urandom) -> bytes:
     """Return the user's key in a file, made on first use with mode 0600.
 
-    Raises:
-        ToolError: When others could read it, or it is damaged.
-        StoreError: When it cannot be written or read.
+    Raises ToolError if others could read it or it is damaged, StoreError if it cannot be written or read.
     """
     with writing("the tools' key", place.parent):
         if not place.exists():
-            _make_key(place, random)
+            beside = place.with_name(f"{place.name}.{random(8).hex()}")
+            try:
+                with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(random(32))
+                with suppress(FileExistsError):
+                    os.link(beside, place)  # whole or not at all, and only if nobody was first
+            finally:
+                beside.unlink(missing_ok=True)
         found, key = place.stat(), place.read_bytes()
     if found.st_mode & 0o077 or found.st_uid != os.geteuid():
         raise ToolError(f"{place} must be readable by you alone: chmod 600 {place}")
     if len(key) != 32:  # noqa: PLR2004 - 256 bits
         raise ToolError(f"{place} is damaged: move it away; what it sealed is void then")
     return key
-
-
-def _make_key(place: Path, random: Callable[[int], bytes]) -> None:
-    beside = place.with_name(f"{place.name}.{random(8).hex()}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(random(32))
-        with suppress(FileExistsError):
-            os.link(beside, place)  # whole or not at all, and only if nobody was first
-    finally:
-        beside.unlink()
 
 
 def mac(key: bytes, purpose: str, content: bytes) -> str:
@@ -111,16 +122,10 @@ def fingerprint(value: Any) -> str:
 
 
 def _write_sealed(place: Path, key: bytes, purpose: str, value: Any) -> None:
-    """Replace a file by a sealed value; mode 0600, synced. Raises StoreError."""
+    """Replace a file by a sealed value. Raises StoreError."""
     body = canonical(value)
-    beside = place.with_suffix(".new")
     with writing(f"what waits or was approved ({purpose})", place.parent):
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(mac(key, purpose, body).encode() + b"\n" + body)
-            file.flush()
-            os.fsync(fd)
-        beside.replace(place)
+        write_whole(place, mac(key, purpose, body).encode() + b"\n" + body)
 
 
 def _read_sealed(place: Path, key: bytes, purpose: str) -> Any:
@@ -132,12 +137,7 @@ def _read_sealed(place: Path, key: bytes, purpose: str) -> Any:
 
 
 class Grants:
-    """Approvals beyond one call in one workspace: for the session, and lasting ones in a sealed file.
-
-    Args:
-        workspace: Whose approvals they are.
-        key: Seals the file; asked for only when there is one.
-    """
+    """Approvals beyond one call in one workspace: for the session, and lasting ones in a file that `key` seals."""
 
     def __init__(self, workspace: str, key: Callable[[], bytes]) -> None:
         self._workspace, self._key = workspace, key
@@ -146,8 +146,9 @@ class Grants:
 
     def holds(self, grant: str) -> bool:
         """Return True if what this is the fingerprint of was approved to be repeated."""
+        self._lasting = self._stored() if self._lasting is None else self._lasting
         mark = fingerprint([self._workspace, grant])
-        return mark in self._session or mark in self._loaded()
+        return mark in self._session or mark in self._lasting
 
     def add(self, grant: str, *, lasting: bool) -> None:
         """Remember an approval."""
@@ -156,28 +157,18 @@ class Grants:
         if lasting:
             place = state_folder("tools") / f"grants-{self._workspace}.json"
             with locked(place.with_suffix(".lock")):
-                self._lasting = None  # another process may have added some
-                self._lasting = self._loaded() | {mark}
+                self._lasting = self._stored() | {mark}  # read again: another process may have added some
                 _write_sealed(place, self._key(), "grants", sorted(self._lasting))
 
-    def _loaded(self) -> set[str]:
-        if self._lasting is None:
-            place = folder("state") / "tools" / f"grants-{self._workspace}.json"
-            self._lasting = set()
-            with suppress(ValueError, ToolError):  # a changed file grants nothing, nor one under a key that others read
-                self._lasting = set(_read_sealed(place, self._key(), "grants")) if place.exists() else set()
-        return self._lasting
+    def _stored(self) -> set[str]:
+        place = folder("state") / "tools" / f"grants-{self._workspace}.json"
+        with suppress(ValueError, ToolError):  # a changed file grants nothing, nor one under a key that others read
+            return set(_read_sealed(place, self._key(), "grants")) if place.exists() else set()
+        return set()
 
 
 class PendingStore:
-    """A folder of waiting runs: private, single-use, and good for a day.
-
-    Args:
-        folder: Private to the user.
-        key: Seals them.
-        clock: Unix time in seconds.
-        random: Makes ids.
-    """
+    """A private folder of waiting runs, sealed, single-use, and good for a day."""
 
     def __init__(self, folder: Path, key: bytes, clock: Callable[[], float], random: Callable[[int], bytes]) -> None:
         self._folder, self._key, self._clock, self._random = folder, key, clock, random
@@ -192,8 +183,7 @@ class PendingStore:
     def claim(self, identity: str) -> tuple[dict[str, Any], bool]:
         """Take a run up; return it, and True if an earlier resume began and did not come to its end.
 
-        Raises:
-            ToolDeniedError: When there is none (any more), it has expired, or it was changed.
+        Raises ToolDeniedError if there is none (any more), it has expired, or it was changed.
         """
         try:
             wrapped = _read_sealed(self._place(identity), self._key, "pending")
@@ -207,20 +197,151 @@ class PendingStore:
             self.forget(identity)
             raise ToolDeniedError("the stored run has expired: start it again")
         try:
-            os.close(os.open(self._claimed(identity), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            self._place(identity, ".claimed").open("x").close()
         except FileExistsError:
             return wrapped["state"], True
         return wrapped["state"], False
 
     def forget(self, identity: str) -> None:
         """Delete a run that went on."""
-        self._place(identity).unlink(missing_ok=True)
-        self._claimed(identity).unlink(missing_ok=True)
+        for kind in (".json", ".claimed"):
+            self._place(identity, kind).unlink(missing_ok=True)
 
-    def _claimed(self, identity: str) -> Path:
-        return self._place(identity).with_suffix(".claimed")
-
-    def _place(self, identity: str) -> Path:
+    def _place(self, identity: str, kind: str = ".json") -> Path:
         if not re.fullmatch(r"[0-9a-f]{32}", identity):
             raise ToolDeniedError("that is no id of a waiting run")
-        return self._folder / f"{identity}.json"
+        return self._folder / f"{identity}{kind}"
+
+
+# The audit.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What checking a chain found; `broken_seq` is the first record that is not as it was written."""
+
+    ok: bool
+    records: int
+    broken_seq: int | None
+    problem: str
+
+
+class _Head(NamedTuple):
+    seq: int = 0
+    seal: str = "0" * 64
+    size: int = 0
+
+
+class Audit:
+    """A chain of records in one file, sealed by a key; several processes may append.
+
+    Its head and its lock stand beside it. `sync` says which records reach the disk before `append` returns.
+    """
+
+    def __init__(self, path: Path, key: bytes, clock: Callable[[], float], sync: Sync = "intent") -> None:
+        self.path, self._key, self._clock, self._sync = path, key, clock, sync
+        self._head_path, self._lock_path = path.with_name(path.name + ".head"), path.with_name(path.name + ".lock")
+
+    def append(self, event: str, facts: dict[str, Any]) -> int:
+        """Add a record; return its number. Raises OSError if it cannot be written: nothing may be done then."""
+        with locked(self._lock_path):
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                head = self._mended_head(fd)
+                record = {**facts, "seq": head.seq + 1, "at": self._clock(), "event": event, "previous": head.seal}
+                seal = mac(self._key, "record", canonical(record))
+                line = json.dumps({**record, "seal": seal}, sort_keys=True).encode() + b"\n"
+                try:
+                    is_whole = os.write(fd, line) == len(line)
+                    if self._sync in {"all", event}:
+                        getattr(os, "fdatasync", os.fsync)(fd)
+                except OSError:
+                    is_whole = False
+                if not is_whole:
+                    os.ftruncate(fd, head.size)
+                    raise OSError(errno.ENOSPC, "the record could not be written whole")
+            finally:
+                os.close(fd)
+            self._write_head(_Head(head.seq + 1, seal, head.size + len(line)))
+            return head.seq + 1
+
+    def _mended_head(self, fd: int) -> _Head:
+        """The head, brought forward over whole records that a killed writer left, less a half one."""
+        head = self._read_head() or _Head()
+        size = os.fstat(fd).st_size
+        if size > head.size:
+            rest = os.pread(fd, size - head.size, head.size)
+            for line in rest.splitlines(keepends=True):
+                following = self._following(line, head)
+                if isinstance(following, str) or not line.endswith(b"\n"):
+                    break
+                head = following
+            if b"\n" not in rest[head.size - size :] and head.size < size:
+                os.ftruncate(fd, head.size)
+        return head
+
+    def _following(self, line: bytes, before: _Head) -> _Head | str:
+        """The head after a line, or why it is not the record after `before`."""
+        number, record = before.seq + 1, _parsed(line)
+        if record is None:
+            return f"record {number} cannot be read"
+        if record.get("seq") != number:
+            return f"record {number} is missing or out of order"
+        if record.get("previous") != before.seal:
+            return f"record {number} does not follow the one before it"
+        seal = mac(self._key, "record", canonical({key: value for key, value in record.items() if key != "seal"}))
+        if not hmac.compare_digest(str(record.get("seal")), seal):
+            return f"record {number} was changed"
+        return _Head(number, seal, before.size + len(line))
+
+    def _read_head(self) -> _Head | None:
+        try:
+            seq, seal, size, own = self._head_path.read_bytes().decode("ascii", "replace").split()
+            sealed = mac(self._key, "head", f"{seq} {seal} {size}".encode())
+            return _Head(int(seq), seal, int(size)) if hmac.compare_digest(own, sealed) else None
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _write_head(self, head: _Head) -> None:
+        text = f"{head.seq} {head.seal} {head.size}"
+        line = f"{text} {mac(self._key, 'head', text.encode())}".ljust(_HEAD_BYTES - 1) + "\n"
+        fd = os.open(self._head_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, line.encode(), 0)
+        finally:
+            os.close(fd)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records as they stand, unchecked."""
+        yield from (record for line in self._lines() if (record := _parsed(line)) is not None)
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+
+    def verify(self) -> Verified:
+        """Check every record and the end of the chain."""
+        with locked(self._lock_path):
+            head, lines = self._read_head(), self._lines()
+        at, broken_seq, problem = _Head(), None, ""
+        for line in lines:
+            following = self._following(line, at)
+            if isinstance(following, str):
+                broken_seq, problem = at.seq + 1, following
+                break
+            at = following
+            if head is not None and at.seq == head.seq and at.seal != head.seal:
+                broken_seq, problem = at.seq, f"record {at.seq} is not the one of the head"
+                break
+        if not problem and head is None and (self._head_path.exists() or at.seq > 0):
+            broken_seq, problem = at.seq or None, "the head is missing or damaged"
+        elif not problem and head is not None and at.seq < head.seq:
+            broken_seq, problem = at.seq + 1, f"the records after {at.seq} were cut off"
+        return Verified(ok=not problem, records=at.seq, broken_seq=broken_seq, problem=problem)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -68,8 +68,9 @@ def supervise(requests: socket.socket, taken: int) -> NoReturn:
         os.close(taken)
         requests.close()
         if body:
-            socket.send_fds(ours, [len(body).to_bytes(4, "big")], fds)
-            ours.sendall(body)
+            socket.send_fds(ours, [body[:1]], fds)
+            ours.sendall(body[1:])
+            ours.close()
             for fd in fds[1:]:
                 os.close(fd)
             report = _watch(json.loads(body), fds[0], child)
@@ -80,11 +81,11 @@ def supervise(requests: socket.socket, taken: int) -> NoReturn:
 
 def _become(waiting: socket.socket) -> NoReturn:
     """Wait for a request and turn into its command. What fails here is told on the control socket."""
-    head, fds, _, _ = socket.recv_fds(waiting, 4, 4)
+    head, fds, _, _ = socket.recv_fds(waiting, 1, 4)
     if not head:  # the engine has gone
         os._exit(0)
     with waiting.makefile("rb") as lines:
-        request = json.loads(lines.read(int.from_bytes(head, "big")))
+        request = json.loads(head + lines.read())
     os.dup2(fds[0], _CONTROL_FD, inheritable=False)
     try:
         os.setsid()
@@ -146,10 +147,10 @@ def _watch(request: dict[str, Any], control: int, child: int) -> dict[str, Any]:
     ears = [control]
     with contextlib.suppress(AttributeError, OSError):
         ears.append(os.pidfd_open(child))
-    why, status = "", _collect(child)
+    why, status = "", _reap(child)[0]
     while status is None and not why:
         ready = select.select(ears, [], [], max(0.0, min(_POLL_S, deadline - time.monotonic())))[0]
-        if (status := _collect(child)) is not None:
+        if (status := _reap(child)[0]) is not None:
             break
         if control in ready:
             why = "stopped"
@@ -159,46 +160,37 @@ def _watch(request: dict[str, Any], control: int, child: int) -> dict[str, Any]:
             why = "processes"
     if status is not None:  # what is about to end by itself, such as a sandbox's own processes, gets a moment to do so
         until = time.monotonic() + _GRACE_S
-        while not _reaped_all() and time.monotonic() < until:
+        while not _reap(child)[1] and time.monotonic() < until:
             time.sleep(0.002)
     return {"why": why, "status": status, "orphans": max(0, _kill_family(child) - (status is None))}
 
 
-def _collect(child: int) -> int | None:
-    """Reap whoever has ended; return the child's exit status (negative: a signal) once it has."""
-    with contextlib.suppress(ChildProcessError):
+def _reap(child: int) -> tuple[int | None, bool]:
+    """Reap who has ended; return the child's exit status (negative: a signal) if it is among them; is nobody left?"""
+    status = None
+    try:
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            if found[0] == child:
-                return os.waitstatus_to_exitcode(found[1])
-    return None
+            status = os.waitstatus_to_exitcode(found[1]) if found[0] == child else status
+    except ChildProcessError:
+        return status, True
+    return status, False
 
 
 def _kill_family(child: int) -> int:
     """Kill every descendant, again and again until none is left; how many were found first."""
-    first = -1
-    if _reaped_all():
-        return 0
-    for _ in range(200):
+    first = 0
+    for turn in range(200):
+        if _reap(child)[1]:
+            break
+        time.sleep(0.002 if turn else 0)
         family = _family()
-        first = len(family) if first < 0 else first
+        first = first if turn else len(family)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)
         for pid in family:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if _reaped_all():
-            break
-        time.sleep(0.002)
-    return max(first, 0)
-
-
-def _reaped_all() -> bool:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return True
-    return False
+    return first
 
 
 def _family() -> list[int]:

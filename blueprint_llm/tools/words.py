@@ -30,6 +30,7 @@ _OPERATOR = re.compile(r"\|{1,2}|\|&|&{1,2}|;{1,2}|\d*(?:<{1,3}|>{1,2})(?:&\d*)?
 _WIDE_GAP = 16
 # What nobody writes: beyond it, looking for commands inside of commands would take too long, and such a one is refused.
 _MAX_WORDS, _MAX_CHARS, _MAX_PARTS = 4096, 16_384, 1000
+_TOO_LONG = "the command is too long to be looked through"
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # letters and symbols that show as nothing
 
 # Programs that run another command found in their arguments.
@@ -46,55 +47,38 @@ _STARTERS = word_set("-exec -execdir -ok -okdir -x --exec --exec-batch -X run fo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command as the model gave it.
-
-    Attributes:
-        argv: The words to run.
-        doubts: Why a person must look at it, whatever the rules say.
-        parts: Every piece of it that might run as a command of its own, for deny rules.
-    """
+    """A command as the model gave it."""
 
     argv: tuple[str, ...]
-    doubts: tuple[str, ...]
-    parts: tuple[tuple[str, ...], ...]
+    doubts: tuple[str, ...]  # why a person must look at it, whatever the rules say
+    parts: tuple[tuple[str, ...], ...]  # every piece of it that might run as a command of its own, for deny rules
 
 
-def from_argv(argv: Sequence[str]) -> Command:
-    """Return a command given as a list of words. Raises ValueError when it is too long."""
-    if len(argv) > _MAX_WORDS:
-        raise _too_long()
-    doubts = [
-        f"{word!r} is a shell operator, passed as a plain word"
-        for index, word in enumerate(argv)
-        if _OPERATOR.fullmatch(word) and not (word == ";" and _STARTERS & set(argv[:index]))  # the end of `find -exec`
-    ]
-    return _command(tuple(argv), doubts, _commands_in(tuple(argv)))
-
-
-def from_text(text: str) -> Command:
-    """Return a command given as one string. Raises ValueError when it is empty, too long, or its quotes are open."""
-    if len(text) > _MAX_CHARS:
-        raise _too_long()
-    argv = tuple(shlex.split(text))
-    if not argv:
+def parse_command(given: str | Sequence[str]) -> Command:
+    """Return a command given as words, or as one string. Raises ValueError if it cannot be one."""
+    is_text = isinstance(given, str)
+    if len(given) > (_MAX_CHARS if is_text else _MAX_WORDS):
+        raise ValueError(_TOO_LONG)
+    argv = tuple(shlex.split(given) if isinstance(given, str) else given)
+    if not argv or not (is_text or argv[0]):
         raise ValueError("the command is empty")
-    found = _active_syntax(text)
-    doubts = [f"shell syntax {found!r} is not interpreted: the words go to the program as they are"] if found else []
-    pieces = _pieces(text) if _CUTS.search(text) else iter(())  # without a cut, the whole is the only piece
-    return _command(argv, doubts, chain(_commands_in(argv), (part for piece in pieces for part in _commands_in(piece))))
-
-
-def _command(argv: tuple[str, ...], doubts: list[str], parts: Iterator[tuple[str, ...]]) -> Command:
-    found = tuple(islice(parts, _MAX_PARTS + 1))
-    if len(found) > _MAX_PARTS:
-        raise _too_long()
+    doubts, pieces = [], iter([argv])
+    if not isinstance(given, str):
+        doubts += [
+            f"{word!r} is a shell operator, passed as a plain word"
+            for index, word in enumerate(argv)
+            if _OPERATOR.fullmatch(word) and not (word == ";" and _STARTERS & set(argv[:index]))  # ends `find -exec`
+        ]
+    else:
+        if found := _active_syntax(given):
+            doubts.append(f"shell syntax {found!r} is not interpreted: the words go to the program as they are")
+        pieces = chain(pieces, _pieces(given)) if _CUTS.search(given) else pieces  # else the whole is the only piece
+    parts = tuple(islice((part for piece in pieces for part in _commands_in(piece)), _MAX_PARTS + 1))
+    if len(parts) > _MAX_PARTS:
+        raise ValueError(_TOO_LONG)
     if _ASSIGNMENT.match(argv[0]):
         doubts.append(f"{argv[0]!r} would set an environment variable")
-    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=found)
-
-
-def _too_long() -> ValueError:
-    return ValueError("the command is too long to be looked through")
+    return Command(argv=argv, doubts=(*doubts, *_spoofs(argv)), parts=parts)
 
 
 def _active_syntax(text: str) -> str | None:
@@ -137,7 +121,7 @@ def _commands_in(argv: tuple[str, ...], depth: int = 4) -> Iterator[tuple[str, .
     program = program_name(command[0])
     for index, word in enumerate(command[1:], 1) if depth and program in _WRAPPERS else ():
         if len(word) > _MAX_CHARS:
-            raise _too_long()
+            raise ValueError(_TOO_LONG)
         if not word.startswith("-") and (program not in _PICKY or command[index - 1] in _STARTERS):
             yield command[index:]
         if re.search(r"\s", word) or "!" in word:

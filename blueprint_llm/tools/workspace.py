@@ -14,18 +14,17 @@ import os
 import re
 import struct
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from blueprint_llm.tools.words import is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 _OPENAT2 = 437  # the same number on every architecture (include/uapi/asm-generic/unistd.h)
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08  # include/uapi/linux/openat2.h
@@ -43,19 +42,11 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9])(?:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """Where a path leads.
+    """Where a path leads."""
 
-    Attributes:
-        path: POSIX, relative to the workspace, all links resolved; `.` for the workspace itself.
-        named: The same before links were resolved.
-        exists: Whether something is there.
-        links: Hard links of a regular file, else 1.
-    """
-
-    path: str
-    named: str
-    exists: bool
-    links: int
+    path: str  # POSIX, relative to the workspace, all links resolved; `.` for the workspace itself
+    named: str  # the same before links were resolved
+    links: int = 1  # hard links of a regular file
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,43 +62,53 @@ class Workspace:
         self._given = os.path.abspath(root)  # noqa: PTH100 - purely textual: links in it are wanted
 
     def locate(self, path: str) -> Located:
-        """Where `path` leads.
+        """Return where `path` leads.
 
         Raises:
-            PathDeniedError: When it leads out of the workspace or could mean two things.
+            PathDeniedError: It leads out of the workspace, or some system reads it differently: NUL, backslash, drive,
+                stream, invisible characters.
         """
-        check_spelling(path)
+        if not path:
+            raise PathDeniedError("the path is empty")
+        if not (path.isascii() and path.isprintable()) and any(is_hidden(char) for char in path):
+            raise PathDeniedError(f"{path!a} holds an invisible character")
+        if "\\" in path or ":" in path:
+            raise PathDeniedError(
+                f"{path!r} holds a backslash or a colon, which other systems read as a folder or a stream"
+            )
+        for part in Path(path).parts:
+            if part not in {".", ".."} and (part[-1] in ". " or _DEVICES.fullmatch(part.casefold())):
+                raise PathDeniedError(f"{path!r} names a device, or ends in a dot or space that other systems drop")
         return self.resolve(path)
 
     def resolve(self, path: str) -> Located:
-        """Where `path` leads, without judging how it is spelled."""
+        """Return where `path` leads, without judging how it is spelled. Raises PathDeniedError if that is outside."""
         named = self._relative(path)
         if ".." not in path and (place := self._plain(named)):
             return place
         real = os.path.realpath(os.path.join(self.root, path))  # noqa: PTH118 - `..` counts after links, as in the kernel
-        inside = real[len(self.root) :].strip("/") or "."
         if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
             raise PathDeniedError(f"{path!r} leads out of the workspace")
-        place = self._plain(inside)
+        place = self._plain(real[len(self.root) :].strip("/") or ".")
         if place is None:
             raise PathDeniedError(f"{path!r} is a loop of links")
         return replace(place, named=named)
 
     def _plain(self, inside: str) -> Located | None:
         """The place of a path that has no link on its way; None where it has one."""
-        real, found = self.root, None
+        real, links = self.root, 1
         for part in inside.split("/"):
             real = f"{real}/{part}"
             try:
                 found = os.lstat(real)
             except (FileNotFoundError, NotADirectoryError):
-                return Located(path=inside, named=inside, exists=False, links=1)
+                return Located(path=inside, named=inside)
             except OSError as error:
                 raise PathDeniedError(f"{inside!r}: {error.strerror}") from None
             if S_ISLNK(found.st_mode):
                 return None
-        links = found.st_nlink if found and S_ISREG(found.st_mode) else 1
-        return Located(path=inside, named=inside, exists=True, links=links)
+            links = found.st_nlink if S_ISREG(found.st_mode) else 1
+        return Located(path=inside, named=inside, links=links)
 
     def _relative(self, path: str) -> str:
         """`path` as text, relative to the root; an absolute path inside the workspace is stripped first."""
@@ -120,25 +121,6 @@ class Workspace:
         if clean == ".." or clean.startswith(("/", "../")):
             raise PathDeniedError(f"{path!r} leads out of the workspace")
         return clean
-
-
-def check_spelling(path: str) -> None:
-    """Refuse a path that some system reads differently: NUL, backslash, drive, stream, invisible characters.
-
-    Raises:
-        PathDeniedError: Saying which.
-    """
-    if not path:
-        raise PathDeniedError("the path is empty")
-    if not (path.isascii() and path.isprintable()) and any(is_hidden(char) for char in path):
-        raise PathDeniedError(f"{path!a} holds an invisible character")
-    if "\\" in path or ":" in path:
-        raise PathDeniedError(
-            f"{path!r} holds a backslash or a colon, which other systems read as a folder or a stream"
-        )
-    for part in Path(path).parts:
-        if part not in {".", ".."} and (part[-1] in ". " or _DEVICES.fullmatch(part.casefold())):
-            raise PathDeniedError(f"{path!r} names a device, or ends in a dot or space that other systems drop")
 
 
 @lru_cache(maxsize=1024)
@@ -170,24 +152,14 @@ def _how(flags: int, mode: int) -> bytes:
     return struct.pack("=QQQ", flags | os.O_CLOEXEC, mode if flags & os.O_CREAT else 0, resolve)
 
 
-class Root:
-    """The workspace as an open folder.
-
-    Args:
-        path: The folder.
-        portable: Walk folder by folder even where `openat2` is there.
-    """
+class Root(AbstractContextManager["Root"]):
+    """The workspace as an open folder. With `portable`, walk folder by folder even where `openat2` is there."""
 
     def __init__(self, path: str, *, portable: bool = False) -> None:
         self.fd = os.open(path, _FOLDER)
         self._libc = None if portable else _libc()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -196,11 +168,9 @@ class Root:
             os.close(self.fd)
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-        """A descriptor of `path`, which is relative and holds no `..`.
+        """Return a descriptor of `path`, which is relative and holds no `..`.
 
-        Raises:
-            ConfinementError: When a link or the outside is in the way.
-            OSError: As `os.open`.
+        Raises ConfinementError if a link or the outside is in the way, else OSError as `os.open`.
         """
         if "\0" in path:
             raise ConfinementError(errno.EINVAL, "NUL in path")

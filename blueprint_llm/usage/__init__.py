@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from blueprint_llm.usage.estimate import Demand, demand
 from blueprint_llm.usage.ledger import Cap, Estimate, Ledger, Outcome, denial, standing
 from blueprint_llm.usage.limits import Payer
+from blueprint_llm.usage.pricing.bounds import Demand, demand
 from blueprint_llm.usage.tracker import UsageTracker
 
 __all__ = ["Cap", "Demand", "Estimate", "Ledger", "Outcome", "Payer", "UsageTracker", "demand", "denial", "standing"]

@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
-from blueprint_llm.usage.estimate import Demand
-from blueprint_llm.usage.limits import Payer, Rule, per_minute, rules
+from blueprint_llm.usage.limits import Payer, Rule, charge_for, of_settings, rules, scopes
 from blueprint_llm.usage.money import NANO, nano
 from blueprint_llm.usage.pricing import worst_cost
+from blueprint_llm.usage.pricing.bounds import Demand
 from blueprint_llm.usage.stores.records import EXPIRED, AttemptRow, Charge, Kind, Level, Reservation, Settlement
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from blueprint_llm.models import ModelFacts
     from blueprint_llm.types import UsageInfo
     from blueprint_llm.usage.pricing import PriceCard
-    from blueprint_llm.usage.stores.records import BreakerReport
+    from blueprint_llm.usage.stores.breaker import BreakerReport
 
 DEFAULT_OUTPUT_TOKENS = 4096
 LEAST_OUTPUT_TOKENS = 256
 _NOTHING = Demand()
+_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +52,13 @@ class Estimate:
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended.
+    """How an attempt ended."""
 
-    Attributes:
-        usage: What the provider reported or what was seen; None: no tokens.
-        cost_usd: What the answer cost (LiteLLM's `completion_cost`, or the user's own price); None: unknown.
-        category: None: answered; else a row of the failure table, or `abandoned`.
-        sent: False: nothing left this machine, so not even a request counts.
-        maybe_billed: The provider may have billed what we could not see.
-    """
-
-    usage: UsageInfo | None = None
-    cost_usd: float | None = None
-    category: str | None = None
-    sent: bool = True
-    maybe_billed: bool = False
+    usage: UsageInfo | None = None  # what the provider reported or what was seen; None: no tokens
+    cost_usd: float | None = None  # LiteLLM's `completion_cost`, or by the user's own price; None: unknown
+    category: str | None = None  # None: answered; else a row of the failure table, or `abandoned`
+    sent: bool = True  # False: nothing left this machine, so not even a request counts
+    maybe_billed: bool = False  # the provider may have billed what we could not see
     latency_s: float | None = None
     ttft_s: float | None = None
 
@@ -83,7 +76,9 @@ class Ledger:
 
     def __init__(self, config: Config) -> None:
         self._rules = rules(config)
-        self._of_selectors = lru_cache(maxsize=4096)(self._selected)
+        self._rules_of = lru_cache(maxsize=4096)(
+            lambda *who: tuple(rule for name in scopes(*who) for rule in self._rules.get(name, ()))
+        )
         self._unknown = config.pricing.unknown
         self._project = config.project
         self.ttl_s = config.store.reservation_ttl_s or config.deadline.total_s + 10
@@ -119,42 +114,20 @@ class Ledger:
         return Cap(bound=max(1, bound), send=max(1, bound) if limits else None)
 
     def estimate(
-        self,
-        card: PriceCard | None,
-        *,
-        output_tokens: int,
-        asked: Demand | None = None,
-        input_tokens: int = 0,
-        answers: int = 1,
-        seconds: float = 0.0,
+        self, card: PriceCard | None, *, output_tokens: int, asked: Demand = _NOTHING, seconds: float = 0.0
     ) -> Estimate:
         """Return the worst case: every modality, tier, cache write and tool that the request allows, at its dearest.
 
-        Args:
-            card: The price; None: unknown.
-            output_tokens: The cap of one answer.
-            asked: What the request may take; None: `input_tokens` of text and so many `answers`.
-            input_tokens: See `asked`.
-            answers: See `asked`.
-            seconds: The longest that it may take, for prices by time.
+        `output_tokens` is the cap of one answer; the call takes at most so many `seconds`.
         """
-        asked = asked or Demand(text_tokens=input_tokens, answers=answers)
-        output = output_tokens * asked.answers
+        prompt, output = asked.input_tokens, output_tokens * asked.answers
         if card is None:
-            return Estimate(input_tokens=asked.input_tokens, output_tokens=output, usd=self._unpriced)
-        if card.listed is None:
-            usd = worst_cost(card, asked.input_tokens, output, seconds=seconds)
-            return Estimate(input_tokens=asked.input_tokens, output_tokens=output, usd=usd, card=card)
-        return Estimate(
-            input_tokens=card.listed.input_bound(asked),
-            output_tokens=output,
-            usd=card.listed.worst_nano(asked, output, seconds=seconds),
-            card=card,
-        )
-
-    @property
-    def _unpriced(self) -> int | None:
-        return 0 if self._unknown == "assume_zero" else None
+            usd = 0 if self._unknown == "assume_zero" else None
+        elif card.listed is None:
+            usd = worst_cost(card, prompt, output, seconds=seconds)
+        else:
+            prompt, usd = card.listed.input_bound(asked), card.listed.worst_nano(asked, output, seconds=seconds)
+        return Estimate(input_tokens=prompt, output_tokens=output, usd=usd, card=card)
 
     def unpriced(self, payer: Payer, estimate: Estimate) -> str | None:
         """Why an attempt without a known price may not go, if it may not: `pricing.unknown` under a USD budget."""
@@ -164,46 +137,32 @@ class Ledger:
         return budget and f"no price is known and the budget of {budget} applies: add one to a file in pricing.files"
 
     def charges(self, payer: Payer, estimate: Estimate) -> tuple[Charge, ...]:
-        """One charge for every limit that counts `payer`."""
+        """Return one charge for every limit that counts `payer`."""
         known = payer._replace(project=self._project) if self._project and not payer.project else payer
-        return tuple(rule.charge(known, estimate.amount(rule.kind)) for rule in self._limits(known, estimate.card))
+        limits = self._limits(known, estimate.card)
+        return tuple(charge_for(rule, known, estimate.amount(rule.kind)) for rule in limits)
 
     def _limits(self, payer: Payer, card: PriceCard | None) -> tuple[Rule, ...]:
-        found = (*self._of_selectors(payer.selectors()), *payer.own)
+        who = (payer.provider, payer.model, payer.group, payer.deployment, payer.litellm_provider)
+        found = (*self._rules_of(*who), *payer.own)
         if card is None or (card.rpm is None and card.tpm is None):
             return found
-        return (*found, *per_minute(f"model:{payer.model}", card.rpm, card.tpm))
-
-    def _selected(self, selectors: tuple[str, ...]) -> tuple[Rule, ...]:
-        return tuple(rule for name in selectors for rule in self._rules.get(name, ()))
+        return (*found, *of_settings(f"model:{payer.model}", {"rpm": card.rpm, "tpm": card.tpm}, "pricing.files"))
 
     def lasting(self) -> tuple[Charge, ...]:
         """Return a charge of nothing under every limit that outlives a session: how all of them stand can be asked."""
         payer = Payer(call_id="", provider="", model="", project=self._project)
         rules = [rule for listed in self._rules.values() for rule in listed]
-        return tuple(rule.charge(payer, 0) for rule in rules if not {rule.scope, rule.window} & {"call", "session"})
+        return tuple(
+            charge_for(rule, payer, 0) for rule in rules if not {rule.scope, rule.window} & {"call", "session"}
+        )
 
-    def reservation(  # noqa: PLR0913 - a keyword for each fact of the row
-        self,
-        id_: str,
-        payer: Payer,
-        estimate: Estimate,
-        *,
-        target: str = "",
-        probes: int = 1,
-        attempt: int = 1,
-        trace: str = "",
+    def reservation(
+        self, id_: str, payer: Payer, estimate: Estimate, *, target: str = "", probes: int = 1, attempt: int = 1
     ) -> Reservation:
         """Return the reservation of one attempt; if nobody settles it in time, its row says it cost its estimate.
 
-        Args:
-            id_: Names the attempt.
-            payer: Whose limits count it.
-            estimate: The most that it can take.
-            target: Whose circuit breaker is asked.
-            probes: So many attempts at a time may try a half-open target.
-            attempt: Its number within the call.
-            trace: The trace's id; empty: the call's.
+        `target` is whose circuit breaker is asked, `attempt` the number within the call.
         """
         row = AttemptRow(
             id=id_,
@@ -220,7 +179,7 @@ class Ledger:
             usage_source="estimated",
             maybe_billed=True,
             price_version=estimate.card.version if estimate.card else None,
-            trace_id=trace or payer.call_id,
+            trace_id=payer.call_id,
         )
         return Reservation(id_, self.charges(payer, estimate), self.ttl_s, row, target, probes)
 
@@ -234,12 +193,9 @@ class Ledger:
         spent = {"requests": int(outcome.sent), "tokens": tokens, "parallel": 0}
         if usd is not None:
             spent["usd"] = usd
+        counts: dict[str, Any] = {name: getattr(usage, name, 0) for name in _COUNTS}  # of no usage, 0
         row = reservation.row._replace(
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
-            cached_tokens=usage.cached_tokens if usage else 0,
-            reasoning_tokens=usage.reasoning_tokens if usage else 0,
-            cache_write_tokens=usage.cache_write_tokens if usage else 0,
+            **counts,
             cost_nano=usd,
             latency_s=outcome.latency_s,
             ttft_s=outcome.ttft_s,

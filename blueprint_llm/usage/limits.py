@@ -1,61 +1,52 @@
 """Every limit of a configuration as one kind of rule, whether it was written as ours or as LiteLLM's.
 
-A rule is found by its selector (`project`, `provider:cloud`). A deployment's come with each attempt at it, so 500 of
-them cost what one does.
+A rule is a charge of nothing on nobody yet. It is found by its scope (`project`, `provider:cloud`). A deployment's come
+with each attempt at it, so 500 of them cost what one does.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.usage.money import NANO, nano
+from blueprint_llm.usage.money import nano
 from blueprint_llm.usage.stores.records import Charge, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from blueprint_llm.config.blocks import Budget, Quota
     from blueprint_llm.config.model import Config
 
-_MINUTE = "minute"
+Rule = Charge
 _DURATION = re.compile(r"(\d*)\s*(s|mo|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2592000}
+# LiteLLM's names of a number at a time, and of its own budgets.
+_NUMBERS: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+    ("requests", "minute", ("rpm", "rpm_limit")),
+    ("tokens", "minute", ("tpm", "tpm_limit")),
+    ("parallel", "ever", ("max_parallel_requests",)),
+)
 
 
 class Payer(NamedTuple):
-    """On whose account an attempt goes.
+    """On whose account an attempt goes."""
 
-    Attributes:
-        call_id: The user-visible call.
-        group: The `model_list` group, where the target comes from one.
-        deployment: The deployment's id.
-        litellm_provider: LiteLLM's name of the provider, for `provider_budget_config`.
-        own: Limits that come with the deployment itself.
-    """
-
-    call_id: str
+    call_id: str  # the user-visible call
     provider: str
     model: str
     session: str | None = None
     project: str | None = None
-    group: str | None = None
+    group: str | None = None  # of `model_list`, where the target comes from one
     deployment: str = ""
-    litellm_provider: str = ""
-    own: tuple[Rule, ...] = ()
-
-    def selectors(self) -> tuple[str, ...]:
-        """Return the rules that count this payer, by selector."""
-        return _selectors(self.provider, self.model, self.group, self.deployment, self.litellm_provider)
+    litellm_provider: str = ""  # LiteLLM's name, for `provider_budget_config`
+    own: tuple[Rule, ...] = ()  # limits that come with the deployment itself
 
 
-@lru_cache(maxsize=4096)
-def _selectors(provider: str, model: str, group: str | None, deployment: str, litellm_provider: str) -> tuple[str, ...]:
+def scopes(provider: str, model: str, group: str | None, deployment: str, litellm_provider: str) -> tuple[str, ...]:
+    """Return the scopes whose rules count such a payer."""
     models = sorted({model, model.partition("/")[2] or model, group or model})
     return (
         *("call", "session", "project", "global", f"provider:{provider}"),
@@ -64,104 +55,63 @@ def _selectors(provider: str, model: str, group: str | None, deployment: str, li
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One limit: `limit` in nano-USD, requests, tokens or attempts at a time, `warn_at` in the same."""
-
-    scope: str
-    kind: Kind
-    window: str
-    limit: int
-    on_exceed: Literal["warn", "degrade", "block"] = "block"
-    warn_at: tuple[int, ...] = ()
-    chain: tuple[str, ...] = ()
-
-    def charge(self, payer: Payer, amount: int) -> Charge:
-        """Return what this rule takes for `payer`."""
-        return Charge(
-            scope=self.scope,
-            subject=self._subject(payer),
-            kind=self.kind,
-            window="call" if self.scope == "call" else self.window,
-            amount=amount,
-            limit=self.limit,
-            on_exceed=self.on_exceed,
-            warn_at=self.warn_at,
-            chain=self.chain,
-        )
-
-    def _subject(self, payer: Payer) -> str:
-        who = {"call": payer.call_id, "session": payer.session, "project": payer.project}
-        subject = f"{self.scope}:{who[self.scope] or ''}" if self.scope in who else self.scope
-        alone = self.window == "session" and self.scope not in {"session", "call"}
-        return f"{subject} session:{payer.session or ''}" if alone else subject
+def charge_for(rule: Rule, payer: Payer, amount: int) -> Charge:
+    """Return what a rule takes for `payer`."""
+    scope = rule.scope
+    who = {"call": payer.call_id, "session": payer.session, "project": payer.project}
+    subject = f"{scope}:{who[scope] or ''}" if scope in who else scope
+    if rule.window == "session" and scope != "session":
+        subject = f"{subject} session:{payer.session or ''}"
+    return Charge(scope, subject, rule.kind, rule.window, amount, *rule[5:])
 
 
 def rules(config: Config) -> dict[str, list[Rule]]:
-    """Every limit of `config` by selector."""
+    """Return every limit of `config` by scope."""
     found: defaultdict[str, list[Rule]] = defaultdict(list)
     for rule in _all(config):
         found[rule.scope].append(rule)
     return dict(found)
 
 
-def per_minute(scope: str, rpm: Any, tpm: Any, where: str = "") -> Iterator[Rule]:
-    """LiteLLM's requests and tokens a minute."""
-    if rpm is not None:
-        yield Rule(scope=scope, kind="requests", window=_MINUTE, limit=int(_number(rpm, f"{where}.rpm")))
-    if tpm is not None:
-        yield Rule(scope=scope, kind="tokens", window=_MINUTE, limit=int(_number(tpm, f"{where}.tpm")))
+def _rule(scope: str, kind: Kind, window: str, limit: int, **rest: Any) -> Rule:
+    return Charge(scope, "", kind, "call" if scope == "call" else window, 0, limit, **rest)
 
 
 def _all(config: Config) -> Iterator[Rule]:
-    yield from map(_of_budget, config.budgets)
+    for budget in config.budgets:
+        limit = nano(budget.limit_usd)
+        marks = {max(1, round(Decimal(str(share)) * limit)) for share in budget.warn_at}
+        rest = {"on_exceed": budget.on_exceed, "warn_at": tuple(sorted(marks)), "chain": tuple(budget.chain or ())}
+        yield _rule(budget.scope, "usd", budget.window, limit, **rest)
     for quota in config.quotas:
-        yield from _of_quota(quota)
+        if quota.requests is not None:
+            yield _rule(quota.scope, "requests", quota.window, quota.requests)
+        if quota.tokens is not None:
+            yield _rule(quota.scope, "tokens", quota.window, quota.tokens)
     for name, provider in config.providers.items():
-        yield from _of_settings(f"provider:{name}", provider.model_extra or {}, f"blueprint.providers.{name}")
+        yield from of_settings(f"provider:{name}", provider.model_extra or {}, f"blueprint.providers.{name}")
     for name, limits in (config.router_settings.get("provider_budget_config") or {}).items():
-        yield from _of_settings(f"litellm_provider:{name}", limits, f"router_settings.provider_budget_config.{name}")
-    yield from _of_settings("global", config.litellm_settings, "litellm_settings")
-
-
-def _of_budget(budget: Budget) -> Rule:
-    limit = nano(budget.limit_usd)
-    return Rule(
-        scope=budget.scope,
-        kind="usd",
-        window=budget.window,
-        limit=limit,
-        on_exceed=budget.on_exceed,
-        warn_at=tuple(sorted({max(1, round(Decimal(str(share)) * limit)) for share in budget.warn_at})),
-        chain=tuple(budget.chain or ()),
-    )
-
-
-def _of_quota(quota: Quota) -> Iterator[Rule]:
-    if quota.requests is not None:
-        yield Rule(scope=quota.scope, kind="requests", window=quota.window, limit=quota.requests)
-    if quota.tokens is not None:
-        yield Rule(scope=quota.scope, kind="tokens", window=quota.window, limit=quota.tokens)
+        yield from of_settings(f"litellm_provider:{name}", limits, f"router_settings.provider_budget_config.{name}")
+    yield from of_settings("global", config.litellm_settings, "litellm_settings")
 
 
 def of_attempt(deployment: str, keywords: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Return the limits of a Router's deployment out of the keywords of one attempt at it. Raise ConfigError."""
-    return tuple(_of_settings(f"deployment:{deployment}", keywords, f"model_list deployment {deployment}"))
+    return tuple(of_settings(f"deployment:{deployment}", keywords, f"model_list deployment {deployment}"))
 
 
-def _of_settings(scope: str, settings: Mapping[str, Any], where: str) -> Iterator[Rule]:
-    """LiteLLM's keys: rpm, tpm, max_parallel_requests, max_budget and budget_duration, and its budgets' own names."""
-    rpm, tpm = settings.get("rpm", settings.get("rpm_limit")), settings.get("tpm", settings.get("tpm_limit"))
-    yield from per_minute(scope, rpm, tpm, where)
-    parallel = settings.get("max_parallel_requests")
-    if parallel is not None:
-        most = int(_number(parallel, f"{where}.max_parallel_requests"))
-        yield Rule(scope=scope, kind="parallel", window="ever", limit=most)
-    limit = settings.get("max_budget", settings.get("budget_limit"))
-    if limit is not None:
-        period = settings.get("budget_duration", settings.get("time_period"))
-        limit_nano = round(_number(limit, f"{where}.max_budget") * NANO)
-        yield Rule(scope=scope, kind="usd", window=_window(period, where), limit=limit_nano)
+def of_settings(scope: str, settings: Mapping[str, Any], where: str) -> Iterator[Rule]:
+    """Yield the limits under LiteLLM's names. Raise ConfigError."""
+    for kind, window, names in _NUMBERS:
+        if (most := _first(settings, *names)) is not None:
+            yield _rule(scope, kind, window, int(_number(most, f"{where}.{names[0]}")))
+    if (limit := _first(settings, "max_budget", "budget_limit")) is not None:
+        window = _window(_first(settings, "budget_duration", "time_period"), where)
+        yield _rule(scope, "usd", window, nano(_number(limit, f"{where}.max_budget")))
+
+
+def _first(settings: Mapping[str, Any], *names: str) -> Any:
+    return next((settings[name] for name in names if settings.get(name) is not None), None)
 
 
 def _window(duration: Any, where: str) -> str:

@@ -15,7 +15,6 @@ from blueprint_llm.config.paths import folder, make_folder
 from blueprint_llm.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from blueprint_llm.trace import Trace
@@ -42,18 +41,13 @@ def keep_trace(trace: Trace, failure: str = "") -> None:
 
 def find_traces(prefix: str) -> list[dict[str, Any]]:
     """Return the kept traces whose id begins with `prefix`, newest first; "" finds all."""
-    return [trace for trace in _kept() if str(trace.get("id", "")).startswith(prefix)]
-
-
-def _kept() -> Iterator[dict[str, Any]]:
-    path = folder("state") / NAME
+    path, found = folder("state") / NAME, []
     for each in (path, _older(path)):
-        lines: list[str] = []
         with suppress(OSError):
-            lines = each.read_text(encoding="utf-8").splitlines()
-        for line in reversed(lines):
-            with suppress(ValueError):  # torn by a full disk
-                yield json.loads(line)
+            for line in reversed(each.read_text(encoding="utf-8").splitlines()):
+                with suppress(ValueError):  # torn by a full disk
+                    found.append(json.loads(line))
+    return [trace for trace in found if str(trace.get("id", "")).startswith(prefix)]
 
 
 def _older(path: Path) -> Path:

@@ -17,13 +17,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_client
+from measuring import faster, limited, median_s, scale
 
 from blueprint_llm import LLMClient
 from blueprint_llm.cache import CacheManager, Entry, Facts, key_of
 from blueprint_llm.cache.disk import DiskCache
 from blueprint_llm.testing import Answer, ScriptedAdapter
 
-NOMINAL_S = 12e-6
 MESSAGES = [
     {"role": "system", "content": "You are helpful. " * 40},
     {"role": "user", "content": "hello there " * 190},
@@ -65,27 +65,9 @@ print(statistics.median(times))
 """
 
 
-def yardstick():
-    """Seconds that this machine takes now for json.loads of a 2 KB answer, nominally 12 us."""
-    call = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "src/a.py"}'}}
-    message = {"role": "assistant", "content": "Lorem ipsum dolor sit amet. " * 4, "tool_calls": [call] * 3}
-    choices = [{"index": n, "finish_reason": "stop", "message": message} for n in range(3)]
-    usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
-    text = json.dumps(
-        {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o", "choices": choices, "usage": usage}
-    )
-    return median_of(lambda: json.loads(text))
-
-
 def median_of(call, count=2000):
     """The median of a call's times; the best of some rounds, since others use the machine."""
-    return min(statistics.median(_timed(call) for _ in range(count // ROUNDS)) for _ in range(ROUNDS))
-
-
-def _timed(call):
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+    return min(median_s(call, count // ROUNDS) for _ in range(ROUNDS))
 
 
 def hit(folder):
@@ -158,8 +140,6 @@ def answered(chunks=0):
         whole={**envelope, "object": "chat.completion", "choices": [choice], "usage": usage},
         chunks=[{**envelope, "object": "chat.completion.chunk", "choices": [piece]} for _ in range(chunks)],
         content=ANSWER,
-        finish_reason="stop",
-        message={"role": "assistant", "content": ANSWER},
         at=time.time(),
     )
 
@@ -219,48 +199,32 @@ def key():
 
 def rows():
     """The table's lines."""
-    unit = yardstick()
-    scale = unit / NOMINAL_S
+    scaled = scale()
     with tempfile.TemporaryDirectory() as folder:
         ours = hit(Path(folder) / "home")
-        disk = litellm_hit("disk", Path(folder) / "litellm")
-        memory = litellm_hit("local", folder)
+        peers = {"disk": litellm_hit("disk", Path(folder) / "litellm"), "memory": litellm_hit("local", folder)}
         read, whole, streamed, replayed, missed = stored(Path(folder) / "store")
-        found = [
-            _absolute("whole hit through LLMClient.chat, 2 KB, p50", ours, 150 * scale, unit),
-            _absolute("read of 2 KB from the folder", read, 15 * scale, unit),
-            _absolute("lookup of 2 KB, hot", whole, 40 * scale, unit),
-            _absolute("lookup of 2 KB that came as 500 chunks, hot", streamed, 90 * scale, unit),
-            _absolute("lookup and decoding of 500 chunks", replayed, 3000 * scale, unit),
-            _absolute("all that a miss adds: lease, look, keep, release", missed, 1000 * scale, unit),
-            _absolute("key of a 3 KB request", key(), 10 * scale, unit),
-        ]
+        limits = (
+            ("whole hit through LLMClient.chat, 2 KB, p50", ours, 150),
+            ("read of 2 KB from the folder", read, 15),
+            ("lookup of 2 KB, hot", whole, 40),
+            ("lookup of 2 KB that came as 500 chunks, hot", streamed, 90),
+            ("lookup and decoding of 500 chunks", replayed, 3000),
+            ("all that a miss adds: lease, look, keep, release", missed, 1000),
+            ("key of a 3 KB request", key(), 10),
+        )
         chunk, theirs = replays(Path(folder) / "streams")
-    found.append(_against("a chunk replayed", chunk, "LiteLLM's own stream", theirs, 10))
-    peers = (("disk", disk, 8), ("memory", memory, None))
     return [
-        *found,
+        *(limited(name, took_s * 1e6, limit_us, "us", scaled=scaled) for name, took_s, limit_us in limits),
+        faster("a chunk replayed", chunk * 1e6, "LiteLLM's own stream", theirs * 1e6, 10, "us"),
         *(
-            _against(f"whole hit against LiteLLM's {name} cache", ours, f"LiteLLM, {name}", peer, target)
-            for name, peer, target in peers
+            faster(
+                f"whole hit against LiteLLM's {name} cache", ours * 1e6, f"LiteLLM, {name}", peer * 1e6, target, "us"
+            )
+            for (name, peer), target in zip(peers.items(), (8, None), strict=True)
             if peer is not None
         ),
     ]
-
-
-def _absolute(name, seconds, target_us, unit):
-    return {
-        "name": name, "ours": seconds * 1e6, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": seconds / unit,
-        "target": target_us, "ok": seconds * 1e6 <= target_us, "unit": "us",
-    }  # fmt: skip
-
-
-def _against(name, ours, who, peer, times):
-    return {
-        "name": name, "ours": ours * 1e6, "peer": who,
-        "peer_value": peer * 1e6, "ratio": peer / ours, "target": times, "ok": times is None or peer / ours >= times,
-        "unit": "us",
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import re
 import statistics
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import race
+from measuring import row, scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,38 +32,8 @@ HEAVY = ("litellm", "openai", "httpx", "keyring", "diskcache", "redis", "jsonsch
 ROUNDS, CHUNKS = 7, 500
 SCALE = {"ms": 1e3, "us": 1e6}
 STREAMS, PEERS, FEW = 20, 5, 3
-YARDSTICK_US = 12.0  # json.loads of 2 KB on the machine that the absolute limits were measured on
 KEY = "sk-test-0123456789abcdef"
 MESSAGES = [{"role": "user", "content": "x" * 1024}]
-DOCUMENT = (
-    json.dumps([{"name": f"name {n}", "value": n, "tags": ["a", "b"]} for n in range(45)])[:2048].rsplit("}", 1)[0]
-    + "}]"
-)
-
-
-def row(name: str, ours: float, peer: str, peer_value: float, target: float, unit: str) -> dict[str, Any]:
-    """One line of the table: `ours` may be at most `target` times the peer's."""
-    ratio = ours / peer_value
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "peer_value": peer_value,
-        "ratio": ratio,
-        "target": target,
-        "ok": ratio <= target,
-        "unit": unit,
-    }
-
-
-def yardstick_us() -> float:
-    """What `json.loads` of 2 KB takes now."""
-    times = []
-    for _ in range(200):
-        started = time.perf_counter()
-        json.loads(DOCUMENT)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times) * 1e6
 
 
 def import_rows() -> list[dict[str, Any]]:
@@ -173,7 +143,6 @@ def chat_rows(url: str) -> list[dict[str, Any]]:
             "full": CHATTING.format(messages=MESSAGES, config={"blueprint": {**base, "budgets": budgets}}),
         }
     )
-    factor = yardstick_us() / YARDSTICK_US
     pairs_of = zip(seen["full"], seen["litellm.acompletion"], strict=True)
     added = statistics.median(own - other for own, other in pairs_of)
     return [
@@ -182,7 +151,7 @@ def chat_rows(url: str) -> list[dict[str, Any]]:
         race.row("client.chat p50, 4 budgets on SQLite", seen, "full", "litellm.Router", 0.8),
         race.row("client.chat p50, 4 budgets on SQLite", seen, "full", "litellm.acompletion", 1.25),
         {**race.row("SyncLLMClient.chat p50", seen, "sync", "plain", 1.1), "peer": "LLMClient.chat"},
-        row("added with 4 budgets on SQLite", added * 1e3, "0.4 ms, scaled by json.loads", 0.4 * factor, 1.0, "ms"),
+        row("added with 4 budgets on SQLite", added * 1e3, "0.4 ms, scaled by json.loads", 0.4 * scale(), 1.0, "ms"),
     ]
 
 

@@ -65,7 +65,7 @@ def whole_rows(url: str) -> list[dict[str, Any]]:
 def install_rows() -> list[dict[str, Any]]:
     """Guarding LiteLLM in place, once it is loaded and the configuration read."""
     import blueprint_llm  # noqa: PLC0415 - likewise
-    from blueprint_llm.compat.guards import guard_of  # noqa: PLC0415 - LiteLLM is loaded by now
+    from blueprint_llm.compat.guarding import guard_of  # noqa: PLC0415 - LiteLLM is loaded by now
 
     guard = guard_of({"blueprint": BUDGET})
     times = []

@@ -1,36 +1,18 @@
 """How long shaping a conversation to half its tokens takes, alone and against LiteLLM's own trimming."""
 
 import gc
-import json
 import os
-import time
 from functools import partial
+
+from measuring import best_s, faster, limited, row
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 from blueprint_llm.adapters.tokens import count_tokens
-from blueprint_llm.context import shape
+from blueprint_llm.context.shaping import shape
 
 MODEL = "gpt-4o"
 COUNT = partial(count_tokens, MODEL)
-
-NOMINAL_US = 12.0
-DOCUMENT = json.dumps({"rows": [{"key": n, "value": "x" * 20} for n in range(50)]})
-
-
-def best(call, times):
-    """The shortest of several runs, in milliseconds."""
-    runs = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        runs.append(time.perf_counter() - start)
-    return min(runs) * 1e3
-
-
-def scale():
-    """How much slower than nominal this machine is now: `json.loads` of 2 KB against 12 us."""
-    return best(lambda: [json.loads(DOCUMENT) for _ in range(200)], 20) / 200 * 1e3 / NOMINAL_US
 
 
 def conversation(count, size):
@@ -53,21 +35,10 @@ def half(messages):
     return COUNT(messages, []) // 2
 
 
-def absolute(name, messages, limit_ms):
-    """A row against a fixed limit, scaled by the yardstick of the same run."""
+def to_half(name, messages, limit_ms):
+    """A row of shaping against a fixed limit."""
     budget = half(messages)
-    ours = best(lambda: shape(messages, budget, count=COUNT), 10)
-    limit = limit_ms * scale()
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": "yardstick",
-        "peer_value": limit,
-        "ratio": ours / limit,
-        "target": 1.0,
-        "ok": ours <= limit,
-        "unit": "ms",
-    }
+    return limited(name, best_s(lambda: shape(messages, budget, count=COUNT), 10) * 1e3, limit_ms, "ms")
 
 
 def against_litellm(messages):
@@ -76,19 +47,10 @@ def against_litellm(messages):
 
     total = token_counter(model=MODEL, messages=messages)
     trim_messages(messages[-1:], model=MODEL, max_tokens=100)
-    theirs = best(lambda: trim_messages(messages, model=MODEL, trim_ratio=1.0, max_tokens=total // 2), 2)
+    theirs = best_s(lambda: trim_messages(messages, model=MODEL, trim_ratio=1.0, max_tokens=total // 2), 2)
     budget = half(messages)
-    ours = best(lambda: shape(messages, budget, count=COUNT), 10)
-    return {
-        "name": "shape 100 KB to half, against litellm.trim_messages",
-        "ours": ours,
-        "peer": "litellm",
-        "peer_value": theirs,
-        "ratio": theirs / ours,
-        "target": 20.0,
-        "ok": theirs / ours >= 20.0,
-        "unit": "ms",
-    }
+    ours = best_s(lambda: shape(messages, budget, count=COUNT), 10)
+    return faster("shape 100 KB to half", ours * 1e3, "litellm.trim_messages", theirs * 1e3, 20.0, "ms")
 
 
 def linearity():
@@ -96,46 +58,25 @@ def linearity():
     small, large = conversation(502, 200_000), conversation(5002, 2_000_000)
     small_half, large_half = half(small), half(large)
     gc.disable()  # a full collection walks everything that the process holds, which says nothing about this code
-    one, ten = (
-        best(lambda: shape(small, small_half, count=COUNT), 10),
-        best(lambda: shape(large, large_half, count=COUNT), 5),
-    )
+    one = best_s(lambda: shape(small, small_half, count=COUNT), 10) * 1e3
+    ten = best_s(lambda: shape(large, large_half, count=COUNT), 5) * 1e3
     gc.enable()
-    return {
-        "name": "shape ten times as much",
-        "ours": ten,
-        "peer": "ten times the small one",
-        "peer_value": 10 * one,
-        "ratio": ten / (10 * one),
-        "target": 1.5,
-        "ok": ten <= 15 * one,
-        "unit": "ms",
-    }
+    return row("shape ten times as much", ten, "ten times the small one", 10 * one, 1.5, "ms")
 
 
 def untouched():
     """A row: what surely fits is not tokenized, so a small call pays microseconds."""
     messages = conversation(22, 4_000)
-    taken = best(lambda: [shape(messages, 100_000, count=COUNT) for _ in range(200)], 10) / 200
-    limit = 0.1 * scale()
-    return {
-        "name": "shape 4 KB that fit",
-        "ours": taken,
-        "peer": "yardstick",
-        "peer_value": limit,
-        "ratio": taken / limit,
-        "target": 1.0,
-        "ok": taken <= limit,
-        "unit": "ms",
-    }
+    taken = best_s(lambda: [shape(messages, 100_000, count=COUNT) for _ in range(200)], 10) / 200
+    return limited("shape 4 KB that fit", taken * 1e3, 0.1, "ms")
 
 
 def rows():
     """The table of this part."""
     return [
         untouched(),
-        absolute("shape 100 KB, 202 messages, to half", conversation(202, 100_000), 25),
-        absolute("shape 1 MB, 502 messages, to half", conversation(502, 1_000_000), 120),
+        to_half("shape 100 KB, 202 messages, to half", conversation(202, 100_000), 25),
+        to_half("shape 1 MB, 502 messages, to half", conversation(502, 1_000_000), 120),
         linearity(),
         against_litellm(conversation(202, 100_000)),
     ]

@@ -1,7 +1,6 @@
 """The ledger's speed: pairs of reserve and settle, the longest wait among processes, sums over a million rows."""
 
 import asyncio
-import json
 import os
 import statistics
 import subprocess
@@ -11,12 +10,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from measuring import NOMINAL_S, limited, once_s, yardstick_s
+
 from blueprint_llm import sync
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage.stores import MemoryStore, SqliteStore, ledger_sql
-from blueprint_llm.usage.stores.records import AttemptRow, BreakerReport, Charge, Reservation, Settlement
+from blueprint_llm.usage.stores.breaker import BreakerReport
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Reservation, Settlement
 
-NOMINAL_S = 12e-6
 SCOPES = (
     ("project:a", "usd", "month"),
     ("provider:x", "usd", "day"),
@@ -32,24 +33,6 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(*bench.asyncio.run(bench.pairs(store, 500)))
 """
-
-
-def yardstick():
-    """Seconds that this machine takes now for json.loads of a 2 KB answer, nominally 12 us."""
-    call = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "src/a.py"}'}}
-    message = {"role": "assistant", "content": "Lorem ipsum dolor sit amet. " * 4, "tool_calls": [call] * 3}
-    choices = [{"index": n, "finish_reason": "stop", "message": message} for n in range(3)]
-    usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
-    text = json.dumps(
-        {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o", "choices": choices, "usage": usage}
-    )
-    return statistics.median(_timed(lambda: json.loads(text)) for _ in range(2000))
-
-
-def _timed(call):
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
 
 
 async def pairs(store, count):
@@ -112,20 +95,19 @@ def one_day(store):
     """Seconds for the busy project's last day, which has 10,000 rows or more."""
     until = datetime(2026, 7, 1, tzinfo=UTC)
     where = UsageFilter(project="p0", since=until.replace(month=6, day=30), until=until)
-    spent = _timed(lambda: sync.run(store.usage(where)))
+    spent = once_s(lambda: sync.run(store.usage(where)))
     assert sync.run(store.usage(where)).calls >= 10_000
     return spent
 
 
 def best(measure, limit_s, rounds):
-    """(Seconds, target, yardstick) of the round nearest its scaled limit: others use the machine, in bursts."""
+    """(Seconds, limit, yardstick) of the round nearest its scaled limit: others use the machine, in bursts."""
     found = []
     for n in range(rounds):
-        unit = yardstick()
+        unit = yardstick_s()
         ours = measure(n)
-        unit = max(unit, yardstick())
-        found.append((ours, limit_s * unit / NOMINAL_S, unit))
-    return min(found, key=lambda item: item[0] / item[1])
+        found.append((ours, limit_s, max(unit, yardstick_s())))
+    return min(found, key=lambda item: item[0] / item[2])
 
 
 def rows():
@@ -153,11 +135,8 @@ def _p50(store):
 
 
 def _row(name, measured):
-    ours, target, unit = measured
-    return {
-        "name": name, "ours": ours * 1e6, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": ours / unit,
-        "target": target * 1e6, "ok": ours <= target, "unit": "us",
-    }  # fmt: skip
+    ours, limit_s, unit_s = measured
+    return limited(name, ours * 1e6, limit_s * 1e6, "us", scaled=max(1.0, unit_s / NOMINAL_S))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from fixtures_embedded import smollm2_weights
 
 from blueprint_llm.adapters.local.embedded import EmbeddedModel
-from blueprint_llm.context import policy_for
+from blueprint_llm.context.policy import policy_for
 from blueprint_llm.errors import PlanError
 from blueprint_llm.planning import LintFacts, PlanningCoordinator, PlanningTarget, lint
 from blueprint_llm.types import ChatResponse, PlanningContext

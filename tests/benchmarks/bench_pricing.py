@@ -1,10 +1,9 @@
 """Prices and the ledger's own thinking: what they cost a call, beside LiteLLM's price function and the yardstick."""
 
-import json
 import os
-import statistics
-import time
 from datetime import date
+
+from measuring import limited, median_s, row
 
 from blueprint_llm import models
 from blueprint_llm.config.blocks import Budget, Pricing, Quota
@@ -13,32 +12,10 @@ from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Ledger, Outcome, Payer, demand
 from blueprint_llm.usage.pricing import Prices
 
-NOMINAL_S = 12e-6
 DAY = date(2026, 6, 15)
+SHARE = 100 / 60  # at most 100 us where LiteLLM's own arithmetic takes 60: it takes twice that on a slower machine
 MODEL = "openai/gpt-4o"
 USAGE = UsageInfo(prompt_tokens=1000, completion_tokens=500, cached_tokens=100)
-
-
-def seconds(call, count=2000):
-    """The median time of `call`."""
-    times = []
-    for _ in range(count):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
-def yardstick():
-    """Seconds that this machine takes now for json.loads of a 2 KB answer, nominally 12 us."""
-    call = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "src/a.py"}'}}
-    message = {"role": "assistant", "content": "Lorem ipsum dolor sit amet. " * 4, "tool_calls": [call] * 3}
-    choices = [{"index": n, "finish_reason": "stop", "message": message} for n in range(3)]
-    usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
-    text = json.dumps(
-        {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o", "choices": choices, "usage": usage}
-    )
-    return seconds(lambda: json.loads(text))
 
 
 def litellm_price():
@@ -46,7 +23,7 @@ def litellm_price():
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm  # noqa: PLC0415 - seconds, and only this line needs it
 
-    return seconds(lambda: litellm.cost_per_token(model=MODEL, prompt_tokens=1000, completion_tokens=500), 200)
+    return median_s(lambda: litellm.cost_per_token(model=MODEL, prompt_tokens=1000, completion_tokens=500), 200)
 
 
 def priced():
@@ -57,7 +34,7 @@ def priced():
         card = prices.price("cloud", MODEL, at=DAY)
         card.listed.worst_nano(asked, 4096)
 
-    return seconds(once)
+    return median_s(once, 2000)
 
 
 def thought():
@@ -74,49 +51,47 @@ def thought():
         guess = book.estimate(card, asked=asked, output_tokens=cap.bound)
         book.settlement(book.reservation("1", payer, guess), Outcome(usage=USAGE, cost_usd=0.01, latency_s=1.0))
 
-    return seconds(once)
+    return median_s(once, 2000)
 
 
-def settled(hidden):
-    """What LiteLLM's cost of an answer adds to settling it; of a whole one LiteLLM has counted it in `hidden`."""
+def settled():
+    """Rows: what LiteLLM's cost of an answer adds to settling it; of a whole one LiteLLM itself has counted it."""
+    import litellm  # noqa: PLC0415 - is loaded by now
+
     from blueprint_llm.adapters import litellm as boundary  # noqa: PLC0415 - loads LiteLLM
 
     message = {"role": "assistant", "content": "word " * 50}
     usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
     answer = boundary.model_response({"model": "gpt-4o", "choices": choices, "usage": usage})
-    answer._hidden_params = hidden
-    return seconds(lambda: boundary.cost_of(answer, model=MODEL), 500)
+
+    def cost_s(hidden):
+        answer._hidden_params = hidden
+        return median_s(lambda: boundary.cost_of(answer, model=MODEL), 500) * 1e6
+
+    whole, stream = cost_s({"response_cost": 0.01}), cost_s({})
+    theirs = median_s(lambda: litellm.completion_cost(answer, model="gpt-4o", custom_llm_provider="openai"), 500) * 1e6
+    return [
+        limited("LiteLLM's cost of an answer, at settling", whole, 100, "us"),
+        row("the same of a stream", stream, "litellm.completion_cost", theirs, SHARE, "us"),
+    ]
 
 
 def loaded():
     """Reading LiteLLM's map."""
     models.model_map.cache_clear()
-    return seconds(models.model_map, 1)
+    models.model_map()
 
 
 def rows():
     """The table's lines."""
-    unit, theirs = yardstick(), litellm_price()
-    scale, price = unit / NOMINAL_S, priced()
+    theirs = litellm_price()
     return [
-        {
-            "name": "price and worst cost of a call", "ours": price * 1e6, "peer": "litellm.cost_per_token",
-            "peer_value": theirs * 1e6, "ratio": price / theirs, "target": 0.2, "ok": price <= 0.2 * theirs,
-            "unit": "us",
-        },
-        _scaled("ledger's decisions for an attempt, 4 limits", thought(), 120e-6 * scale, unit),
-        _scaled("LiteLLM's cost of an answer, at settling", settled({"response_cost": 0.01}), 100e-6 * scale, unit),
-        {**_scaled("the same of a stream", settled({}), 100e-6 * scale, unit), "target": None, "ok": None},
-        _scaled("reading LiteLLM's map", statistics.median(loaded() for _ in range(5)), 40e-3 * scale, unit),
-    ]  # fmt: skip
-
-
-def _scaled(name, ours, target, unit):
-    return {
-        "name": name, "ours": ours * 1e6, "peer": "yardstick", "peer_value": unit * 1e6, "ratio": ours / unit,
-        "target": target * 1e6, "ok": ours <= target, "unit": "us",
-    }  # fmt: skip
+        row("price and worst cost of a call", priced() * 1e6, "litellm.cost_per_token", theirs * 1e6, 0.2, "us"),
+        limited("ledger's decisions for an attempt, 4 limits", thought() * 1e6, 120, "us"),
+        *settled(),
+        limited("reading LiteLLM's map", median_s(loaded, 5) * 1e3, 40, "ms"),
+    ]
 
 
 if __name__ == "__main__":

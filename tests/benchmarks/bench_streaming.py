@@ -11,13 +11,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from measuring import NOMINAL_S, best_s, once_s, row
 
 from blueprint_llm.streaming import JsonMachine, StreamingHandler
 from blueprint_llm.streaming.schema_check import compile_schema
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM fetches it in a thread that disturbs
 ROUNDS = 25
-NOMINAL_S = 12e-6
 SIZE = 100_000
 DELTA = 4
 SOURCE = 'def area(shape: Shape) -> float:\n    """The area."""\n    return shape.width * shape.height\n\n\n'
@@ -76,16 +76,9 @@ def deltas(text: str) -> list[str]:
     return [text[at : at + DELTA] for at in range(0, len(text), DELTA)]
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """How long `work` takes, once."""
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
 def best(*works: Callable[[], Any], rounds: int = ROUNDS) -> list[float]:
     """The shortest time of each, measured in turns so that a busy machine hits all alike."""
-    times = [[seconds(work) for work in works] for _ in range(rounds)]
+    times = [[once_s(work) for work in works] for _ in range(rounds)]
     return [min(column) for column in zip(*times, strict=True)]
 
 
@@ -102,52 +95,36 @@ def feed_all(make: Callable[[], Any], pieces: list[Any]) -> None:
         feed(piece)
 
 
-def row(name: str, ours: float, peer: tuple[str, float], target: float, unit: str) -> dict[str, Any]:
-    """One line of the table: ours may be at most `target` times the peer's."""
-    what, value = peer
-    ratio = ours / value
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": what,
-        "peer_value": value,
-        "ratio": ratio,
-        "target": target,
-        "ok": ratio <= target,
-        "unit": unit,
-    }
-
-
 def per_delta(name: str, text: str, limit_ns: float) -> dict[str, Any]:
     """Nanoseconds a delta, against the limit scaled to this machine."""
     pieces = deltas(text)
     ours, yardstick = best(partial(feed_all, JsonMachine, pieces), yard)
     limit = limit_ns * yardstick / 10 / NOMINAL_S
-    return row(f"JsonMachine, {name}, per delta", ours / len(pieces) * 1e9, ("scaled limit", limit), 1.0, "ns")
+    return row(f"JsonMachine, {name}, per delta", ours / len(pieces) * 1e9, "scaled limit", limit, 1.0, "ns")
 
 
 def with_schema() -> dict[str, Any]:
     """Records under a closed schema, against the same without."""
     pieces, compiled = deltas(records()), compile_schema(SCHEMA)
     ours, bare = best(
-        partial(feed_all, lambda: JsonMachine(schema=compiled.machine()), pieces),
+        partial(feed_all, compiled.machine, pieces),
         partial(feed_all, JsonMachine, pieces),
     )
     count = len(pieces)
-    return row("JsonMachine, records, with schema", ours / count * 1e9, ("without", bare / count * 1e9), 1.6, "ns")
+    return row("JsonMachine, records, with schema", ours / count * 1e9, "without", bare / count * 1e9, 1.6, "ns")
 
 
 def linear() -> dict[str, Any]:
     """Ten times the text may take eleven times as long."""
     long, short = deltas(prose(10 * SIZE)), deltas(prose())
     ours, peer = best(partial(feed_all, JsonMachine, long), partial(feed_all, JsonMachine, short), rounds=10)
-    return row("JsonMachine, 1 MB of prose", ours * 1e3, ("100 KB", peer * 1e3), 11.0, "ms")
+    return row("JsonMachine, 1 MB of prose", ours * 1e3, "100 KB", peer * 1e3, 11.0, "ms")
 
 
 def one_chunk(name: str, text: str, target: float) -> dict[str, Any]:
     """All arguments in one chunk, against `json.loads`."""
     ours, peer = best(partial(feed_all, JsonMachine, [text]), partial(json.loads, text), rounds=4 * ROUNDS)
-    return row(f"JsonMachine, {name}, one chunk", ours * 1e6, ("json.loads", peer * 1e6), target, "us")
+    return row(f"JsonMachine, {name}, one chunk", ours * 1e6, "json.loads", peer * 1e6, target, "us")
 
 
 def against_blind() -> dict[str, Any]:
@@ -161,7 +138,7 @@ def against_blind() -> dict[str, Any]:
         json.loads("".join(parts))
 
     ours, peer = best(partial(feed_all, JsonMachine, pieces), collect)
-    return row("prose, per delta", ours / len(pieces) * 1e9, ("join, json.loads", peer / len(pieces) * 1e9), 10.0, "ns")
+    return row("prose, per delta", ours / len(pieces) * 1e9, "join, json.loads", peer / len(pieces) * 1e9, 10.0, "ns")
 
 
 def against_reparsing() -> dict[str, Any]:
@@ -178,7 +155,7 @@ def against_reparsing() -> dict[str, Any]:
 
     ours, peer = best(partial(feed_all, JsonMachine, pieces), reparse, rounds=5)
     count = len(pieces)
-    return row("prose, 10 KB, per delta", ours / count * 1e9, ("jiter, re-parsing", peer / count * 1e9), 1.0, "ns")
+    return row("prose, 10 KB, per delta", ours / count * 1e9, "jiter, re-parsing", peer / count * 1e9, 1.0, "ns")
 
 
 def chunk_of(number: int, piece: str) -> dict[str, Any]:
@@ -253,11 +230,11 @@ def in_litellm(name: str, chunks: list[dict[str, Any]]) -> dict[str, Any]:
         made = stream()
         fresh = [made[0], *[made[len(made) // 2]] * (len(made) - 1)]  # a chunk that was just made is in the cache
         feed = partial(feed_all, handler, fresh)
-        turns = [(min(seconds(feed) for _ in range(5)), seconds(stream)) for _ in range(9)]
+        turns = [(best_s(feed, 5), once_s(stream)) for _ in range(9)]
     # A busy machine hits both of a pair alike, so the pair in the middle counts.
     ours, peer = sorted(turns, key=lambda turn: turn[0] / turn[1])[len(turns) // 2]
     count = len(made)
-    return row(f"StreamingHandler, {name}, per chunk", ours / count * 1e6, ("LiteLLM", peer / count * 1e6), 0.01, "us")
+    return row(f"StreamingHandler, {name}, per chunk", ours / count * 1e6, "LiteLLM", peer / count * 1e6, 0.01, "us")
 
 
 def memory() -> dict[str, Any]:
@@ -274,7 +251,7 @@ def memory() -> dict[str, Any]:
     tracemalloc.stop()
     if verdict.status != "ok":
         raise RuntimeError(verdict.code)
-    return row("StreamingHandler, 1 MB, peak memory", peak / 1e6, ("the text", len(text) / 1e6), 3.0, "MB")
+    return row("StreamingHandler, 1 MB, peak memory", peak / 1e6, "the text", len(text) / 1e6, 3.0, "MB")
 
 
 def rows() -> list[dict[str, Any]]:

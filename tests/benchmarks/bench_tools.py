@@ -9,14 +9,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from measuring import best_s, limited, median_s, row
+
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
 from blueprint_llm.tools.boundary import Allowance, Effects, Patterns, Surveyor
 from blueprint_llm.tools.workspace import Root
 
-NOMINAL_US = 12.0
-DOCUMENT = json.dumps({"rows": [{"key": n, "value": "x" * 20} for n in range(50)]})
 RULES = [{"allow": "command", "argv": [f"program{n}", "sub"]} for n in range(45)] + [
     {"allow": "command", "argv": ["git", ["status", "diff", "log"]]},
     {"allow": "command", "argv": ["pytest"]},
@@ -24,47 +24,6 @@ RULES = [{"allow": "command", "argv": [f"program{n}", "sub"]} for n in range(45)
     {"deny": "command", "argv": ["git", "push"]},
     {"deny": "command", "argv": ["rm"]},
 ]
-
-
-def median(call, times):
-    """The median of several runs, in seconds."""
-    runs = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        runs.append(time.perf_counter() - start)
-    return sorted(runs)[times // 2]
-
-
-def best(call, times):
-    """The shortest of several runs, in seconds: what the thing itself costs on a machine that is shared."""
-    return min(median(call, 1) for _ in range(times))
-
-
-def yardstick():
-    """How much slower than nominal this machine is now: `json.loads` of 2 KB against 12 us."""
-    return median(lambda: [json.loads(DOCUMENT) for _ in range(100)], 15) / 100 * 1e6 / NOMINAL_US
-
-
-def absolute(name, ours, limit, unit):
-    """A row against a limit that is scaled by the yardstick of the same run."""
-    scaled = limit * max(1.0, yardstick())
-    return line(name, ours, "yardstick", scaled, 1.0, unit)
-
-
-def line(name, ours, peer, peer_value, target, unit):
-    """One line of the table."""
-    ratio = ours / peer_value if peer_value else 0.0
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "peer_value": peer_value,
-        "ratio": ratio,
-        "target": target,
-        "ok": ratio <= target,
-        "unit": unit,
-    }
 
 
 def checks(folder):
@@ -77,8 +36,8 @@ def checks(folder):
     }
     with ToolEngine(RULES, folder) as engine:
         for name, call in calls.items():
-            took = median(lambda call=call: engine.check(*call), 2000) * 1e6
-            yield absolute(f"check with 50 rules: {name}", took, 50, "us")
+            took = median_s(lambda call=call: engine.check(*call), 2000) * 1e6
+            yield limited(f"check with 50 rules: {name}", took, 50, "us")
 
 
 def opens(folder):
@@ -94,12 +53,12 @@ def opens(folder):
             for _ in range(200):
                 os.close(os.open(path, os.O_RDONLY))
 
-        yield line("confined open", best(ours, 100) * 5e3, "os.open", best(plain, 100) * 5e3, 1.5, "us")
+        yield row("confined open", best_s(ours, 100) * 5e3, "os.open", best_s(plain, 100) * 5e3, 1.5, "us")
 
 
 def commands(folder):
     """A command that reads, in each sandbox, over a plain subprocess."""
-    plain = best(lambda: subprocess.run(["ls"], check=True, capture_output=True, cwd=folder), 60) * 1e3
+    plain = best_s(lambda: subprocess.run(["ls"], check=True, capture_output=True, cwd=folder), 60) * 1e3
     for backend, limit in (("landlock", 3), ("bubblewrap", 45)):
         if not sandbox.offered(backend):
             print(f"NOTICE: this kernel refuses {backend}", file=sys.stderr)
@@ -117,7 +76,7 @@ def commands(folder):
                 return min(runs) * 1e3
 
         took = asyncio.run(measured())
-        yield absolute(f"{backend}, over a plain subprocess", took - plain, limit, "ms")
+        yield limited(f"{backend}, over a plain subprocess", took - plain, limit, "ms")
 
 
 def side_by_side(folder):
@@ -132,7 +91,7 @@ def side_by_side(folder):
             await asyncio.gather(*(engine.execute(call) for _ in range(10)))
             return time.perf_counter() - start
 
-    yield line("ten sleeps of a second at once", asyncio.run(measured()), "one sleep", 1.0, 2.0, "s")
+    yield row("ten sleeps of a second at once", asyncio.run(measured()), "one sleep", 1.0, 2.0, "s")
 
 
 def surveys(folder):
@@ -144,11 +103,11 @@ def surveys(folder):
                 Path(large, f"d{number % 40}", f"e{number}", f"f{name}.py").touch()
         hides = Patterns(["private/**", "**/.env*"])
         time.sleep(0.1)
-        first = best(lambda: Surveyor(large, hides, Patterns(()), Patterns(())).survey(), 3) * 1e3
+        first = best_s(lambda: Surveyor(large, hides, Patterns(()), Patterns(())).survey(), 3) * 1e3
         surveyor = Surveyor(large, hides, Patterns(()), Patterns(()))
         surveyor.survey()
-        yield absolute("survey of 20,000 files: the first", first, 300, "ms")
-        yield absolute("survey of 20,000 files: again", best(surveyor.survey, 20) * 1e3, 20, "ms")
+        yield limited("survey of 20,000 files: the first", first, 300, "ms")
+        yield limited("survey of 20,000 files: again", best_s(surveyor.survey, 20) * 1e3, 20, "ms")
 
 
 def output(folder):
@@ -165,7 +124,7 @@ def output(folder):
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", script, folder], env=env, capture_output=True, text=True, check=True)
-    yield line("memory for 1 GiB of output", int(done.stdout) / 1024, "16 MiB", 16, 1.0, "MiB")
+    yield row("memory for 1 GiB of output", int(done.stdout) / 1024, "16 MiB", 16, 1.0, "MiB")
 
 
 def syncs(folder):
@@ -179,7 +138,7 @@ def syncs(folder):
             sync.run(engine.execute(call))
             count.clear()
             sync.run(engine.execute(call))
-            yield line("syncs a call", len(count), "limit", 2, 1.0, "syncs")
+            yield row("syncs a call", len(count), "limit", 2, 1.0, "syncs")
     finally:
         os.fdatasync = original
 

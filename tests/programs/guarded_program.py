@@ -28,7 +28,7 @@ from endpoint_server import Endpoints
 from serving import serving
 
 import blueprint_llm
-from blueprint_llm.compat import guards
+from blueprint_llm.compat import guarding as guards
 from blueprint_llm.engine.guarded import PolicyGuard
 from blueprint_llm.engine.runtime import Runtime
 from blueprint_llm.sync import run
@@ -163,7 +163,7 @@ def guard_of(limit_usd: float) -> PolicyGuard:
     """A guard with one budget, its ledger in memory."""
     budgets = [{"scope": "project", "limit_usd": limit_usd, "window": "day"}]
     block = {"version": 1, "project": "acme", "store": {"url": "memory"}, "budgets": budgets}
-    return PolicyGuard(Runtime.build({"blueprint": block}))
+    return PolicyGuard(Runtime({"blueprint": block}))
 
 
 def answer(request: Any) -> Answer:

@@ -147,7 +147,7 @@ def _keywords() -> Iterator[str]:
         shown = (
             f"`{name}: {getattr(hint, '__forward_arg__', hint)}`"
             for name, hint in kind.__annotations__.items()
-            if name not in keywords.LiteLLMKeywords.__annotations__
+            if name not in {*keywords.CompletionKeywords.__annotations__, "stream"}
         )
         yield f"- {words}: {', '.join(shown)}"
 

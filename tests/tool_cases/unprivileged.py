@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from blueprint_llm import sync
-from blueprint_llm.config.tool_blocks import Tools
+from blueprint_llm.config.blocks import Tools
 from blueprint_llm.tools import ToolEngine
 
 BOMB = "b() { b & b & sleep 3; }; b"

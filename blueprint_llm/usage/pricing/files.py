@@ -6,39 +6,28 @@ An entry says which models it prices and from when; two that could price the sam
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.usage.money import ATTO, atto
-from blueprint_llm.usage.pricing.sheet import PARTS, Sheet
+from blueprint_llm.usage.pricing.card import PARTS, SECOND, Part, Sheet, times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 _MTOK = 10**6
-_DEAR_PER_MTOK = 1000  # one dollar per thousand tokens
+_DEAR = ATTO // 1000  # one dollar per thousand tokens
 Money = Annotated[Decimal, Field(ge=0)]
 Level = Literal["contract", "override", "local"]
-Part = Literal[
-    "all",
-    "input",
-    "output",
-    "cache_read",
-    "cache_write_5m",
-    "cache_write_1h",
-    "reasoning",
-    "audio_input",
-    "audio_output",
-]
+_LEVELS: tuple[tuple[str, Level], ...] = (("overrides", "override"), ("local", "local"))  # by how a file's name begins
 
 
 class _Part(BaseModel):
@@ -57,11 +46,6 @@ class Match(_Part):
         """More specific is greater: an exact name, a provider, tags; then the longer pattern."""
         return ("*" not in self.model, self.provider is not None, len(self.tags), len(self.model))
 
-    def covers(self, names: Iterable[str], providers: Iterable[str], tags: frozenset[str]) -> bool:
-        """Return True if a call to a model of these names is meant."""
-        named = any(fnmatchcase(name, self.model) for name in names)
-        return named and self.tags <= tags and (self.provider is None or self.provider in providers)
-
 
 class PerMtok(_Part):
     """USD per million tokens; 0 is a price, absent is unknown."""
@@ -76,9 +60,9 @@ class PerMtok(_Part):
     audio_output: Money | None = None
 
     def parts(self) -> dict[str, int]:
-        """Atto-USD per token by part."""
-        values = {part: getattr(self, part) for part in PARTS}
-        return {part: round(value * ATTO / _MTOK) for part, value in values.items() if value is not None}
+        """Return atto-USD per token by part."""
+        given = ((part, getattr(self, part)) for part in PARTS)
+        return {part: round(usd * ATTO / _MTOK) for part, usd in given if usd is not None}
 
 
 class Tier(PerMtok):
@@ -101,7 +85,7 @@ class Entry(_Part):
     effective_from: date | None = None
     effective_to: date | None = None
     extends: Literal["litellm"] | None = None
-    multiply: dict[Part, Money] = Field(default_factory=dict)
+    multiply: dict[Literal["all", Part], Money] = Field(default_factory=dict)
     prices_per_mtok: PerMtok = PerMtok()
     tiers: tuple[Tier, ...] = ()
     per_second_usd: Money | None = None
@@ -121,67 +105,64 @@ class Entry(_Part):
             )
         if self.effective_from and self.effective_to and self.effective_from >= self.effective_to:
             raise ValueError("ends before it begins: effective_to must be later than effective_from")
-        if "expensive" not in self.allow and self._dearest() > _DEAR_PER_MTOK:
+        dearest = max(
+            price for prices in (self.prices_per_mtok, *self.tiers) for price in (0, *prices.parts().values())
+        )
+        if "expensive" not in self.allow and dearest > _DEAR:
             raise ValueError("costs more than 1 USD per 1,000 tokens: mend it, or say allow: [expensive]")
         return self
 
-    def _dearest(self) -> Decimal:
-        parts = [part for prices in (self.prices_per_mtok, *self.tiers) for part in prices.parts().values()]
-        return Decimal(max(parts, default=0)) * _MTOK / ATTO
-
-    def holds_on(self, day: date) -> bool:
-        """Return True if the entry is in force that day."""
-        return (self.effective_from or date.min) <= day < (self.effective_to or date.max)
+    def prices(self, names: set[str], providers: set[str], tags: frozenset[str], day: date) -> bool:
+        """Return True if a call to a model of these names is meant, and the entry is in force that day."""
+        match = self.match
+        named = any(fnmatchcase(name, match.model) for name in names)
+        meant = named and match.tags <= tags and (match.provider is None or match.provider in providers)
+        return meant and (self.effective_from or date.min) <= day < (self.effective_to or date.max)
 
     def sheet(self, listed: Sheet) -> Sheet:
-        """Its prices; `listed` is LiteLLM's, for entries that extend it."""
+        """Return its prices; `listed` is LiteLLM's, for entries that extend it."""
         if self.free:
-            return Sheet(base=dict.fromkeys(PARTS, 0))
-        own = Sheet(
-            base=self.prices_per_mtok.parts(),
-            tiers={tier.above_input_tokens: tier.parts() for tier in self.tiers},
-            per_second=atto(self.per_second_usd or 0),
-        )
-        return own.over(listed.times(self.multiply)) if self.extends else own.times(self.multiply)
+            return {(part, 0): 0 for part in PARTS}
+        tables = [(0, self.prices_per_mtok), *((tier.above_input_tokens, tier) for tier in self.tiers)]
+        own: dict[tuple[str, int], int]
+        own = {(part, above): price for above, prices in tables for part, price in prices.parts().items()}
+        if self.per_second_usd:
+            own[SECOND] = atto(self.per_second_usd)
+        return {**times(listed, self.multiply), **own} if self.extends else times(own, self.multiply)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceList:
-    """A file's entries. `version` names the file and its content."""
+class Filed(NamedTuple):
+    """An entry and where it stands: `version` names the file and its content."""
 
+    entry: Entry
     level: Level
     version: str
-    entries: tuple[Entry, ...]
+    number: int
 
 
-_ENTRIES = TypeAdapter(tuple[Entry, ...])
+ENTRIES = TypeAdapter(tuple[Entry, ...])
 
 
-def schema() -> dict[str, object]:
-    """Return the JSON Schema of a price file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_ENTRIES.json_schema()}
-
-
-def load(paths: Sequence[Path]) -> tuple[PriceList, ...]:
+def load(paths: Sequence[Path]) -> list[Filed]:
     """Read price files; a ConfigError lists everything that is wrong in any of them."""
     problems: list[str] = []
-    lists = [found for path in paths if (found := _read(path, problems)) is not None]
-    for level in ("contract", "override", "local"):
-        problems += _overlaps([found for found in lists if found.level == level])
+    filed = [item for path in paths for item in _read(path, problems)]
+    problems += [
+        f"{other.version} entry {other.number}: overlaps {one.version} entry {one.number} "
+        f"({one.entry.match.model}, {other.entry.match.model}): narrow one, or say allow: [overlap]"
+        for one, other in combinations(filed, 2)
+        if one.level == other.level and _compete(one.entry, other.entry)
+    ]
     if problems:
         raise ConfigError("\n".join(["the price files are wrong:", *problems]), problems=problems)
-    return tuple(lists)
+    return filed
 
 
-def level(path: Path) -> Level:
-    """Return what a file's name says it is: `overrides*`, `local*`, else a contract."""
-    return "override" if path.stem.startswith("overrides") else "local" if path.stem.startswith("local") else "contract"
-
-
-def _read(path: Path, problems: list[str]) -> PriceList | None:
+def _read(path: Path, problems: list[str]) -> list[Filed]:
+    level: Level = next((level for start, level in _LEVELS if path.stem.startswith(start)), "contract")
     try:
         text = path.read_bytes()
-        entries = _ENTRIES.validate_python(yaml.safe_load(text) or ())
+        entries = ENTRIES.validate_python(yaml.safe_load(text) or ())
     except (OSError, yaml.YAMLError) as error:
         problems.append(f"{path}: {error}")
     except ValidationError as error:
@@ -189,10 +170,9 @@ def _read(path: Path, problems: list[str]) -> PriceList | None:
             f"{path}: {_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()
         ]
     else:
-        kind = level(path)
-        version = f"{kind}:{path.name}@{hashlib.sha256(text).hexdigest()[:8]}"
-        return PriceList(level=kind, version=version, entries=entries)
-    return None
+        version = f"{level}:{path.name}@{hashlib.sha256(text).hexdigest()[:8]}"
+        return [Filed(entry, level, version, number) for number, entry in enumerate(entries, 1)]
+    return []
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
@@ -200,19 +180,11 @@ def _place(loc: tuple[int | str, ...]) -> str:
     return ".".join([f"entry {number}" if number else "file", *map(str, rest)])
 
 
-def _overlaps(lists: Sequence[PriceList]) -> list[str]:
-    """Pairs of entries of one level that could price the same call, equally specific, on the same day."""
-    entries = [(entry, f"{found.version} entry {n}") for found in lists for n, entry in enumerate(found.entries, 1)]
-    return [
-        f"{there}: overlaps {here} ({one.match.model}, {other.match.model}): narrow one, or say allow: [overlap]"
-        for (one, here), (other, there) in combinations(entries, 2)
-        if "overlap" not in one.allow | other.allow and _compete(one, other)
-    ]
-
-
 def _compete(one: Entry, other: Entry) -> bool:
+    """Return True if both could price the same call, equally specific, on the same day."""
     return (
-        one.match.rank[:3] == other.match.rank[:3]
+        "overlap" not in one.allow | other.allow
+        and one.match.rank[:3] == other.match.rank[:3]
         and one.match.provider == other.match.provider
         and (one.effective_from or date.min) < (other.effective_to or date.max)
         and (other.effective_from or date.min) < (one.effective_to or date.max)

@@ -7,99 +7,92 @@ closes it, a failed probe opens it again for twice as long.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Literal, NamedTuple
 
 import orjson
-
-from blueprint_llm.usage.stores.records import Breaker
-
-if TYPE_CHECKING:
-    from blueprint_llm.usage.stores.records import BreakerReport, Reservation
 
 LONGEST_S = 300.0
 
 
+class BreakerReport(NamedTuple):
+    """What an attempt says of its target's health."""
+
+    target: str
+    ok: bool | None  # None: nothing; only the probe's slot is freed
+    id: str = ""  # the reservation's
+    failures: int = 3  # this many in a row open the breaker
+    open_s: float = 10.0  # for so long; every failed probe doubles it
+    open_for_s: float | None = None  # open it at once for so long (the account's quota is used up)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is stored: consecutive failures, how long it was last opened, until when, and probes out (id: expiry)."""
+class Breaker:
+    """One target's record; all is stored but `now`."""
 
-    failures: int = 0
-    open_s: float = 0.0
-    until: float = 0.0
-    probes: dict[str, float] = field(default_factory=dict)
+    failures: int = 0  # in a row
+    open_s: float = 0.0  # how long it was last opened
+    until: float = 0.0  # Unix seconds
+    probes: dict[str, float] = field(default_factory=dict)  # those out: id and expiry
+    now: float = field(default=0.0, compare=False)  # the moment at which it is looked at
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open"]:
+        """Return how it stands."""
+        return "closed" if not self.until else "open" if self.until > self.now else "half_open"
+
+    @property
+    def retry_in_s(self) -> float:
+        """Return how long it is until a probe may go; 0: it may."""
+        return max(0.0, self.until - self.now) if self.until else 0.0
+
+    def refuses(self, probes: int) -> bool:
+        """Return True if a new attempt may not go, where `probes` at a time may try a half-open target."""
+        out = sum(expiry > self.now for expiry in self.probes.values())
+        return self.state == "open" or (self.state == "half_open" and out >= probes)
+
+    def without(self, holder: str) -> Breaker:
+        """Return it without the probe of `holder`."""
+        return replace(self, probes={id_: expiry for id_, expiry in self.probes.items() if id_ != holder})
 
 
-CLOSED = Record()
-_HEALTHY = Breaker()
+CLOSED = Breaker()
 
 
-def load(stored: bytes | str | None) -> Record:
-    """Return the record as stored; nothing stored is a closed breaker."""
-    return Record(**orjson.loads(stored)) if stored else CLOSED
+def load(stored: bytes | str | None, now: float) -> Breaker:
+    """Return the record as stored, at a moment; nothing stored is a closed breaker."""
+    return Breaker(**orjson.loads(stored), now=now) if stored else CLOSED
 
 
-def dump(record: Record) -> bytes | None:
+def dump(breaker: Breaker) -> bytes | None:
     """Return the record to store; None: a closed breaker without failures needs none."""
-    return None if record == CLOSED else orjson.dumps(asdict(record))
+    facts = asdict(breaker)
+    del facts["now"]
+    return None if breaker == CLOSED else orjson.dumps(facts)
 
 
-def view(record: Record, now: float) -> Breaker:
-    """Return the record as callers see it."""
-    if record is CLOSED:
-        return _HEALTHY
-    if not record.until:
-        return Breaker(failures=record.failures)
-    wait = max(0.0, record.until - now)
-    return Breaker(
-        state="open" if wait else "half_open",
-        failures=record.failures,
-        open_until=record.until,
-        retry_in_s=wait,
-        probes=sum(expiry > now for expiry in record.probes.values()),
-    )
-
-
-def refuses(seen: Breaker, probes: int) -> bool:
-    """Return True if a new attempt may not go, where `probes` at a time may try a half-open target."""
-    return seen.state == "open" or (seen.state == "half_open" and seen.probes >= probes)
-
-
-def admit(record: Record, wanted: Reservation, now: float) -> tuple[Record, Breaker | None]:
-    """Return the record with the attempt's probe out, and the breaker if it refuses the attempt.
+def admit(before: Breaker, holder: str, *, probes: int, ttl_s: float) -> Breaker | None:
+    """Return the record with the attempt's probe out; None: it refuses the attempt.
 
     A slot whose holder never reports is free again after the reservation's time to live.
     """
-    seen = view(record, now)
-    if seen.state == "closed":
-        return record, None
-    out = {holder: expiry for holder, expiry in record.probes.items() if expiry > now}
-    if refuses(seen, wanted.probes) and (seen.state == "open" or wanted.id not in out):
-        return record, seen
-    return replace(record, probes={**out, wanted.id: now + wanted.ttl_s}), None
+    if before.state == "closed":
+        return before
+    out = {id_: expiry for id_, expiry in before.probes.items() if expiry > before.now}
+    if before.refuses(probes) and (before.state == "open" or holder not in out):
+        return None
+    return replace(before, probes={**out, holder: before.now + ttl_s})
 
 
-def report(record: Record, told: BreakerReport, now: float) -> Record:
+def report(before: Breaker, told: BreakerReport, now: float) -> Breaker:
     """Return the record after an attempt's report."""
-    if record is CLOSED and told.ok is not False and told.open_for_s is None:
-        return CLOSED
-    freed = free(record, told.id)
+    failures, is_open = before.failures + 1, bool(before.until)
     if told.open_for_s is not None:
-        return Record(failures=record.failures + 1, open_s=told.open_s, until=max(record.until, now + told.open_for_s))
-    if told.ok is None:
-        return freed
+        return Breaker(failures=failures, open_s=told.open_s, until=max(before.until, now + told.open_for_s), now=now)
     if told.ok:  # an answer of a call that began before it opened proves as much as a probe's
         return CLOSED
-    failed = replace(freed, failures=record.failures + 1)
-    if record.until:
-        was_probe = told.id in record.probes
-        return _opened(failed, min(LONGEST_S, record.open_s * 2), now) if was_probe else failed
-    return _opened(failed, told.open_s, now) if failed.failures >= told.failures else failed
-
-
-def free(record: Record, holder: str) -> Record:
-    """Return the record without the probe of `holder`."""
-    return replace(record, probes={id_: expiry for id_, expiry in record.probes.items() if id_ != holder})
-
-
-def _opened(record: Record, seconds: float, now: float) -> Record:
-    return replace(record, open_s=seconds, until=now + seconds, probes={})
+    if told.ok is None:
+        return before.without(told.id)
+    if told.id in before.probes if is_open else failures >= told.failures:
+        seconds = min(LONGEST_S, before.open_s * 2) if is_open else told.open_s
+        return Breaker(failures=failures, open_s=seconds, until=now + seconds, now=now)
+    return replace(before, failures=failures)

@@ -7,25 +7,29 @@ outlives its expiry by a day, so that a late settle corrects too.
 Rows of attempts lie in the order of time, `n`: the microsecond of the reservation, or the one after the last row's.
 So a row made since a moment has no smaller `n`, and no call pays for an index (two of them, on time and id, cost it
 25 us). Only what comes twice, or late, looks for a row by its id; it is then among the newest.
+
+Windows are fixed, never sliding: `<n>s` counts from the Unix epoch, so every process agrees without talking.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
 from blueprint_llm.usage.stores import breaker
-from blueprint_llm.usage.stores.records import AttemptRow, Charge, Crossed, Level, Reserved, Settled, is_lent
+from blueprint_llm.usage.stores.records import AttemptRow, Charge, Crossed, Level, Reserved, Settled
 from blueprint_llm.usage.stores.totals import FACTS
-from blueprint_llm.usage.stores.windows import bounds, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from sqlite3 import Connection
 
     from blueprint_llm.types import UsageFilter
-    from blueprint_llm.usage.stores.records import Breaker, BreakerReport, Reservation, Settlement
+    from blueprint_llm.usage.stores.breaker import Breaker
+    from blueprint_llm.usage.stores.records import Reservation, Settlement
 
 COLUMNS = AttemptRow._fields
 SCHEMA = f"""
@@ -40,6 +44,7 @@ CREATE TABLE IF NOT EXISTS epoch(n INTEGER PRIMARY KEY, since REAL);
 """
 DAY_S = 86400
 _MICRO = 1_000_000
+_LENGTHS = {"minute": 60, "hour": 3600, "day": DAY_S, "month": -1, "session": 0, "call": 0, "ever": 0}
 
 _TAKEN = Reserved()
 _READ = "SELECT used, spent, warned FROM counter WHERE name = ? AND start = ?"
@@ -52,30 +57,30 @@ _NEXT = "max(?, (SELECT coalesce(max(n) + 1, 0) FROM attempt))"
 _WRITE = f"INSERT INTO attempt VALUES ({_NEXT}, {', '.join('?' * len(COLUMNS))}, {_EPOCH})"  # noqa: S608 - constants
 
 
-def reserve(db: Connection, wanted: Reservation, now: float, *, force: bool) -> Reserved:
-    """Take all charges or none. Expired reservations count in full either way: only what was lent waits for it."""
-    if db.execute("SELECT 1 FROM hold WHERE id = ?", (wanted.id,)).fetchone():
-        return _TAKEN  # a repeated request: taken already
-    # The breaker is asked first and told last: a limit that refuses leaves no probe behind.
-    before = _record(db, wanted.target) if wanted.target else breaker.CLOSED
-    after, refused = breaker.admit(before, wanted, now)
-    if refused and not force:
-        return Reserved(breaker=refused)
-    if any(charge.kind == "parallel" for charge in wanted.charges):
-        expire(db, now)
-    counters = _counters(db, wanted.charges, now)
-    crossed = _crossed(db, wanted.charges, counters)
-    over = [charge for charge in wanted.charges if counters[charge.counter].used + charge.amount > charge.limit]
-    if denied := refusing(over):
-        return Reserved(denied=counters[denied.counter].level(denied), crossed=crossed)
-    taken = _take(db, wanted.charges, counters, now)
-    hold = (wanted.id, now + wanted.ttl_s, now, orjson.dumps(taken), orjson.dumps(wanted.row[:]))
-    db.execute("INSERT INTO hold VALUES (?, ?, 1, ?, ?, ?)", hold)
-    if after is not before:
-        _keep(db, wanted.target, after)
-    if not (over or crossed):
-        return _TAKEN
-    return Reserved(exceeded=tuple(counters[charge.counter].level(charge) for charge in over), crossed=crossed)
+def length(window: str) -> int:
+    """Return a window's seconds; 0: it has no end; -1: it is a calendar month."""
+    return _LENGTHS[window] if window in _LENGTHS else int(window[:-1])
+
+
+def bounds(window: str, now: float) -> tuple[int, int | None]:
+    """Return start and end (exclusive) of the window that holds `now`, Unix seconds; an endless one starts at 0."""
+    seconds = length(window)
+    if seconds <= 0:
+        return _month(int(now // DAY_S)) if seconds else (0, None)
+    start = int(now // seconds) * seconds
+    return start, start + seconds
+
+
+@lru_cache(maxsize=8)
+def _month(day: int) -> tuple[int, int]:
+    first = datetime.fromtimestamp(day * DAY_S, UTC).replace(day=1)
+    following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    return int(first.timestamp()), int(following.timestamp())
+
+
+def timestamp(moment: datetime) -> float:
+    """Return Unix seconds; a naive time is UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def refusing(over: Sequence[Charge]) -> Charge | None:
@@ -84,57 +89,85 @@ def refusing(over: Sequence[Charge]) -> Charge | None:
     return ranked[0] if ranked and ranked[0].on_exceed != "warn" else None
 
 
-def settle(db: Connection, done: Settlement, now: float) -> Settled:
+def reserve(db: Connection, now: float, reservation: Reservation, *, force: bool = False) -> Reserved:
+    """Take all charges or none. Expired reservations count in full either way: only what was lent waits for it."""
+    id_, charges, target = reservation.id, reservation.charges, reservation.target
+    if db.execute("SELECT 1 FROM hold WHERE id = ?", (id_,)).fetchone():
+        return _TAKEN  # a repeated request: taken already
+    # The breaker is asked first and told last: a limit that refuses leaves no probe behind.
+    before = _breaker(db, now, target) if target else breaker.CLOSED
+    after = breaker.admit(before, id_, probes=reservation.probes, ttl_s=reservation.ttl_s)
+    if after is None and not force:
+        return Reserved(breaker=before)
+    if any(charge.kind == "parallel" for charge in charges):
+        expire(db, now)
+    counters = _counters(db, now, charges)
+    crossed = _crossed(db, charges, counters)
+    over = [charge for charge in charges if counters[charge.counter].used + charge.amount > charge.limit]
+    if denied := refusing(over):
+        return Reserved(denied=counters[denied.counter].level(denied), crossed=crossed)
+    taken = _take(db, now, charges, counters)
+    hold = (id_, now + reservation.ttl_s, now, orjson.dumps(taken), orjson.dumps(reservation.row[:]))
+    db.execute("INSERT INTO hold VALUES (?, ?, 1, ?, ?, ?)", hold)
+    if after is not None and after is not before:
+        _keep(db, target, after)
+    if not (over or crossed):
+        return _TAKEN
+    return Reserved(exceeded=tuple(counters[charge.counter].level(charge) for charge in over), crossed=crossed)
+
+
+def settle(db: Connection, now: float, settlement: Settlement) -> Settled:
     """Put the true amounts in place of the reserved ones, in the windows they were reserved in."""
-    held = db.execute("SELECT open, at, taken FROM hold WHERE id = ?", (done.row.id,)).fetchone()
-    db.execute("DELETE FROM hold WHERE id = ?", (done.row.id,))
-    if held is None and db.execute(_FIND, (done.row.id,)).fetchone():
+    charges, row, told = settlement
+    held = db.execute("SELECT open, at, taken FROM hold WHERE id = ?", (row.id,)).fetchone()
+    db.execute("DELETE FROM hold WHERE id = ?", (row.id,))  # RETURNING, in its place, takes longer than both
+    if held is None and db.execute(_FIND, (row.id,)).fetchone():
         return Settled(was="settled")
-    is_open, at, taken = held or (True, now, _unheld(db, done.charges, now))
-    _correct(db, orjson.loads(taken), {charge.counter: charge.amount for charge in done.charges}, was_open=is_open)
-    if not is_open:
-        _take_back(db, done.row.id)
-    write(db, done.row, at)
-    if done.report is not None:
-        _report(db, done.report, now)
-    watched = [charge for charge in done.charges if charge.warn_at]
-    crossed = _crossed(db, watched, _counters(db, watched, now)) if watched else ()
-    return Settled(was=("open" if is_open else "expired") if held else "unknown", crossed=crossed)
+    was: Literal["open", "expired", "unknown"] = "unknown"
+    if held is not None:
+        was = "open" if held[0] else "expired"
+    else:  # this store never saw a reservation of it: as if it had reserved nothing
+        nothing = [charge._replace(amount=0) for charge in charges]
+        held = (True, now, orjson.dumps(_take(db, now, nothing, _counters(db, now, charges))))
+    _correct(db, held[2], {charge.counter: charge.amount for charge in charges}, was_open=held[0])
+    if was == "expired":
+        _take_back(db, row.id)
+    write(db, row, held[1])
+    if told is not None:
+        before = _breaker(db, now, told.target)
+        after = breaker.report(before, told, now)
+        if after is not before and after != before:
+            _keep(db, told.target, after)
+    watched = [charge for charge in charges if charge.warn_at]
+    return Settled(was=was, crossed=_crossed(db, watched, _counters(db, now, watched)) if watched else ())
 
 
-def release(db: Connection, hold: str) -> None:
+def release(db: Connection, _now: float, reservation_id: str) -> None:
     """Give back what a reservation took, its probe's slot too, and forget it."""
-    held = db.execute("DELETE FROM hold WHERE id = ? RETURNING open, taken", (hold,)).fetchone()
+    held = db.execute("DELETE FROM hold WHERE id = ? RETURNING open, taken", (reservation_id,)).fetchone()
     if held is None:
         return
-    _correct(db, orjson.loads(held[1]), {}, was_open=held[0])
+    _correct(db, held[1], {}, was_open=held[0])
     if not held[0]:
-        _take_back(db, hold)
+        _take_back(db, reservation_id)
     for target, stored in db.execute("SELECT target, record FROM breaker").fetchall():  # only unhealthy ones have rows
-        record = breaker.load(stored)
-        if hold in record.probes:
-            _keep(db, target, breaker.free(record, hold))
+        record = breaker.load(stored, 0)
+        if reservation_id in record.probes:
+            _keep(db, target, record.without(reservation_id))
 
 
-def breakers(db: Connection, targets: Sequence[str], now: float) -> dict[str, Breaker]:
+def breakers(db: Connection, now: float, targets: Sequence[str]) -> dict[str, Breaker]:
     """Return the breakers of `targets`."""
     stored = dict(db.execute("SELECT target, record FROM breaker").fetchall())
-    return {target: breaker.view(breaker.load(stored.get(target)), now) for target in targets}
+    return {target: breaker.load(stored.get(target), now) for target in targets}
 
 
-def _report(db: Connection, told: BreakerReport, now: float) -> None:
-    before = _record(db, told.target)
-    after = breaker.report(before, told, now)
-    if after is not before and after != before:
-        _keep(db, told.target, after)
-
-
-def _record(db: Connection, target: str) -> breaker.Record:
+def _breaker(db: Connection, now: float, target: str) -> Breaker:
     row = db.execute("SELECT record FROM breaker WHERE target = ?", (target,)).fetchone()
-    return breaker.load(row and row[0])
+    return breaker.load(row and row[0], now)
 
 
-def _keep(db: Connection, target: str, record: breaker.Record) -> None:
+def _keep(db: Connection, target: str, record: Breaker) -> None:
     stored = breaker.dump(record)
     if stored is None:
         db.execute("DELETE FROM breaker WHERE target = ?", (target,))
@@ -142,39 +175,34 @@ def _keep(db: Connection, target: str, record: breaker.Record) -> None:
         db.execute("INSERT OR REPLACE INTO breaker VALUES (?, ?)", (target, stored))
 
 
-def _unheld(db: Connection, charges: Sequence[Charge], now: float) -> bytes:
-    """Return a reservation of nothing, for a settle whose reservation this store never saw."""
-    return orjson.dumps(_take(db, [charge._replace(amount=0) for charge in charges], _counters(db, charges, now), now))
-
-
-def _correct(db: Connection, taken: list[list[Any]], true: dict[str, int], *, was_open: bool) -> None:
+def _correct(db: Connection, taken: bytes, true: dict[str, int], *, was_open: bool) -> None:
     """Exchange what was `taken` for the `true` amounts; an expired hold's is among the spent already."""
-    changes = [(name, start, true.get(name, 0) - amount, amount) for name, start, amount in taken]
-    db.executemany(
-        _CORRECT, [(delta, delta + (amount if was_open else 0), name, start) for name, start, delta, amount in changes]
-    )
+    rows = [(true.get(name, 0), amount, name, start) for name, start, amount in orjson.loads(taken)]
+    db.executemany(_CORRECT, [(new - old, new if was_open else new - old, *key) for new, old, *key in rows])
 
 
 def expire(db: Connection, now: float) -> None:
     """Charge every reservation whose time is over its estimate, give back what was lent, and write its row."""
     due = db.execute("SELECT id, at, taken, attempt FROM hold WHERE open AND expires <= ?", (now,)).fetchall()
     for hold, at, taken, attempt in due:
-        items = orjson.loads(taken)
-        spent = [item for item in items if not is_lent(item[0])]
-        db.executemany(_CORRECT, [(0, amount, name, start) for name, start, amount in spent])
-        db.executemany(_CORRECT, [(-amount, 0, name, start) for name, start, amount in items if is_lent(name)])
+        spent, items = [], orjson.loads(taken)
+        for name, start, amount in items:
+            lent = name.rsplit("|", 2)[1] == "parallel"
+            db.execute(_CORRECT, (-amount, 0, name, start) if lent else (0, amount, name, start))
+            spent += [] if lent else [(name, start, amount)]
         db.execute("UPDATE hold SET open = 0, taken = ? WHERE id = ?", (orjson.dumps(spent), hold))
         write(db, AttemptRow(*orjson.loads(attempt)), at)
 
 
-def heartbeat(db: Connection, hold: str, until: float) -> bool:
-    """Keep an open reservation until then; whether there was one."""
-    return db.execute("UPDATE hold SET expires = ? WHERE id = ? AND open", (until, hold)).rowcount == 1
+def heartbeat(db: Connection, now: float, reservation_id: str, ttl_s: float) -> bool:
+    """Keep an open reservation for another `ttl_s`. Return False if there was none."""
+    until = (now + ttl_s, reservation_id)
+    return db.execute("UPDATE hold SET expires = ? WHERE id = ? AND open", until).rowcount == 1
 
 
-def levels(db: Connection, charges: Sequence[Charge], now: float) -> tuple[Level, ...]:
+def levels(db: Connection, now: float, charges: Sequence[Charge]) -> tuple[Level, ...]:
     """Return how full each charge's counter is."""
-    counters = _counters(db, charges, now)
+    counters = _counters(db, now, charges)
     return tuple(counters[charge.counter].level(charge) for charge in charges)
 
 
@@ -193,7 +221,7 @@ def new_epoch(db: Connection, now: float) -> None:
     db.execute(f"INSERT INTO epoch VALUES ({_EPOCH} + 1, ?)", (now,))  # noqa: S608 - a constant
 
 
-def reset_limits(db: Connection) -> None:
+def reset_limits(db: Connection, _now: float) -> None:
     """Set every counter to what open reservations hold."""
     db.execute("UPDATE counter SET used = 0, spent = 0, warned = 0")
     db.execute("DELETE FROM hold WHERE NOT open")
@@ -213,27 +241,23 @@ def facts(db: Connection, where: UsageFilter) -> list[tuple[Any, ...]]:
     return db.execute(f"SELECT {', '.join(FACTS)} FROM attempt {clause}", values).fetchall()  # noqa: S608 - no value is pasted
 
 
-def newest(db: Connection, where: UsageFilter, limit: int) -> tuple[AttemptRow, ...]:
+def rows(db: Connection, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
     """Return the newest rows that `where` keeps."""
     clause, values = _clause(where)
     query = f"SELECT {', '.join(COLUMNS)} FROM attempt {clause} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no value is pasted
-    rows = db.execute(query, (*values, limit)).fetchall()
-    made = map(AttemptRow._make, rows)
+    made = map(AttemptRow._make, db.execute(query, (*values, limit)))
     return tuple(row._replace(maybe_billed=bool(row.maybe_billed), cache_hit=bool(row.cache_hit)) for row in made)
 
 
 def _clause(where: UsageFilter) -> tuple[str, list[object]]:
     wanted = where.model_dump(include={"provider", "model", "session", "project"}, exclude_none=True)
-    terms = [f"{name} = ?" for name in wanted]
-    values: list[object] = list(wanted.values())
-    for term, moment in (("at >= ?", where.since), ("at < ?", where.until)):
-        if moment is not None:
-            terms.append(term)
-            values.append(timestamp(moment))
+    terms: dict[str, object] = {f"{name} = ?": value for name, value in wanted.items()}
     if where.since is not None:
-        terms.append("n >= ?")
-        values.append(int(timestamp(where.since) * _MICRO))
-    return " AND ".join([f"WHERE epoch = {_EPOCH}", *terms]), values
+        since = timestamp(where.since)
+        terms |= {"at >= ?": since, "n >= ?": int(since * _MICRO)}
+    if where.until is not None:
+        terms["at < ?"] = timestamp(where.until)
+    return " AND ".join([f"WHERE epoch = {_EPOCH}", *terms]), list(terms.values())
 
 
 class _Counter(NamedTuple):
@@ -249,7 +273,7 @@ class _Counter(NamedTuple):
         return Level(charge=charge, used=self.used, spent=self.spent, resets_at=self.ends)
 
 
-def _counters(db: Connection, charges: Sequence[Charge], now: float) -> dict[str, _Counter]:
+def _counters(db: Connection, now: float, charges: Sequence[Charge]) -> dict[str, _Counter]:
     """Return the counters of `charges` by name; one that has no row yet is empty."""
     found = {}
     for charge in charges:
@@ -260,7 +284,7 @@ def _counters(db: Connection, charges: Sequence[Charge], now: float) -> dict[str
 
 
 def _take(
-    db: Connection, charges: Sequence[Charge], counters: dict[str, _Counter], now: float
+    db: Connection, now: float, charges: Sequence[Charge], counters: dict[str, _Counter]
 ) -> list[tuple[str, int, int]]:
     """Add to the counters and say what was taken from which; two limits on one counter take from it once."""
     amounts = {charge.counter: charge.amount for charge in charges}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from blueprint_llm.errors import StoreError
@@ -14,7 +15,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SHM_WRITE_BYTE = 120  # of the -shm file: whoever writes to a database with a write-ahead log holds it
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: Exception) -> bool:
     """Return True if the database is only locked at the moment."""
     return _code(error) in _BUSY
 
@@ -26,44 +27,33 @@ def _code(error: Exception) -> int:
 def explained(path: Path | str | None, error: Exception) -> StoreError:
     """Return the database's or the file system's error as one that says what to do; no path: the user's own file."""
     name = "ledger.sqlite in the state folder" if path is None else path
-    if _code(error) in _DAMAGED:
-        return StoreError(
-            f"the ledger {name} cannot be used ({error}): move the file away to begin an empty one (its budgets then "
-            "count from zero), or set blueprint.store.url"
-        )
-    return StoreError(
-        f"the ledger {name} cannot be used ({error}): free the disk or make the folder writable; or keep the ledger "
-        "elsewhere (BLUEPRINT_HOME, or blueprint.store.url: sqlite:PATH or memory); or set "
-        "blueprint.store.on_failure: memory"
+    cure = (
+        "move the file away to begin an empty one (its budgets then count from zero), or set blueprint.store.url"
+        if _code(error) in _DAMAGED
+        else "free the disk or make the folder writable; or keep the ledger elsewhere (BLUEPRINT_HOME, or "
+        "blueprint.store.url: sqlite:PATH or memory); or set blueprint.store.on_failure: memory"
     )
+    return StoreError(f"the ledger {name} cannot be used ({error}): {cure}")
 
 
 def locked(path: Path) -> str:
-    """Return a sentence that says that the database is locked and by whom, where that can be seen."""
-    found = holders(path)
-    return f"the ledger {path} is locked by {' and '.join(found) or 'another process'}"
-
-
-def holders(path: Path) -> list[str]:
-    """Return the processes that hold the database's write lock, in words. Linux tells; elsewhere the list is empty.
+    """Return a sentence that says that the database is locked and by whom. Linux tells; elsewhere nobody is named.
 
     Nothing of SQLite's is opened for it: closing a descriptor of the database would drop this process's own locks.
     """
     pids: dict[int, None] = {}
-    for file, byte in ((path, None), (path.with_name(f"{path.name}-shm"), _SHM_WRITE_BYTE)):
-        try:
-            inode = file.stat().st_ino
-            lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-        except OSError:
-            continue
-        pids |= dict.fromkeys(pid for line in lines if (pid := _writer(line.split(), inode, byte)))
-    return [_named(pid) for pid in pids]
+    with suppress(OSError):
+        held = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+        for file, byte in ((path, None), (path.with_name(f"{path.name}-shm"), _SHM_WRITE_BYTE)):
+            inode = str(file.stat().st_ino)
+            pids |= dict.fromkeys(pid for words in held if (pid := _writer(words, inode, byte)))
+    return f"the ledger {path} is locked by {' and '.join(map(_named, pids)) or 'another process'}"
 
 
-def _writer(words: list[str], inode: int, byte: int | None) -> int | None:
+def _writer(words: list[str], inode: str, byte: int | None) -> int | None:
     """Return the pid of a line like `1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120` if it locks that byte."""
     match words:
-        case [_, _, _, "WRITE", pid, place, first, last] if place.rpartition(":")[2] == str(inode):
+        case [_, _, _, "WRITE", pid, place, first, last] if place.rpartition(":")[2] == inode:
             locks_it = byte is None or int(first) <= byte <= (math.inf if last == "EOF" else int(last))
             return int(pid) if locks_it else None
     return None

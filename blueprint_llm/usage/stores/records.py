@@ -1,42 +1,43 @@
-"""What a store is told and what it answers: frozen records, the same for every store.
+"""What a store can do, what it is told and what it answers: the same in a file, in memory and on Redis.
 
-None carries a time: the store owns the wall clock (Redis: the server's). Amounts are integers: nano-USD, requests or
-tokens.
+A store counts and remembers; what a call may take and what it took is decided elsewhere (`usage.ledger`). No record
+carries a time: the store owns the wall clock (Redis: the server's). Amounts are integers: nano-USD, requests or tokens.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from blueprint_llm.usage.stores import totals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
+    from blueprint_llm.usage.stores.breaker import Breaker, BreakerReport
 
 # `parallel`: attempts under way. What is taken of it is lent: settling and expiry alike give it back.
 Kind = Literal["usd", "requests", "tokens", "parallel"]
 Dimension = Literal["provider", "model", "session", "project"]
-ABANDONED = "abandoned"
+ABANDONED = totals.ABANDONED
 EXPIRED = "expired"
+WAITING = "blueprint_llm waited for its store: "
 
 
 class Charge(NamedTuple):
-    """One limit that a call must fit under, and what the call takes from it.
+    """One limit that a call must fit under, and what the call takes from it."""
 
-    Attributes:
-        scope: The rule's scope as configured (`project`).
-        subject: Who is counted (`project:acme`): with `kind` and `window` it names the counter.
-        window: As in the configuration, or `call`: one call's life.
-        amount: What is reserved, or at settling what was really taken.
-        warn_at: Amounts, ascending: reaching one is reported once a window.
-        chain: Where a `degrade` sends the call.
-    """
-
-    scope: str
-    subject: str
+    scope: str  # as configured (`project`)
+    subject: str  # who is counted (`project:acme`): with `kind` and `window` it names the counter
     kind: Kind
-    window: str
-    amount: int
+    window: str  # as in the configuration, or `call`: one call's life
+    amount: int  # what is reserved, or at settling what was really taken
     limit: int
     on_exceed: Literal["warn", "degrade", "block"] = "block"
-    warn_at: tuple[int, ...] = ()
-    chain: tuple[str, ...] = ()
+    warn_at: tuple[int, ...] = ()  # amounts, ascending: reaching one is reported once a window
+    chain: tuple[str, ...] = ()  # where a `degrade` sends the call
 
     @property
     def counter(self) -> str:
@@ -44,25 +45,11 @@ class Charge(NamedTuple):
         return f"{self.subject}|{self.kind}|{self.window}"
 
 
-def is_lent(counter: str) -> bool:
-    """Return True for the counters of a kind that an expiry gives back."""
-    return counter.rsplit("|", 2)[1] == "parallel"
-
-
 class AttemptRow(NamedTuple):
-    """One attempt at one target; its `id` is its reservation's. A tuple: every call makes two, of 23 fields.
+    """One attempt at one target. A tuple: every call makes two, of 23 fields."""
 
-    Attributes:
-        call_id: The user-visible call that the attempt belongs to.
-        cost_nano: Nano-USD; None: unknown.
-        category: None: answered; else a row of the failure table, `abandoned` (the caller left) or `expired`.
-        maybe_billed: The provider may have billed what we could not see.
-        cache_hit: Answered from the response cache; `saved_nano` is what that saved.
-        at: Unix seconds of the reservation; the store sets it.
-    """
-
-    id: str
-    call_id: str
+    id: str  # its reservation's
+    call_id: str  # the user-visible call that it belongs to
     attempt: int = 1
     provider: str = ""
     model: str = ""
@@ -73,56 +60,28 @@ class AttemptRow(NamedTuple):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     cache_write_tokens: int = 0
-    cost_nano: int | None = None
+    cost_nano: int | None = None  # nano-USD; None: unknown
     latency_s: float | None = None
     ttft_s: float | None = None
-    category: str | None = None
+    category: str | None = None  # None: answered; else a row of the failure table, `abandoned` or `expired`
     usage_source: str = "provider"
-    maybe_billed: bool = False
+    maybe_billed: bool = False  # the provider may have billed what we could not see
     price_version: str | None = None
-    cache_hit: bool = False
-    saved_nano: int = 0
+    cache_hit: bool = False  # answered from the response cache
+    saved_nano: int = 0  # by that
     trace_id: str | None = None
-    at: float = 0.0
+    at: float = 0.0  # Unix seconds of the reservation; the store sets it
 
 
 class Reservation(NamedTuple):
-    """What an attempt wants to take before it is sent.
+    """What an attempt wants to take before it is sent."""
 
-    Attributes:
-        id: Names the reservation until it is settled; reserving it again takes nothing more.
-        charges: Every limit that counts the attempt, at the most that the attempt can take.
-        ttl_s: It expires so long after the last heartbeat, and is then charged in full.
-        row: The usage row that an expiry writes.
-        target: Whose breaker is asked; empty: none is.
-        probes: So many attempts at a time may try a half-open target.
-    """
-
-    id: str
-    charges: tuple[Charge, ...]
-    ttl_s: float
-    row: AttemptRow
-    target: str = ""
-    probes: int = 1
-
-
-class BreakerReport(NamedTuple):
-    """What an attempt says of its target's health.
-
-    Attributes:
-        id: The reservation's id, so that a probe's slot is freed.
-        ok: None: nothing; only the slot is freed.
-        failures: This many in a row open the breaker.
-        open_s: For so long; every failed probe doubles it.
-        open_for_s: Open it at once for so long (the account's quota is used up).
-    """
-
-    target: str
-    ok: bool | None
-    id: str = ""
-    failures: int = 3
-    open_s: float = 10.0
-    open_for_s: float | None = None
+    id: str  # until it is settled; reserving it again takes nothing more
+    charges: tuple[Charge, ...]  # every limit that counts the attempt, at the most that the attempt can take
+    ttl_s: float  # it expires so long after the last heartbeat, and is then charged in full
+    row: AttemptRow  # what an expiry writes
+    target: str = ""  # whose breaker is asked; empty: none is
+    probes: int = 1  # so many attempts at a time may try a half-open target
 
 
 class Settlement(NamedTuple):
@@ -134,27 +93,13 @@ class Settlement(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker:
-    """One target's breaker. `open_until` in Unix seconds; `retry_in_s` until a probe may go (0: now).
-
-    `probes` attempts are trying a half-open target at the moment.
-    """
-
-    state: Literal["closed", "open", "half_open"] = "closed"
-    failures: int = 0
-    open_until: float | None = None
-    retry_in_s: float = 0.0
-    probes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A counter now: `used` is spent plus reserved; `resets_at` in Unix seconds, None: never by itself."""
+    """A counter now."""
 
     charge: Charge
-    used: int
+    used: int  # spent plus reserved
     spent: int
-    resets_at: float | None
+    resets_at: float | None  # Unix seconds; None: never by itself
 
     @property
     def share(self) -> float:
@@ -162,8 +107,7 @@ class Level:
         return self.used / self.charge.limit if self.charge.limit else 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crossed:
+class Crossed(NamedTuple):
     """The spent amount has reached a threshold of `warn_at` for the first time in this window."""
 
     level: Level
@@ -172,19 +116,12 @@ class Crossed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
-    """The answer to a reservation; where it was refused, nothing is taken.
+    """The answer to a reservation; where it was refused, nothing is taken."""
 
-    Attributes:
-        denied: The limit that refused (a block before a degrade).
-        breaker: The breaker that refused: open, or half open with all probes out.
-        exceeded: Limits with `on_exceed: warn` that the call goes beyond.
-        crossed: Thresholds reached by what was spent before.
-    """
-
-    denied: Level | None = None
-    breaker: Breaker | None = None
-    exceeded: tuple[Level, ...] = ()
-    crossed: tuple[Crossed, ...] = ()
+    denied: Level | None = None  # the limit that refused (a block before a degrade)
+    breaker: Breaker | None = None  # the breaker that refused: open, or half open with all probes out
+    exceeded: tuple[Level, ...] = ()  # limits with `on_exceed: warn` that the call goes beyond
+    crossed: tuple[Crossed, ...] = ()  # thresholds reached by what was spent before
 
     @property
     def ok(self) -> bool:
@@ -192,9 +129,81 @@ class Reserved:
         return self.denied is None and self.breaker is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(NamedTuple):
     """The answer to a settlement. `was`: what became of the reservation before it was settled."""
 
     was: Literal["open", "expired", "unknown", "settled"]
     crossed: tuple[Crossed, ...] = ()
+
+
+class Store(Protocol):
+    """Budgets, quotas, breakers and usage; each method is one transaction.
+
+    It works from any event loop, from several at once, and in a forked child. Every method raises StoreError where the
+    store cannot be used. A cancelled `reserve` leaves nothing reserved. A cancelled `settle`, `release` or `record` is
+    still carried out as soon as the store can be used, for as long as this process lives.
+    """
+
+    async def reserve(self, reservation: Reservation, *, force: bool = False) -> Reserved:
+        """Ask the target's breaker and take every charge, or take nothing; `force` goes past an open breaker."""
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Replace a reservation's amounts by the true ones, write its row, tell the breaker. A second one does nothing.
+
+        An expired reservation is corrected; one that this store never saw is charged now.
+        """
+
+    async def release(self, reservation_id: str) -> None:
+        """Undo a reservation of which nothing was sent: its amounts and its probe's slot are free again."""
+
+    async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
+        """Keep a reservation for another `ttl_s`. Return False if it was open no longer."""
+
+    async def levels(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
+        """Return how full each charge's counter is, reserving nothing."""
+
+    async def breakers(self, targets: Sequence[str]) -> dict[str, Breaker]:
+        """Return the breakers of `targets`, changing nothing; one that nobody reported to is closed."""
+
+    async def record(self, row: AttemptRow) -> None:
+        """Write a usage row that has no reservation (a cache hit). It does not wait for a lock."""
+
+    async def rows(self, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
+        """Return the newest rows of the current epoch, newest first."""
+
+    async def facts(self, where: UsageFilter) -> list[totals.Fact]:
+        """Return what sums need of every row of the current epoch."""
+
+    async def usage(self, where: UsageFilter) -> UsageStats:
+        """Return the totals of the current epoch."""
+        return await asyncio.to_thread(totals.stats, await self.facts(where))
+
+    async def usage_by_day(self, where: UsageFilter) -> dict[str, UsageTotals]:
+        """Return the totals of the current epoch by UTC day, oldest first."""
+        return await asyncio.to_thread(totals.by_day, await self.facts(where))
+
+    async def usage_daily(self, where: UsageFilter, by: Dimension) -> dict[str, dict[str, UsageTotals]]:
+        """Return `usage_by_day` for every value of `by`."""
+        return await asyncio.to_thread(totals.daily, await self.facts(where), by)
+
+    async def new_epoch(self) -> None:
+        """Start counting usage afresh: rows stay, budgets and quotas too."""
+
+    async def reset_limits(self) -> None:
+        """Empty every budget and quota but for what open reservations hold."""
+
+    async def aclose(self) -> None:
+        """Carry out what was booked and let go of files and connections; using the store again opens it again."""
+
+
+def waited_for(error: BaseException | None) -> str | None:
+    """Return what a call that was cancelled or timed out had been waiting for in the store, None if for nothing.
+
+    `asyncio.timeout` raises its TimeoutError from the CancelledError on which the store left its note.
+    """
+    while error is not None:
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith(WAITING):
+                return str(note.removeprefix(WAITING))
+        error = error.__cause__
+    return None

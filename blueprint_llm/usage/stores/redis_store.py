@@ -1,12 +1,14 @@
 """The ledger in Redis, shared by machines: one Lua script a transaction, in the server's time.
 
-All keys carry one hash tag, which keeps them on one node of a cluster.
+All keys carry one hash tag, which keeps them on one node of a cluster. A connection belongs to the event loop that made
+it, so there is one client for each address and running loop; the cache shares it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -17,36 +19,74 @@ from urllib.parse import urlsplit
 import orjson
 
 from blueprint_llm import sync
-from blueprint_llm.errors import StoreError
+from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.secret import Secret, revealed
-from blueprint_llm.usage.stores import breaker, redis_client, totals
-from blueprint_llm.usage.stores.ledger_sql import refusing
-from blueprint_llm.usage.stores.protocol import WAITING
-from blueprint_llm.usage.stores.records import AttemptRow, Crossed, Level, Reserved, Settled
-from blueprint_llm.usage.stores.windows import timestamp
+from blueprint_llm.usage.stores import breaker, totals
+from blueprint_llm.usage.stores.ledger_sql import length, refusing, timestamp
+from blueprint_llm.usage.stores.records import WAITING, AttemptRow, Crossed, Level, Reserved, Settled, Store
 from blueprint_llm.usage.stores.writer import Busy, Job, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
-    from blueprint_llm.usage.stores.records import (
-        Breaker,
-        Charge,
-        Dimension,
-        Reservation,
-        Settlement,
-    )
+    import redis.asyncio
 
+    from blueprint_llm.types import UsageFilter
+    from blueprint_llm.usage.stores.breaker import Breaker
+    from blueprint_llm.usage.stores.records import Charge, Reservation, Settlement
+
+    _Change = Callable[[Breaker, float], Breaker | None]
+
+TIMEOUT_S = 2.0
 _PAGE = 1000
 _SWAPS = 50
-_LENGTHS = {"minute": 60, "hour": 3600, "day": 86400, "month": -1, "session": 0, "call": 0, "ever": 0}
 _facts = attrgetter(*totals.FACTS)
 
 T = TypeVar("T")
+_clients: dict[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = {}
+_inherited: list[object] = []  # a forked child may neither use nor close its parent's connections
 
 
-class RedisStore:
+def redis_client(url: str | Secret) -> redis.asyncio.Redis:
+    """Return the client for `url` on the running loop; nothing connects before it is used.
+
+    Raises:
+        ConfigError: The package is not installed.
+    """
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        for closed in [known for known in list(_clients) if known.is_closed()]:  # its transports hold the loop alive
+            _clients.pop(closed, None)
+    clients = _clients.setdefault(loop, {})
+    address = revealed(url)
+    if address not in clients:
+        module, limits = _redis(), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+        once = module.asyncio.retry.Retry(module.backoff.NoBackoff(), 1)
+        clients[address] = module.asyncio.Redis.from_url(address, decode_responses=True, retry=once, **limits)
+    return clients[address]
+
+
+async def disconnect(url: str | Secret) -> None:
+    """Close the running loop's idle connections to `url`; those in use are somebody else's, and go on."""
+    client = _clients.get(asyncio.get_running_loop(), {}).get(revealed(url))
+    if client is not None:
+        await client.connection_pool.disconnect(inuse_connections=False)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what a client raises when the server cannot be used."""
+    return (_redis().exceptions.RedisError, OSError)
+
+
+def _redis() -> Any:
+    try:
+        import redis.asyncio  # noqa: PLC0415 - only who uses Redis loads it
+    except ImportError:
+        raise ConfigError("store.url names Redis: pip install 'blueprint-llm[redis]'") from None
+    return redis
+
+
+class RedisStore(Store):
     """A store at `redis://host:port/n`; `clock` replaces the server's time in tests."""
 
     def __init__(
@@ -84,25 +124,15 @@ class RedisStore:
     async def breakers(self, targets: Sequence[str]) -> dict[str, Breaker]:
         """Return the breakers of `targets`."""
         records, now = await self._peek(targets)
-        return {
-            target: breaker.view(breaker.load(record), now) for target, record in zip(targets, records, strict=True)
-        }
+        return {target: breaker.load(record, now) for target, record in zip(targets, records, strict=True)}
 
     async def record(self, row: AttemptRow) -> None:
         """Write a usage row that has no reservation."""
         await self._surely(partial(self._call, "write", {"id": row.id, "row": _text(row)}))
 
-    async def usage(self, where: UsageFilter) -> UsageStats:
-        """Return the totals of the current epoch."""
-        return totals.stats(await self._sums(where))
-
-    async def usage_by_day(self, where: UsageFilter) -> dict[str, UsageTotals]:
-        """Return the totals by UTC day."""
-        return totals.by_day(await self._sums(where))
-
-    async def usage_daily(self, where: UsageFilter, by: Dimension) -> dict[str, dict[str, UsageTotals]]:
-        """Return the totals by UTC day for every value of `by`."""
-        return totals.daily(await self._sums(where), by)
+    async def facts(self, where: UsageFilter) -> list[totals.Fact]:
+        """Return what sums need of every row of the current epoch."""
+        return [_facts(row) for row in await self._pages(where)]
 
     async def rows(self, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
         """Return the newest rows."""
@@ -118,46 +148,64 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Carry out what was booked and let go of this loop's idle connections."""
-        await self._later.drain(redis_client.TIMEOUT_S)
-        await redis_client.disconnect(self._url)
+        await self._later.drain(TIMEOUT_S)
+        await disconnect(self._url)
 
     async def _reserve(self, wanted: Reservation, *, force: bool) -> Reserved:
+        def admitted(before: Breaker, _now: float) -> Breaker | None:
+            after = breaker.admit(before, wanted.id, probes=wanted.probes, ttl_s=wanted.ttl_s)
+            return before if after is None and force else after
+
         charges = [
             {**_charge(charge), "limit": charge.limit, "refuses": charge.on_exceed != "warn"}
             for charge in wanted.charges
         ]
         row = {"id": wanted.id, "ttl_s": wanted.ttl_s, "row": _text(wanted.row), "target": wanted.target}
-        record, now = "", 0.0  # most breakers are closed: that is tried without asking first
-        for _ in range(_SWAPS):
-            after, refused = breaker.admit(breaker.load(record), wanted, now)
-            if refused and not force:
-                return Reserved(breaker=refused)
-            swap = {"breaker": _swap(wanted.target, record, after)} if wanted.target else {}
-            reply = await self._call("reserve", {**row, "charges": charges, **swap})
-            if "stale" not in reply:
-                return _reserved(wanted.charges, reply)
-            record, now = reply["stale"], float(reply["now"])
-        raise self._contended(wanted.target)
+        # Most breakers are closed: that is tried without asking first.
+        reply = await self._swapped("reserve", wanted.target, {**row, "charges": charges}, admitted, "", 0.0)
+        if isinstance(reply, breaker.Breaker):
+            return Reserved(breaker=reply)
+        if reply.get("repeated"):
+            return Reserved()
+        levels = _levels(wanted.charges, reply)
+        over = [levels[n - 1] for n in reply["over"]]
+        denied = refusing([level.charge for level in over])
+        return Reserved(
+            denied=next((level for level in over if level.charge is denied), None),
+            exceeded=() if denied else tuple(over),
+            crossed=_crossed(levels, reply),
+        )
 
     async def _settle(self, done: Settlement) -> Settled:
-        told = done.report
+        told, record, now = done.report, "", 0.0
+
+        def reported(before: Breaker, now: float) -> Breaker:
+            return breaker.report(before, told, now) if told else before
+
         arguments = {"id": done.row.id, "row": _text(done.row), "charges": [_charge(charge) for charge in done.charges]}
-        record, now = "", 0.0
         if told and told.ok is not True:  # a success closes what is closed; the rest needs the record and the time
             (record,), now = await self._peek([told.target])
-        for _ in range(_SWAPS):
-            swap = (
-                {"breaker": _swap(told.target, record, breaker.report(breaker.load(record), told, now))} if told else {}
-            )
-            reply = await self._call("settle", {**arguments, **swap})
-            if "stale" not in reply:
-                crossed = _crossed(_levels(done.charges, reply), reply)
-                return Settled(was=reply["was"], crossed=crossed)
-            record, now = reply["stale"], float(reply["now"])
-        raise self._contended(told.target if told else "")
+        target = told.target if told else ""
+        reply = await self._swapped("settle", target, arguments, reported, record, now)
+        return Settled(was=reply["was"], crossed=_crossed(_levels(done.charges, reply), reply))
 
-    def _contended(self, target: str) -> StoreError:
-        return StoreError(f"the breaker of {target} is contended beyond reason: look at what else writes to this Redis")
+    async def _swapped(
+        self, operation: str, target: str, arguments: Mapping[str, Any], change: _Change, record: str, now: float
+    ) -> Any:
+        """Run an operation with what `change` makes of a breaker, again if somebody else has changed it meanwhile.
+
+        Where it makes nothing of it, the breaker is returned instead of the operation's reply.
+        """
+        for _ in range(_SWAPS):
+            before = breaker.load(record, now)
+            if (after := change(before, now)) is None:
+                return before
+            swap = {"target": target, "old": record, "new": (breaker.dump(after) or b"").decode()}
+            reply = await self._call(operation, {**arguments, "breaker": swap} if target else arguments)
+            if "stale" not in reply:
+                return reply
+            record, now = reply["stale"], float(reply["now"])
+        raise StoreError(f"the breaker of {target} is contended beyond reason: look at what else writes to this Redis")
 
     async def _surely(self, act: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do it; if the server does not answer, or the caller leaves, it is done later."""
@@ -183,7 +231,7 @@ class RedisStore:
         try:
             await act()
         finally:
-            await redis_client.disconnect(self._url)
+            await disconnect(self._url)
 
     async def _peek(self, targets: Sequence[str]) -> tuple[list[str], float]:
         reply = await self._call("peek", {"targets": targets})
@@ -205,20 +253,17 @@ class RedisStore:
             offset += _PAGE
         return rows[:limit]
 
-    async def _sums(self, where: UsageFilter) -> list[totals.Fact]:
-        return [_facts(row) for row in await self._pages(where)]
-
     async def _call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
         """Run one operation of the script; StoreError, without the address's password, if the server cannot be used."""
-        client, (script, digest) = redis_client.redis_client(self._url), _script()
+        client, (script, digest) = redis_client(self._url), _script()
         now = "" if self._clock is None else repr(self._clock())
         rest = (1, self._prefix, operation, now, orjson.dumps(arguments))
         try:
             try:
                 return orjson.loads(await client.execute_command("EVALSHA", digest, *rest))
-            except redis_client.no_script():
+            except _redis().exceptions.NoScriptError:
                 return orjson.loads(await client.execute_command("EVAL", script, *rest))
-        except redis_client.failures() as error:
+        except failures() as error:
             raise StoreError(
                 f"{self._place} cannot be used ({type(error).__name__}): start the Redis server, mend "
                 "blueprint.store.url, or set blueprint.store.on_failure: memory"
@@ -234,31 +279,9 @@ def _script() -> tuple[str, str]:
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _swap(target: str, old: str, after: breaker.Record) -> dict[str, str]:
-    return {"target": target, "old": old, "new": (breaker.dump(after) or b"").decode()}
-
-
-def _reserved(charges: Sequence[Charge], reply: Mapping[str, Any]) -> Reserved:
-    if reply.get("repeated"):
-        return Reserved()
-    levels = _levels(charges, reply)
-    over = [levels[n - 1] for n in reply["over"]]
-    denied = refusing([level.charge for level in over])
-    return Reserved(
-        denied=next((level for level in over if level.charge is denied), None),
-        exceeded=() if denied else tuple(over),
-        crossed=_crossed(levels, reply),
-    )
-
-
 def _charge(charge: Charge) -> dict[str, Any]:
-    length = _LENGTHS.get(charge.window)
-    return {
-        "name": charge.counter,
-        "length": int(charge.window[:-1]) if length is None else length,
-        "amount": charge.amount,
-        "marks": charge.warn_at,
-    }
+    lasts = length(charge.window)
+    return {"name": charge.counter, "length": lasts, "amount": charge.amount, "marks": charge.warn_at}
 
 
 def _levels(charges: Sequence[Charge], reply: Mapping[str, Any]) -> list[Level]:
@@ -275,3 +298,12 @@ def _crossed(levels: list[Level], reply: Mapping[str, Any]) -> tuple[Crossed, ..
 
 def _text(row: AttemptRow) -> str:
     return orjson.dumps(row._asdict()).decode()
+
+
+def _after_fork() -> None:
+    _inherited.append(dict(_clients))
+    _clients.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

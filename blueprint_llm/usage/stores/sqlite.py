@@ -19,29 +19,19 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet, finalize
 
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import StoreError
-from blueprint_llm.usage.stores import ledger_sql, locks, totals
+from blueprint_llm.usage.stores import ledger_sql, locks
+from blueprint_llm.usage.stores.records import Store
 from blueprint_llm.usage.stores.writer import WAIT_S, Busy, Job, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator
 
-    from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
-    from blueprint_llm.usage.stores.records import (
-        AttemptRow,
-        Breaker,
-        Charge,
-        Dimension,
-        Level,
-        Reservation,
-        Reserved,
-        Settled,
-        Settlement,
-    )
+    from blueprint_llm.usage.stores.records import AttemptRow, Reservation, Reserved
 
 _EXPIRE_EVERY_S = 0.25  # a look through the open reservations; an index on their expiry costs every call 10 us
 _FORGET_EVERY_S = 600
@@ -54,17 +44,46 @@ _ROWS_S, _MOST_ROWS = 0.05, 10_000
 # A commit writes whole pages: small ones are cheaper. For a new file only.
 _FILE = "PRAGMA page_size = 2048; PRAGMA journal_mode = WAL"
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _CREATING = Lock()
 _INHERITED: list[sqlite3.Connection] = []  # closing them would disturb the process that made them
 
 
-class SqliteStore:
+def _nothing(_db: sqlite3.Connection, _now: float) -> None:
+    """Do nothing in a transaction, which takes along what waits."""
+
+
+def _transaction(
+    act: Callable[Concatenate[sqlite3.Connection, float, P], T],
+    *,
+    undo: Callable[[sqlite3.Connection, float], None] | None = None,
+    writes: bool = True,
+) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, T]]:
+    """Return the method that runs `act` in a transaction, with the moment that it happens at."""
+
+    async def method(self: SqliteStore, /, *args: P.args, **keywords: P.kwargs) -> T:
+        return await self._transact(lambda db, now: act(db, now, *args, **keywords), undo=undo, writes=writes)
+
+    return method
+
+
+def _report(
+    act: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, T]]:
+    """Return the method that reads rows on a connection of their own: a long sum holds up no call."""
+
+    async def method(self: SqliteStore, /, *args: P.args, **keywords: P.kwargs) -> T:
+        await self._transact(ledger_sql.expire)  # what is due by now shall be in the sum
+        return await asyncio.to_thread(self._apart, lambda db: act(db, *args, **keywords))
+
+    return method
+
+
+class SqliteStore(Store):
     """A store in a file (mode 0600, made where it is missing); nothing is touched before its first use.
 
-    Args:
-        path: The file; None: the user's own, in the state folder.
-        clock: Unix seconds.
+    Without a `path` it is the user's own, in the state folder. `clock` tells Unix seconds.
     """
 
     def __init__(self, path: Path | str | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -85,64 +104,31 @@ class SqliteStore:
         """Ask the breaker and take every charge, or take nothing. Cancelled, it leaves nothing reserved."""
 
         def act(db: sqlite3.Connection, now: float) -> Reserved:
-            return ledger_sql.reserve(db, reservation, now, force=force)
+            return ledger_sql.reserve(db, now, reservation, force=force)
 
-        return await self._transact(act, undo=lambda db, _: ledger_sql.release(db, reservation.id))
+        return await self._transact(act, undo=lambda db, now: ledger_sql.release(db, now, reservation.id))
 
-    async def settle(self, settlement: Settlement) -> Settled:
-        """Replace a reservation's amounts by the true ones, write its row, tell the breaker."""
-        return await self._transact(lambda db, now: ledger_sql.settle(db, settlement, now), drop=False)
-
-    async def release(self, reservation_id: str) -> None:
-        """Undo a reservation of which nothing was sent."""
-        await self._transact(lambda db, _: ledger_sql.release(db, reservation_id), drop=False)
-
-    async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
-        """Keep a reservation for another `ttl_s`. Return False if it was open no longer."""
-        return await self._transact(lambda db, now: ledger_sql.heartbeat(db, reservation_id, now + ttl_s))
-
-    async def levels(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
-        """Return how full each charge's counter is."""
-        return await self._transact(lambda db, now: ledger_sql.levels(db, charges, now), writes=False)
-
-    async def breakers(self, targets: Sequence[str]) -> dict[str, Breaker]:
-        """Return the breakers of `targets`."""
-        return await self._transact(lambda db, now: ledger_sql.breakers(db, targets, now), writes=False)
+    settle = _transaction(ledger_sql.settle)
+    release = _transaction(ledger_sql.release)
+    heartbeat = _transaction(ledger_sql.heartbeat)
+    levels = _transaction(ledger_sql.levels, writes=False)
+    breakers = _transaction(ledger_sql.breakers, writes=False)
+    # Whoever was told that a reset failed shall not see it come later.
+    new_epoch = _transaction(ledger_sql.new_epoch, undo=_nothing)
+    reset_limits = _transaction(ledger_sql.reset_limits, undo=_nothing)
+    facts = _report(ledger_sql.facts)
+    rows = _report(ledger_sql.rows)
 
     async def record(self, row: AttemptRow) -> None:
         """Write a usage row that has no reservation: with the next transaction, at the latest `_ROWS_S` later."""
+        at = self._clock()
         if not self._is_open():  # whoever begins with a row is told if the file cannot be used
-            at = self._clock()
-            await self._transact(lambda db, _: ledger_sql.write(db, row, at), drop=False)
-            return
-        self._rows.append((row, self._clock()))
+            return await self._transact(lambda db, _: ledger_sql.write(db, row, at))
+        self._rows.append((row, at))
         if len(self._rows) == 1:
             _OWING.add(self)
             asyncio.get_running_loop().call_later(_ROWS_S, self._write_rows)
-
-    async def usage(self, where: UsageFilter) -> UsageStats:
-        """Return the totals of the current epoch."""
-        return await self._report(lambda db: totals.stats(ledger_sql.facts(db, where)))
-
-    async def usage_by_day(self, where: UsageFilter) -> dict[str, UsageTotals]:
-        """Return the totals by UTC day."""
-        return await self._report(lambda db: totals.by_day(ledger_sql.facts(db, where)))
-
-    async def usage_daily(self, where: UsageFilter, by: Dimension) -> dict[str, dict[str, UsageTotals]]:
-        """Return the totals by UTC day for every value of `by`."""
-        return await self._report(lambda db: totals.daily(ledger_sql.facts(db, where), by))
-
-    async def rows(self, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
-        """Return the newest rows."""
-        return await self._report(lambda db: ledger_sql.newest(db, where, limit))
-
-    async def new_epoch(self) -> None:
-        """Start counting usage afresh."""
-        await self._transact(ledger_sql.new_epoch)
-
-    async def reset_limits(self) -> None:
-        """Empty every budget and quota but for what open reservations hold."""
-        await self._transact(lambda db, _: ledger_sql.reset_limits(db))
+        return None
 
     async def aclose(self) -> None:
         """Carry out what was booked and close the file."""
@@ -164,61 +150,57 @@ class SqliteStore:
         *,
         undo: Callable[[sqlite3.Connection, float], None] | None = None,
         writes: bool = True,
-        drop: bool = True,
     ) -> T:
         """Run `act` in one transaction, here and now if nobody is at the file, else in the writer's thread.
 
-        Args:
-            act: What to do with the connection at a moment.
-            undo: Undoes it, where its caller has left before hearing of it.
-            writes: False: it only reads.
-            drop: It need not be done once its caller has left.
+        `undo` undoes it where its caller has left before hearing of it; what has none is done all the same.
         """
-        try:
-            return self._at_once(act, writes=writes)
-        except Busy:
-            pass
-        back = undo and partial(self._alone, undo, writes=True)
-        return await self._writer.do(Job(partial(self._alone, act, writes=writes), undo=back, drop=drop))
+        # One that has to open the file first, or to wait for somebody, is not for the loop.
+        if self._writer.idle and self._lock.acquire(timeout=_BRIEF_S):
+            try:
+                if self._is_open():
+                    return self._run(act, writes=writes)
+            except Busy:
+                pass
+            finally:
+                self._lock.release()
+        back = undo and partial(self._alone, undo)
+        return await self._writer.do(Job(partial(self._alone, act, writes=writes), back))
 
-    def _at_once(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool) -> T:
-        """Run `act` without waiting; raise Busy if somebody is at the file, waits for it, or has to open it first."""
-        if not self._writer.idle or not self._lock.acquire(timeout=_BRIEF_S):
-            raise Busy
-        try:
-            if not self._is_open():
-                raise Busy
-            return self._run(act, writes=writes)
-        finally:
-            self._lock.release()
-
-    def _alone(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool) -> T:
+    def _alone(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool = True) -> T:
         with self._lock:
             return self._run(act, writes=writes)
 
     def _run(self, act: Callable[[sqlite3.Connection, float], T], *, writes: bool) -> T:
+        """Run `act`, with the lock held. Raise Busy where the file is locked, else StoreError."""
         try:
-            return self._write(act) if writes else self._read(act)
+            with self._explained():
+                db = self._connected()
+                return self._write(db, act) if writes else act(db, self._clock())
         except StoreError:
             self._drop()  # the next call opens the file anew: what was wrong may be mended by then
             raise
 
-    def _write(self, act: Callable[[sqlite3.Connection, float], T]) -> T:
-        with self._explained():
-            db, taken = self._connected(), []
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                now = self._clock()
-                self._tidy(db, now)
-                while self._rows:
-                    taken.append(self._rows.popleft())
-                    ledger_sql.write(db, *taken[-1])
-                result = act(db, now)
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                    self._rows.extendleft(reversed(taken))
+    def _write(self, db: sqlite3.Connection, act: Callable[[sqlite3.Connection, float], T]) -> T:
+        taken = []
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            now = self._clock()
+            if now - self._expired >= _EXPIRE_EVERY_S:
+                self._expired = now
+                ledger_sql.expire(db, now)
+            if now - self._forgot >= _FORGET_EVERY_S:
+                self._forgot = now
+                ledger_sql.forget(db, now)
+            while self._rows:
+                taken.append(self._rows.popleft())
+                ledger_sql.write(db, *taken[-1])
+            result = act(db, now)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+                self._rows.extendleft(reversed(taken))
         if taken:
             _OWING.discard(self)
         self._count()
@@ -228,20 +210,7 @@ class SqliteStore:
         """See to it that rows that wait are written, where no transaction has taken them along."""
         with suppress(StoreError):  # nothing can wait any more: they are written at the process's end
             if self._rows:
-                self._writer.put(Job(partial(self._alone, _nothing, writes=True)))
-
-    def _read(self, act: Callable[[sqlite3.Connection, float], T]) -> T:
-        with self._explained():
-            return act(self._connected(), self._clock())
-
-    async def _report(self, act: Callable[[sqlite3.Connection], T]) -> T:
-        """Sum rows on a connection of their own: a long sum holds up no call."""
-
-        def due(db: sqlite3.Connection, now: float) -> None:
-            ledger_sql.expire(db, now)  # what is due by now shall be in the sum
-
-        await self._transact(due)
-        return await asyncio.to_thread(self._apart, act)
+                self._writer.put(Job(partial(self._alone, _nothing)))
 
     def _apart(self, act: Callable[[sqlite3.Connection], T]) -> T:
         until = time.monotonic() + WAIT_S
@@ -256,14 +225,11 @@ class SqliteStore:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raise Busy where the file is locked, else StoreError."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             if locks.is_busy(error):
                 raise Busy from None
-            raise locks.explained(self._asked_for, error) from None
-        except OSError as error:
             raise locks.explained(self._asked_for, error) from None
 
     def _is_open(self) -> bool:
@@ -292,14 +258,6 @@ class SqliteStore:
         db.execute("PRAGMA wal_autocheckpoint = 0")  # SQLite would make it wait for the disk within a commit
         return db
 
-    def _tidy(self, db: sqlite3.Connection, now: float) -> None:
-        if now - self._expired >= _EXPIRE_EVERY_S:
-            self._expired = now
-            ledger_sql.expire(db, now)
-        if now - self._forgot >= _FORGET_EVERY_S:
-            self._forgot = now
-            ledger_sql.forget(db, now)
-
     def _count(self) -> None:
         """Begin a checkpoint when it is due: it waits for the disk, 10-30 ms, and no call shall wait with it."""
         self._transactions += 1
@@ -316,6 +274,11 @@ class SqliteStore:
                 db.execute("PRAGMA busy_timeout = 1000")
                 db.execute("PRAGMA wal_checkpoint(RESTART)")
 
+    def _join_checkpoint(self) -> None:
+        with suppress(RuntimeError):  # it could not be started
+            if self._checkpoint:
+                self._checkpoint.join()
+
     def _close(self) -> None:
         self._join_checkpoint()
         with self._lock:
@@ -326,11 +289,6 @@ class SqliteStore:
         if self._rows and self._is_open():
             with suppress(StoreError, Busy):
                 self._run(_nothing, writes=True)
-
-    def _join_checkpoint(self) -> None:
-        with suppress(RuntimeError):  # it could not be started
-            if self._checkpoint:
-                self._checkpoint.join()
 
     def _drop(self) -> None:
         """Close the connection."""
@@ -370,15 +328,10 @@ class MemoryStore(SqliteStore):
         """Nothing is to be emptied."""
 
     def _apart(self, act: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock:
-            return self._read(lambda db, _: act(db))
+        return self._alone(lambda db, _: act(db), writes=False)
 
     def _drop(self) -> None:
         """Keep what is held, also when closed: what failed was rolled back, a forked child has a copy of its own."""
-
-
-def _nothing(_db: sqlite3.Connection, _now: float) -> None:
-    """Do nothing in a transaction, which takes along what waits."""
 
 
 def _create(path: Path) -> None:

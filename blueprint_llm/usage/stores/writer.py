@@ -12,13 +12,14 @@ import os
 import random
 import time
 from collections import deque
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from threading import Condition, Lock, Thread
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from blueprint_llm.errors import StoreError
-from blueprint_llm.usage.stores.protocol import WAITING
+from blueprint_llm.usage.stores.records import WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,55 +37,16 @@ class Busy(Exception):  # noqa: N818 - no error: the one who waits tries again
     """Somebody else is at the database."""
 
 
-class Job(Generic[T]):
-    """One transaction on its way. `act` raises Busy while it cannot be done.
+class Job(Future[T]):
+    """One transaction on its way: `act` raises Busy while it cannot be done.
 
-    Args:
-        act: What to do.
-        undo: Undoes it, where its caller has left before hearing of it.
-        drop: It need not be done once its caller has left.
+    `undo` undoes it where its caller has left before hearing of it; what has none is done all the same.
     """
 
-    def __init__(self, act: Callable[[], T], *, undo: Callable[[], Any] | None = None, drop: bool = False) -> None:
-        self.act, self.undo, self.drop = act, undo, drop
+    def __init__(self, act: Callable[[], T], undo: Callable[[], Any] | None = None) -> None:
+        super().__init__()
+        self.act, self.undo = act, undo
         self.until = time.monotonic() + BOOK_S
-        self.left = self.done = False
-        self._lock = Lock()
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[T]] | None = None
-
-    def future(self) -> asyncio.Future[T]:
-        """Return what the running loop may wait for."""
-        loop = asyncio.get_running_loop()
-        self._waiting = loop, loop.create_future()
-        return self._waiting[1]
-
-    def leave(self) -> bool:
-        """Note that the caller waits no longer. Return True if it was done already."""
-        with self._lock:
-            self.left = True
-            return self.done
-
-    def finish(self, result: Any, error: Exception | None) -> bool:
-        """Hand the result to the caller. Return False if the caller has left, so that it has to be undone."""
-        with self._lock:
-            self.done = error is None
-            if self.left:
-                return False
-        if self._waiting:
-            try:
-                self._waiting[0].call_soon_threadsafe(_resolve, self._waiting[1], result, error)
-            except RuntimeError:  # its loop is closed
-                return False
-        return True
-
-
-def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
 
 
 class Writer:
@@ -110,19 +72,35 @@ class Writer:
 
     async def do(self, job: Job[T]) -> T:
         """Wait until `job` is done and return its result; raise StoreError if that takes longer than WAIT_S."""
-        future = job.future()
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def tell(_: Future[T]) -> None:
+            try:
+                loop.call_soon_threadsafe(done.set)
+            except RuntimeError:  # its loop is closed
+                self._leave(job)
+
+        job.add_done_callback(tell)
         self.put(job)
         try:
             async with asyncio.timeout(WAIT_S):
-                return await future
+                await done.wait()
+                return job.result()
         except asyncio.CancelledError as cancelled:
             if self._is_locked:
                 cancelled.add_note(WAITING + self._locked())
-            self._abandon(job)
+            self._leave(job)
             raise
         except TimeoutError:
-            self._abandon(job)
+            self._leave(job)
             raise StoreError(f"{self._locked()}: let it finish, resume it or end it") from None
+
+    def _leave(self, job: Job[Any]) -> None:
+        """Cancel a job whose caller has left, or undo it where it is done already."""
+        if job.undo and (job.done() or not job.cancel()):
+            with suppress(StoreError):
+                self.put(Job(job.undo))
 
     def put(self, job: Job[Any]) -> None:
         """Append a job; the thread begins where there is none. Raise StoreError if none can begin."""
@@ -154,22 +132,20 @@ class Writer:
             self._seen = time.monotonic(), self._look()
         return self._seen[1]
 
-    def _abandon(self, job: Job[Any]) -> None:
-        """Leave a job: what need not be done is dropped, what is done already is undone."""
-        if not job.drop:
-            return
-        if job.leave() and job.undo:
-            with suppress(StoreError):
-                self.put(Job(job.undo))
-
     def _work(self) -> None:
         while (job := self._head()) is not None:
             result, error = self._outcome(job)
             with self._changed:  # before its caller hears of it, who may have more to do, here and now
                 self._jobs.popleft()
                 self._changed.notify_all()
-            if not job.finish(result, error) and error is None and job.undo:
-                self.put(Job(job.undo))
+            try:
+                if error is None:
+                    job.set_result(result)
+                else:
+                    job.set_exception(error)
+            except InvalidStateError:  # its caller has left while it was done
+                if error is None:
+                    self._leave(job)
 
     def _head(self) -> Job[Any] | None:
         with self._changed:
@@ -183,7 +159,7 @@ class Writer:
     def _outcome(self, job: Job[Any]) -> tuple[Any, Exception | None]:
         """Try until it is done, has failed, is wanted no longer or takes too long; return result and error."""
         pause_s = _FIRST_PAUSE_S
-        while not job.left and time.monotonic() < job.until:
+        while not job.cancelled() and time.monotonic() < job.until:
             try:
                 result = job.act()
             except Busy:
