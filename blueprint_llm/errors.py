@@ -136,7 +136,7 @@ class StoreError(BlueprintError):
 
 
 class NoTargetError(BlueprintError):
-    """No configured target may serve the request; `considered` says why, target by target, `more` what else helps."""
+    """No configured target may serve the request; `considered` says why, target by target."""
 
     def __init__(self, considered: Sequence[Mapping[str, Any]] = (), *, more: str = "") -> None:
         rows = "; ".join(f"{row.get('provider')} ({row.get('model')}): {row.get('reason')}" for row in considered)
