@@ -251,6 +251,7 @@ class _Pump(Generic[T]):
 
 _LOCK = threading.Lock()
 _background: _Loop | None = None
+_AT_END: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
@@ -280,7 +281,21 @@ def _shared() -> _Loop:
         return _background
 
 
-def _stop_shared() -> None:
+def at_end(function: Callable[[], None]) -> Callable[[], None]:
+    """Have `function` called at the end of the program, while the background loop still runs."""
+    _AT_END.append(function)
+    return function
+
+
+def end_first() -> None:
+    """End what is open before anything that has been registered up to now ends what it is open with."""
+    atexit.unregister(_end)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    for function in _AT_END:
+        function()
     if _background is not None:
         _background.stop()
 
@@ -305,6 +320,6 @@ def _after_fork() -> None:
     _LOCK, _background = threading.Lock(), None
 
 
-atexit.register(_stop_shared)
+end_first()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

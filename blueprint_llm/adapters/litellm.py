@@ -19,7 +19,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from blueprint_llm import redaction
+from blueprint_llm import redaction, sync
 from blueprint_llm.adapters.exceptions import call_error
 from blueprint_llm.adapters.local.provider import custom_provider
 from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_openrouter_wants, in_one_piece, usage_of
@@ -93,6 +93,10 @@ def _loaded() -> Any:
     litellm.custom_provider_map.append({"provider": "embedded", "custom_handler": custom_provider(litellm)})
     redaction.install_filter()
     watch(httpx)
+    # LiteLLM has its clients closed at the end of the program, from the first look at a lazy name of it on. A stream
+    # through one would break: it must have ended before.
+    getattr(litellm, "completion_cost")  # noqa: B009 - a look
+    sync.end_first()
     if _QUIET.is_set():
         litellm.suppress_debug_info = True
     return litellm

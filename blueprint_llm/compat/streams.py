@@ -6,7 +6,6 @@ but each chunk is judged. Chunks that are held back come out unchanged and in or
 
 from __future__ import annotations
 
-import atexit
 import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from weakref import WeakSet
 from blueprint_llm.adapters.exceptions import without_secrets
 from blueprint_llm.compat.failures import is_litellms, mid_stream
 from blueprint_llm.errors import BlueprintError
-from blueprint_llm.sync import run, run_later
+from blueprint_llm.sync import at_end, run, run_later
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -51,7 +50,7 @@ def _watched_class(kind: Any) -> type:
     return type(kind.__name__, (*sides, _Watching, kind), {"__module__": kind.__module__})
 
 
-@atexit.register
+@at_end
 def _settle_open() -> None:
     """Close the streams that are open at the end of the program, while the background loop still runs."""
     for stream in list(_OPEN):
