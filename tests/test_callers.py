@@ -87,6 +87,7 @@ def test_thirty_threads_share_a_blocking_client():
         assert run(open_holds(client)) == 0
 
 
+SEEN = "SELECT category FROM attempt"
 PROGRAM = f"""
 import os, sqlite3, sys
 from blueprint_llm import SyncLLMClient
@@ -94,8 +95,8 @@ from blueprint_llm import litellm
 class Last:
     async def aclose(self):
         with sqlite3.connect(os.path.join(os.environ["BLUEPRINT_HOME"], "state", "ledger.sqlite")) as ledger:
-            print("LiteLLM closes its clients after", *ledger.execute("SELECT category FROM attempt"), flush=True)
-MESSAGES, KEY = {MESSAGES!r}, {KEY!r}
+            print("LiteLLM closes its clients after", *ledger.execute(SEEN), flush=True)
+MESSAGES, KEY, SEEN = {MESSAGES!r}, {KEY!r}, {SEEN!r}
 url, how = sys.argv[1:]
 PROVIDER = {{"model": "openai/gpt-4o", "api_base": url, "api_key": KEY}}
 client = SyncLLMClient({{"blueprint": {{"providers": {{"p0": PROVIDER}},
