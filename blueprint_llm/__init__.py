@@ -7,6 +7,7 @@ Names load on first use, so that importing this package imports no provider libr
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,50 +18,12 @@ if TYPE_CHECKING:
     from blueprint_llm.compat import install, uninstall
     from blueprint_llm.config import Config, load_config
     from blueprint_llm.credentials import Credential, CredentialsManager, Secret
-    from blueprint_llm.errors import (
-        CATEGORIES,
-        AnswerInvalidError,
-        ApprovalPending,
-        BlueprintError,
-        BudgetExceededError,
-        CallError,
-        ChainExhaustedError,
-        ConfigError,
-        ContextDoesNotFitError,
-        CredentialsError,
-        DeadlineExceededError,
-        InvalidRequestError,
-        NoTargetError,
-        PlanError,
-        QuotaExceededError,
-        StreamBrokenError,
-        ToolCallInvalidError,
-        ToolDeniedError,
-        ToolError,
-    )
+    from blueprint_llm.errors import *
     from blueprint_llm.events import Event
     from blueprint_llm.litellm import Router, acompletion, completion
     from blueprint_llm.planning import PlanningCoordinator
     from blueprint_llm.streaming import JsonMachine, StreamingHandler, StreamVerdict, Verdict
-    from blueprint_llm.types import (
-        ChatMessage,
-        ChatRequest,
-        ChatResponse,
-        ModelInfo,
-        PartialToolCall,
-        Plan,
-        PlanningContext,
-        PlanStep,
-        RouteDecision,
-        StreamChunk,
-        Tool,
-        ToolCall,
-        ToolResult,
-        UsageFilter,
-        UsageInfo,
-        UsageStats,
-        UsageTotals,
-    )
+    from blueprint_llm.types import *
     from blueprint_llm.usage import UsageTracker
 
 _HOMES = {
@@ -107,9 +70,9 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _HOMES:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:
     """The public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

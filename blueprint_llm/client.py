@@ -7,11 +7,12 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from blueprint_llm import sync
 from blueprint_llm.adapters.router import SharedRouter
 from blueprint_llm.engine.explain import explain, list_models
+from blueprint_llm.engine.keywords import RUN, refuse_misspelt
 from blueprint_llm.engine.parsing import build_prompt, build_request, planning_context, sealed, validated
 from blueprint_llm.engine.request import RequestRun
 from blueprint_llm.engine.runtime import Runtime
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         UsageStats,
     )
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Source = str | Path | Mapping[str, Any] | Any
 OnChunk = Callable[["StreamChunk"], Any]
 Chat = Callable[[ChatRequest], "Awaitable[ChatResponse]"]
@@ -143,35 +146,6 @@ class _Client:
     async def _chat(self, request: ChatRequest) -> ChatResponse:
         return await self._request_run(request, stream=False).answer()
 
-    async def _plan(self, given: Any, keywords: Mapping[str, Any]) -> Plan:
-        context = planning_context(given, keywords)
-        from blueprint_llm.planning.setup import make_plan  # noqa: PLC0415 - most clients never plan
-
-        runs: list[RequestRun] = []
-
-        async def chat(request: ChatRequest) -> ChatResponse:
-            runs.append(self._request_run(request, stream=False))
-            return await runs[-1].answer()
-
-        try:
-            return await make_plan(self._runtime, context, chat)
-        except PlanError as error:  # of several calls, the last tells why there is no plan
-            error.trace = runs[-1].state.trace.to_dict() if runs else {}
-            raise
-
-    async def _run(self, given: Any, keywords: dict[str, Any], on_chunk: OnChunk | None) -> RunResult:
-        from blueprint_llm.tools import run_loop  # noqa: PLC0415 - see _engine
-
-        offered = keywords.pop("tools", None)
-        listed = None if offered is None else [self._offered(tool) for tool in offered]
-        request = self._runtime.complete_request(build_request(given, {**keywords, "tools": listed}))
-        return await run_loop(self._engine, request, self._heard(on_chunk))
-
-    async def _resume(self, state_id: str, decisions: Any, on_chunk: OnChunk | None) -> RunResult:
-        from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
-
-        return await resume_loop(self._engine, state_id, decisions, self._heard(on_chunk))
-
     def _offered(self, tool: Any) -> Any:
         """Register a function on the way; a tool of that name stays."""
         known = self._engine.registered(getattr(tool, "__name__", ""))
@@ -196,11 +170,6 @@ class _Client:
 
         return chat
 
-    async def _close(self) -> None:
-        if "_engine" in self.__dict__:
-            await self._engine.aclose()
-        await self._runtime.aclose()
-
 
 class LLMClient(_Client):
     """The façade, async. Every method that talks to a provider raises a `BlueprintError` with its trace."""
@@ -223,7 +192,20 @@ class LLMClient(_Client):
         self, context: PlanningContext | Mapping[str, Any] | str | None = None, /, **keywords: Unpack[PlanKeywords]
     ) -> Plan:
         """Return a validated plan for a goal, from keywords, a mapping or a `PlanningContext`. Raises PlanError."""
-        return await self._plan(context, sealed(keywords))
+        goal = planning_context(context, sealed(keywords))
+        from blueprint_llm.planning.setup import make_plan  # noqa: PLC0415 - most clients never plan
+
+        runs: list[RequestRun] = []
+
+        async def chat(request: ChatRequest) -> ChatResponse:
+            runs.append(self._request_run(request, stream=False))
+            return await runs[-1].answer()
+
+        try:
+            return await make_plan(self._runtime, goal, chat)
+        except PlanError as error:  # of several calls, the last tells why there is no plan
+            error.trace = runs[-1].state.trace.to_dict() if runs else {}
+            raise
 
     async def run(
         self, request: Request = None, /, *, on_chunk: OnChunk | None = None, **keywords: Unpack[ChatKeywords]
@@ -237,11 +219,20 @@ class LLMClient(_Client):
         Raises:
             ApprovalPending: A call waits for a person; go on with `resume`.
         """
-        return await self._run(request, sealed(keywords), on_chunk)
+        from blueprint_llm.tools import run_loop  # noqa: PLC0415 - see _engine
+
+        given = sealed(keywords)
+        refuse_misspelt(given, RUN)
+        offered = given.pop("tools", None)
+        listed = None if offered is None else [self._offered(tool) for tool in offered]
+        asked = self._runtime.complete_request(build_request(request, {**given, "tools": listed}))
+        return await run_loop(self._engine, asked, self._heard(on_chunk))
 
     async def resume(self, state_id: str, decisions: Any, *, on_chunk: OnChunk | None = None) -> RunResult:
         """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
-        return await self._resume(state_id, decisions, on_chunk)
+        from blueprint_llm.tools import resume_loop  # noqa: PLC0415 - see _engine
+
+        return await resume_loop(self._engine, state_id, decisions, self._heard(on_chunk))
 
     async def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
         """Judge one call, ask where the rules want it, run it; a refusal is a result, never an exception."""
@@ -249,7 +240,9 @@ class LLMClient(_Client):
 
     async def aclose(self) -> None:
         """Release the store and the tools."""
-        await self._close()
+        if "_engine" in self.__dict__:
+            await self._engine.aclose()
+        await self._runtime.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -258,53 +251,30 @@ class LLMClient(_Client):
         await self.aclose()
 
 
+def _blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a method of the async client as one that blocks, with the same signature and docstring."""
+
+    @functools.wraps(method)
+    def blocking(client: _Client, /, *args: P.args, **keywords: P.kwargs) -> T:
+        return sync.run(method(client, *args, **sealed(keywords)))
+
+    return blocking
+
+
 class SyncLLMClient(_Client):
     """The façade, blocking; works inside a running event loop too."""
 
-    def chat(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> ChatResponse:
-        """Answer a request given as keywords, a mapping or a `ChatRequest`."""
-        return sync.run(self._chat(build_request(request, sealed(keywords))))
-
-    def generate(
-        self, prompt: str | Mapping[str, Any] | None = None, /, **keywords: Unpack[GenerateKeywords]
-    ) -> ChatResponse:
-        """Answer one prompt; the keywords are those of `chat`, and `system`."""
-        return sync.run(self._chat(build_prompt(prompt, sealed(keywords))))
+    chat = _blocking(LLMClient.chat)
+    generate = _blocking(LLMClient.generate)
+    planning_mode = _blocking(LLMClient.planning_mode)
+    run = _blocking(LLMClient.run)
+    resume = _blocking(LLMClient.resume)
+    execute_tool = _blocking(LLMClient.execute_tool)
+    close = _blocking(LLMClient.aclose)
 
     def stream(self, request: Request = None, /, **keywords: Unpack[ChatKeywords]) -> SyncStream:
         """Answer as a stream of `StreamChunk`: `for chunk in client.stream(...)`."""
         return SyncStream(self._request_run(build_request(request, sealed(keywords)), stream=True))
-
-    def planning_mode(
-        self, context: PlanningContext | Mapping[str, Any] | str | None = None, /, **keywords: Unpack[PlanKeywords]
-    ) -> Plan:
-        """Return a validated plan for a goal, from keywords, a mapping or a `PlanningContext`. Raises PlanError."""
-        return sync.run(self._plan(context, sealed(keywords)))
-
-    def run(
-        self, request: Request = None, /, *, on_chunk: OnChunk | None = None, **keywords: Unpack[ChatKeywords]
-    ) -> RunResult:
-        """Let a model work with tools until it calls none: chat, rules, approval, run, chat again.
-
-        `tools` may hold functions; without it the registered and built-in ones are offered. With `on_chunk` every chat
-        is a stream, and the function gets its chunks as they come: text, restarts, complete tool calls.
-
-        Raises:
-            ApprovalPending: A call waits for a person; go on with `resume`.
-        """
-        return sync.run(self._run(request, sealed(keywords), on_chunk))
-
-    def resume(self, state_id: str, decisions: Any, *, on_chunk: OnChunk | None = None) -> RunResult:
-        """Go on with a run that waited; one decision for each waiting call, in order or by call id."""
-        return sync.run(self._resume(state_id, decisions, on_chunk))
-
-    def execute_tool(self, call: ToolCall | Mapping[str, Any]) -> ToolResult:
-        """Judge one call, ask where the rules want it, run it; a refusal is a result, never an exception."""
-        return sync.run(self._engine.execute(call))
-
-    def close(self) -> None:
-        """Release the store and the tools."""
-        sync.run(self._close())
 
     def __enter__(self) -> Self:
         return self

@@ -135,13 +135,21 @@ class StoreError(BlueprintError):
     """The store of budgets and usage cannot be used; the message says what to do. Nothing passes unlimited."""
 
 
+_NOBODY = "no provider is configured: put one under blueprint.providers or in model_list"
+
+
 class NoTargetError(BlueprintError):
     """No configured target may serve the request; `considered` says why, target by target."""
 
     def __init__(self, considered: Sequence[Mapping[str, Any]] = (), *, more: str = "") -> None:
         rows = "; ".join(f"{row.get('provider')} ({row.get('model')}): {row.get('reason')}" for row in considered)
-        super().__init__(f"no target can serve this request: {rows or 'the chain is empty'}{more}")
-        self.considered = [dict(row) for row in considered]
+        super().__init__(f"no target can serve this request: {rows or _NOBODY}{more}")
+        self.considered, self.more = [dict(row) for row in considered], more
+
+    @property
+    def reasons(self) -> str:
+        """The text without what is said once to a newcomer."""
+        return str(self).removesuffix(self.more)
 
 
 class ContextDoesNotFitError(BlueprintError):
@@ -186,97 +194,59 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """One row of the failure taxonomy.
-
-    Attributes:
-        kind: The coarse meaning.
-        retry_same: Another try at the same model may help.
-        next_target: The next target of the chain may help.
-        breaker: Counts as a failure of the target.
-        statuses: HTTP statuses that belong here.
-        classes: Names of LiteLLM, openai and httpx exception classes that belong here (matched along the MRO).
-    """
+    """One row of the failure taxonomy."""
 
     name: str
-    kind: Kind
-    retry_same: bool
-    next_target: bool
-    breaker: bool
-    statuses: frozenset[int] = frozenset()
+    kind: Kind  # the coarse meaning
+    retry_same: bool  # another try at the same model may help
+    next_target: bool  # the next target of the chain may help
+    breaker: bool  # counts as a failure of the target
+    statuses: frozenset[int] = frozenset()  # HTTP statuses that belong here
+    # names of LiteLLM, openai and httpx exception classes that belong here (matched along the MRO)
     classes: frozenset[str] = frozenset()
 
 
-def _row(name: str, kind: Kind, flags: str, statuses: tuple[int, ...] = (), classes: str = "") -> Category:
-    return Category(
-        name=name,
-        kind=kind,
-        retry_same="retry" in flags,
-        next_target="next" in flags,
-        breaker="breaker" in flags,
-        statuses=frozenset(statuses),
-        classes=frozenset(classes.split()),
-    )
-
-
+_PROVIDER, _RETRIABLE, _FATAL = Kind.PROVIDER_FAILURE, Kind.RETRIABLE, Kind.FATAL
+# Name, kind, what follows (try again, go on, count against the breaker), statuses, classes.
+#
 # The order is the argument. What the provider says decides first (`policy.clues`): a key that was refused or an account
 # without money is that, whatever status carried it. Then the most derived class that a row names; then, where that row
 # is one of the last three, whose classes LiteLLM uses for anything, the HTTP status. `unknown` is last.
+# A redirect to another host, which is not followed, says as much as a 404: not here.
+_ROWS: tuple[tuple[str, Kind, str, set[int], str], ...] = (
+    ("refused", _PROVIDER, "next breaker", {401, 402, 403},
+     "AuthenticationError PermissionDeniedError PaymentRequiredError BudgetExceededError"),
+    ("context_length", _PROVIDER, "next", {413}, "ContextWindowExceededError"),
+    ("content_policy", _FATAL, "", set(),
+     ("ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
+      "ModifyResponseException SensitiveDataRouteException")),
+    ("not_found", _PROVIDER, "next", {404, 301, 302, 303, 307, 308}, "NotFoundError"),
+    ("rate_limited", _RETRIABLE, "retry next breaker", {429},
+     "RateLimitError RouterRateLimitError RouterRateLimitErrorBasic"),
+    ("timeout", _RETRIABLE, "retry next breaker", {408, 504}, "Timeout APITimeoutError TimeoutException"),
+    ("malformed", _RETRIABLE, "retry next", set(), "APIResponseValidationError JSONSchemaValidationError"),
+    ("stream_broken", _RETRIABLE, "retry next breaker", set(), ""),
+    ("unavailable", _RETRIABLE, "retry next breaker", {409, 500, 502, 503, 529},
+     ("ServiceUnavailableError BadGatewayError InternalServerError APIConnectionError ConflictError "
+      "MidStreamFallbackError TransportError")),
+    ("invalid_request", _FATAL, "", {400, 405, 415, 422},
+     ("BadRequestError UnprocessableEntityError UnsupportedParamsError InvalidRequestError ImageFetchError "
+      "VectorStoreSearchError LiteLLMUnknownProvider ModelNotMappedError")),
+    ("unknown", _PROVIDER, "next breaker", set(),
+     ("APIError OpenAIError MockException APIStatusError HTTPError InvalidURL StreamError CookieConflict "
+      "BaseLLMException ToolLoopMaxRoundsExceeded InvalidWebhookSignatureError")),
+)  # fmt: skip
 CATEGORIES: dict[str, Category] = {
-    row.name: row
-    for row in (
-        _row(
-            "refused",
-            Kind.PROVIDER_FAILURE,
-            "next breaker",
-            (401, 402, 403),
-            "AuthenticationError PermissionDeniedError PaymentRequiredError BudgetExceededError",
-        ),
-        _row("context_length", Kind.PROVIDER_FAILURE, "next", (413,), "ContextWindowExceededError"),
-        _row(
-            "content_policy",
-            Kind.FATAL,
-            "",
-            (),
-            "ContentPolicyViolationError RejectedRequestError GuardrailRaisedException BlockedPiiEntityError "
-            "ModifyResponseException SensitiveDataRouteException",
-        ),
-        # A redirect to another host, which is not followed, says as much: not here.
-        _row("not_found", Kind.PROVIDER_FAILURE, "next", (404, 301, 302, 303, 307, 308), "NotFoundError"),
-        _row(
-            "rate_limited",
-            Kind.RETRIABLE,
-            "retry next breaker",
-            (429,),
-            "RateLimitError RouterRateLimitError RouterRateLimitErrorBasic",
-        ),
-        _row("timeout", Kind.RETRIABLE, "retry next breaker", (408, 504), "Timeout APITimeoutError TimeoutException"),
-        _row("malformed", Kind.RETRIABLE, "retry next", (), "APIResponseValidationError JSONSchemaValidationError"),
-        _row("stream_broken", Kind.RETRIABLE, "retry next breaker"),
-        _row(
-            "unavailable",
-            Kind.RETRIABLE,
-            "retry next breaker",
-            (409, 500, 502, 503, 529),
-            "ServiceUnavailableError BadGatewayError InternalServerError APIConnectionError ConflictError "
-            "MidStreamFallbackError TransportError",
-        ),
-        _row(
-            "invalid_request",
-            Kind.FATAL,
-            "",
-            (400, 405, 415, 422),
-            "BadRequestError UnprocessableEntityError UnsupportedParamsError InvalidRequestError ImageFetchError "
-            "VectorStoreSearchError LiteLLMUnknownProvider ModelNotMappedError",
-        ),
-        _row(
-            "unknown",
-            Kind.PROVIDER_FAILURE,
-            "next breaker",
-            (),
-            "APIError OpenAIError MockException APIStatusError HTTPError InvalidURL StreamError CookieConflict "
-            "BaseLLMException ToolLoopMaxRoundsExceeded InvalidWebhookSignatureError",
-        ),
+    name: Category(
+        name=name,
+        kind=kind,
+        retry_same="retry" in then,
+        next_target="next" in then,
+        breaker="breaker" in then,
+        statuses=frozenset(statuses),
+        classes=frozenset(classes.split()),
     )
+    for name, kind, then, statuses, classes in _ROWS
 }
 
 
@@ -403,24 +373,13 @@ class ChainExhaustedError(CallError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What is known of a foreign exception, without the exception (it may hold keys).
+    """What is known of a foreign exception, without the exception (it may hold keys)."""
 
-    Attributes:
-        classes: Class names along its MRO, most derived first.
-        status: HTTP status, if any.
-        message: The provider's words, for rules on text; never shown unredacted.
-        causes: Class names of the exceptions in its cause and context chain.
-        headers: Response headers, lower case.
-        codes: The error codes and types that LiteLLM keeps beside the message.
-        body: What the provider sent, of which LiteLLM's message may have no word.
-        address: Where the connection went: scheme, host and port.
-    """
-
-    classes: tuple[str, ...]
-    status: int | None = None
-    message: str = ""
-    causes: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    codes: tuple[str, ...] = ()
-    body: str = ""
-    address: str | None = None
+    classes: tuple[str, ...]  # class names along its MRO, most derived first
+    status: int | None = None  # HTTP status, if any
+    message: str = ""  # the provider's words, for rules on text; never shown unredacted
+    causes: tuple[str, ...] = ()  # class names of the exceptions in its cause and context chain
+    headers: Mapping[str, str] = field(default_factory=dict)  # response headers, lower case
+    codes: tuple[str, ...] = ()  # the error codes and types that LiteLLM keeps beside the message
+    body: str = ""  # what the provider sent, of which LiteLLM's message may have no word
+    address: str | None = None  # where the connection went: scheme, host and port

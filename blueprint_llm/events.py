@@ -54,29 +54,22 @@ def get_logger(format: Format = "console", level: Level = "info") -> Any:  # noq
     """A structlog logger that masks secrets; structlog (0.17 s) is imported on first use."""
     import structlog  # noqa: PLC0415 - most programs never log
 
+    # Not rich's tracebacks, the default where rich is installed: they print the locals of every frame.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,
+        pad_event_to=0,
+    )
     return structlog.wrap_logger(
         structlog.WriteLogger(_Stderr()),  # type: ignore[arg-type] # it asks for write and flush only
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _renderer(format),
+            structlog.processors.JSONRenderer() if format == "json" else console,
             redact_rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_RANKS[level]),
-    )
-
-
-def _renderer(format: Format) -> Any:  # noqa: A002 - the configuration's word
-    import structlog  # noqa: PLC0415 - see get_logger
-
-    if format == "json":
-        return structlog.processors.JSONRenderer()
-    # Not rich's tracebacks, the default where rich is installed: they print the locals of every frame.
-    return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
-        exception_formatter=structlog.dev.plain_traceback,
-        pad_event_to=0,
     )
 
 

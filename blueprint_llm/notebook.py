@@ -40,9 +40,12 @@ def plan_table(plan: Any) -> str:
 def usage_table(stats: Any) -> str:
     """The totals by model."""
     head = ("model", "calls", "errors", "tokens in", "out", "cost", "p50 s", "p95 s", "cache hits", "saved")
-    return _table(
-        "Usage", head, [_usage(name, each) for name, each in (*sorted(stats.by_model.items()), ("total", stats))]
-    )
+    rows = []
+    for name, each in (*sorted(stats.by_model.items()), ("total", stats)):
+        tokens, latency = (each.prompt_tokens, each.completion_tokens), (each.latency_p50_s, each.latency_p95_s)
+        saved = (each.cache_hits, _usd(each.saved_usd))
+        rows.append((name, each.calls, each.errors, *tokens, _usd(each.cost_usd), *latency, *saved))
+    return _table("Usage", head, rows)
 
 
 def route_table(decision: Any) -> str:
@@ -69,12 +72,6 @@ def answer_table(response: Any) -> str:
     head = ("answer", "tool calls", "finish", "tokens in", "out", "cost")
     caption = f"{response.provider}: {response.model}{', from the cache' if response.metadata.get('cached') else ''}"
     return _table(caption, head, [(response.content, ", ".join(calls), response.finish_reason, *took)])
-
-
-def _usage(name: str, each: Any) -> tuple[Any, ...]:
-    tokens, latency = (each.prompt_tokens, each.completion_tokens), (each.latency_p50_s, each.latency_p95_s)
-    saved = (each.cache_hits, _usd(each.saved_usd))
-    return (name, each.calls, each.errors, *tokens, _usd(each.cost_usd), *latency, *saved)
 
 
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import blueprint_llm  # its names load on first use
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from blueprint_llm.adapters import Call
-    from blueprint_llm.client import LLMClient, SyncLLMClient
     from blueprint_llm.testing import FaultServer, ScriptedAdapter, Step
 
 
@@ -25,20 +26,16 @@ class ScriptedClients:
 
     def __init__(self) -> None:
         self._adapters: list[ScriptedAdapter] = []
-        self._clients: list[SyncLLMClient] = []
+        self._clients: list[blueprint_llm.SyncLLMClient] = []
 
-    def __call__(self, *steps: Step, **blueprint: Any) -> SyncLLMClient:
+    def __call__(self, *steps: Step, **blueprint: Any) -> blueprint_llm.SyncLLMClient:
         """A blocking client; keywords are keys of the configuration's `blueprint:` block. The test's end closes it."""
-        from blueprint_llm.client import SyncLLMClient
-
-        self._clients.append(SyncLLMClient(_configured(blueprint), adapters=self._scripted(steps)))
+        self._clients.append(blueprint_llm.SyncLLMClient(_configured(blueprint), adapters=self._scripted(steps)))
         return self._clients[-1]
 
-    def asynchronous(self, *steps: Step, **blueprint: Any) -> LLMClient:
+    def asynchronous(self, *steps: Step, **blueprint: Any) -> blueprint_llm.LLMClient:
         """The same as `LLMClient`, for `async with`."""
-        from blueprint_llm.client import LLMClient
-
-        return LLMClient(_configured(blueprint), adapters=self._scripted(steps))
+        return blueprint_llm.LLMClient(_configured(blueprint), adapters=self._scripted(steps))
 
     @property
     def calls(self) -> list[Call]:
@@ -62,8 +59,7 @@ class ScriptedClients:
 def _configured(blueprint: dict[str, Any]) -> dict[str, Any]:
     """One provider; retries wait for nothing, so that a test does not."""
     provider = {"model": "openai/gpt-4o", "api_key": "not-used"}
-    block = {"providers": {"scripted": provider}, "retry": {"base_s": 0}, **blueprint}
-    return {"blueprint": block}
+    return {"blueprint": {"providers": {"scripted": provider}, "retry": {"base_s": 0}, **blueprint}}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import re
 import threading
 import traceback
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from html import escape, unescape
@@ -56,13 +56,9 @@ class Finder:
         plain = text if text.isascii() else text.encode("ascii", "replace").decode("ascii")
         return self._rust.isinstance_python(plain)
 
-    def mask(self, text: str) -> str:
+    def mask(self, text: str, by: str | Callable[[re.Match[str]], str] = MASK) -> str:
         """The text with every occurrence masked."""
-        return re.sub(self._pattern, MASK, text) if self.finds(text) else text
-
-    def replace(self, text: str, by: Callable[[re.Match[str]], str]) -> str:
-        """The text with every occurrence replaced."""
-        return re.sub(self._pattern, by, text)
+        return re.sub(self._pattern, by, text) if self.finds(text) else text
 
 
 def spellings_of(value: str) -> str:
@@ -72,9 +68,16 @@ def spellings_of(value: str) -> str:
     return "|".join("".join(map(_spelling, form)) for form in forms)
 
 
-def _forms(value: str) -> tuple[str, ...]:
-    """A value as it is, in hexadecimal, and as base64 has it."""
-    return value, value.encode("utf-8", "surrogatepass").hex(), *_base64_forms(value)
+def _forms(value: str) -> list[str]:
+    """A value as it is, in hexadecimal, and as base64 has it.
+
+    Base64 makes another text of it at each of three alignments; characters that its neighbours share do not count.
+    """
+    forms = [value, value.encode("utf-8", "surrogatepass").hex()]
+    for lead, cut in ((0, 0), (1, 2), (2, 3)):
+        form = b64encode(b"\0" * lead + value.encode()).decode()[cut : (lead + len(value)) * 8 // 6]
+        forms += [form, form.replace("+", "-").replace("/", "_")]
+    return forms
 
 
 @lru_cache(256)
@@ -90,16 +93,6 @@ def _spelling(char: str) -> str:
 
 def _any_case(digits: str) -> str:
     return re.sub("[a-f]", lambda hit: f"[{hit[0]}{hit[0].upper()}]", digits)
-
-
-def _base64_forms(value: str) -> set[str]:
-    """What base64 makes of the value at each of the three alignments, less the characters its neighbours share."""
-    forms = set()
-    for lead, cut in ((0, 0), (1, 2), (2, 3)):
-        size = (lead + len(value)) * 8 // 6
-        form = b64encode(b"\0" * lead + value.encode()).decode()[cut:size]
-        forms |= {form, form.replace("+", "-").replace("/", "_")}
-    return forms
 
 
 # A line that breaks within a key: as it is, quoted-printable, continued, quoted anew, or escaped in JSON.
@@ -189,7 +182,7 @@ class Registry:
         clean = self._finder.mask(text)
         for plain in filter(self._finder.finds, _undisguised(clean)):
             clean = self._masked_loosely(clean, plain.lower())
-        return self._cut.replace(clean, self._mask_cut) if self._cut.finds(clean) else clean
+        return self._cut.mask(clean, self._mask_cut)
 
     def _masked_loosely(self, text: str, plain: str) -> str:
         """`text` with what occurs in its undisguised form masked."""
@@ -293,31 +286,24 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Clean the record in place; none is withheld."""
-        record.msg, record.args = _redact_short(_rendered(record)), ()
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - a bad format string or repr: logging would print the raw arguments to stderr
+            text = f"{record.msg} (arguments could not be formatted)"
+        record.msg, record.args = _redact_short(text), ()
         if record.exc_info:
             record.exc_text = record.exc_text or "".join(traceback.format_exception(*record.exc_info)).rstrip()
             record.exc_info = None
         record.exc_text = clean_traceback(record.exc_text)
         record.stack_info = clean_traceback(record.stack_info)
-        _clean_extras(record.__dict__)
+        for name in record.__dict__.keys() - _STANDARD:
+            record.__dict__[name] = redact_value(record.__dict__[name])
         return True
 
 
 def clean_traceback(text: str | None) -> str | None:
     """A formatted traceback, masked by value and by pattern."""
     return _GUESS.mask(redact(text)) if text else text
-
-
-def _rendered(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # noqa: BLE001 - a bad format string or repr: logging would print the raw arguments to stderr
-        return f"{record.msg} (arguments could not be formatted)"
-
-
-def _clean_extras(fields: MutableMapping[str, Any]) -> None:
-    for name in fields.keys() - _STANDARD:
-        fields[name] = redact_value(fields[name])
 
 
 _FILTER = RedactingFilter()

@@ -106,25 +106,16 @@ class Trace:
 
 
 class Account(NamedTuple):
-    """On whose account calls go; None: the configuration's.
-
-    Attributes:
-        trace: What their attempts belong in; None: a new one.
-        began: When the call of that trace began, seconds of the monotonic clock.
-        heard: Where the guard puts what it hears of the streams that it opens for them.
-        force: Ask a target although its circuit is open.
-        provider: The name in the configuration under which a group is asked.
-        until: When the answer must be there (the monotonic clock, seconds).
-    """
+    """On whose account calls go; None: the configuration's."""
 
     project: str | None = None
     session: str | None = None
-    trace: Trace | None = None
-    began: float = 0.0
-    heard: list[Any] | None = None
-    force: bool = True
-    provider: str | None = None
-    until: float | None = None
+    trace: Trace | None = None  # what their attempts belong in; None: a new one
+    began: float = 0.0  # when the call of that trace began, seconds of the monotonic clock
+    heard: list[Any] | None = None  # where the guard puts what it hears of the streams that it opens for them
+    force: bool = True  # ask a target although its circuit is open
+    provider: str | None = None  # the name in the configuration under which a group is asked
+    until: float | None = None  # when the answer must be there (the monotonic clock, seconds)
 
 
 # Set around calls that somebody above the guard makes: they go on that account.

@@ -10,9 +10,21 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from blueprint_llm import notebook as showing
 from blueprint_llm.errors import BlueprintError
@@ -83,18 +95,35 @@ class ChatMessage(Record):
 
 
 class Tool(Record):
-    """A function the model may call; `parameters` is a JSON Schema. Accepts OpenAI's nested shape."""
+    """A function the model may call; `parameters` is a JSON Schema. Accepts OpenAI's nested shape.
+
+    A dict that says more (`cache_control`), or is a provider's own tool (searches, `type: custom`), is sent as given.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    _given: dict[str, Any] | None = PrivateAttr(default=None)
 
     name: str = Field(min_length=1)
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _unwrap_openai(cls, value: Any) -> Any:
-        return value["function"] if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping) else value
+    def _unwrap_openai(cls, value: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, Mapping):
+            return make(value)
+        function, kind = value.get("function"), value.get("type")
+        if isinstance(function, Mapping):
+            tool, is_plain = make(function), value.keys() <= {"type", "function"}
+        elif isinstance(kind, str) and kind != "function":
+            tool, is_plain = make({"name": value.get("name") or kind}), False
+        elif len(value) == 1 and not value.keys() & {"name", "type", "parameters"}:
+            tool, is_plain = make({"name": next(iter(value))}), False  # Gemini's have no type: `{"googleSearch": {}}`
+        else:
+            tool, is_plain = make(value), "input_schema" not in value
+        if not is_plain:
+            tool._given = dict(value)  # noqa: SLF001 - of the one that is made here
+        return tool
 
     @field_validator("parameters")
     @classmethod
@@ -105,9 +134,18 @@ class Tool(Record):
             raise ValueError("is not JSON: a tool's parameters are a JSON Schema of plain values") from None
         return value
 
+    @model_serializer(mode="wrap")
+    def _dump_as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self._given or dump(self)
+
+    @property
+    def given(self) -> dict[str, Any] | None:
+        """The dict that is sent unchanged; None: nothing beyond the fields was given."""
+        return self._given
+
     def to_dict(self) -> dict[str, Any]:
-        """OpenAI's shape."""
-        return {"type": "function", "function": self.model_dump(exclude_unset=True)}
+        """OpenAI's shape, or what was given."""
+        return self._given or {"type": "function", "function": self.model_dump(exclude_unset=True)}
 
 
 class ContextPart(Record):
@@ -131,10 +169,6 @@ class ContextPart(Record):
         if self.tokens < 0:
             object.__setattr__(self, "tokens", -(-len(self.text.encode("utf-8", "replace")) // 3))
         return self
-
-
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 class ChatRequest(Record):
@@ -163,7 +197,7 @@ class ChatRequest(Record):
     temperature: float | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     top_p: float | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_one_or_many)] = None
+    stop: Annotated[list[str] | None, BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = None
     tools: list[Tool] | None = None
     metadata: dict[str, Any] | None = None
     task_type: str | None = None
@@ -277,9 +311,7 @@ class ChatResponse(View):
         trace: Mapping[str, Any] = self.metadata.get("trace", {})
         return trace
 
-    def _repr_html_(self) -> str:
-        """The answer, in a notebook."""
-        return showing.answer_table(self)
+    _repr_html_ = showing.answer_table
 
 
 class StreamChunk(View):
@@ -317,9 +349,7 @@ class ModelInfo(Record):
     available: bool = True
     reason: str | None = None
 
-    def _repr_html_(self) -> str:
-        """What is known of it, in a notebook."""
-        return showing.model_table(self)
+    _repr_html_ = showing.model_table
 
 
 class UsageFilter(Record):
@@ -347,6 +377,10 @@ class UsageTotals(Record):
     cache_hits: int = 0
     saved_usd: float = 0.0
 
+    @field_serializer("cost_usd", when_used="json")
+    def _unknown_is_no_number(self, usd: float) -> float | None:
+        return usd or (None if self.unpriced else 0.0)
+
 
 class UsageStats(UsageTotals):
     """The totals, and the same by provider, model, session and project."""
@@ -356,9 +390,7 @@ class UsageStats(UsageTotals):
     by_session: dict[str, UsageTotals] = Field(default_factory=dict)
     by_project: dict[str, UsageTotals] = Field(default_factory=dict)
 
-    def _repr_html_(self) -> str:
-        """The totals by model in a notebook."""
-        return showing.usage_table(self)
+    _repr_html_ = showing.usage_table
 
 
 class Considered(Record):
@@ -382,9 +414,7 @@ class RouteDecision(Record):
     budgets: list[dict[str, Any]] = Field(default_factory=list)
     trace: dict[str, Any] = Field(default_factory=dict)
 
-    def _repr_html_(self) -> str:
-        """Whom a call would ask, in a notebook."""
-        return showing.route_table(self)
+    _repr_html_ = showing.route_table
 
 
 class FileChange(Record):
@@ -441,9 +471,7 @@ class Plan(Record):
         """The dependency graph as a Mermaid flowchart."""
         return showing.mermaid(self)
 
-    def _repr_html_(self) -> str:
-        """The steps in a notebook."""
-        return showing.plan_table(self)
+    _repr_html_ = showing.plan_table
 
 
 class PlanningContext(Record):

@@ -35,6 +35,8 @@ WHOLE = {
     "embeddings": _EMBEDDING,
     "chat/completions": _CHAT,
     "completions": _TEXT,
+    "moderations": {"id": "m", "model": "omni-moderation-latest", "results": []},
+    "search": {"query": "q", "results": [{"title": "t", "url": "http://127.0.0.1", "content": "c", "score": 1.0}]},
     "generations": {
         "created": 1, "data": [{"b64_json": "aGk="}],
         "usage": {"input_tokens": READ, "output_tokens": PICTURE, "total_tokens": READ + PICTURE,
@@ -58,6 +60,11 @@ EVENTS = {
         {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": WRITTEN}},
         {"type": "message_stop"},
+    ],
+    "completions": [
+        {**_TEXT, "choices": [{"index": 0, "text": "hi", "finish_reason": None}], "usage": None},
+        {**_TEXT, "choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": None},
+        {**_TEXT, "choices": []},
     ],
 }  # fmt: skip
 
@@ -123,7 +130,7 @@ class Endpoints(BaseHTTPRequestHandler):
         call = self.server.call if body.get("tools") else None
         if body.get("stream"):
             events = self.server.cut(calling_events(name, *call)) if call else EVENTS[name]
-            lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+            lines = [f"event: {event.get('type', 'chunk')}\ndata: {json.dumps(event)}\n\n" for event in events]
             self._send("text/event-stream", "".join(lines).encode())
         else:
             self._send("application/json", json.dumps(calling(name, *call) if call else WHOLE[name]).encode())

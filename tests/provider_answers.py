@@ -185,6 +185,17 @@ DEEPSEEK = {
         ),
     ),
 }
+SEARCHED = openai(
+    {"content": "".join(WORDS)},
+    *words(*WORDS),
+    usage={**DETAILS, "cost": {"input_tokens_cost": 0.001, "request_cost": 0.005, "total_cost": 0.006}},
+    citations=["https://example.org/a"],
+    search_results=[{"title": "A", "url": "https://example.org/a"}],
+    x_request={"id": "r1"},
+    system_fingerprint="fp_1",
+    service_tier="flex",
+)
+DEEPSEEK["fields around"] = ({}, SEARCHED)
 DETAIL = {"type": "reasoning.text", "format": "anthropic-claude-v1", "index": 0}
 SEALED = {
     "type": "reasoning.encrypted",
@@ -288,6 +299,21 @@ CACHED = {
     "cache_creation": {"ephemeral_5m_input_tokens": 400, "ephemeral_1h_input_tokens": 600},
     "service_tier": "standard",
 }
+
+
+def searched(number: int) -> list[dict[str, Any]]:
+    """A search that Anthropic runs itself, and what it found."""
+    name, found = f"srvtoolu_{number}", f"https://example.org/{number}"
+    return [
+        {"type": "server_tool_use", "id": name, "name": "web_search", "input": {"query": f"cats {number}"}},
+        {
+            "type": "web_search_tool_result",
+            "tool_use_id": name,
+            "content": [{"type": "web_search_result", "url": found, "title": "Cats", "encrypted_content": "c2VhbGVk"}],
+        },
+    ]
+
+
 ANTHROPIC = {
     "text": ({}, claude(SAID, usage=CACHED)),
     "tool": ({"tools": [TOOL]}, claude(SAID, USED, stop="tool_use")),
@@ -306,6 +332,7 @@ ANTHROPIC = {
         ),
     ),
     "citations": ({}, claude({**SAID, "citations": [CITATION]}, {"type": "text", "text": " The end."})),
+    "two searches": ({}, claude(*searched(1), *searched(2), SAID)),
 }
 
 
@@ -400,6 +427,39 @@ OLLAMA = {
     ),
 }
 
+
+def cohere(text: str, *, finish: str = "COMPLETE", calls: tuple[dict[str, Any], ...] = ()) -> Recorded:
+    """One answer in the format of Cohere's second version."""
+    used = {
+        "billed_units": {"input_tokens": 12, "output_tokens": 9},
+        "tokens": {"input_tokens": 20, "output_tokens": 9},
+    }
+    blocks = [{"type": "text", "text": text}] if text else []
+    message = {
+        "role": "assistant",
+        **({"content": blocks} if blocks else {}),
+        **({"tool_calls": [*calls]} if calls else {}),
+    }
+    events: list[dict[str, Any]] = [{"type": "message-start", "id": "c1", "delta": {"message": {"role": "assistant"}}}]
+    for piece in _cut(text):
+        delta = {"message": {"content": {"text": piece}}}
+        events.append({"type": "content-delta", "index": 0, "delta": delta})
+    for place, each in enumerate(calls):
+        begun = {**each, "function": {**each["function"], "arguments": ""}}
+        events.append({"type": "tool-call-start", "index": place, "delta": {"message": {"tool_calls": begun}}})
+        for piece in _cut(each["function"]["arguments"]):
+            delta = {"message": {"tool_calls": {"function": {"arguments": piece}}}}
+            events.append({"type": "tool-call-delta", "index": place, "delta": delta})
+        events.append({"type": "tool-call-end", "index": place})
+    events.append({"type": "message-end", "delta": {"finish_reason": finish, "usage": used}})
+    return Recorded({"id": "c1", "finish_reason": finish, "message": message, "usage": used}, tuple(events))
+
+
+COHERE = {
+    "text": ({}, cohere("".join(WORDS))),
+    "tools": ({"tools": [TOOL]}, cohere("", finish="TOOL_CALL", calls=(call(0), call(1)))),
+}
+
 # The provider's model and the path below the server's root.
 MODELS = {
     "openai": ("openai/gpt-4o", "/v1"),
@@ -408,6 +468,8 @@ MODELS = {
     "ollama": ("ollama_chat/llama3.2", ""),
     "openrouter": ("openrouter/anthropic/claude-sonnet-4.5", "/v1"),
     "deepseek": ("deepseek/deepseek-reasoner", "/v1"),
+    "perplexity": ("perplexity/sonar", "/v1"),
+    "cohere": ("cohere_chat/command-a-03-2025", "/v2/chat"),
 }
 ANSWERS = {
     "openai": OPENAI,
@@ -416,4 +478,6 @@ ANSWERS = {
     "ollama": OLLAMA,
     "openrouter": OPENROUTER,
     "deepseek": DEEPSEEK,
+    "perplexity": {"a search": ({}, SEARCHED)},
+    "cohere": COHERE,
 }

@@ -230,6 +230,7 @@ def test_an_impatient_follower_asks_itself():
     assert len(p0.calls) == 2
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_reader_who_pauses():
     """A stream that is held half read keeps no lease alive: the next caller, even the same task, is answered."""
     p0 = ScriptedAdapter(default=Answer("one two three four"))
@@ -246,6 +247,7 @@ def test_nobody_waits_for_a_reader_who_pauses():
     assert len(p0.calls) == 2
 
 
+@pytest.mark.slow
 def test_a_half_read_blocking_stream_holds_nobody_up():
     """The same for a blocking stream, whose answer may be there before it is read."""
     p0 = ScriptedAdapter(default=Answer("one two three four"))

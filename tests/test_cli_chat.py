@@ -57,6 +57,25 @@ def test_the_answer_is_all_of_standard_output(chat, option):
     assert (asked["max_tokens"], asked["model"]) == (9, "gpt-4o-mini")
 
 
+@pytest.mark.parametrize("option", [[], ["--no-stream"]], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (Answer("Once upon", finish_reason="length"), "-- the answer was cut at its limit of tokens: raise --max-t"),
+        (Answer("No", finish_reason="content_filter"), "-- the provider refused to go on (content_filter) --"),
+        (Answer(""), "-- the answer is empty --"),
+    ],
+    ids=["cut", "refused", "empty"],
+)
+def test_an_answer_that_is_not_whole_says_so(chat, answer, says, option):
+    """It is printed as it came; why there is no more stands on standard error."""
+    with FaultServer(default=answer) as server:
+        done = chat("hello", *option, urls=[server.url])
+
+    assert (done.exit_code, done.stdout) == (0, f"{answer.text}\n")
+    assert done.stderr.startswith(says)
+
+
 def test_files_are_parts_of_the_message(chat, tmp_path):
     """An image and a PDF go as data, everything else as text with its name."""
     files = {"a.png": b"\x89PNG", "b.pdf": b"%PDF", "c.md": b"# Title"}
@@ -279,6 +298,7 @@ def was_left(server, path):
     return (used.calls, used.errors) == (1, 0) and used.prompt_tokens > 0
 
 
+@pytest.mark.slow
 def test_a_conversation_on_a_terminal(tmp_path, bare_environment):
     """Messages go back with their answers; slash commands work; what was typed is kept for its owner alone."""
     broken = Cut(2, answer=Answer("one two three four"))

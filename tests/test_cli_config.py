@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from blueprint_llm.cli.config import check, init, schema
+from blueprint_llm.cli.config import check, init, schema, trust
 from blueprint_llm.config import load_config
 
 CASES = Path(__file__).parent / "config_cases"
@@ -203,9 +203,33 @@ def test_check_finds_what_a_client_would_trip_over(run):
         "trusted.yaml:9:32: blueprint.tools.rules[2].argv: must be a list, not 5",
         "model_list deployment g.budget_duration: 'fortnight' is no duration: use 30s, 30m, 12h, 7d, 2w or 1mo",
     ]
-    assert lines[3].startswith("gone.yaml: ")
+    assert lines[3] == "trusted.yaml:4:20: blueprint.pricing.files: gone.yaml: No such file or directory"
     assert lines[4].startswith("trusted.yaml:7:7: blueprint.tools.rules: the example 'git push' must be decided by")
     assert lines[5:] == ["5 problems"]
+
+
+UNUSABLE = """\
+model_list:
+  - {model_name: g, litellm_params: {model: openai/gpt-4o, api_base: os.environ/UNSET_BASE}, model_info: 3}
+blueprint:
+  providers:
+    p: {modle: openai/gpt-4o, api_key: os.environ/UNSET_KEY}
+"""
+
+
+def test_check_reads_on_in_what_it_cannot_use(run):
+    """An entry that is wrong for one reason is looked through for others."""
+    Path("unusable.yaml").write_text(UNUSABLE)
+
+    lines = run(check, "--config", "unusable.yaml").stdout.splitlines()
+
+    assert [line.partition(": ")[2] for line in lines[:-1]] == [
+        "model_list[0].model_info: must be a mapping, not 3",
+        "blueprint.providers.p.model: is missing: 'modle' looks like it",
+        "unusable.yaml:2:70: model_list[0].litellm_params.api_base: the environment variable UNSET_BASE is not set",
+        "unusable.yaml:5:40: blueprint.providers.p.api_key: the environment variable UNSET_KEY is not set",
+    ]
+    assert lines[-1] == "2 problems"
 
 
 def test_check_of_a_missing_file(run):
@@ -275,3 +299,21 @@ def test_check_misses_the_redis_that_a_store_needs(run, monkeypatch):
     assert (installed.exit_code, missing.exit_code) == (0, 1)
     told = "blueprint.yaml:2:16: blueprint.store.url: Redis is not installed: pip install 'blueprint-llm[redis]'\n"
     assert missing.stdout == f"{told}1 problem\n"
+
+
+FOUND = """\
+blueprint:
+  providers:
+    it: {model: openai/gpt-4o, api_base: "http://foreign.example/v1", api_key: os.environ/AWS_SECRET_ACCESS_KEY}
+  tools: {mode: whitelist}
+"""
+
+
+def test_as_much_is_said_as_trust_marks(run):
+    """The line about a file that is not trusted counts what `trust` shows as new."""
+    Path("blueprint.yaml").write_text(FOUND)
+
+    said = run(check).stderr
+    marked = [line.strip(" +") for line in run(trust, "--show").stdout.splitlines() if line.startswith("  +")]
+
+    assert said.startswith(f"blueprint.yaml is not trusted: it {marked[0]} and {len(marked) - 1} more; ")

@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from driving import configuration
 from report_rows import row, write_ledger
-from terminal import ESCAPE, Terminal, piped
+from terminal import ESCAPE, PROGRAM, Terminal, piped
 
 from blueprint_llm.cli import main
 from blueprint_llm.testing import Answer, FaultServer
@@ -209,6 +210,51 @@ def test_a_state_folder_that_cannot_be_is_one_line(tmp_path, monkeypatch, words)
     assert done.stderr.startswith("Error: ")
     assert str(in_the_way / "state") in done.stderr
     assert "BLUEPRINT_HOME" in done.stderr
+
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full disk to try")
+@pytest.mark.parametrize("words", ["schema", "models", "usage --json", "check", "--help", "usage --help"])
+def test_a_full_disk_behind_standard_output_is_one_line(place, words):
+    """What cannot be written is said on standard error, and the exit code is 1."""
+    options = [] if words == "schema" or "--help" in words else ["--config", "b.yaml"]
+    with Path("/dev/full").open("w") as full:
+        command = [PROGRAM, *words.split(), *options]
+        done = subprocess.run(
+            command, cwd=place, stdout=full, stderr=subprocess.PIPE, env=BUFFERED, timeout=60, check=False
+        )
+
+    assert (done.returncode, done.stderr) == (1, b"Error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        ("usage --config b.yaml", ">&-", 0),
+        ("models --config b.yaml", ">&- 2>&-", 0),
+        ("keys set openai", "<&-", 1),
+        ("plan run plan.json --config b.yaml", "<&-", 1),
+        ("explain hello --config b.yaml", "2>/dev/full", 1),
+    ],
+)
+def test_closed_streams_are_no_trouble(place, words, closed, code):
+    """A closed output is one that nobody reads, a closed input is empty."""
+    line = ["bash", "-c", f"'{PROGRAM}' {words} {closed}"]
+    done = subprocess.run(line, cwd=place, capture_output=True, text=True, env=BUFFERED, timeout=60, check=False)
+
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_what_the_system_refuses_is_an_object_with_json(place, monkeypatch):
+    """A failure that is no error of ours is one JSON object, too."""
+    monkeypatch.chdir(place)
+    done = CliRunner().invoke(main, ["plan", "lint", "plan.json", "--codebase", "b.yaml/x", "--json"])
+
+    assert (done.exit_code, set(json.loads(done.stdout))) == (1, {"error", "trace"})
 
 
 def test_every_command_was_tried():

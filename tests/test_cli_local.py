@@ -199,3 +199,15 @@ def test_the_first_message_names_every_way_forward(monkeypatch, has_extra, way, 
     assert "set OPENAI_API_KEY or run blueprint-llm keys set cloud" in said
     assert way in said
     assert "name a provider of yours: blueprint-llm init" in said
+
+
+def test_a_plan_names_every_way_forward_once(monkeypatch):
+    """Of each provider its own cure, and the third way once for all."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    said = CliRunner().invoke(main, ["plan", "a goal"]).stderr
+
+    assert "set OPENAI_API_KEY or run blueprint-llm keys set cloud" in said
+    assert "blueprint-llm local pull" in said
+    assert said.count("name a provider of yours") == 1
+    assert "cloud: cloud" not in said

@@ -47,6 +47,13 @@ QUOTA = [{"scope": "project", "tokens": 5, "window": "60s"}]
         ),
         pytest.param(["chat", "hi", "-m", "gpt-4oo"], {}, ["no model 'gpt-4oo'", "did you mean 'gpt-4o'?"], id="model"),
         pytest.param(["chat", "hi", "-p", "pp"], {}, ["unknown provider 'pp'"], id="provider"),
+        pytest.param(
+            ["chat", "hi"],
+            {"providers": {"p": {"model": "openai/gpt-4o", "api_base": "me:secret@localhost:8000/v1", "api_key": KEY}}},
+            ["cannot reach localhost:8000/v1, which is no address like https://", "check the address"],
+            id="an address without a scheme",
+        ),
+        pytest.param(["chat", "hi"], {"providers": {}}, ["no provider is configured: put one under"], id="nobody"),
         pytest.param(["chat", "hi"], {}, [f"cannot reach {NOWHERE}", "check the address"], id="no network"),
         pytest.param(
             ["chat", "hi"],
@@ -74,6 +81,7 @@ def test_before_anything_is_sent(ask, words, block, says):
 
     assert [part for part in says if part not in told] == []
     assert "Traceback" not in told
+    assert "me:secret" not in told
 
 
 @pytest.mark.parametrize(

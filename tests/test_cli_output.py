@@ -55,6 +55,13 @@ def test_a_very_narrow_table_is_records():
     assert "anthropic/claude-opus-4-5" in lines
 
 
+def test_no_word_is_cut_that_fits_a_line():
+    """What is kept together comes apart at its space where it is longer than the line."""
+    lines = table_lines(("PROVIDER", "MODEL", "REASON"), [("it", "openai/gpt-4o", "first of the chain")], 20)
+
+    assert lines == ["it", "  model", "  openai/gpt-4o ·", "  reason first of", "  the chain"]
+
+
 @pytest.mark.parametrize(
     ("amount", "text"),
     [

@@ -84,8 +84,9 @@ def test_top_level_holds_our_names_only():
 
 def test_every_other_name_is_litellms(guard):
     """Modules, exceptions, settings and types are LiteLLM's own, none is shadowed; only functions are guarded."""
+    own = {"Router", "anthropic", "__path__", "__spec__", "__loader__", "__class__"}
     for name in dir(theirs):
-        if name not in CALLS and name not in {"Router", "__path__", "__spec__", "__loader__", "__class__"}:
+        if name not in CALLS and name not in own and not name.startswith("batch_completion"):
             assert getattr(ours, name) is getattr(theirs, name), name
     assert all(getattr(ours, name) is not getattr(theirs, name) for name in CALLS if hasattr(theirs, name))
     assert vars(ours) is vars(theirs)
@@ -200,6 +201,39 @@ def test_a_fork_calls_anew(guard):
         os._exit(0 if text(ours.completion(**ASK)) == "hello" else 1)
 
     assert os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("through", ["module", "installed"])
+def test_functions_that_call_the_listed_ones_are_guarded(through, guard):
+    """What LiteLLM asks many at once by, and its module for Anthropic's messages, pass the guard."""
+    module = {"module": ours, "installed": theirs}[through]
+    before = theirs.anthropic.messages.acreate
+    if through == "installed":
+        blueprint_llm.install(guard)
+    asked = {"model": "anthropic/claude-sonnet-4-5", "messages": HI, "max_tokens": 5, "mock_response": "hello"}
+
+    module.batch_completion(model="gpt-4o", messages=[HI, HI], mock_response="hello")
+    module.batch_completion_models(models=["gpt-4o"], messages=HI, mock_response="hello")
+    asyncio.run(module.anthropic.messages.acreate(**asked))
+    asyncio.run(module.anthropic.acreate(**asked))
+    module.anthropic.messages.create(**asked)
+    blueprint_llm.uninstall()
+    asyncio.run(theirs.anthropic.messages.acreate(**asked))
+
+    assert guard.operations == [*["completion"] * 3, *["anthropic_messages"] * 2, "anthropic_messages_handler"]
+    assert guard.booked[-1].keywords["max_tokens"] == 5
+    assert (theirs.anthropic.messages.acreate, type(theirs.anthropic)) == (before, ModuleType)
+
+
+@pytest.mark.parametrize("through", ["module", "installed"])
+def test_a_mock_of_the_messages_is_put_back(through, guard):
+    """A double in the place of LiteLLM's function for messages answers, guarded, and leaves with its patch."""
+    before, place = theirs.anthropic.messages.acreate, {"module": ours, "installed": theirs}[through].anthropic.messages
+    with blueprint_llm.install(guard), mock.patch.object(place, "acreate", new=mock.AsyncMock(return_value="double")):
+        assert asyncio.run(theirs.anthropic.messages.acreate(model="x", messages=HI, max_tokens=5)) == "double"
+
+    assert theirs.anthropic.messages.acreate is before
+    assert guard.operations == ["anthropic_messages"]
 
 
 def test_install_twice_is_installed_once(guard):

@@ -235,6 +235,27 @@ def test_leaving_a_stream_closes_its_upstream_and_settles(kind, way, guard):
     wait_for(lambda: gc.collect() >= 0 and guard.endings == ["GeneratorExit"])
 
 
+def test_a_left_text_completion_hangs_up(kind, guard):
+    """LiteLLM's stream of a text completion cannot be closed; what it reads from is."""
+    with FaultServer(default=Stall(2, answer=HELLO)) as server:
+        asked = {name: value for name, value in keywords_of(server, stream=True).items() if name != "messages"}
+
+        async def run():
+            stream = await guarded.atext_completion(**asked, prompt="hi")
+            await anext(stream)
+            await stream.aclose()
+
+        if kind == "sync":
+            stream = guarded.text_completion(**asked, prompt="hi")
+            next(stream)
+            stream.close()
+        else:
+            asyncio.run(closing_clients(run()))
+        assert server.wait_until(lambda requests: requests[0].closed_early_at)
+
+    assert guard.endings == ["GeneratorExit"]
+
+
 def leave(stream, way):
     """Read one chunk of a blocking stream and leave it."""
     next(stream)

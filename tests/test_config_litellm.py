@@ -15,8 +15,7 @@ from blueprint_llm.adapters.known import litellm_names
 from blueprint_llm.adapters.litellm import revealed
 from blueprint_llm.config import load_config
 from blueprint_llm.config.load import inspect_config
-from blueprint_llm.config.references import all_providers
-from blueprint_llm.config.sections import PROXY_SETTINGS
+from blueprint_llm.config.sections import PROXY_SETTINGS, all_providers
 from blueprint_llm.errors import ConfigError
 
 CASES = Path(__file__).parent / "config_cases"

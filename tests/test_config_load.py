@@ -12,7 +12,7 @@ from blueprint_llm.config.load import TEMPLATE
 from blueprint_llm.config.paths import folder, make_folder
 from blueprint_llm.errors import ConfigError
 from blueprint_llm.redaction import redact
-from blueprint_llm.secret import Secret
+from blueprint_llm.secret import Secret, revealed
 
 MINIMAL = "blueprint:\n  providers: {{{name}: {{model: openai/gpt-4o}}}}\n  chains: {{default: [{name}]}}\n"
 SECRET = "sk-canary-0123456789"
@@ -403,3 +403,21 @@ def test_secrets_in_the_file_are_masked_from_then_on():
         "store-password-0008",
     ):
         assert redact(f"a {secret} b") == "a [redacted] b"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("sqlite", "sqlite:", "sqlite:here.sqlite", "sqlite:///a/b:c.sqlite", "sqlite:C:/a@b:c.db", "memory"),
+        *(
+            "redis://host",
+            "redis://host:1/0",
+            "rediss://me:p@ss/w@host:1/0",
+            "redis://[::1]:6379",
+            "unix:///run/r:x.sock",
+        ),
+    ],
+)
+def test_every_kind_of_store_is_taken(url):
+    """A colon in a path is no port, nor is one in a password."""
+    assert revealed(load_config({"blueprint": {"store": {"url": url}}}).store.url) == url

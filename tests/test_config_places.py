@@ -124,6 +124,7 @@ ANSWER = """
 """
 
 
+@pytest.mark.slow
 def test_a_client_that_keeps_nothing_answers_without_a_home():
     """With a store in memory no folder is needed at all."""
     block = {"store": {"url": "memory"}, "chains": {"default": ["p"]}}

@@ -148,7 +148,9 @@ def test_a_backend_that_raises_anything_is_a_sentence(ask, backend):
     assert not find_canary(said, KEY)
 
 
-@pytest.mark.parametrize("expression", [pytest.param(GET, id="get"), pytest.param(SET, id="set")])
+@pytest.mark.parametrize(
+    "expression", [pytest.param(GET, id="get"), pytest.param(SET, id="set", marks=pytest.mark.slow)]
+)
 def test_a_hanging_keychain_is_given_up(ask, expression):
     """The sentence is there while the backend still sleeps (the bench holds it to 2.5 s), and the program can end."""
     said, _ = ask("rings.Hanging", expression, deadline_s=2.0)

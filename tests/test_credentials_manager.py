@@ -16,7 +16,8 @@ import blueprint_llm.credentials
 from blueprint_llm import redaction
 from blueprint_llm.config import load_config
 from blueprint_llm.config.model import Config
-from blueprint_llm.credentials import CredentialsManager, Secret, check, command, is_loopback, providers
+from blueprint_llm.credentials import CredentialsManager, Secret, is_loopback, providers
+from blueprint_llm.credentials.sources import ask
 from blueprint_llm.errors import CredentialsError
 
 K = {name: f"sk-{name}-0123456789abcdefghij" for name in ("explicit", "config", "ours", "own", "file", "other", "cmd")}
@@ -364,7 +365,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(tmp_path):
     pids = tmp_path / "pids"
     argv = ["sh", "-c", f"sleep 600 & echo $! >> {pids}; echo $$ >> {pids}; wait"]
 
-    secret, problem = command.ask(argv, environ=dict(os.environ), timeout_s=1.0)
+    secret, problem = ask(argv, dict(os.environ), timeout_s=1.0)
 
     assert (secret, problem) == (None, "the command sh gave no key within 1 s")
     assert [pid for pid in pids.read_text().split() if not _ends(pid)] == []
@@ -384,7 +385,7 @@ def _ends(pid):
 
 def test_a_commands_words_on_stderr_are_dropped(capfd):
     """What a program complains about does not reach ours."""
-    secret, _ = command.ask(["sh", "-c", f"echo noise >&2; echo {K['cmd']}"], environ=dict(os.environ))
+    secret, _ = ask(["sh", "-c", f"echo noise >&2; echo {K['cmd']}"], dict(os.environ))
 
     assert secret == Secret(K["cmd"])
     assert capfd.readouterr() == ("", "")
@@ -459,7 +460,7 @@ def test_check_tells_old_files_and_none(made, tmp_path):
     manager = made({})
     path = tmp_path / "credentials.json"
     os.utime(path, (0, 1_000_000_000))
-    ages = [row.message for row in check.findings(manager, now=lambda: 1_000_000_000 + 200 * 86400)]
+    ages = [row.message for row in manager.check(now=lambda: 1_000_000_000 + 200 * 86400)]
     path.unlink()
 
     assert "unchanged for 200 days: consider fresh keys" in ages

@@ -246,7 +246,7 @@ def test_a_closed_event_loop_cancels_the_generation(model):
     ("tools", "choice", "names"),
     [
         pytest.param([WEATHER], "required", {"get_weather"}, id="one tool"),
-        pytest.param([BARE, WEATHER], "required", {"now", "get_weather"}, id="any of two"),
+        pytest.param([BARE, WEATHER], "required", {"now", "get_weather"}, id="any of two", marks=pytest.mark.slow),
         pytest.param(
             [BARE, WEATHER, TREE], {"type": "function", "function": {"name": "plant"}}, {"plant"}, id="named, with refs"
         ),

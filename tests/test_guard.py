@@ -11,7 +11,7 @@ import litellm
 import pytest
 from compat_cases import HI, TOOL
 from driving import KEY, closing_clients
-from endpoint_server import PICTURE, READ, WRITTEN, Endpoints
+from endpoint_server import EVENTS, PICTURE, READ, WRITTEN, Endpoints
 from provider_answers import OPENROUTER, openai, words
 from serving import serving
 
@@ -19,7 +19,7 @@ from blueprint_llm import Router, errors
 from blueprint_llm import litellm as guarded
 from blueprint_llm.compat import guarding as guards
 from blueprint_llm.compat import install
-from blueprint_llm.engine.answer import is_plain
+from blueprint_llm.engine.answer import GuardedAnswer, is_plain
 from blueprint_llm.engine.endpoints import target_of
 from blueprint_llm.engine.guarded import PolicyGuard
 from blueprint_llm.engine.reader import AnswerReader
@@ -29,7 +29,7 @@ from blueprint_llm.sync import run
 from blueprint_llm.testing import Answer, BrokenTool, FaultServer, ToolUse
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage import UsageTracker
-from blueprint_llm.usage.limits import Payer, charge_for, of_attempt
+from blueprint_llm.usage.ledger import Payer, charge_for, of_attempt
 from blueprint_llm.usage.pricing.bounds import demand
 
 pytestmark = [
@@ -77,6 +77,11 @@ async def consumed(answer):
 ENDPOINTS = [
     pytest.param("acompletion", {"model": "openai/gpt-4o", "messages": HI}, id="chat"),
     pytest.param("atext_completion", {"model": "openai/gpt-3.5-turbo-instruct", "prompt": "hi"}, id="text"),
+    pytest.param(
+        "atext_completion",
+        {"model": "openai/gpt-3.5-turbo-instruct", "prompt": "hi", "stream": True},
+        id="text-stream",
+    ),
     pytest.param("aresponses", {"model": "openai/gpt-4o", "input": "hi"}, id="responses"),
     pytest.param("aresponses", {"model": "openai/gpt-4o", "input": "hi", "stream": True}, id="responses-stream"),
     pytest.param(
@@ -116,6 +121,107 @@ def test_every_endpoint_is_booked_as_it_says(operation, asked, guard_of):
     assert (row.prompt_tokens, row.completion_tokens, row.category) == (READ, WRITTEN, None)
     assert row.cost_nano > 0
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["atext_completion", "aresponses"])
+def test_an_abandoned_stream_is_booked_by_what_came(kind, guard_of):
+    """Of a stream that is left before it says what was used, what it wrote counts, whatever its endpoint."""
+    guard = guard_of()
+    model, prompt = {"atext_completion": ("gpt-3.5-turbo-instruct", "prompt")}.get(kind, ("gpt-4o", "input"))
+    with serving(Endpoints) as (_, url):
+
+        async def work():
+            stream = await getattr(guarded, kind)(
+                **asked_of(url, model=f"openai/{model}", stream=True), **{prompt: "x"}
+            )
+            for _ in range(1 if kind == "atext_completion" else 2):
+                await anext(stream)
+            await stream.aclose()
+
+        asyncio.run(closing_clients(work()))
+
+    (row,) = rows_of(guard)
+    assert (row.completion_tokens, row.category, row.maybe_billed) == (1, "abandoned", True)
+
+
+def test_events_that_break_off_count_what_they_brought():
+    """Anthropic says at the beginning what it has read; what it wrote by then is what came."""
+    answer = GuardedAnswer(
+        "anthropic_messages", {}, None, validates=True, is_inner=False, redirects=False, now=time.monotonic
+    )
+    answer.hear(None)
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x" * 400}}
+    for event in (EVENTS["messages"][0], text):
+        answer.feed(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (READ, 100)
+    for event in EVENTS["messages"][-2:]:
+        answer.feed(event)
+    assert answer.usage.completion_tokens == WRITTEN
+
+
+def test_a_text_stream_shows_no_usage_that_nobody_asked_for(guard_of):
+    """The usage is asked for by us; its caller sees what LiteLLM alone shows, and the trace."""
+    asked = {"model": "openai/gpt-3.5-turbo-instruct", "prompt": "hi", "stream": True}
+    with serving(Endpoints) as (server, url):
+        guard_of()
+        stream = guarded.text_completion(**asked_of(url, **asked))
+        chunks = list(stream)
+
+    assert "".join(chunk.choices[0].text or "" for chunk in chunks) == "hi"
+    assert all(chunk.usage is None for chunk in chunks)
+    assert server.asked[0][1]["stream_options"] == {"include_usage": True}
+    assert stream._hidden_params["blueprint"]["attempts"][0]["usage_source"] == "provider"
+
+
+@pytest.mark.parametrize(
+    ("operation", "asked", "target", "cost_usd"),
+    [
+        ("moderation", {"input": "x"}, "openai/omni-moderation-latest", 0.0),
+        ("search", {"query": "q", "search_provider": "tavily"}, "tavily/tavily/search", 0.008),
+    ],
+)
+def test_calls_without_a_model_are_priced(operation, asked, target, cost_usd, guard_of):
+    """Whom a call without a model asks is known, and what that costs; a budget lets it pass."""
+    guard_of(budgets=[{"scope": "project", "limit_usd": 1, "window": "day"}])
+    with serving(Endpoints) as (_, url):
+        answer = getattr(guarded, operation)(**asked, api_base=url, api_key=KEY)
+
+    trace = answer._hidden_params["blueprint"]
+    assert (trace["served_by"], trace["attempts"][0]["cost_usd"]) == (target, cost_usd)
+
+
+@pytest.mark.parametrize(
+    ("operation", "odd"),
+    [
+        *(("completion", {"messages": value}) for value in ("x", [None], [5], ["x"])),
+        *(("completion", {"max_tokens": value}) for value in ("x", "10", ["x"], {"a": 1}, -1, 2**70, float("nan"))),
+        *(("completion", {"stream_options": value}) for value in ("x", 5, [])),
+        *(("completion", {name: 5}) for name in ("model_info", "metadata", "litellm_metadata", "fallbacks")),
+        *(("completion", {"modalities": value}) for value in (5, [[]])),
+        ("completion", {"n": 2**70}),
+        ("completion", {"input_cost_per_token": float("nan"), "output_cost_per_token": 0}),
+        ("completion", {"input_cost_per_token": 2**70, "output_cost_per_token": 0}),
+        ("text_completion", {"max_tokens": ["x"]}),
+        ("responses", {"max_output_tokens": b"x"}),
+        ("responses", {"tools": 5}),
+    ],
+)
+def test_odd_values_are_litellms_to_judge(operation, odd, guard_of):
+    """What is no value of its keyword is sent or refused as LiteLLM does it, under a budget, too."""
+    guard_of(budgets=[{"scope": "project", "limit_usd": 10**9, "window": "day"}])
+    usual = {"completion": {"messages": HI}, "text_completion": {"prompt": "x"}, "responses": {"input": "x"}}
+    outcomes = []
+    with serving(Endpoints) as (server, url):
+        for module in (litellm, guarded):
+            asked = {"model": "openai/gpt-4o", **usual[operation], "max_retries": 0, **odd}
+            try:
+                outcomes.append(type(getattr(module, operation)(**asked_of(url, **asked))).__name__)
+            except Exception as error:  # noqa: BLE001 - whatever comes is the outcome
+                outcomes.append((type(error).__name__, str(error)))
+
+    assert outcomes[1] == outcomes[0]
+    assert len(server.asked) in {0, 2}
 
 
 def test_embeddings_are_booked(guard_of):
@@ -613,7 +719,7 @@ def test_the_store_is_closed_with_the_guard(guard_of):
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "stream"])
 def test_a_long_call_stays_reserved(kind, stream, guard_of):
     """Nothing of ours bounds how long LiteLLM takes: what is under way counts for longer than a reservation lives."""
     guard = guard_of(store={"url": "memory", "reservation_ttl_s": 0.3})

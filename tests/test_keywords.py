@@ -1,9 +1,11 @@
 """The keywords of the methods: a misspelt one names the right word, LiteLLM's own and unknown ones pass."""
 
 import inspect
+import re
 
 import pytest
 
+import blueprint_llm
 from blueprint_llm import Router, SyncLLMClient
 from blueprint_llm.engine.keywords import CHAT, ROUTER, refuse_misspelt
 from blueprint_llm.errors import InvalidRequestError
@@ -27,6 +29,8 @@ def client():
         pytest.param("chat", {"messages": MESSAGES, "temprature": 0.1}, "temperature", id="a parameter"),
         pytest.param("stream", {"messages": MESSAGES, "provder": "x"}, "provider", id="of a stream"),
         pytest.param("generate", {"prompt": "hi", "max_token": 9}, "max_tokens", id="of generate"),
+        pytest.param("chat", {"messages": MESSAGES, "toosl": []}, "tools", id="letters that changed places"),
+        pytest.param("stream", {"messages": MESSAGES, "sede": 1}, "seed", id="of a short word"),
         pytest.param("run", {"messages": MESSAGES, "sesion": "s"}, "session", id="of a run"),
         pytest.param("planning_mode", {"goal": "x", "requirement": ["y"]}, "requirements", id="of a plan"),
         pytest.param("planning_mode", {"gaol": "x"}, "goal", id="a plan's goal"),
@@ -40,6 +44,12 @@ def test_a_misspelt_keyword_names_the_right_word(client, method, keywords, meant
 
     with pytest.raises(InvalidRequestError, match=f"unknown keyword '{wrong}', did you mean '{meant}'"):
         call(keywords) if form == "mapping" else call(**keywords)
+
+
+def test_a_misspelt_hook_of_a_run_is_no_parameter(client):
+    """What only `run` takes is known there, too."""
+    with pytest.raises(InvalidRequestError, match="did you mean 'on_chunk'"):
+        client.run(messages=MESSAGES, on_chunks=print)
 
 
 def test_an_unknown_parameter_passes_through(client):
@@ -100,3 +110,26 @@ def test_litellms_signatures_are_typed(litellms):
 def test_providers_parameters_are_not_mistaken(name):
     """Parameters of vLLM, OpenRouter and others are no typing errors of LiteLLM's."""
     refuse_misspelt([name], CHAT)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"projetc": "acme"}, "projetc: unknown keyword, did you mean 'project'?"),
+        ("acme", "a mapping or a UsageFilter"),
+    ],
+)
+def test_a_filter_that_is_none_says_what_it_takes(client, given, says):
+    """A misspelt fact names the right one; what is no mapping is told so."""
+    with pytest.raises(InvalidRequestError, match=re.escape(says)):
+        client.get_usage(given)
+
+
+def test_the_package_shows_what_is_public():
+    """`dir()` has no helper of ours, and a misspelt name of the package leads to its likely one."""
+    plain = {name for name in dir(blueprint_llm) if not name.startswith("__")}
+    with pytest.raises(AttributeError) as caught:
+        blueprint_llm.LLMCient  # noqa: B018 - asking is the test
+
+    assert plain == set(blueprint_llm.__all__)
+    assert (caught.value.name, caught.value.obj) == ("LLMCient", blueprint_llm)

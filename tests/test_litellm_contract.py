@@ -261,6 +261,31 @@ async def private_source(lacking):
     assert [choice["message"].get("refusal") for choice in found] == ["I will not.", None]
 
 
+async def private_parser(_lacking):
+    """A client of LiteLLM's own has each chunk parsed by it: what stands around the choices is heard on the way."""
+    with FaultServer(default=ANSWERS["deepseek"]["fields around"][1]) as server:
+        stream = await boundary.open_stream(call_to(server.url, "deepseek"))
+        assert callable(stream._wrapper.completion_stream.chunk_parser)
+        chunks, _ = await read(stream)
+        await stream.aclose()
+
+    assert not any(getattr(chunk, "citations", None) for chunk in chunks)
+    assert stream.as_whole({"choices": []})["citations"] == ["https://example.org/a"]
+
+
+async def private_response(_lacking):
+    """Cohere's client has no way to close but its response; its end and usage are where its parser is told of them."""
+    _, answer = next(iter(ANSWERS["cohere"].values()))
+    with FaultServer(default=dataclasses.replace(answer, pace_s=0.3)) as server:
+        stream = await boundary.open_stream(call_to(server.url, "cohere"))
+        await anext(stream)
+        source = stream._wrapper.completion_stream
+        assert not hasattr(source, "aclose")
+        assert callable(source.streaming_response.aclose)
+        await stream.aclose()
+        await asyncio.to_thread(server.wait_until, lambda seen: seen[-1].closed_early_at)
+
+
 async def private_headers(_lacking):
     """A gateway that echoes the key in a header: masked in the answer's and every chunk's parameters."""
     with FaultServer(default=Answer("Hi.", headers={"x-echo": f"Bearer {KEY}"})) as server:
@@ -303,6 +328,8 @@ ROWS = {
     "CustomStreamWrapper.make_call": private_beginning,
     "CustomStreamWrapper.chunks": private_chunks,
     "CustomStreamWrapper.completion_stream": private_source,
+    "CustomStreamWrapper.completion_stream.chunk_parser": private_parser,
+    "CustomStreamWrapper.completion_stream.streaming_response": private_response,
     "CustomStreamWrapper._base_hidden_params": private_headers,
     "ModelResponse._response_headers": private_headers,
     "acompletion(_skip_mcp_handler=)": private_mcp,
@@ -333,6 +360,18 @@ THOUGHT = Recorded(
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
     )
 )
+OWN_FIELD = {"type": "reasoning.text", "index": 0}
+DETAILED = Recorded(
+    chunks=tuple(
+        {
+            **chunk,
+            "choices": [{**choice, "delta": {**choice["delta"], "reasoning_details": [{**OWN_FIELD, "text": "x"}]}}],
+        }
+        for chunk in THOUGHT.chunks[:-1]
+        for choice in chunk["choices"]
+    )
+    + THOUGHT.chunks[-1:]
+)
 ENDINGS = [
     pytest.param(LONG, True, "terminal", id="complete"),
     pytest.param(Answer(SHORT.text, usage=None), False, "terminal", id="complete, without usage"),
@@ -357,7 +396,10 @@ async def test_letting_go_loses_neither_usage_nor_end(litellm_warm, step, has_us
     assert ended_by == "invented" or text_of(chunks) == step.text
 
 
-@pytest.mark.parametrize("step", [pytest.param(THOUGHT, id="reasoning"), pytest.param(LONG, id="text")])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(THOUGHT, id="reasoning"), pytest.param(DETAILED, id="own fields"), pytest.param(LONG, id="text")],
+)
 async def test_litellm_rebuilds_the_same_answer_of_what_it_keeps(litellm_warm, monkeypatch, step):
     """Where the provider counts nothing LiteLLM does, of the chunks that it keeps: the same as of all of them."""
     step = dataclasses.replace(step, usage=None) if isinstance(step, Answer) else step
@@ -406,19 +448,24 @@ def test_the_end_of_a_blocking_stream_is_watched_as_well(litellm_warm, chunks, e
     with FaultServer(default=Recorded(chunks=answer.chunks[:chunks])) as server:
         wire = {"api_base": server.url.removesuffix("/v1") + "/v1beta", "api_key": KEY, "stream": True}
         with litellm_warm.completion(model="gemini/gemini-2.5-flash", messages=MESSAGES, **wire, **params) as stream:
-            heard = boundary.Heard(stream)
+            heard = boundary.Heard(stream, "gpt-4o")
             list(stream)
 
     assert heard.ended_by() == end
 
 
-@pytest.mark.parametrize("reason", ["insufficient_system_resource", "malformed_function_call", "model_length"])
-async def test_a_reason_that_litellm_calls_stop_is_no_end(litellm_warm, reason):
-    """An answer that was given up, or cut by a limit that LiteLLM does not know, has not ended."""
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [("insufficient_system_resource", "none"), ("malformed_function_call", "none"), ("model_length", "terminal")],
+)
+async def test_a_reason_that_litellm_calls_stop_is_told(litellm_warm, reason, end):
+    """An answer that was given up has not ended; one that was cut by a limit that LiteLLM does not know says so."""
     with FaultServer(default=Answer("Hi.", finish_reason=reason)) as server:
         stream, chunks, _ = await closing_clients(stream_to(call_to(server.url)))
+    whole = stream.as_whole({"choices": [{"index": 0, "message": {"content": "Hi."}}]})
 
-    assert (chunks[-2].choices[0].finish_reason, stream.ended_by()) == ("stop", "none")
+    assert (chunks[-2].choices[0].finish_reason, stream.ended_by()) == ("stop", end)
+    assert whole["choices"][0]["provider_specific_fields"]["native_finish_reason"] == reason
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ VOLATILE = r"^\.(id|created)$|tool_calls\[\d+\]\.id$"
 OTHERWISE = {
     "anthropic": (
         r"tool_calls\[\d+\]\.index$",  # the place among the blocks, in an answer that came whole only
+        r"provider_specific_fields\.web_search_calls$",  # in OpenAI's terms, in a stream only
         r"citations\[\d+\]\[\d+\]\.supported_text$",  # the text of the cited block, added to a whole answer only
     ),
     "gemini": (
@@ -29,11 +30,11 @@ OTHERWISE = {
         r"native_finish_reason|\.provider_specific_fields$",
         r"^\.vertex_ai_safety_ratings$",  # in a stream under both of its names
     ),
+    "cohere": (r"tool_calls\[\d+\]\.index$",),  # in an answer that came whole only
     "ollama": (
         r"^\.model$",  # with the provider's name before it, in a whole answer only
         r"message\.content$",  # "" beside calls, in a whole answer only
     ),
-    "openrouter": (r"^\.provider$",),  # in a stream among the hidden parameters
 }
 CASES = [
     pytest.param(provider, *answers[name], id=f"{provider}: {name}")
@@ -137,6 +138,15 @@ def test_the_message_to_send_back_is_the_same(litellm_warm, provider, name, need
     assert ours["content"] is None or provider == "deepseek"  # whose own text is empty
     assert "index" not in ours["tool_calls"][0]
     assert not [block for block in ours.get("thinking_blocks", ()) if "index" in block]
+
+
+def test_what_grows_from_chunk_to_chunk_is_not_told_twice(litellm_warm):
+    """LiteLLM shows Anthropic's searches again, all so far, with every one that ends."""
+    whole, merged, _ = both("anthropic", *ANSWERS["anthropic"]["two searches"])
+    told = merged.choices[0].message.provider_specific_fields
+
+    assert told["web_search_results"] == whole.choices[0].message.provider_specific_fields["web_search_results"]
+    assert [call["action"]["query"] for call in told["web_search_calls"].values()] == ["cats 1", "cats 2"]
 
 
 async def test_a_field_that_nobody_knows_survives_piece_by_piece(litellm_warm):

@@ -1,12 +1,13 @@
 """What a provider said and billed, end to end: in the next request of a run, in the ledger, in the response alike."""
 
 import asyncio
+import dataclasses
 
 import litellm as theirs
 import pytest
 from asking import KINDS, asking
 from driving import KEY, closing_clients
-from provider_answers import DEEPSEEK, MODELS, OPENROUTER, THINKING, USED, WORDS, claude, openai, words
+from provider_answers import ANSWERS, DEEPSEEK, MODELS, OPENROUTER, THINKING, TOOL, USED, WORDS, claude, openai, words
 
 import blueprint_llm
 from blueprint_llm import LLMClient, litellm
@@ -103,6 +104,22 @@ def test_a_run_that_waited_goes_on_with_the_thoughts(kind, streamed, tmp_path):
     assert chats(server)[1]["messages"][1]["content"][0] == THINKING
 
 
+def test_a_run_that_waited_offers_what_it_offered(kind, tmp_path):
+    """A provider's own tools and a mark beside a function are the same in every request of a run."""
+    tools = [{"type": "web_search_20250305", "name": "web_search"}, {**TOOL, "cache_control": {"type": "ephemeral"}}]
+    with FaultServer([claude(USED, stop="tool_use"), FINE]) as server:
+        settings = config("provider", "anthropic", server, tools={"workspace": str(tmp_path)})
+        with asking(kind, settings) as client:
+            client.client.register_tool(weather)
+            with pytest.raises(ApprovalPending) as waiting:
+                client.run(messages=ASKED, tools=tools, max_tokens=10)
+            client.resume(waiting.value.state_id, [True])
+
+    first, second = (body["tools"] for body in chats(server))
+    assert (first[0]["type"], first[1]["cache_control"]) == ("web_search_20250305", {"type": "ephemeral"})
+    assert second == first
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     ("format_", "recorded", "needed"),
@@ -125,6 +142,31 @@ def test_reasoning_before_a_call_goes_back(kind, where, streamed, format_, recor
     assert sent[needed] == said[needed]
     assert sent.get("content") == said["content"]
     assert sent["tool_calls"] == said["tool_calls"]
+
+
+OFFERED = [
+    pytest.param("openai", {"type": "custom", "custom": {"name": "patch"}}, id="custom"),
+    pytest.param("openai", {**TOOL, "cache_control": {"type": "ephemeral"}}, id="OpenAI, cached"),
+    pytest.param("anthropic", {**TOOL, "cache_control": {"type": "ephemeral"}}, id="Anthropic, cached"),
+    pytest.param("anthropic", {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}, id="searches"),
+    pytest.param("anthropic", {"name": "weather", "input_schema": TOOL["function"]["parameters"]}, id="Anthropic's"),
+    pytest.param("gemini", {"googleSearch": {}}, id="Gemini's"),
+]
+
+
+@pytest.mark.parametrize(("format_", "tool"), OFFERED)
+def test_a_tool_goes_out_as_litellm_sends_it(where, format_, tool):
+    """What a provider runs itself, what is no function, and what stands beside one."""
+    answer = next(iter(ANSWERS[format_].values()))[1]
+    with FaultServer(default=answer) as server:
+        settings = config(where, format_, server)
+        place = settings["blueprint"].get("providers", {}).get("p0") or settings["model_list"][0]["litellm_params"]
+        with asking("sync", settings) as client:
+            client.chat(messages=ASKED, tools=[tool], max_tokens=10, **target(where))
+        theirs.completion(messages=ASKED, tools=[tool], max_tokens=10, **place)
+
+    ours, plain = (request.body["tools"] for request in server.requests)
+    assert ours == plain
 
 
 SOUND = {
@@ -170,6 +212,25 @@ def test_the_drop_in_says_what_litellm_says(model, usage, around, params, usd):
         ours, plain = litellm.completion(**wire), theirs.completion(**wire)
 
     assert ours._hidden_params["response_cost"] == plain._hidden_params["response_cost"] == pytest.approx(usd)
+
+
+@pytest.mark.parametrize("place", [0, 1, -1], ids=["first chunk", "second chunk", "last chunk"])
+def test_a_tier_counts_wherever_a_stream_says_it(kind, where, place):
+    """Also beside the usage, where LiteLLM reads nothing else; in the client's ledger and the drop-in's."""
+    recorded = openai({"content": "".join(WORDS)}, *words(*WORDS), usage=SPENT, model="gpt-5")
+    chunks = [dict(chunk) for chunk in recorded.chunks]
+    chunks[place]["service_tier"] = "priority"
+    with FaultServer(default=dataclasses.replace(recorded, chunks=tuple(chunks))) as server:
+        settings = config(where, "openai", server)
+        place = settings["blueprint"].get("providers", {}).get("p0") or settings["model_list"][0]["litellm_params"]
+        place["model"] = "openai/gpt-5"
+        with asking(kind, settings) as client:
+            response = asked(client, streamed=True, messages=ASKED, **target(where))
+        stream = litellm.completion(**place, messages=ASKED, stream=True)
+        list(stream)
+
+    assert response.usage.estimated_cost == pytest.approx(0.0225)
+    assert stream._hidden_params["blueprint"]["attempts"][0]["cost_usd"] == pytest.approx(0.0225)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])

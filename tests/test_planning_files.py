@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 from click.testing import CliRunner
 
+from blueprint_llm.cli import main
 from blueprint_llm.cli.plan import _Progress
 from blueprint_llm.cli.plan import plan as command
 from blueprint_llm.config.paths import folder
@@ -219,7 +220,7 @@ class FakeClient:
         self.reports, self.asked = list(reports), []  # type: ignore[var-annotated] # filled by calls
         self.on_event: Any = None
 
-    def __call__(self, _config: str | None, on_event: Any = None, **_: Any) -> FakeClient:
+    def __call__(self, on_event: Any = None, **_: Any) -> FakeClient:
         """Opened."""
         self.on_event = on_event
         return self
@@ -337,3 +338,13 @@ def test_plan_run_asks_first(client: FakeClient, tmp_path: Path) -> None:
 
     assert shell("run", str(tmp_path / "plan.json"), text="n\n")[0] == 1
     assert read_plan_file(tmp_path / "plan.json") == CHAIN
+
+
+@pytest.mark.parametrize("typed", ["n\n", ""])
+def test_a_plan_that_nobody_approves_says_how(client: FakeClient, tmp_path: Path, typed: str) -> None:
+    """The question is no answer: with --json standard output holds the failure alone, and it names the option."""
+    write_plan(CHAIN, tmp_path / "plan.json")
+    result = CliRunner().invoke(main, ["plan", "run", str(tmp_path / "plan.json"), "--json"], input=typed)
+
+    assert result.exit_code == 1
+    assert f"--approve {CHAIN.hash[:12]}" in json.loads(result.stdout)["error"]["message"]

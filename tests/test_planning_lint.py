@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blueprint_llm.planning import RULES, LintFacts, PlanLimits, diff_plans, lint, read_constraint
-from blueprint_llm.planning.steps import repair
+from blueprint_llm.planning.plans import repair
 from blueprint_llm.types import FileChange, Plan, PlanStep
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def test_a_diff_goes_by_what_steps_say() -> None:
 
     diff = diff_plans(old, plan)
 
-    assert diff.to_dict() == {"added": ["S1", "S4"], "removed": ["S3"], "changed": [], "kept": ["S2", "S3"]}
+    assert diff == {"added": ["S1", "S4"], "removed": ["S3"], "changed": [], "kept": ["S2", "S3"]}
     assert diff_plans(
         plan, Plan.model_validate({**plan.model_dump(), "steps": [*new[:2], make_step(3, title="step 2")]})
     )
@@ -314,7 +314,7 @@ def test_changed_content_is_a_change() -> None:
     for more in ({"description": "x"}, {"covers": ["R1"]}, {"files": ["a"]}, {"acceptance": ["y"]}):
         other = Plan.model_validate({"id": "p", "overview": "o", "steps": [make_step(1, **more)]})
 
-        assert diff_plans(base, other).changed == ("S1",)
+        assert diff_plans(base, other)["changed"] == ["S1"]
 
 
 def test_limits_can_be_widened() -> None:

@@ -153,16 +153,68 @@ def test_bound_of(model, asked, output, usd):
         pytest.param("cohere/rerank-english-v3.0", {"documents": ["x"] * 250}, 0, 0.006, 0.01, id="three rerankings"),
         pytest.param("perplexity/sonar-deep-research", {"messages": []}, 1000, 0.25, 2, id="research"),
         pytest.param("openai/gpt-5", {"tools": [{"type": "code_interpreter"}]}, 0, 0.03, 3, id="their code"),
+        pytest.param("openai/sora-2", {"prompt": "x", "seconds": "8"}, 0, 0.8, 0.8, id="eight seconds of video"),
+        pytest.param("openai/sora-2", {"prompt": "x"}, 0, 0.8, 6, id="video of any length"),
+        pytest.param("gemini/veo-3.1-generate-preview", {"seconds": 8}, 0, 4.8, 4.8, id="video in any resolution"),
+        pytest.param("mistral/mistral-ocr-latest", {"document": {}, "pages": [0, 3]}, 0, 0.018, 0.018, id="two pages"),
+        pytest.param("mistral/mistral-ocr-latest", {"document": {}}, 0, 4, 20, id="a document"),
+        pytest.param("exa_ai/search", {"query": "q"}, 0, 0.025, 0.025, id="a search of any number of results"),
+        pytest.param("perplexity/search", {"query": ["q"] * 5}, 0, 0.025, 0.025, id="five searches"),
+        pytest.param("azure/dall-e-3", {"prompt": "x", "quality": "hd"}, 0, 0.088, 0.4, id="listed by size only"),
+        pytest.param("fal_ai/openai/gpt-image-2/edit", {"prompt": "x"}, 0, 0.413, 0.413, id="by quality and size"),
     ],
 )
 def test_other_endpoints_are_bounded_too(model, keywords, output, least, most):
     """Whatever is billed by the second, the character, the picture or the query has a bound, and not a silly one."""
-    assert least <= worst(model, demand(keywords), output) <= most
+    assert least - 1e-9 <= worst(model, demand(keywords), output) <= most + 1e-9
 
 
 @pytest.mark.parametrize(
-    "model", ["openai/never-heard-of", "mistral/mistral-ocr-latest", "openai/sora-2", "exa_ai/search"]
+    ("model", "listed"),
+    [
+        ("anthropic/claude-sonnet-latest", "anthropic/claude-sonnet-4-5"),
+        ("text-completion-openai/gpt-3.5-turbo-instruct", "gpt-3.5-turbo-instruct"),
+        ("openai/gpt-3.5-turbo-instruct", "gpt-3.5-turbo-instruct"),
+        ("openai/ft:gpt-4o-2024-08-06:my-org::abc123", "ft:gpt-4o-2024-08-06"),
+        ("ft:gpt-4o-2024-08-06:my-org:suffix:abc123", "ft:gpt-4o-2024-08-06"),
+        ("azure/GPT-4o", "azure/gpt-4o"),
+        ("azure/gpt-5-pro-2025-10-06", "azure/gpt-5-pro"),
+        ("litellm_proxy/gpt-4o", "gpt-4o"),
+    ],
 )
+def test_other_spellings_are_priced(model, listed, litellm_warm):
+    """A name that LiteLLM prices by another's entry has that entry's price."""
+    card = Prices().price("p", model, at=DAY)
+
+    assert card is not None
+    if "latest" not in model:
+        assert card.rates == Prices().price("p", listed, at=DAY).rates
+
+
+def test_what_a_program_registers_is_priced(litellm_warm, monkeypatch):
+    """Prices given to LiteLLM count from then on, also where another one was known."""
+    monkeypatch.setattr(litellm_warm, "model_cost", dict(litellm_warm.model_cost))
+    prices = Prices()
+    before = prices.price("p", "openai/gpt-4o", at=DAY)
+    own = {"input_cost_per_token": 1.0, "output_cost_per_token": 2.0, "litellm_provider": "openai", "mode": "chat"}
+    litellm_warm.model_cost |= {"openai/never-heard-of": own, "gpt-4o": own}
+
+    assert before.per_mtok()["input"] < 10
+    for model in ("openai/never-heard-of", "openai/gpt-4o"):
+        assert prices.price("p", model, at=DAY).per_mtok()["input"] == 1e6
+
+
+@pytest.mark.parametrize(
+    "own", [{"output_cost_per_image": 0.5}, {"input_cost_per_query": 0.5}, {"ocr_cost_per_page": 0.5}]
+)
+def test_prices_by_the_piece_on_a_deployment(own):
+    """A deployment's price of a picture, a query or a page bounds it, though nothing is billed by the token."""
+    card = Prices().price("p", "openai/never-heard-of", at=DAY, info=own)
+
+    assert card.listed.worst_nano(demand({"prompt": "x", "pages": [0]}), 0) == 500_000_000
+
+
+@pytest.mark.parametrize("model", ["openai/never-heard-of", "reducto/parse-v3"])
 def test_what_nobody_can_bound_has_no_price(model):
     """A model that is not listed, or billed by what no request tells, is unknown rather than free."""
     assert worst(model, Demand(), 0) is None

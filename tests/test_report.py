@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from report_rows import DAY_S, row
 
 from blueprint_llm.report import Figures, render
-from blueprint_llm.report.charts import scale
-from blueprint_llm.report.wording import count, counted, percent, seconds, spent, usd
+from blueprint_llm.report.page import count, counted, percent, scale, seconds, spent, usd
 from blueprint_llm.usage.stores.records import Charge, Level
 
 NOON = 20_000 * DAY_S + DAY_S // 2  # 2024-10-04
@@ -264,3 +263,11 @@ def test_the_newest_calls_come_first_and_no_more_than_two_hundred():
     assert page.count("<details ") == 200
     assert "200 calls of 240" in page
     assert re.findall(r"trace <code>(.*?)</code>", page)[:2] == ["trace-0", "trace-1"]
+
+
+@pytest.mark.parametrize("ahead_s", [1, 3600, 3 * 86400])
+def test_rows_of_a_clock_that_is_ahead_are_counted(ahead_s):
+    """A shared ledger may hold what another machine wrote after this one's now."""
+    found = figures(row(1, at=NOON - 60), row(2, at=NOON + ahead_s), until=NOON - 0.5)
+
+    assert sum(column.stats.calls for column in found.columns) == found.stats.calls == 2

@@ -42,7 +42,7 @@ FAULTS = [
     pytest.param(Cut(3, answer=LONG, abrupt=True), "stream_broken", id="cut abruptly"),
     pytest.param(Reset(3, answer=LONG), "stream_broken", id="reset"),
     pytest.param(Stall(3, answer=LONG), "stream_broken", id="stall"),
-    pytest.param(Stall(0, answer=LONG), "timeout", id="stall before the first token"),
+    pytest.param(Stall(0, answer=LONG), "timeout", id="stall before the first token", marks=pytest.mark.slow),
     pytest.param(BadLine(3, answer=LONG), "stream_broken", id="bad line"),
     pytest.param(ErrorObject(3, answer=LONG), "stream_broken", id="error object"),
     pytest.param(BrokenTool(), "malformed", id="broken tool call"),

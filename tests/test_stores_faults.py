@@ -62,7 +62,7 @@ def settlement(amount=45, id_="1"):
 async def written(store, id_):
     """Record a row, and make a transaction that takes it along."""
     await store.record(row(id_))
-    await store.release("nobody's")
+    await store.heartbeat("nobody's", 1)
 
 
 async def counted(store):
@@ -353,6 +353,7 @@ def visit(path):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 async def test_two_stores_of_a_process_survive_another_process(path):
     """Opening a second store here drops no lock of the first: a visitor's closing takes no file from under them."""
     stores = [SqliteStore(path) for _ in range(3)]
@@ -516,6 +517,33 @@ def test_forked_child_goes_on_by_itself(path):
     asyncio.run(store.aclose())
 
 
+PAST_PYTHON = """
+import asyncio, ctypes, os, pathlib, sys
+from blueprint_llm.usage.stores.records import AttemptRow
+from blueprint_llm.usage.stores.sqlite import SqliteStore
+store = SqliteStore(pathlib.Path(sys.argv[1]))
+row = lambda name: AttemptRow(id=name, call_id=name, at=0.0)
+asyncio.run(store.record(row("parent")))
+held = store._db
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    ctypes.pythonapi.PyOS_AfterFork_Child()  # all that such a server calls
+asyncio.run(store.record(row("child" if child == 0 else "parent again")))
+asyncio.run(store.breakers(["any"]))
+print(child == 0, store._db is held, flush=True)
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_server_that_forks_past_python(path):
+    """Nobody is told before it, as in uWSGI: the child opens the file for itself; its parent goes on with its own."""
+    done = subprocess.run([sys.executable, "-c", PAST_PYTHON, str(path)], capture_output=True, text=True, check=True)
+
+    assert sorted(done.stdout.split("\n")) == ["", "False True", "True False"]
+
+
 def test_forked_child_outlives_the_parents_connection(path):
     """A child that goes on after its parent has closed shares the file with newcomers."""
     store = SqliteStore(path)
@@ -612,7 +640,7 @@ async def test_the_log_is_emptied_beside_the_calls(store, path, monkeypatch):
 
     for n in range(sqlite_module._CHECKPOINT_EVERY):
         await written(store, f"{n}")
-    store._join_checkpoint()
+    store._checkpoint.join()
 
     assert [thread.name for thread in makers] == ["blueprint-checkpoint"]
     assert path.stat().st_size > before
@@ -626,7 +654,7 @@ async def test_a_long_log_begins_anew(store, path, monkeypatch):
         await written(store, f"{n}")
         if n % sqlite_module._CHECKPOINT_EVERY == 0:
             size = log.stat().st_size
-    store._join_checkpoint()
+    store._checkpoint.join()
     longest = log.stat().st_size
 
     for n in range(20):

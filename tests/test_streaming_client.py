@@ -3,9 +3,10 @@
 import json
 import pickle  # noqa: TID251 - what process pools do to errors
 
+import litellm
 import pytest
-from driving import CALLERS, KEY, configuration
-from provider_answers import MODELS, claude, ollama, openai, words
+from driving import CALLERS, KEY, MESSAGES, configuration
+from provider_answers import ANSWERS, MODELS, claude, cohere, ollama, openai, words
 
 from blueprint_llm import SyncLLMClient
 from blueprint_llm.errors import AnswerInvalidError, CallError, ChainExhaustedError, ToolCallInvalidError
@@ -549,3 +550,38 @@ def test_reasoning_before_structured_text_is_taken(caller):
 
         assert (whole.error, streamed.error, counts(server)) == (None, None, [2])
         assert json.loads(whole.response.content) == {"ok": True}
+
+
+@pytest.mark.parametrize("name", ["openai: several", "anthropic: hidden thinking", "anthropic: two searches"])
+def test_every_piece_of_litellms_stands_at_a_chunk(caller, name):
+    """Other answers' texts, signatures, fields of a provider's: what has no field of ours is at some chunk's `raw`."""
+    format_, _, case = name.partition(": ")
+    params, recorded = ANSWERS[format_][case]
+    with FaultServer(default=recorded) as server:
+        provider = at(format_, server)
+        heard = caller.stream(chain(provider), messages=MESSAGES, **params)
+        stream = list(litellm.completion(**provider, messages=MESSAGES, stream=True, **params))
+
+    def told(chunks):
+        deltas = [choice.model_dump()["delta"] for chunk in chunks for choice in chunk.choices]
+        said = [{key: value for key, value in each.items() if value and key != "role"} for each in deltas]
+        return [each for each in said if each]
+
+    assert told(chunk.raw for chunk in heard.chunks if chunk.raw) == told(stream)
+
+
+def test_a_text_that_an_unknown_limit_cut_is_handed_over(ask):
+    """Whole or streamed: LiteLLM writes "stop" for Mistral's `model_length`."""
+    with FaultServer(default=Answer("Once upon a", finish_reason="model_length")) as server:
+        heard = ask(configuration(server.url), messages=MESSAGES)
+
+    assert (heard.error, heard.response.content, len(server.requests)) == (None, "Once upon a", 1)
+
+
+def test_what_coheres_limit_cut_is_handed_over(ask):
+    """Its end and its usage are in an event that LiteLLM looks for elsewhere: without them every stream is broken."""
+    with FaultServer(default=cohere("Once upon a", finish="MAX_TOKENS")) as server:
+        heard = ask(chain(at("cohere", server)), messages=MESSAGES)
+
+    assert (heard.error, heard.response.content, heard.response.finish_reason) == (None, "Once upon a", "length")
+    assert (heard.response.usage.source, heard.response.usage.total_tokens) == ("provider", 29)

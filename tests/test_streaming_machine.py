@@ -203,10 +203,10 @@ def document_code(text):
     try:
         found = Document()
         found.feed(text)
-        found.close()
     except JsonRejected as error:
         return error.code
-    return "ok"
+    error = found.close()
+    return error.code if error else "ok"
 
 
 def test_the_size_cap_is_one_place():

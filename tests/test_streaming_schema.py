@@ -257,6 +257,7 @@ DIALECT = {"$schema": "http://127.0.0.1:9/meta", "type": "object"}
         pytest.param(HIDDEN, {"default": 1}, None, "", id="nor does one below a key like a keyword's name"),
         pytest.param(QUOTED, QUOTED["const"], None, "", id="a value that looks like a reference"),
         pytest.param(DIALECT, {"a": 1}, None, "", id="an unknown dialect is not fetched"),
+        pytest.param({"dependencies": {"a": ["b"]}}, {"a": 1}, None, "", id="no word of this draft any more"),
         pytest.param(prop({"multipleOf": 0.01}), {"a": 19.99}, None, "", id="cents"),
         pytest.param(prop({"multipleOf": 0.1}), {"a": 0.3}, None, "", id="tenths"),
         pytest.param(prop({"multipleOf": 0.01}), {"a": 19.995}, "schema_multiple_of", "/a", id="no cents"),
@@ -327,6 +328,9 @@ DIALECT = {"$schema": "http://127.0.0.1:9/meta", "type": "object"}
         pytest.param(prop({"pattern": r"^\d+$"}), {"a": "٣٤"}, "schema_pattern", "/a", id="digits are ASCII"),
         pytest.param(prop({"pattern": r"^[\w-]+$"}), {"a": "é"}, "schema_pattern", "/a", id="words are ASCII"),
         pytest.param(prop({"pattern": "^a$"}), {"a": "a\n"}, "schema_pattern", "/a", id="the end is the end"),
+        pytest.param(prop({"pattern": r"^[^\W_]$"}), {"a": "é"}, "schema_pattern", "/a", id="in negated classes, too"),
+        pytest.param(prop({"pattern": r"^\s[\s]$"}), {"a": "\u00a0\u00a0"}, None, "", id="blanks are Unicode's"),
+        pytest.param(prop({"pattern": r"^[$][^$]$"}), {"a": "$a"}, None, "", id="a dollar in a class is one"),
         pytest.param(prop({"pattern": r"^\p{L}+$"}), {"a": "é"}, None, "", id="classes of Unicode do not forbid"),
         pytest.param(
             {"patternProperties": {r"^\w$": {"type": "null"}}, "additionalProperties": False},

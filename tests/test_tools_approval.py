@@ -674,6 +674,38 @@ def test_a_run_that_is_resumed_twice_goes_on_once(engine):
     assert resume(engine(), second.value.run.state_id, {}, [says(text="ok")]).content == "ok"
 
 
+def test_a_run_that_is_being_resumed_is_not_resumed_beside(engine):
+    """What an answer allowed runs once, also when two programs take the run up at the same moment."""
+    made: list[str] = []
+    started, ended = threading.Event(), threading.Event()
+
+    def slow(word: str) -> str:
+        """Take a while."""
+        made.append(word)
+        started.set()
+        ended.wait(20)
+        return word
+
+    def tools():
+        found = engine([])
+        found.register_tool(slow)
+        return found
+
+    first, second = tools(), tools()
+    state = waiting(first, ToolCall(id="s", name="slow", arguments={"word": "x"}))
+    running = threading.Thread(target=resume, args=(first, state, [YES], [says(text="done")]))
+    running.start()
+    started.wait(20)
+    with pytest.raises(ToolDeniedError, match="being resumed right now"):
+        resume(second, state, [YES], [says(text="done")])
+    ended.set()
+    running.join()
+
+    assert made == ["x"]
+    with pytest.raises(ToolDeniedError, match="resumed already"):
+        resume(second, state, [YES], [])
+
+
 def test_text_from_outside_is_not_forgotten_while_a_run_waits(engine):
     """A run that was taken up again still asks before it acts on what it may have read."""
 

@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from blueprint_llm.cli import tools
+from blueprint_llm.config.blocks import Sandbox
 from blueprint_llm.errors import ApprovalPending
-from blueprint_llm.tools import DenyAll, RunResult
+from blueprint_llm.tools import DenyAll, RunResult, sandbox
 from blueprint_llm.tools.approval import TerminalApprover
 from blueprint_llm.types import StreamChunk, ToolResult
 
@@ -108,7 +109,7 @@ def invoke(monkeypatch):
 
     def call(answer, *words):
         client = Client(answer)
-        monkeypatch.setattr(tools, "open_client", lambda config, **more: client)
+        monkeypatch.setattr(tools, "open_client", lambda **more: client)
         return CliRunner().invoke(tools.run, words), client
 
     return call
@@ -144,3 +145,38 @@ def test_run_asks_only_where_somebody_sits(monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
 
     assert isinstance(tools.approver(), TerminalApprover)
+
+
+SUGGESTED = [
+    pytest.param(["write_file", '{"path": "src/a.py", "content": ""}'], "paths: [", "auto", id="a rule would"),
+    pytest.param(["write_file", '{"path": ".bashrc", "content": ""}'], "", "auto", id="a protected file asks"),
+    pytest.param(["command", "npm", "ci"], "", "auto", id="another rule asks"),
+    pytest.param(["command", "ls"], 'argv: ["ls"]', "auto", id="a command"),
+    pytest.param(["command", "ls"], '{allow: "command", argv: ["ls"]}', "landlock", id="what the kernel can hold"),
+    pytest.param(["command", "ls"], "", "none", id="the kernel asks"),
+    pytest.param(["command", "make"], "", "landlock", id="the kernel asks in spite of a rule"),
+    pytest.param(["command", '{"command": "ls; id"}'], "", "auto", id="a shell's words ask"),
+]
+
+
+@pytest.mark.parametrize(("words", "rule", "backend"), SUGGESTED)
+def test_a_rule_is_told_only_where_it_would_allow(words, rule, backend, tmp_path, monkeypatch):
+    """Where another rule, the kernel or the kind of a file asks all the same, no rule is named."""
+    monkeypatch.setattr(sandbox, "offered", lambda name: name == {"auto": "bubblewrap"}.get(backend, backend))
+    config = tmp_path / "blueprint.yaml"
+    rules = "[{ask: command, argv: [npm]}, {allow: command, argv: [make], effects: write}]"
+    config.write_text(f"blueprint: {{version: 1, tools: {{workspace: {tmp_path}, rules: {rules}}}}}")
+    found = CliRunner().invoke(tools.tools, ["check", "--json", "--config", str(config), *words])
+    told = json.loads(found.output)
+
+    assert told["decision"] == "ask"
+    assert bool(told["would_allow"]) is bool(rule)
+    assert rule in told["would_allow"]
+
+
+def test_what_the_kernel_cannot_hold_is_told_as_denied_where_the_sandbox_is_required():
+    """The sentence on the kernel says what becomes of a command."""
+    waived, strict = Sandbox(backend="none"), Sandbox(backend="none", required=True)
+
+    assert sandbox.describe(waived) == "none, as configured: commands run unconfined"
+    assert sandbox.describe(strict) == "none: all commands are denied"

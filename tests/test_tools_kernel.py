@@ -148,12 +148,24 @@ def test_a_denied_file_is_hidden_in_folders_of_any_name(name, engine, workspace)
     assert CANARY not in run(tools, "grep", "-r", "canary", ".").content
 
 
-@pytest.mark.parametrize("name", [".env~", ".env2", ".environment", ".envrc.bak", "src/.env.prod.old"])
+SECRETS = [".env~", ".env2", ".environment", ".envrc.bak", "src/.env.prod.old", ".env\n", "x\n.pem"]
+KEYS = ["id_rsa", "id_ed25519_sk", "id_rsa_work", "id_rsa-github", "id_ecdsa.old", "id_rsa.1", "id_dsa~", "id_xmss"]
+
+
+@pytest.mark.parametrize("name", [*SECRETS, *KEYS])
 def test_every_name_that_begins_as_a_secret_does_is_hidden(name, engine, workspace):
-    """The page says `.env*`."""
+    """The page says `.env*`, and `id_*` of private keys."""
     (workspace / name).write_text(CANARY)
 
     assert CANARY not in run(engine({"allow": "command"}), "grep", "-r", "canary", ".").content
+
+
+@pytest.mark.parametrize("name", ["id_rsa.pub", "id_ed25519_sk.pub", "id_rsa_parser.py", "id_card"])
+def test_what_is_no_private_key_is_not_hidden(name, engine, workspace):
+    """Public keys, and programs about keys, are files as others."""
+    (workspace / name).write_text(CANARY)
+
+    assert CANARY in run(engine({"allow": "command"}), "cat", name).content
 
 
 def test_a_file_beside_a_folder_of_objects_is_no_git_configuration(engine, workspace):
@@ -240,6 +252,17 @@ def test_the_plants_would_run_without_a_sandbox(plant, engine, workspace):
     assert list(workspace.rglob("planted"))
 
 
+@pytest.mark.parametrize(("tree", "stays"), [("{beside}", False), ("../../../beside", False), ("..", True)])
+def test_a_new_repository_s_working_tree_is_not_outside(tree, stays, engine, workspace):
+    """The user's git would write there what a command has recorded."""
+    place = tree.format(beside=workspace.parent / "beside")
+    script = f"git init -q sub && git -C sub config core.worktree {place} && grep -c worktree sub/.git/config"
+    result = sh(engine({"allow": "command", "effects": "write"}), script)
+
+    assert result.content.startswith("exit code 0")
+    assert ("worktree" in (workspace / "sub/.git/config").read_text()) is stays
+
+
 def test_git_s_objects_are_what_the_page_says(engine, workspace):
     """What was committed can be printed from `.git`, also of a denied path; denying `.git` closes that."""
     subprocess.run(["git", "init", "-q", str(workspace)], check=True)
@@ -281,6 +304,22 @@ def test_the_environment_holds_no_way_out(engine, workspace, monkeypatch):
 
     assert CANARY not in run(tools, "env").content
     assert CANARY not in run(tools, "git", "-c", "alias.e=!env", "e").content
+
+
+LOADS_CODE = ["LD_PRELOAD", "GCONV_PATH", "BASH_FUNC_ls%%", "SHELLOPTS", "PERLLIB", "NODE_PATH", "_JAVA_OPTIONS"]
+LOADS_CODE += ["TAR_OPTIONS", "RIPGREP_CONFIG_PATH", "MAKEFLAGS", "LUA_INIT", "DOTNET_STARTUP_HOOKS"]
+
+
+@pytest.mark.parametrize("name", [*LOADS_CODE, "SSH_PASSPHRASE", "DB_PASS", "API_KEY"])
+def test_what_loads_code_or_is_a_secret_is_not_passed_on_even_if_it_is_listed(name, engine, monkeypatch):
+    """Beside `env.pass`, names of what programs load code by, and of secrets, are left out."""
+    monkeypatch.setenv(name, CANARY)
+    monkeypatch.setenv("PLAIN", "plain")
+    tools = engine({"allow": "command"}, env={"pass": ["PATH", "PLAIN", name]})
+    found = run(tools, "env").content
+
+    assert "PLAIN=plain" in found
+    assert CANARY not in found
 
 
 def test_what_the_user_s_git_reads_and_runs_is_kept(engine, workspace):
@@ -376,10 +415,10 @@ def test_what_cannot_be_carried_away_loses_its_name(engine, workspace, monkeypat
 def test_what_cannot_be_taken_away_at_all_is_told(engine, workspace, monkeypatch):
     """A file that cannot even be renamed is named in the result."""
 
-    def refused(*_):
+    def refused(*_, **__):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(os, "rename", refused)
     result = sh(engine({"allow": "command", "effects": "write"}), "echo mine > CLAUDE.md")
 
     assert "CLAUDE.md, which the command made, needs a person's yes, and could not be taken away" in result.content

@@ -147,6 +147,73 @@ def test_a_start_that_is_cancelled_ends_at_once_with_its_server(tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+ODD_SERVER = """
+import json, sys
+named = lambda *names: [{"name": name, "inputSchema": {"type": "object"}} for name in names]
+for line in sys.stdin:
+    asked = json.loads(line)
+    answer = {"protocolVersion": (asked.get("params") or {}).get("protocolVersion"), "capabilities": {"tools": {}},
+              "serverInfo": {"name": "odd", "version": "1"}}
+    if asked["method"] == "tools/list":
+        page = int((asked.get("params") or {}).get("cursor") or 0)
+        answer = PAGES[page]
+    if asked["method"] == "tools/call":
+        answer = {"content": [], "structuredContent": {"called": asked["params"]["name"]}}
+    if "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+"""
+
+
+def odd(pages):
+    """The command of a server that lists these pages of tools, and answers with structure alone."""
+    return sys.executable, "-c", ODD_SERVER.replace("PAGES", pages)
+
+
+def test_all_pages_of_a_list_of_tools_are_read(engine):
+    """A server may list its tools in pages; what it answers as structure alone is told as JSON."""
+    pages = "[{'tools': named('a', 'b'), 'nextCursor': '1'}, {'tools': named('c')}]"
+    tools = engine([{"allow": "*"}], command=odd(pages))
+
+    assert {item.name for item in tools.tools()} >= {"demo__a", "demo__b", "demo__c"}
+    assert execute(tools, call("c")).content == '{"called": "c"}'
+
+
+def test_a_list_of_tools_without_end_is_an_error(engine):
+    """A server whose pages go round does not hold up the start."""
+    with pytest.raises(ToolError, match="without end"):
+        engine(command=odd("[{'tools': named('a'), 'nextCursor': '0'}]"))
+
+
+def test_tools_whose_names_become_the_same_are_told_apart(engine):
+    """Names that only differ in what a provider does not take, or beyond its length, get a mark each."""
+    long = "x" * 80
+    pages = f"[{{'tools': named('a b', 'a_b', 'plain', '{long}1', '{long}2')}}]"
+    tools = engine([{"allow": "*"}], command=odd(pages))
+    names = [item.name for item in tools.tools() if item.name.startswith("demo__")]
+    called = [execute(tools, call(name.removeprefix("demo__"))).content for name in names]
+
+    assert len(set(names)) == 5
+    assert all(len(name) <= 64 for name in names)
+    assert "demo__plain" in names
+    assert called == [f'{{"called": "{name}"}}' for name in ("a b", "a_b", "plain", f"{long}1", f"{long}2")]
+
+
+def test_a_server_whose_tool_has_a_taken_name_is_ended(tmp_path):
+    """Nothing of it stays: no tool, no process; and the next try says the same."""
+    command = ["sh", "-c", 'echo $$ >> pids; exec "$@"', "-", *odd("[{'tools': named('a', 'b')}]")]
+    settings = Tools.model_validate({"mcp_servers": {"demo": {"command": command, "timeout_s": 20}}})
+    with ToolEngine(workspace=tmp_path, settings=settings) as tools:
+        tools.register_tool({"name": "demo__b", "parameters": {}}, lambda: None)
+        for _ in range(2):
+            with pytest.raises(ToolError, match="demo__b is registered already"):
+                sync.run(tools.connect())
+        assert "demo__a" not in {item.name for item in tools.tools()}
+        pids = (tmp_path / "pids").read_text().split()
+
+        assert len(pids) == 2
+        assert not any(Path("/proc", pid).exists() for pid in pids)
+
+
 def test_a_schema_that_cannot_be_used_denies(tmp_path):
     """A reference out of the schema is not fetched; the call is denied."""
     with ToolEngine([{"allow": "*"}], tmp_path) as engine:

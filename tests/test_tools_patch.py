@@ -70,6 +70,17 @@ def test_the_three_formats_say_the_same(patch):
     ("before", "patch", "after"),
     [
         pytest.param(b"a\r\nb\r\nc\r\n", v4a(" a\n-b\n+B\n+x\n c\n"), b"a\r\nB\r\nx\r\nc\r\n", id="CRLF"),
+        pytest.param(
+            b"a\r\nb\r\n", unified("@@ -1,2 +1,3 @@\n a\r\n-b\r\n+B\r\n+x\r\n"), b"a\r\nB\r\nx\r\n", id="a diff of CRLF"
+        ),
+        pytest.param(b"a\r\nb\r\n", unified("@@ -2 +2 @@\n-b\r\n+b\n"), b"a\r\nb\n", id="a diff from CRLF"),
+        pytest.param(b"a\nb\n", unified("@@ -1,2 +1,2 @@\n a\n-b\n+b\r\n"), b"a\nb\r\n", id="a diff to CRLF"),
+        pytest.param(
+            b"a\r\nb",
+            unified("@@ -1,2 +1,2 @@\n-a\r\n+A\r\n b\n\\ No newline at end of file\n"),
+            b"A\r\nb",
+            id="a diff of CRLF with a bare last line",
+        ),
         pytest.param(b"a\nb", v4a(" a\n-b\n+B\n"), b"a\nB", id="no newline at the end stays so"),
         pytest.param(b"a\nb", v4a(" b\n+c\n"), b"a\nb\nc", id="adding after a bare last line"),
         pytest.param(
@@ -165,6 +176,16 @@ def test_what_could_mean_two_things_is_an_error(patch, problem):
     assert re.search(problem, f"{caught.value} {caught.value.hint}")
 
 
+def test_git_s_renames_without_a_change():
+    """Git writes no lines for them, so its headers count; a quoted name could mean two things."""
+    rename = "diff --git a/a b/b c\nsimilarity index 100%\nrename from a\nrename to b c\n"
+    more = "diff --git a/x b/x\nindex 1..2 100644\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-1\n+2\n"
+
+    assert staged(rename + more, {"a": b"1\n", "x": b"1\n"}) == {"a": None, "b c": b"1\n", "x": b"2\n"}
+    with pytest.raises(PatchError, match="no lines are changed"):
+        staged(rename.replace("to b c", 'to "b"'), {"a": b"1\n"})
+
+
 def test_renames_and_deletions():
     """A rename, with changed lines or V4A's own, and a deletion are edits too; the preview shows each."""
     patch = (
@@ -228,6 +249,7 @@ def test_a_patch_writes_all_its_files(tmp_path):
 
 KILLED = """
 import os, signal, sys
+import filelock
 from itertools import count
 from pathlib import Path
 from blueprint_llm.tools.workspace import Root
@@ -333,3 +355,11 @@ def test_a_damaged_journal_is_swept(tmp_path):
         Journal(home, os.urandom).recover(root)
 
     assert not (home / "x.json").exists()
+
+
+def test_a_patch_of_a_file_without_a_name_is_denied(tmp_path):
+    """Headers that name nothing are answered like any other path that no tool may touch."""
+    with ToolEngine([{"allow": "patch"}], tmp_path) as engine:
+        found = engine.check("patch", {"patch": "--- a/\n+++ b/\n@@ -1 +1 @@\n-x\n+y\n"})
+
+    assert (found.decision, found.reasons) == ("deny", ("the path is empty",))

@@ -487,10 +487,11 @@ def test_one_judge_of_arguments(engine):
     assert next(item for item in tools.tools() if item.name == "double").parameters["additionalProperties"] is False
 
 
-def test_a_call_that_is_none_is_an_error_of_the_caller(engine):
+@pytest.mark.parametrize("call", ["command", None, {"id": "1", "function": None}, {"function": "command"}])
+def test_a_call_that_is_none_is_an_error_of_the_caller(call, engine):
     """What is no tool call at all is told to the program, not to the model."""
     with pytest.raises(ToolError):
-        sync.run(engine().execute("command"))
+        sync.run(engine().execute(call))
 
 
 @pytest.mark.slow

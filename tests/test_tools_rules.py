@@ -639,6 +639,11 @@ def test_custom_tools_are_judged_by_their_traits(workspace):
         pytest.param({"argv": ["git"]}, "exactly one", id="no effect"),
         pytest.param({"allow": "command", "argw": ["git"]}, "did you mean 'argv'", id="unknown key"),
         pytest.param({"alow": "command"}, "did you mean 'allow'", id="a typing error in the verb"),
+        pytest.param({"deny": "*", "paths": ["/private/**"]}, "leads out of the workspace", id="a slash before it"),
+        pytest.param({"deny": "*", "paths": ["../x"]}, "leads out of the workspace", id="above the workspace"),
+        pytest.param({"deny": "*", "paths": ["src/{a,b}.py"]}, "one glob for each", id="a list in braces"),
+        pytest.param({"deny": "*", "paths": ["!src/**"]}, "one glob for each", id="an exception"),
+        pytest.param({"deny": "*", "paths": ["src\\a.py"]}, "one glob for each", id="a backslash"),
         pytest.param({**allow("git"), "efects": "read"}, "did you mean 'effects'", id="a typing error"),
         pytest.param(allow("git", effects="wite"), "did you mean 'write'", id="unknown effect"),
         pytest.param(allow("git", flags="any"), "`flags` is gone", id="a key of earlier versions"),
@@ -657,6 +662,19 @@ def test_a_wrong_rule_is_a_configuration_error(rule, problem, workspace):
         ToolEngine([{"allow": "read_file"}, rule], workspace)
 
     assert "rules[1]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["src//a.py", "src/./a.py", "src/../src/a.py", "{root}/src/a.py", "{link}/src/a.py", "{link}/src/"]
+)
+def test_a_path_of_a_rule_is_understood_however_it_is_written(pattern, workspace, tmp_path_factory):
+    """Also with the workspace's own path before it, as it was given or as it really is."""
+    link = tmp_path_factory.mktemp("links") / "link"
+    link.symlink_to(workspace)
+    rule = {"deny": "*", "paths": [pattern.format(root=workspace, link=link)]}
+    with ToolEngine([{"allow": "*"}, rule], link) as engine:
+        assert engine.check("read_file", {"path": "src/a.py"}).decision == "deny"
+        assert engine.check("read_file", {"path": "other.py"}).decision == "allow"
 
 
 def test_no_pattern_of_a_model_can_hang_a_listing(workspace):

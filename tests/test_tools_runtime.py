@@ -295,6 +295,7 @@ def test_rt017_standard_input_is_at_its_end(engine):
     assert (result.status, result.content) == ("ok", "exit code 0\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["landlock", "bubblewrap"])
 @pytest.mark.parametrize("privileges", ["own", "none"])
 def test_rt019_the_sandbox_holds(backend, privileges, shared_tmp, capsys):
@@ -547,11 +548,12 @@ async def test_the_engine_does_not_block_the_loop(engine):
     assert (await tools.execute({"id": "4", "name": "none", "arguments": {}})).status == "denied"
 
 
-@pytest.mark.parametrize(("parallel", "most"), [(1, 1), (2, 2), (8, 4)])
-async def test_a_batch_runs_so_many_at_once(parallel, most, engine):
-    """A batch keeps its order and its limit."""
-    tools, now, seen = engine(rules=[{"allow": "*"}]), [], []
+@pytest.mark.parametrize(("parallel", "is_safe", "most"), [(1, True, 1), (2, True, 2), (8, True, 4), (8, False, 1)])
+async def test_a_batch_runs_so_many_at_once(parallel, is_safe, most, engine):
+    """A batch keeps its order and its limit; tools that are not marked safe for it never run side by side."""
+    tools, now, seen = engine(rules=[{"allow": "*"}], loop={"parallel": parallel}), [], []
 
+    @tool(parallel=is_safe)
     def work(n: int) -> int:
         """Note how many run."""
         now.append(n)
@@ -562,9 +564,9 @@ async def test_a_batch_runs_so_many_at_once(parallel, most, engine):
 
     tools.register_tool(work)
     batch = [Ready(call=ToolCall(id=str(n), name="work", arguments={"n": n})) for n in range(4)]
-    found = await tools.run_all(batch, parallel)
+    found = await tools.perform(batch, {})
 
-    assert [result.content for result in found] == ["0", "1", "2", "3"]
+    assert {name: result.content for name, result in found.items()} == {"0": "0", "1": "1", "2": "2", "3": "3"}
     assert max(seen) <= most
 
 

@@ -1,5 +1,4 @@
 import asyncio
-from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -11,7 +10,7 @@ from blueprint_llm.errors import BudgetExceededError, ConfigError, QuotaExceeded
 from blueprint_llm.models import ModelFacts
 from blueprint_llm.types import UsageFilter, UsageInfo
 from blueprint_llm.usage import Demand, Estimate, Ledger, Outcome, Payer, demand, denial, standing
-from blueprint_llm.usage.limits import of_attempt
+from blueprint_llm.usage.ledger import of_attempt
 from blueprint_llm.usage.pricing import PriceCard, Prices
 from blueprint_llm.usage.pricing.card import PARTS
 from blueprint_llm.usage.stores import MemoryStore
@@ -300,7 +299,6 @@ SEEN = UsageInfo(prompt_tokens=10, completion_tokens=20, cached_tokens=3, reason
         pytest.param(Outcome(), None, 5000, 1, 0, id="an answer without tokens or price: the estimate stays"),
         pytest.param(Outcome(cost_usd=0.04), 40_000_000, 40_000_000, 1, 0, id="a picture that costs so much"),
         pytest.param(Outcome(category="rate_limited"), 0, 0, 1, 0, id="refused by the provider"),
-        pytest.param(Outcome(category="unavailable", sent=False), 0, 0, 0, 0, id="never sent"),
         pytest.param(
             Outcome(category="timeout", usage=UsageInfo(prompt_tokens=10), cost_usd=0.000025, maybe_billed=True),
             25_000, 25_000, 1, 10, id="cut off",
@@ -365,14 +363,14 @@ async def test_denials_are_errors_with_their_facts():
 
     assert isinstance(error, BudgetExceededError)
     assert (error.scope, error.limit_usd, error.used_usd, error.resets_at) == ("project", 0.00001, 0.000005, 172800)
-    quota = denial(replace(level, charge=level.charge._replace(kind="requests", limit=3), used=3))
+    quota = denial(level._replace(charge=level.charge._replace(kind="requests", limit=3), used=3))
     assert isinstance(quota, QuotaExceededError)
     assert (quota.kind, quota.limit, quota.used) == ("requests", 3, 3)
     assert standing(level) == {
         "scope": "project", "kind": "usd", "window": "day", "limit": 0.00001, "used": 0.000005, "share": 0.5,
         "resets_at": 172800,
     }  # fmt: skip
-    assert replace(level, charge=level.charge._replace(limit=0)).share == 1.0
+    assert level._replace(charge=level.charge._replace(limit=0)).share == 1.0
 
 
 async def test_whole_way_of_two_attempts():

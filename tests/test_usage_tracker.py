@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 from blueprint_llm.config.blocks import Budget
 from blueprint_llm.config.model import Config
 from blueprint_llm.sync import run
-from blueprint_llm.types import UsageFilter
+from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
 from blueprint_llm.usage import Ledger, UsageTracker
 from blueprint_llm.usage.stores import MemoryStore, SqliteStore
 from blueprint_llm.usage.stores.records import AttemptRow, Reservation, Settlement
@@ -96,3 +97,14 @@ def test_a_closed_file_opens_again(tmp_path):
 
     assert tracker.get_usage().calls == 1
     tracker.close()
+
+
+@pytest.mark.parametrize(("usd", "unpriced", "shown"), [(0.0, 2, None), (0.5, 2, 0.5), (0.0, 0, 0.0)])
+def test_an_unknown_sum_is_null_in_json(usd, unpriced, shown):
+    """What no call of a sum is known to have cost is shown as unknown, not as 0; Python's own number stays one."""
+    totals = UsageTotals(calls=2, cost_usd=usd, unpriced=unpriced)
+    stats = UsageStats(cost_usd=usd, unpriced=unpriced, by_model={"m": totals})
+
+    dumped = json.loads(stats.model_dump_json())
+    assert (dumped["cost_usd"], dumped["by_model"]["m"]["cost_usd"]) == (shown, shown)
+    assert stats.cost_usd == stats.model_dump()["cost_usd"] == usd

@@ -589,6 +589,7 @@ def test_the_audits_lock_that_a_stopped_process_holds(place, tmp_path, monkeypat
     assert "not run: the audit cannot be written" in result.content
 
 
+@pytest.mark.slow
 def test_explain_and_plans_keep_the_deadline_too(place):
     """What only reads waits no longer either: `explain` says so in its decision."""
     with SyncLLMClient(place.document) as client:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from blueprint_llm import redaction
+from blueprint_llm.config.environment import is_address
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy.classification import classify, unquoted, wait_s, words_in
 from blueprint_llm.redaction import clean_traceback, redact_value
@@ -27,6 +28,7 @@ _LOST = {
 # What they raise when there is no connection at all: the status is LiteLLM's invention then.
 _UNREACHED = {
     *("ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError", "ConnectionRefusedError"),
+    *("InvalidURL", "UnsupportedProtocol", "NonHttpUrlClientError"),
     *("gaierror", "ClientConnectorCertificateError", "ClientConnectorSSLError", "SSLCertVerificationError"),
 }
 _NETWORK = _LOST | _UNREACHED | {"APIConnectionError"}
@@ -176,6 +178,8 @@ def _origin(url: str) -> str | None:
 def _address_of(failure: Failure, call: Call) -> str | None:
     """Return where the connection went. LiteLLM's client for OpenAI may have dropped the request that says it."""
     base = (call.credential.base_url if call.credential else None) or call.params.get("api_base")
+    if base and not is_address(str(base)):
+        return f"{clean_traceback(str(base).rpartition('@')[2])}, which is no address like https://host:443/v1"
     return (_origin(str(base)) if base else None) or failure.address
 
 

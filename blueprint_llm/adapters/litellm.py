@@ -26,7 +26,8 @@ from blueprint_llm.adapters.merge import PASSED_ON, Merger, as_openrouter_wants,
 from blueprint_llm.adapters.redirects import at_one_host, watch
 from blueprint_llm.config.providers import is_loopback
 from blueprint_llm.secret import Secret
-from blueprint_llm.streaming.verdict import is_lost
+from blueprint_llm.streaming.chunks import fields, sequence
+from blueprint_llm.streaming.verdict import end_of, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -46,6 +47,9 @@ PRIVATE = {
     "to other hosts are followed",
     "CustomStreamWrapper.chunks": "tokens that LiteLLM counts pass for the provider's; memory grows with every chunk",
     "CustomStreamWrapper.completion_stream": "every chunk leaves a generator behind, which holds it for a while",
+    "CustomStreamWrapper.completion_stream.chunk_parser": "what xAI, DeepSeek and others send around the choices of a "
+    "stream is lost, and every stream of Cohere's passes for one that broke",
+    "CustomStreamWrapper.completion_stream.streaming_response": "a stream of Cohere's that is left does not hang up",
     "CustomStreamWrapper._base_hidden_params": "a key that a gateway echoes in a header stands in a chunk's parameters",
     "ModelResponse._response_headers": "a key that a gateway echoes in a header stands in the answer",
     "acompletion(_skip_mcp_handler=)": "a call with tools fails where the package mcp is not installed",
@@ -53,6 +57,8 @@ PRIVATE = {
 }
 # OpenAI's, which LiteLLM makes of every other.
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
+# What LiteLLM's parsers read around the choices.
+_KNOWN_AROUND = frozenset({"id", "object", "created", "model", "choices", "usage"})
 # Where LiteLLM keeps a provider's headers; the second place goes into every chunk of a stream.
 _HIDDEN = ("_hidden_params", "_base_hidden_params")
 _HEADERS = ("additional_headers", "headers")
@@ -194,8 +200,8 @@ class _Tap:
     that holds its chunk until it is closed; this one answers with itself.
     """
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self.merger = stream, Merger()
+    def __init__(self, stream: Any, prefix: str = "") -> None:
+        self._stream, self._prefix, self.merger = stream, prefix, Merger()
         self._chunks: Any = None
 
     def __iter__(self) -> Self:
@@ -217,17 +223,36 @@ class _Tap:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def parse(self, parse: Any, chunk: Any) -> Any:
+        """Hear a chunk of LiteLLM's own client, of which its parser leaves nothing but what it knows."""
+        if isinstance(chunk, dict):
+            self._hear(chunk)
+            self.merger.add({name: value for name, value in chunk.items() if name not in _KNOWN_AROUND})
+        return parse(chunk)
+
     def _hear(self, chunk: Any) -> Any:
-        for choice in getattr(chunk, "choices", None) or ():
-            delta = choice.delta
-            if delta is not None and not (delta.model_fields_set <= PASSED_ON >= (delta.model_extra or {}).keys()):
-                self.merger.add({"choices": [{"index": choice.index, "delta": delta.model_dump()}]})
-            if (reason := choice.finish_reason) and reason not in FINISH_REASONS:
+        said = fields(chunk)
+        for choice in map(fields, sequence(said.get("choices"))):
+            place = {"index": choice.get("index")}
+            if extra := _not_passed_on(choice.get("delta")):
+                self.merger.add({"choices": [{**place, "delta": extra}]})
+            if (reason := choice.get("finish_reason")) and reason not in FINISH_REASONS:
                 native = {"provider_specific_fields": {"native_finish_reason": reason}}
-                self.merger.add({"choices": [{"index": choice.index, "delta": {}, **native}]})
-        if model := getattr(chunk, "model", None):
-            self.merger.add({"model": model})  # LiteLLM's chunks name the one that was asked for
+                self.merger.add({"choices": [{**place, "delta": {}, **native}]})
+        if model := said.get("model"):
+            self.merger.add({"model": self._prefix + model})  # LiteLLM's chunks name the one that was asked for
+        if tier := said.get("service_tier"):
+            self.merger.add({"service_tier": tier})  # it may come with the usage, of which LiteLLM takes nothing else
         return chunk
+
+
+def _not_passed_on(delta: Any) -> dict[str, Any]:
+    """Return the fields of a delta that LiteLLM may drop."""
+    if not isinstance(delta, dict):
+        if delta is None or delta.model_fields_set <= PASSED_ON >= (delta.model_extra or {}).keys():
+            return {}
+        delta = delta.model_dump()
+    return {name: value for name, value in delta.items() if name not in PASSED_ON}
 
 
 class _GeminiEnd:
@@ -270,17 +295,36 @@ def _is_openai_like(kind: type) -> bool:
     return is_named and library in {"openai", "litellm"}
 
 
-class Heard:
-    """What is heard of one stream of LiteLLM's beside its chunks; made before anything is read of it."""
+def _prefix_of(model: str) -> str:
+    """Return what LiteLLM writes before the model's name in a whole answer that came through OpenAI's client."""
+    provider, slash, _ = model.partition("/")
+    is_named = bool(slash) and provider in module().provider_list and provider not in {"openai", "azure"}
+    return f"{provider}/" if is_named else ""
 
-    def __init__(self, wrapper: Any) -> None:
+
+def _parse_cohere(parse: Any, chunk: Any) -> Any:
+    """Parse an event of Cohere's: LiteLLM looks for the end and its usage where Cohere does not send them."""
+    is_end = isinstance(chunk, dict) and chunk.get("type") == "message-end"
+    return parse({"event": "message-end", "data": chunk, **chunk} if is_end else chunk)
+
+
+class Heard:
+    """What is heard of one stream of a model beside LiteLLM's chunks; made before anything is read of it."""
+
+    def __init__(self, wrapper: Any, model: str) -> None:
         self._wrapper = wrapper
         self._tap: _Tap | None = None
         if getattr(wrapper, "make_call", None) is not None:
             wrapper.make_call = _GeminiEnd(wrapper.make_call)
-        source = getattr(wrapper, "completion_stream", None)
-        if any(map(_is_openai_like, type(source).__mro__)):
-            wrapper.completion_stream = self._tap = _Tap(source)
+        source: Any = getattr(wrapper, "completion_stream", None)
+        parse = getattr(source, "chunk_parser", None)
+        if parse is not None and type(source).__name__ == "CohereV2ModelResponseIterator":
+            source.chunk_parser = functools.partial(_parse_cohere, parse)
+        elif parse is not None and any(map(_is_openai_like, type(source).__mro__)):
+            self._tap = _Tap(source)
+            source.chunk_parser = functools.partial(self._tap.parse, parse)
+        elif any(map(_is_openai_like, type(source).__mro__)):
+            wrapper.completion_stream = self._tap = _Tap(source, _prefix_of(model))
 
     def ended_by(self) -> EndedBy:
         """Return whether the provider said that it was done.
@@ -295,7 +339,9 @@ class Heard:
             said = next(filter(None, (getattr(self._wrapper, mark, None) for mark in marks)), None)
         else:
             return "terminal"
-        return "none" if is_lost(said) else "terminal" if said else "invented"
+        # The tap hands on the reason itself, with which a limit that LiteLLM does not know is one.
+        is_known = self._tap is not None and end_of(said) == "cut"
+        return "none" if is_lost(said) and not is_known else "terminal" if said else "invented"
 
     def aside(self) -> dict[str, Any]:
         """Return what LiteLLM passes on in part only, merged, in the shape of an answer."""
@@ -322,7 +368,7 @@ class Stream:
 
     def __init__(self, wrapper: Any, call: Call) -> None:
         self._wrapper, self._call = wrapper, call
-        self._heard = Heard(wrapper)
+        self._heard = Heard(wrapper, call.model)
         source = getattr(wrapper, "completion_stream", None)
         self._embedded = source if hasattr(type(source), "last_usage") else None  # LiteLLM does not read its usage
         self._said: dict[str, Any] = {}  # the provider's usage
@@ -403,8 +449,11 @@ class Stream:
         if self._closed:
             return
         self._closed = True
+        source: Any = getattr(self._wrapper, "completion_stream", None)
         with contextlib.suppress(Exception):  # closing a connection that is already broken tells nobody anything
             await self._wrapper.aclose()
+            if not hasattr(source, "aclose"):  # LiteLLM's own clients of a few providers only hold its lines
+                await source.streaming_response.aclose()
 
 
 def _compact(kept: list[Any]) -> None:
@@ -420,11 +469,14 @@ def _compact(kept: list[Any]) -> None:
 
 
 def _place_of_plain(chunk: Any) -> int | None:
-    """Return the index of the choice of a chunk that has only text, of one choice; None for any other."""
+    """Return the index of the choice of a chunk that has only text, of one choice; None for any other.
+
+    LiteLLM builds its answer of the fields that it knows: others are merged from the chunks as they pass.
+    """
     if len(chunk.choices) != 1 or getattr(chunk, "usage", None) is not None:
         return None
     choice = chunk.choices[0]
-    said = {name for name, value in choice.delta if value is not None}
+    said = {name for name, value in choice.delta if value is not None and (name in PASSED_ON or name == "refusal")}
     more = {name for name, value in choice if value is not None} - {"index", "delta"}
     return None if more or not said <= {"content", "reasoning_content", "role"} else choice.index
 

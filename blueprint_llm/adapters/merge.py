@@ -29,6 +29,13 @@ LABELS = frozenset({"id", "type", "role", "name", "format", "object", "model", "
 STATES = frozenset({"status", "finish_reason", "stop_reason"})
 # Never a label, however its pieces look.
 TEXTS = frozenset({"text", "thinking", "content", "arguments", "input", "data", "summary", "transcript", "signature"})
+# Each one says all there is so far.
+SNAPSHOTS = frozenset(
+    {
+        *("web_search_calls", "web_search_results", "tool_results", "code_interpreter_results", "server_tool_calls"),
+        *("compaction_blocks", "compaction_start", "container"),
+    }
+)
 # Their elements come whole; an index among them is the place in one chunk.
 WHOLE_ELEMENTS = frozenset({"images", "annotations", "reasoning_items", "citations", "citation"})
 # The last element goes on until it is signed, or has its data.
@@ -215,6 +222,8 @@ def _differ(element: _Record, piece: Mapping[str, Any], name: str) -> bool:
 
 def _appended(name: str, so_far: Any, value: Any) -> Any:
     """Return what a field of a delta comes to with its next piece."""
+    if name in SNAPSHOTS:
+        return _copied(value)
     match so_far, value:
         case str(), str():  # labels and states, since any other text is a _Text
             return (value or so_far) if name in STATES else (so_far or value)
@@ -305,6 +314,8 @@ def _filled(said: Any, counted: Any) -> Any:
             return said
         case dict(), dict():
             return {name: _grown(said.get(name), counted.get(name)) for name in said | counted}
+        case dict(), _:  # a cost in parts, of which LiteLLM hands out the sum
+            return said
         case _:
             return counted
 

@@ -4,8 +4,7 @@ The cache stands above LiteLLM, whose own hits across accounts and stores what w
 call: a store in trouble is a cache that is empty.
 """
 
-from blueprint_llm.cache.entry import Entry, storable
-from blueprint_llm.cache.key import Facts, key_of, namespace_of
+from blueprint_llm.cache.entry import Entry, Facts, key_of, namespace_of, storable
 from blueprint_llm.cache.manager import CacheManager, Flight, open_store
 from blueprint_llm.cache.prompt_caching import with_breakpoints
 from blueprint_llm.cache.store import CacheStore, MemoryCache, NoCache

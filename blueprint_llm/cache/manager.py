@@ -14,14 +14,14 @@ import asyncio
 import contextlib
 import math
 import time
+from concurrent.futures import Future, InvalidStateError
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from blueprint_llm.cache.entry import Entry, seal, unseal
-from blueprint_llm.cache.key import Facts, key_of, namespace_of
+from blueprint_llm.cache.entry import Entry, Facts, key_of, namespace_of, seal, unseal
 from blueprint_llm.cache.store import Amount, CacheStore, MemoryCache, NoCache, RepairedError
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import StoreError
@@ -51,25 +51,17 @@ Outcome = Literal["answered", "failed", "abandoned"]
 
 
 class Flight:
-    """One caller's turn at a key.
-
-    Attributes:
-        entry: The answer that another caller fetched meanwhile; None: fetch it.
-        leads: Whether the process's other callers wait for this one.
-        text: The bytes of the answer once it is there, from which each waiter makes an entry of its own.
-        leased: Whether it holds the lease among processes.
-        beat: Keeps it, and its lease, alive.
-    """
+    """One caller's turn at a key."""
 
     def __init__(self, key: str, owner: str, lease_s: float) -> None:
         self.key, self.owner, self.lease_s = key, owner, lease_s
-        self.entry: Entry | None = None
-        self.leads = self.leased = False
-        self.beat: asyncio.Task[None] | None = None
-        self.text = b""
-        self._outcome: Outcome | None = None
+        self.entry: Entry | None = None  # the answer that another caller fetched meanwhile; None: fetch it
+        self.leads = False  # the process's other callers wait for this one
+        self.leased = False  # it holds the lease among processes
+        self.beat: asyncio.Task[None] | None = None  # keeps it, and its lease, alive
+        self._landing: Future[tuple[Outcome, bytes]] = Future()
+        self._landing.set_running_or_notify_cancel()  # who stops waiting must not cancel it for the others
         self._paused_at = math.inf
-        self._waiters: list[asyncio.Future[None]] = []
         self.touch()
 
     def pause(self) -> None:
@@ -95,26 +87,19 @@ class Flight:
         return time.monotonic() >= self._alive_until
 
     def land(self, outcome: Outcome, text: bytes = b"") -> None:
-        """End the flight for those who wait; the first outcome counts."""
-        if self._outcome is None:
-            self.text = text
-            self._outcome = outcome  # before the waiters are read: a later one sees it for itself
-        for waiter in self._waiters:
-            with contextlib.suppress(RuntimeError):  # its loop has been closed meanwhile
-                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+        """End the flight for those who wait; the first outcome counts. `text` is the answer's, for an entry each."""
+        with contextlib.suppress(InvalidStateError):
+            self._landing.set_result((outcome, text))
 
-    async def landed(self) -> Outcome:
-        """Wait until the flight has ended or is lost. Return how."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        while self._outcome is None and not self.is_lost:
-            await asyncio.wait([waiter], timeout=self._alive_until - time.monotonic())
-        return self._outcome or "abandoned"
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+    async def landed(self) -> tuple[Outcome, bytes]:
+        """Wait until the flight has ended or is lost. Return how, and the answer."""
+        landing = asyncio.wrap_future(self._landing)
+        try:
+            while not self._landing.done() and not self.is_lost:
+                await asyncio.wait([landing], timeout=self._alive_until - time.monotonic())
+        finally:
+            landing.cancel()  # else its loop, which may be closed by then, would be woken
+        return self._landing.result() if self._landing.done() else ("abandoned", b"")
 
 
 class CacheManager:
@@ -241,9 +226,9 @@ class CacheManager:
     async def _queue(self, flight: Flight, max_age_s: float | None) -> None:
         """Return when the flight has an entry, holds the lease, or should go alone."""
         while (leader := self._board(flight)) is not flight:
-            outcome = await leader.landed()
+            outcome, text = await leader.landed()
             if outcome == "answered":
-                flight.entry = self._young(Entry.load(leader.text), max_age_s)
+                flight.entry = self._young(Entry.load(text), max_age_s)
             if outcome != "abandoned":
                 return
         flight.beat = asyncio.create_task(self._keep_alive(flight))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
-from blueprint_llm.cli.options import AS_JSON
-from blueprint_llm.cli.output import SHORT_ID, failure, print_json
+from blueprint_llm.cli.output import SHORT_ID, failure, print_json, wants_json
 
 _MODULES = {
     "chat": ("chat", "explain", "models"),
-    "config": ("check", "init", "schema", "trust"),
-    "demo": ("demo",),
+    "config": ("check", "demo", "init", "schema", "trust"),
     "kept": ("cache", "keys", "local"),
     "plan": ("plan",),
     "tools": ("audit", "run", "tools"),
@@ -27,6 +27,24 @@ INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 class LazyGroup(click.Group):
     """Commands by module name; errors of the library become one line, or one JSON object, and exit code 1."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run as a program, also where standard streams are closed or cannot be written to."""
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed by the caller: as one that is empty, or that nobody reads
+                setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - as long as the process
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # of the help, which click prints itself
+            with suppress(OSError):
+                click.echo(f"Error: {error.strerror}", err=True)
+            sys.exit(1)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except OSError:  # else Python tries again at its end, and complains
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names, sorted."""
@@ -61,7 +79,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (BlueprintError, click.ClickException) as error:
-            if asks_json or ctx.meta.get(AS_JSON):
+            if asks_json or wants_json():
                 print_json(failure(error))
                 ctx.exit(getattr(error, "exit_code", 1))
             if isinstance(error, click.ClickException):
@@ -73,7 +91,12 @@ class LazyGroup(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # click ends without a word when the reader of a pipe has left
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror or error}") from None
+            failed = click.ClickException(f"{where}{error.strerror or error}")
+            if asks_json or wants_json():
+                with suppress(OSError):  # standard output itself may be what is full
+                    print_json(failure(failed))
+                    ctx.exit(failed.exit_code)
+            raise failed from None
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blueprint_llm.cli.options import (
-    common_options,
-    complete_provider,
-    model_option,
-    on_terminal,
-    open_client,
-    provider_option,
-    text_of,
-)
-from blueprint_llm.cli.output import Fallbacks, print_json, print_table, say
+from blueprint_llm.cli import options as given
+from blueprint_llm.cli.output import Fallbacks, answer, print_json, print_table, say, wants_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,10 +25,10 @@ _SCHEMA = "A JSON Schema that the answer must satisfy."
 _OPTION = "Any other parameter of LiteLLM's, its value in JSON or as text; repeatable."
 
 
-def _parameters(_ctx: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+def _parameters(_ctx: click.Context, _option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
     """`seed=7`, `stop=["a"]` or `user=me` as LiteLLM's parameters, for an option's `callback`."""
     found = {}
-    for text in given:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise click.BadParameter(f"{text!r}: write NAME=VALUE, like seed=7")
@@ -88,9 +80,11 @@ def _part(path: str, content: bytes) -> dict[str, Any]:
 
 @click.command("chat")
 @click.argument("message", nargs=-1)
-@model_option
-@provider_option
-@click.option("--only", metavar="PROVIDER", shell_complete=complete_provider, help="This provider and no fallback.")
+@given.model_option
+@given.provider_option
+@click.option(
+    "--only", metavar="PROVIDER", shell_complete=given.complete_provider, help="This provider and no fallback."
+)
 @click.option("-s", "--system", help="A system message.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of the answer.")
 @click.option("-o", "--option", "params", multiple=True, callback=_parameters, metavar="NAME=VALUE", help=_OPTION)
@@ -98,8 +92,8 @@ def _part(path: str, content: bytes) -> dict[str, Any]:
 @click.option("-a", "--attach", multiple=True, callback=_attached, metavar="FILE", help="An image, a PDF or a text.")
 @click.option("--continue", "goes_on", is_flag=True, help="Go on with the last conversation.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
-@common_options
-def chat(message: tuple[str, ...], *, attach: list[dict[str, Any]], config: str | None, **options: Any) -> None:
+@given.common_options
+def chat(message: tuple[str, ...], *, attach: list[dict[str, Any]], **options: Any) -> None:
     """Ask a model. What is piped in is put before MESSAGE; on a terminal, no MESSAGE begins a conversation.
 
     Off a terminal standard output holds the final answer alone. The last conversation is kept for --continue in a file
@@ -110,17 +104,17 @@ def chat(message: tuple[str, ...], *, attach: list[dict[str, Any]], config: str 
     from blueprint_llm.cli.conversation import Conversation, ask, keep_conversation, last_conversation
     from blueprint_llm.cli.kept import offer_weights
 
-    prompt = text_of(message)
-    if not prompt and not attach and not on_terminal():
+    prompt = given.text_of(message)
+    if not prompt and not attach and not given.on_terminal():
         raise click.UsageError('say something: blueprint-llm chat "a question", or pipe text in')
     first = last_conversation() if options.pop("goes_on") else []
     if system := options.pop("system"):
         first = [{"role": "system", "content": system}, *(each for each in first if each["role"] != "system")]
     if only := options.pop("only"):
         options |= {"provider": only, "fallback": False}
-    session = uuid.uuid4().hex
+    session, options["as_json"] = uuid.uuid4().hex, wants_json()
     hook = None if sys.stdout.isatty() else Fallbacks()
-    with open_client(config, session=session, on_event=hook) as client:
+    with given.open_client(session=session, on_event=hook) as client:
         offer_weights(client.list_models())
         if prompt or attach:
             content: Any = [{"type": "text", "text": prompt}, *attach] if attach else prompt
@@ -132,20 +126,20 @@ def chat(message: tuple[str, ...], *, attach: list[dict[str, Any]], config: str 
 
 @click.command("explain")
 @click.argument("message", nargs=-1)
-@model_option
-@provider_option
+@given.model_option
+@given.provider_option
 @click.option("-t", "--task-type", help="What `routes` rules match on.")
-@common_options
-def explain(message: tuple[str, ...], *, as_json: bool, config: str | None, **asked: Any) -> None:
+@given.common_options
+def explain(message: tuple[str, ...], **asked: Any) -> None:
     """Show which targets a request would try, in order, and why; sends nothing. Text may be piped in.
 
     Example: blueprint-llm explain --task-type lint "check this"
     """
     request = {name: value for name, value in asked.items() if value is not None}
-    with open_client(config) as client:
-        decision = client.explain(messages=[{"role": "user", "content": text_of(message) or "hello"}], **request)
+    with given.open_client() as client:
+        decision = client.explain(messages=[{"role": "user", "content": given.text_of(message) or "hello"}], **request)
     impossible = decision.estimate.get("error")
-    if as_json:
+    if wants_json():
         wrong = {"error": {"type": "InvalidRequestError", "message": impossible}} if impossible else {}
         print_json({**decision.model_dump(mode="json"), **wrong})
         raise SystemExit(1 if impossible else 0)
@@ -175,17 +169,15 @@ def _limit(level: dict[str, Any]) -> tuple[str, ...]:
 
 
 @click.command("models")
-@click.option("-p", "--provider", help="Only this provider.", shell_complete=complete_provider)
-@common_options
-def models(*, provider: str | None, as_json: bool, config: str | None) -> None:
+@click.option("-p", "--provider", help="Only this provider.", shell_complete=given.complete_provider)
+@given.common_options
+def models(*, provider: str | None) -> None:
     """List the configured models; asks no network.
 
     Example: blueprint-llm models --provider cloud
     """
-    with open_client(config) as client:
+    with given.open_client() as client:
         found = client.list_models(provider)
-    if as_json:
-        print_json([model.model_dump(mode="json") for model in found])
-        return
     rows = [(m.provider, m.id, m.max_input_tokens or "?", "yes" if m.available else f"no: {m.reason}") for m in found]
-    print_table(("PROVIDER", "MODEL", "INPUT TOKENS", "AVAILABLE"), rows)
+    head = ("PROVIDER", "MODEL", "INPUT TOKENS", "AVAILABLE")
+    answer([model.model_dump(mode="json") for model in found], lambda: print_table(head, rows))

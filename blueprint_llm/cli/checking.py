@@ -13,9 +13,9 @@ from blueprint_llm.cli.output import Progress, say
 from blueprint_llm.config.environment import closed, set_in, unset
 from blueprint_llm.config.load import inspect_config
 from blueprint_llm.credentials import CredentialsManager, Finding
-from blueprint_llm.errors import BlueprintError, ConfigError
+from blueprint_llm.errors import BlueprintError, ConfigError, NoTargetError
 from blueprint_llm.usage import Ledger
-from blueprint_llm.usage.limits import of_attempt as limits_of
+from blueprint_llm.usage.ledger import of_attempt as limits_of
 from blueprint_llm.usage.pricing import Prices
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def verdict_on(path: str | None, *, online: bool) -> dict[str, Any]:
     config, problems, notices, calls = found.config, [*found.problems], [*found.notices], []
     if config:
         problems += [problem for problem in _found_in_use(config, found) if problem not in found.problems]
-        names = dict.fromkeys(sentence for params in config.targets() for sentence in unset(params))
+        names = dict.fromkeys(unset([*config.targets(), *found.references]))
         notices += [each for each in names if each not in problems]
         calls = [asdict(each) for each in call_providers(config)] if online and not problems else []
     good = not problems and all(call["ok"] for call in calls)
@@ -54,13 +54,16 @@ def _found_in_use(config: Config, found: Inspection) -> Iterator[str]:
         yield from _declined(config, found)
     deployments = [each for group in config.model_groups.values() for each in group]
     limits = [partial(limits_of, each.group, set_in({**each.info, **each.params})) for each in deployments]
-    prices = partial(Prices.load, config.pricing, folder=config.folder)
-    made_later: list[Callable[[], Any]] = [partial(Ledger, config), *limits, prices]
+    made_later: list[Callable[[], Any]] = [partial(Ledger, config), *limits]
     for made in made_later:
         try:
             made()
         except ConfigError as error:
-            yield from error.problems or [str(error)]
+            yield from error.problems
+    try:
+        Prices.load(config.pricing, folder=config.folder)
+    except ConfigError as error:
+        yield from (found.told(("blueprint", "pricing", "files"), problem) for problem in error.problems)
     if config.store.is_shared and find_spec("redis") is None:
         place = found.place_of(("blueprint", "store", "url"))
         yield f"{place}: Redis is not installed: pip install 'blueprint-llm[redis]'"
@@ -101,7 +104,7 @@ def call_providers(config: Config, credentials: CredentialsManager | None = None
             try:
                 client.chat({**request, "provider": name, "fallback": False, "cache": False})
             except BlueprintError as error:
-                ok, message = False, str(error)
+                ok, message = False, error.reasons if isinstance(error, NoTargetError) else str(error)
             findings.append(Finding(subject=f"{name} (online)", ok=ok, message=message))
             progress.update(n, len(names))
     return findings

@@ -1,4 +1,4 @@
-"""`blueprint-llm init`, `check`, `trust` and `schema`: write a configuration, see what is wrong, agree to it."""
+"""`blueprint-llm init`, `check`, `trust`, `schema`: write a configuration, see what is wrong, agree to it; `demo`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ from typing import Any
 
 import click
 
-from blueprint_llm.cli.options import (
-    FILE,
-    common_options,
-    json_option,
-    on_terminal,
-    online_option,
-    unread_config_option,
-)
-from blueprint_llm.cli.output import counted, print_json, say
+from blueprint_llm.cli import options as given
+from blueprint_llm.cli.output import answer, counted, print_json, say, wants_json
 
 
 @click.command("init", short_help="Write a commented blueprint.yaml.")
-@click.argument("path", required=False, type=FILE)
+@click.argument("path", required=False, type=given.FILE)
 @click.option("--force", is_flag=True, help="Overwrite a file that is already there.")
-@click.option("--config", type=FILE, help="Another way to say PATH.")
-@json_option
-def init(path: Path | None, config: Path | None, *, force: bool, as_json: bool) -> None:
+@click.option("--config", type=given.FILE, help="Another way to say PATH.")
+@given.json_option
+def init(path: Path | None, config: Path | None, *, force: bool) -> None:
     """Write a commented configuration to PATH (blueprint.yaml); it holds what runs without any file.
 
     Example: blueprint-llm init && blueprint-llm check
     """
     from blueprint_llm.config import trust
     from blueprint_llm.config.load import TEMPLATE, abilities_of
-    from blueprint_llm.config.schema import SCHEMA_NAME, file_schema
+    from blueprint_llm.config.sections import SCHEMA_NAME, file_schema
     from blueprint_llm.errors import BlueprintError
 
     target = path or config or Path("blueprint.yaml")
@@ -49,23 +42,23 @@ def init(path: Path | None, config: Path | None, *, force: bool, as_json: bool) 
         trust.record(target, abilities_of(target))
     except BlueprintError as error:  # where that cannot be recorded, the file is still there to be named
         say(f"{target} has to be named with --config: {error}")
-    if as_json:
+    if wants_json():
         print_json({"config": str(target), "schema": str(schema_file)})
     say(f"wrote {target}: edit it, then run `blueprint-llm check`")
 
 
 @click.command("check", short_help="Say what is wrong with the configuration.")
-@online_option
-@common_options
-def check(config: str | None, *, online: bool, as_json: bool) -> None:
+@given.online_option
+@given.common_options
+def check(*, online: bool) -> None:
     """Check a configuration and list every problem with file, line, column and key path, and every notice.
 
     Example: blueprint-llm check --config blueprint.yaml
     """
     from blueprint_llm.cli.checking import verdict_on
 
-    verdict = verdict_on(config, online=online)
-    print_json(verdict) if as_json else click.echo(_text(verdict))
+    verdict = verdict_on(given.config_file(), online=online)
+    answer(verdict, _text(verdict))
     sys.exit(0 if verdict["ok"] else 1)
 
 
@@ -79,13 +72,13 @@ def _text(verdict: dict[str, Any]) -> str:
 
 
 @click.command("trust", short_help="Show what a found blueprint.yaml may do, and agree to it.")
-@click.argument("path", metavar="[FILE]", required=False, type=FILE)
+@click.argument("path", metavar="[FILE]", required=False, type=given.FILE)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--show", is_flag=True, help="Only show; agree to nothing.")
 @click.option("--revoke", is_flag=True, help="Take it back: the file is inert again.")
-@click.option("--config", type=FILE, help="Another way to say FILE.")
-@json_option
-def trust(path: Path | None, config: Path | None, *, yes: bool, show: bool, revoke: bool, as_json: bool) -> None:
+@click.option("--config", type=given.FILE, help="Another way to say FILE.")
+@given.json_option
+def trust(path: Path | None, config: Path | None, *, yes: bool, show: bool, revoke: bool) -> None:
     """Show what FILE (blueprint.yaml) may do: hosts, variables, tools, stores, folders, files; then agree to it.
 
     A configuration that merely lies in the current folder does nothing before that; an edit by which it may do more
@@ -99,14 +92,14 @@ def trust(path: Path | None, config: Path | None, *, yes: bool, show: bool, revo
     file = path or config or Path(FILE_NAME)
     if revoke:
         trust.revoke(file)
-        print_json({"config": str(file), "trusted": False}) if as_json else say(f"{file} is not trusted any more")
+        answer({"config": str(file), "trusted": False}, lambda: say(f"{file} is not trusted any more"))
         return
-    abilities = abilities_of(file)
+    abilities, as_json = abilities_of(file), wants_json()
     if not as_json:
         click.echo(f"{file}:" if abilities else f"{file}: it does nothing that needs trust")
         for each in abilities:
             click.echo(f"  {'+' if trust.is_new(file, each) else ' '} {each.text}")
-    asks = on_terminal() and not (yes or show or as_json)
+    asks = given.on_terminal() and not (yes or show or as_json)
     agreed = not show and (not asks or click.confirm("Trust it?", err=True))
     if agreed:
         trust.record(file, abilities)
@@ -118,12 +111,29 @@ def trust(path: Path | None, config: Path | None, *, yes: bool, show: bool, revo
 
 @click.command("schema", short_help="Print the JSON Schema of the configuration.")
 @click.option("--json", expose_value=False, is_flag=True, help="JSON is what it prints anyway.")
-@unread_config_option
+@given.unread_config_option
 def schema() -> None:
     """Print the JSON Schema of blueprint.yaml; editors take it for completion and checks.
 
     Example: blueprint-llm schema > blueprint.schema.json
     """
-    from blueprint_llm.config.schema import file_schema
+    from blueprint_llm.config.sections import file_schema
 
     print_json(file_schema())
+
+
+@click.command("demo")
+@click.option(
+    "-y", "--yes", is_flag=True, help="Fetch the embedded model (93 MB) and approve the demo's file, unasked."
+)
+def demo(*, yes: bool) -> None:
+    """Ten short scenes, each with its proof from the trace: fallback, a broken stream, a tool call caught, ...
+
+    Example: blueprint-llm demo --yes
+
+    It needs no key and no account, asks a provider on this machine only, and keeps nothing of what it did. The exit
+    code is 0 only if every scene did what it says.
+    """
+    from blueprint_llm.cli.scenes import play
+
+    play(asks=not yes)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,7 @@ import click
 
 from blueprint_llm.cli.chat import print_decision
 from blueprint_llm.cli.options import model_names, provider_names
-from blueprint_llm.cli.output import (
-    Progress,
-    counted,
-    failed_line,
-    print_json,
-    restarted_line,
-    say,
-    skipped_line,
-    usd,
-)
+from blueprint_llm.cli.output import Progress, counted, failed_line, print_json, restarted_line, say, skipped_line, usd
 from blueprint_llm.config.paths import folder, make_folder, writing
 from blueprint_llm.config.problems import hint
 from blueprint_llm.errors import BlueprintError, StoreError
@@ -59,7 +51,11 @@ def ask(
     if no_stream or as_json:
         with Progress("waiting for the answer"):
             response = client.chat(request)
-        print_json(response.model_dump(mode="json")) if as_json else _print_whole(response)
+        if as_json:
+            print_json(response.model_dump(mode="json"))
+            return response
+        _print_whole(response)
+        _say_ending(response)
         return response
     stream: Any = client.stream(request)
     if sys.stdout.isatty():
@@ -70,6 +66,7 @@ def ask(
                 say(restarted_line(chunk))
         response = stream.response
         _print_whole(response)
+    _say_ending(response)
     if sys.stderr.isatty():
         say(summary(response.trace), dim=True)
     return response
@@ -78,6 +75,19 @@ def ask(
 def _print_whole(response: ChatResponse) -> None:
     click.echo(response.content)
     _print_calls(response)
+
+
+def _say_ending(response: ChatResponse) -> None:
+    """Say why there is no more, where that was not the model's choice."""
+    from blueprint_llm.streaming.verdict import end_of
+
+    ended = end_of(response.finish_reason)
+    if ended == "cut":
+        say("-- the answer was cut at its limit of tokens: raise --max-tokens --", fg="yellow")
+    elif ended == "refused":
+        say(f"-- the provider refused to go on ({response.finish_reason}) --", fg="yellow")
+    elif not response.content and not response.tool_calls:
+        say("-- the answer is empty --", fg="yellow")
 
 
 def _print_calls(answer: Any) -> None:
@@ -101,17 +111,16 @@ def show(stream: Any) -> ChatResponse:
 
 def summary(trace: Mapping[str, Any]) -> str:
     """The trace in a few lines: who was passed over and why, who failed, who answered."""
-    skipped = [skipped_line(row) for row in trace["route"]["considered"] if row["verdict"] == "skipped"]
-    return "\n".join([*skipped, *map(_attempt_line, trace["attempts"])])
-
-
-def _attempt_line(attempt: Mapping[str, Any]) -> str:
-    if attempt["category"]:
-        return failed_line(attempt)
-    who = f"{attempt['provider']} ({attempt['model']})"
-    cost = "unknown cost" if attempt["cost_usd"] is None else f"${attempt['cost_usd']:.6f}"
-    first = "" if attempt["ttft_s"] is None else f", first token after {attempt['ttft_s']:.2f} s"
-    return f"served by {who} in {attempt['duration_s']:.2f} s{first}, {cost}"
+    lines = [skipped_line(row) for row in trace["route"]["considered"] if row["verdict"] == "skipped"]
+    for attempt in trace["attempts"]:
+        if attempt["category"]:
+            lines.append(failed_line(attempt))
+            continue
+        who = f"{attempt['provider']} ({attempt['model']})"
+        cost = "unknown cost" if attempt["cost_usd"] is None else f"${attempt['cost_usd']:.6f}"
+        first = "" if attempt["ttft_s"] is None else f", first token after {attempt['ttft_s']:.2f} s"
+        lines.append(f"served by {who} in {attempt['duration_s']:.2f} s{first}, {cost}")
+    return "\n".join(lines)
 
 
 def last_conversation() -> list[dict[str, Any]]:
@@ -132,15 +141,11 @@ def keep_conversation(messages: Sequence[dict[str, Any]]) -> None:
         path = make_folder("state") / _LAST
         fresh = path.with_suffix(f".{os.getpid()}")
         with writing("the conversation", path):
-            with open(fresh, "w", encoding="utf-8", opener=_private) as file:
+            with open(fresh, "w", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
                 json.dump(list(messages), file, default=str)
             fresh.replace(path)
     except StoreError as error:
         say(f"-- not kept for --continue: {error} --", dim=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 class Conversation:

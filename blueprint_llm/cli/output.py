@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from blueprint_llm import Event
 
+AS_JSON = "blueprint_llm.json"  # in click's `meta`, which a command and its groups share
 SHORT_ID = 12
 PATIENCE_S = 1.0  # before it is said that something takes long
 # What an error may tell beside its text.
@@ -72,6 +73,22 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def wants_json() -> bool:
+    """Return True if the command line asks for JSON."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(AS_JSON))
+
+
+def answer(record: Any, told: str | Callable[[], Any]) -> None:
+    """Print what a command has found: as JSON where that was asked for, else the text, or by the function."""
+    if wants_json():
+        print_json(record)
+    elif callable(told):
+        told()
+    else:
+        click.echo(told)
+
+
 def failure(error: Exception) -> dict[str, Any]:
     """Return a failure as JSON values: what it is, its facts, and the trace of the call where there was one."""
     facts = {name: getattr(error, name) for name in _FACTS if getattr(error, name, None) is not None}
@@ -90,15 +107,15 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
     """Return a table of at most `width` columns: text wraps, and where that is not enough each row is a record."""
     columns = list(zip(head, *rows, strict=True))
-    is_number = list(map(_is_numeric, columns))
+    numbers = [any(c[1:]) and all(_NUMBER.fullmatch(cell) or not cell for cell in c[1:]) for c in columns]
     widths = [max(map(len, column)) for column in columns]
     gaps = 2 * (len(widths) - 1)
     if width is None or sum(widths) + gaps <= width:
-        return [_aligned(row, widths, is_number) for row in (head, *rows)]
+        return [_aligned(row, widths, numbers) for row in (head, *rows)]
     if not head[-1]:  # a picture of what the other columns say
         return table_lines(head[:-1], [row[:-1] for row in rows], width)
     while sum(widths) + gaps > width:  # a character at a time from the widest column of text
-        text = [n for n, size in enumerate(widths) if size > _LEAST_CHARS and not is_number[n]]
+        text = [n for n, size in enumerate(widths) if size > _LEAST_CHARS and not numbers[n]]
         if not text:
             return [line for row in rows for line in _record(head, row, width)]
         widths[max(text, key=widths.__getitem__)] -= 1
@@ -106,22 +123,19 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], width: int |
     for row in rows:
         cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
         lines += itertools.zip_longest(*cells, fillvalue="")
-    return [_aligned(line, widths, is_number) for line in lines]
+    return [_aligned(line, widths, numbers) for line in lines]
 
 
-def _is_numeric(column: Sequence[str]) -> bool:
-    return any(column[1:]) and all(_NUMBER.fullmatch(cell) or not cell for cell in column[1:])
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
-    cells = zip(row, widths, is_number, strict=True)
+def _aligned(row: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
+    cells = zip(row, widths, numbers, strict=True)
     return "  ".join(cell.rjust(size) if right else cell.ljust(size) for cell, size, right in cells).rstrip()
 
 
 def _record(head: Sequence[str], row: Sequence[str], width: int) -> list[str]:
     """Return a row as its first cell and, below, what the others are; a short name and its number stay on one line."""
     facts = [f"{name.lower()} {cell}" for name, cell in zip(head[1:], row[1:], strict=True) if cell]
-    bound = [fact.replace(" ", _BOUND) if len(fact) <= 2 * _LEAST_CHARS else fact for fact in facts]
+    short = min(2 * _LEAST_CHARS, width - 2)
+    bound = [fact.replace(" ", _BOUND) if len(fact) <= short else fact for fact in facts]
     wrapped = textwrap.wrap(" · ".join(bound), width - 2, break_on_hyphens=False)
     return [*(textwrap.wrap(row[0], width) or [""]), *(f"  {line}".replace(_BOUND, " ") for line in wrapped)]
 

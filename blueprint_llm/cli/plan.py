@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 import blueprint_llm  # its names load on first use
 from blueprint_llm.cli.options import FILE, common_options, common_options_unread, config_option, note_json, open_client
-from blueprint_llm.cli.output import PATIENCE_S, Fallbacks, counted, print_json, print_table, say
+from blueprint_llm.cli.output import PATIENCE_S, Fallbacks, answer, counted, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def plan() -> None:
 )
 @click.option("--json", "form", flag_value="json", callback=note_json, help="The same as --format json.")
 @config_option
-def _make(config: str | None, form: str, previous: Path | None, **asked: Any) -> None:
+def _make(form: str, previous: Path | None, **asked: Any) -> None:
     """Make a plan for GOAL, save it and print it.
 
     \b
@@ -60,7 +61,7 @@ def _make(config: str | None, form: str, previous: Path | None, **asked: Any) ->
     given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
     plans = [read_plan_file(previous)] if previous else []
     progress = _Progress(time.monotonic)
-    with open_client(config, on_event=progress) as client:
+    with open_client(on_event=progress) as client:
         made = client.planning_mode(previous_plans=plans, **given)
     progress.end()
     saved, path = save_plan(made)
@@ -90,15 +91,10 @@ class _Progress(Fallbacks):
 
 
 def _print_table(made: Plan) -> None:
-    rows = [
-        (
-            *(s.id, s.title),
-            *map(", ".join, (s.depends_on, s.covers)),
-            s.suggested_model or "",
-            _usd(s.estimated_cost_usd),
-        )
-        for s in made.steps
-    ]
+    rows = []
+    for step in made.steps:
+        after, covers = ", ".join(step.depends_on), ", ".join(step.covers)
+        rows.append((step.id, step.title, after, covers, step.suggested_model or "", _usd(step.estimated_cost_usd)))
     print_table(("STEP", "TITLE", "AFTER", "COVERS", "MODEL", "COST"), rows)
     say(f"{made.overview}\ncost: {_usd(made.metadata.get('cost_usd'))}; hash {made.hash[:12]}")
     for text in made.metadata.get("unverified", []):
@@ -123,7 +119,7 @@ _PRINTERS: dict[str, Callable[[Plan], None]] = {
 @click.argument("file", type=FILE)
 @click.option("--codebase", type=click.Path(path_type=Path), help="Check paths against this folder.")
 @common_options_unread
-def _lint(file: Path, codebase: Path | None, *, as_json: bool) -> None:
+def _lint(file: Path, codebase: Path | None) -> None:
     """Check a plan by rules; exit code 1 when something is wrong.
 
     Example: blueprint-llm plan lint plan.json --codebase .
@@ -132,10 +128,8 @@ def _lint(file: Path, codebase: Path | None, *, as_json: bool) -> None:
 
     read = read_plan_file(file)
     findings = lint(read, plan_facts(read, codebase))
-    if as_json:
-        print_json([finding.to_dict() for finding in findings])
-    for finding in findings if not as_json else ():
-        click.echo(f"{finding.code}: {finding.message}")
+    text = "".join(f"{finding.code}: {finding.message}\n" for finding in findings)
+    answer([finding.to_dict() for finding in findings], lambda: click.echo(text, nl=False))
     say(counted(len(findings), "finding") if findings else "the plan is valid")
     raise SystemExit(1 if findings else 0)
 
@@ -144,7 +138,7 @@ def _lint(file: Path, codebase: Path | None, *, as_json: bool) -> None:
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE)
 @common_options_unread
-def _diff(old: Path, new: Path, *, as_json: bool) -> None:
+def _diff(old: Path, new: Path) -> None:
     """Say which steps were added, removed, changed and kept.
 
     Example: blueprint-llm plan diff old.json new.json
@@ -152,22 +146,18 @@ def _diff(old: Path, new: Path, *, as_json: bool) -> None:
     from blueprint_llm.planning import diff_plans, read_plan_file
 
     before, after = read_plan_file(old), read_plan_file(new)
-    diff = diff_plans(before, after).to_dict()
-    if as_json:
-        print_json(diff)
-        return
-    rows = []
+    diff, rows = diff_plans(before, after), []
     for what, ids in diff.items():
         titles = {step.id: step.title for step in (before if what == "removed" else after).steps}
         rows += [(what, each, titles[each]) for each in ids]
-    print_table(("WHAT", "STEP", "TITLE"), rows)
+    answer(diff, lambda: print_table(("WHAT", "STEP", "TITLE"), rows))
 
 
 @plan.command("run")
 @click.argument("file", type=FILE)
 @click.option("--approve", metavar="HASH", help="The plan's hash, at least 12 characters; asked for when missing.")
 @common_options
-def _run(file: Path, approve: str | None, config: str | None, *, as_json: bool) -> None:
+def _run(file: Path, approve: str | None) -> None:
     """Carry out a plan; stops at the first acceptance that is not met and keeps the statuses in FILE.
 
     Example: blueprint-llm plan run plan.json --approve 3f9c2d81a6b0
@@ -177,7 +167,7 @@ def _run(file: Path, approve: str | None, config: str | None, *, as_json: bool) 
 
     read = read_plan_file(file)
     approved = _approved(read, approve)
-    with open_client(config, approver=approver(), on_event=Fallbacks()) as client:
+    with open_client(approver=approver(), on_event=Fallbacks()) as client:
 
         def perform(step: PlanStep, messages: list[dict[str, Any]]) -> str | None:
             say(f"{step.id}: {step.title}")
@@ -188,11 +178,9 @@ def _run(file: Path, approve: str | None, config: str | None, *, as_json: bool) 
                 return None
 
         finished = run_plan(read, approved, perform, keep=lambda changed: write_plan(changed, file))
-    rows = [(step.id, step.status, step.title) for step in finished.steps]
-    if as_json:
-        print_json([dict(zip(("id", "status", "title"), row, strict=True)) for row in rows])
-    else:
-        print_table(("STEP", "STATUS", "TITLE"), rows)
+    rows = [step.model_dump(include={"id", "status", "title"}) for step in finished.steps]
+    shown = [(row["id"], row["status"], row["title"]) for row in rows]
+    answer(rows, lambda: print_table(("STEP", "STATUS", "TITLE"), shown))
     raise SystemExit(0 if all(step.status == "done" for step in finished.steps) else 1)
 
 
@@ -200,6 +188,10 @@ def _approved(read: Plan, given: str | None) -> str:
     """The hash that is approved: the plan's own, or what was given, which then will not match."""
     if given is None:
         say(read.to_markdown())  # all of it: files and acceptance are what is approved
-        click.confirm(f"Run this plan ({read.hash[:12]})?", abort=True)
+        agreed = False
+        with suppress(click.Abort):  # nobody is there to answer
+            agreed = click.confirm(f"Run this plan ({read.hash[:12]})?", err=True)
+        if not agreed:
+            raise click.ClickException(f"nobody approved the plan: to run it, say --approve {read.hash[:12]}")
         return read.hash
     return read.hash if len(given) >= 12 and read.hash.startswith(given) else given  # noqa: PLR2004 - see the option

@@ -13,7 +13,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,11 +31,9 @@ from blueprint_llm.tools.approval import TerminalApprover
 from blueprint_llm.tools.engine import open_audit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from blueprint_llm.events import Event
-
-Refusal = TypeVar("Refusal", bound=BlueprintError)
 
 _NANO = 1e-9
 QUESTION = "In one short sentence, what is a fallback?"
@@ -50,24 +48,17 @@ class NotProvenError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """Where scenes play.
+    """Where scenes play."""
 
-    Attributes:
-        server: The cloud.
-        workspace: The folder that tools may touch.
-        asks: Whether a person is there to approve.
-        events: What the clients told.
-    """
-
-    server: FaultServer
-    workspace: Path
-    asks: bool = False
-    events: list[Event] = field(default_factory=list)
+    server: FaultServer  # the cloud
+    workspace: Path  # the folder that tools may touch
+    asks: bool = False  # whether a person is there to approve
+    events: list[Event] = field(default_factory=list)  # what the clients told
     _before: int = 0
 
-    def cloud(self, **more: str) -> dict[str, str]:
+    def cloud(self) -> dict[str, str]:
         """The settings of the cloud, for a client."""
-        return {"model": "openai/gpt-4o-mini", "api_base": self.server.url, "api_key": "demo", **more}
+        return {"model": "openai/gpt-4o-mini", "api_base": self.server.url, "api_key": "demo"}
 
     def client(self, *, approver: Any = None, **blueprint: Any) -> SyncLLMClient:
         """A client of the cloud and the local model, in this order."""
@@ -87,13 +78,15 @@ def require(condition: object, otherwise: str) -> None:
         raise NotProvenError(otherwise)
 
 
-def _refused(kind: type[Refusal], call: Callable[[], object], otherwise: str) -> Refusal:
-    """The error that a call ends with."""
+@contextmanager
+def _refused(kind: type[BlueprintError], otherwise: str) -> Iterator[list[BlueprintError]]:
+    """Give the error that the block ends with, once it has."""
+    caught: list[BlueprintError] = []
     try:
-        call()
+        yield caught
     except kind as error:
-        return error
-    raise NotProvenError(otherwise)
+        caught.append(error)
+    require(caught, otherwise)
 
 
 def _asked(text: str) -> list[dict[str, str]]:
@@ -176,13 +169,10 @@ def budget(stage: Stage) -> str:
     """A budget would be passed: nothing is sent."""
     limits = [{"scope": "project", "limit_usd": 0.0001, "window": "day"}]
     ask: dict[str, Any] = {"messages": _asked("Write a novel."), "max_tokens": 4000}
-    with stage.client(budgets=limits, project="thrifty") as client:
-        dear = _refused(
-            BudgetExceededError,
-            lambda: client.chat(**ask, provider="cloud", fallback=False),
-            "the budget let it through",
-        )
-    click.echo(str(dear))
+    refused = _refused(BudgetExceededError, "the budget let it through")
+    with stage.client(budgets=limits, project="thrifty") as client, refused as caught:
+        client.chat(**ask, provider="cloud", fallback=False)
+    click.echo(str(caught[0]))
     require(stage.sent() == 0, "a request was sent")
     return f"blocked before anything was sent: {stage.sent()} requests reached the cloud"
 
@@ -241,15 +231,12 @@ def drop_in(_: Stage) -> str:
     names: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "print": click.echo}
     with FaultServer(default=Answer("A fallback is a plan B.")) as guest, install({"blueprint": limit}):
         names["cloud"] = guest.url
-        refused = _refused(
-            QuotaExceededError,
-            lambda: exec(PROGRAM, names),  # noqa: S102 - the text above, as a program of its own
-            "the quota let it through",
-        )
+        with _refused(QuotaExceededError, "the quota let it through") as caught:
+            exec(PROGRAM, names)  # noqa: S102 - the text above, as a program of its own
         sent = len(guest.requests)
-    click.echo(str(refused))
+    click.echo(str(caught[0]))
     require(sent == 2, f"{sent} requests were sent")  # noqa: PLR2004 - the quota
-    kinds = {each.__name__ for each in type(refused).__mro__}
+    kinds = {each.__name__ for each in type(caught[0]).__mro__}
     require("RateLimitError" in kinds, "a program of LiteLLM's does not know that error")
     return "2 of 3 calls were sent; `except litellm.RateLimitError` catches the third"
 
@@ -261,10 +248,11 @@ def explained(stage: Stage) -> str:
     ask: dict[str, Any] = {"messages": _asked("Write a novel."), "max_tokens": 4000}
     with stage.client(providers={"work": work, "cloud": stage.cloud()}, budgets=limits) as client:
         said = [(row.provider, row.verdict, row.reason) for row in client.explain(**ask).considered]
-        error = _refused(BlueprintError, lambda: client.chat(**ask), "somebody answered")
+        with _refused(BlueprintError, "somebody answered") as caught:
+            client.chat(**ask)
     for provider, verdict, reason in said:
         click.echo(f"{provider}  {verdict}: {reason}")
-    told = [(row["provider"], row["verdict"], row["reason"]) for row in error.trace["route"]["considered"]]
+    told = [(row["provider"], row["verdict"], row["reason"]) for row in caught[0].trace["route"]["considered"]]
     require(told == said, f"explain said {said}, the error {told}")
     require([verdict for _, verdict, _ in said] == ["skipped", "skipped"], "a target was not passed over")
     require(stage.sent() == 0, "a request was sent")
@@ -292,7 +280,7 @@ def report(stage: Stage) -> str:
 
 
 _PLAYED = (fallback, broken_stream, caught_call, approval, budget, cache_hit, plan, drop_in, explained, report)
-SCENES: tuple[tuple[str, Callable[[Stage], str]], ...] = tuple((str(each.__doc__)[:-1], each) for each in _PLAYED)
+SCENES = tuple((str(each.__doc__)[:-1], each) for each in _PLAYED)
 
 
 def play(*, asks: bool) -> None:

@@ -11,7 +11,16 @@ import click
 
 import blueprint_llm  # its names load on first use
 from blueprint_llm.cli.options import common_options, load, model_option, open_client, provider_option, text_of
-from blueprint_llm.cli.output import Fallbacks, counted, print_json, print_table, restarted_line, say
+from blueprint_llm.cli.output import (
+    Fallbacks,
+    answer,
+    counted,
+    print_json,
+    print_table,
+    restarted_line,
+    say,
+    wants_json,
+)
 
 if TYPE_CHECKING:
     from blueprint_llm.tools import RunResult, ToolEngine
@@ -27,7 +36,7 @@ _ARGUMENT_CHARS = 100
 @provider_option
 @click.option("--resume", "state_id", help="Go on with a run that waits for approval.")
 @common_options
-def run(task: str | None, *, state_id: str | None, as_json: bool, config: str | None, **target: Any) -> None:
+def run(task: str | None, *, state_id: str | None, **target: Any) -> None:
     """Work on TASK with tools, within the rules of the configuration. What is piped in is put before TASK.
 
     Example: blueprint-llm run "fix the failing test"
@@ -35,15 +44,16 @@ def run(task: str | None, *, state_id: str | None, as_json: bool, config: str | 
     The exit code is 1 when a limit ended the run, when it waits for approval, and when every tool call was denied; what
     is denied is told with the rule that would allow it.
     """
-    from blueprint_llm.tools.show import visible
+    from blueprint_llm.tools.words import visible
 
     task = None if state_id else text_of([task] if task else [])
     if not task and not state_id:
         raise click.UsageError("give a task, or --resume ID")
     chosen: dict[str, Any] = {name: value for name, value in target.items() if value}
+    as_json = wants_json()
     live = sys.stdout.isatty() and not as_json
     on_chunk = Screen() if live else None
-    with open_client(config, approver=approver(), on_event=Fallbacks()) as client:
+    with open_client(approver=approver(), on_event=Fallbacks()) as client:
         try:
             if state_id:
                 result = client.resume(state_id, {}, on_chunk=on_chunk)
@@ -68,7 +78,7 @@ class Screen:
 
     def __call__(self, chunk: blueprint_llm.StreamChunk) -> None:
         """Print one chunk."""
-        from blueprint_llm.tools.show import one_line, visible
+        from blueprint_llm.tools.words import one_line, visible
 
         if chunk.restart:
             self._end_line()
@@ -103,7 +113,7 @@ def _ask(prompt: str) -> str:
 
 def _say_what_was_done(result: RunResult, *, as_json: bool) -> None:
     """Say how each tool call went and why the run stopped; exit with 1 where it did not do what was asked."""
-    from blueprint_llm.tools.show import one_line
+    from blueprint_llm.tools.words import one_line
 
     for found in result.tool_results if not as_json else ():
         say(f"  {found.status:8} {found.name} (audit {found.audit_seq})")
@@ -125,35 +135,33 @@ def tools() -> None:
     """
 
 
-def _engine(config: str | None) -> ToolEngine:
+def _engine() -> ToolEngine:
     from blueprint_llm.tools.engine import ToolEngine
 
-    return ToolEngine(settings=load(config).tools)
+    return ToolEngine(settings=load().tools)
 
 
 @tools.command("list")
 @common_options
-def _list(*, as_json: bool, config: str | None) -> None:
+def _list() -> None:
     """Print the tools that a run offers.
 
     Example: blueprint-llm tools list --json
     """
     from blueprint_llm import sync
 
-    with _engine(config) as engine:
+    with _engine() as engine:
         sync.run(engine.connect())
         found = [(item.name, engine.effect(item.name), item.description) for item in engine.tools()]
-    if as_json:
-        print_json([dict(zip(("name", "effect", "description"), row, strict=True)) for row in found])
-    else:
-        print_table(["TOOL", "EFFECT", "DESCRIPTION"], found)
+    records = [dict(zip(("name", "effect", "description"), row, strict=True)) for row in found]
+    answer(records, lambda: print_table(["TOOL", "EFFECT", "DESCRIPTION"], found))
 
 
 @tools.command("check", context_settings={"ignore_unknown_options": True})
 @click.argument("tool")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @common_options
-def _check(tool: str, arguments: tuple[str, ...], *, as_json: bool, config: str | None) -> None:
+def _check(tool: str, arguments: tuple[str, ...]) -> None:
     """Say what would become of a call: TOOL and its arguments as JSON, or `command` and its words.
 
     Example: blueprint-llm tools check command -- git diff --output=x
@@ -162,23 +170,20 @@ def _check(tool: str, arguments: tuple[str, ...], *, as_json: bool, config: str 
     and deny.
     """
     from blueprint_llm.tools import sandbox
-    from blueprint_llm.tools.show import one_line
+    from blueprint_llm.tools.words import one_line
 
     is_command = tool == "command" and not (len(arguments) == 1 and arguments[0].startswith("{"))
     given: object = {"argv": list(arguments)} if is_command else "".join(arguments)
-    with _engine(config) as engine:
+    with _engine() as engine:
         found = engine.check(tool, given)
         rule = engine.would_allow(tool, given) if found.decision == "ask" else ""
         kernel = sandbox.describe(engine.settings.sandbox) if found.effects else ""
-    if as_json:
-        facts = {"decision": found.decision, "rule_id": found.rule_id, "reasons": found.reasons}
-        print_json({**facts, "effects": found.effects, "kernel": kernel, "would_allow": rule})
-    else:
-        by = f" by {found.rule_id}" if found.rule_id else ""
-        lines = [found.decision + by, *(f"  {one_line(reason)}" for reason in found.reasons)]
-        lines += [f"  effects: {', '.join(found.effects)}", f"  kernel: {kernel}"] if found.effects else []
-        lines += [f"  a rule that would allow it: {one_line(rule)}"] if rule else []
-        click.echo("\n".join(lines))
+    facts = {"decision": found.decision, "rule_id": found.rule_id, "reasons": found.reasons}
+    by = f" by {found.rule_id}" if found.rule_id else ""
+    lines = [found.decision + by, *(f"  {one_line(reason)}" for reason in found.reasons)]
+    lines += [f"  effects: {', '.join(found.effects)}", f"  kernel: {kernel}"] if found.effects else []
+    lines += [f"  a rule that would allow it: {one_line(rule)}"] if rule else []
+    answer({**facts, "effects": found.effects, "kernel": kernel, "would_allow": rule}, "\n".join(lines))
     if found.decision != "allow":
         raise SystemExit(1)
 
@@ -191,22 +196,22 @@ def audit() -> None:
     """
 
 
-def _audit(config: str | None) -> Audit:
+def _audit() -> Audit:
     from blueprint_llm.tools.engine import open_audit
 
-    return open_audit(load(config).tools)
+    return open_audit(load().tools)
 
 
 @audit.command("show")
 @click.option("--last", type=click.IntRange(min=1), default=50, show_default=True, help="How many records.")
 @common_options
-def _show(*, last: int, as_json: bool, config: str | None) -> None:
+def _show(*, last: int) -> None:
     """Print the latest records; with --json, one a line.
 
     Example: blueprint-llm audit show --last 20
     """
-    records = list(_audit(config).records())[-last:]
-    if as_json:
+    records = list(_audit().records())[-last:]
+    if wants_json():
         for record in records:
             click.echo(json.dumps(record))
         return
@@ -214,7 +219,7 @@ def _show(*, last: int, as_json: bool, config: str | None) -> None:
 
 
 def _row(record: dict[str, Any]) -> list[str]:
-    from blueprint_llm.tools.show import one_line
+    from blueprint_llm.tools.words import one_line
 
     when = f"{datetime.fromtimestamp(record.get('at', 0), UTC):%Y-%m-%d %H:%M:%S}"
     outcome = record.get("status") or record.get("reason") or ""
@@ -224,18 +229,16 @@ def _row(record: dict[str, Any]) -> list[str]:
 
 @audit.command("verify")
 @common_options
-def _verify(*, as_json: bool, config: str | None) -> None:
+def _verify() -> None:
     """Check every record and the end of the chain; exit code 1 when anything was changed.
 
     Example: blueprint-llm audit verify --json
     """
-    record = _audit(config)
+    record = _audit()
     found = record.verify()
-    if as_json:
-        facts = {name: getattr(found, name) for name in ("ok", "records", "broken_seq", "problem")}
-        print_json({"path": str(record.path), **facts})
-    else:
-        verdict = "whole" if found.ok else f"BROKEN: {found.problem}"
-        click.echo(f"{record.path}: {counted(found.records, 'record')}, {verdict}")
+    facts = {name: getattr(found, name) for name in ("ok", "records", "broken_seq", "problem")}
+    verdict = "whole" if found.ok else f"BROKEN: {found.problem}"
+    text = f"{record.path}: {counted(found.records, 'record')}, {verdict}"
+    answer({"path": str(record.path), **facts}, text)
     if not found.ok:
         raise SystemExit(1)

@@ -13,7 +13,7 @@ import click
 
 import blueprint_llm  # its names load on first use
 from blueprint_llm.cli.options import FILE, common_options, load, seconds
-from blueprint_llm.cli.output import SHORT_ID, Progress, print_json, print_table, say, usd, why
+from blueprint_llm.cli.output import SHORT_ID, Progress, answer, print_json, print_table, say, usd, wants_json, why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,21 +57,20 @@ def _tracker(config: blueprint_llm.Config) -> blueprint_llm.UsageTracker:
 @click.option("--html", type=FILE, help="Write a page with charts to FILE.")
 @common_options
 @click.pass_context
-def usage(
-    ctx: click.Context, /, *, by: str, html: Path | None, as_json: bool, config: str | None, **where: Any
-) -> None:
+def usage(ctx: click.Context, /, *, by: str, html: Path | None, **where: Any) -> None:
     """Show calls, tokens, cost and latency since the last reset; the sparkline is the cost of the last 14 days.
+
+    ERRORS are attempts that failed: a call that was tried three times may have three.
 
     Example: blueprint-llm usage --by model --since 7d --html usage.html
     """
-    ctx.obj = config
     if ctx.invoked_subcommand is not None:
         return
-    loaded, only = load(config), blueprint_llm.UsageFilter(**where)
+    loaded, only = load(), blueprint_llm.UsageFilter(**where)
     with closing(_tracker(loaded)) as tracker:
         if html is not None:
             _write_page(html, loaded, tracker, only)
-        if as_json:
+        if wants_json():
             days = {day: totals.model_dump(mode="json") for day, totals in tracker.by_day(only).items()}
             print_json({**tracker.get_usage(only).model_dump(mode="json"), "by_day": days})
         elif html is None:
@@ -138,26 +137,23 @@ def _write_page(
 @usage.command("reset")
 @click.option("--budgets", is_flag=True, help="Also empty every budget and quota.")
 @common_options
-@click.pass_obj
-def _reset(outer: str | None, *, budgets: bool, as_json: bool, config: str | None) -> None:
+def _reset(*, budgets: bool) -> None:
     """Start counting afresh; budgets and quotas stay as they are unless --budgets is given.
 
     Example: blueprint-llm usage reset --budgets
     """
-    with closing(_tracker(load(config or outer))) as tracker:
+    with closing(_tracker(load())) as tracker:
         tracker.reset_usage()
         if budgets:
             tracker.reset_limits()
-    if as_json:
-        print_json({"usage": "reset", "budgets": "reset" if budgets else "unchanged"})
-    else:
-        click.echo(f"usage starts afresh; budgets and quotas are {'empty' if budgets else 'unchanged'}")
+    text = f"usage starts afresh; budgets and quotas are {'empty' if budgets else 'unchanged'}"
+    answer({"usage": "reset", "budgets": "reset" if budgets else "unchanged"}, text)
 
 
 @click.command("trace", short_help="Say what happened to one call.")
 @click.argument("call", required=False)
 @common_options
-def trace(call: str | None, *, as_json: bool, config: str | None) -> None:
+def trace(call: str | None) -> None:
     """Show the route, the attempts, why they failed and the cost of CALL: a trace id or how it begins.
 
     Without CALL, the newest. The route is kept of calls that failed or fell back; of the others the attempts are
@@ -169,7 +165,7 @@ def trace(call: str | None, *, as_json: bool, config: str | None) -> None:
 
     if call is not None and len(call) < _LEAST_CHARS:
         raise click.UsageError(f"give at least {_LEAST_CHARS} characters of the id")
-    with closing(_tracker(load(config))) as tracker:
+    with closing(_tracker(load())) as tracker:
         rows = tracker.newest(limit=_MOST_ROWS)
     traces = {each["id"]: each for each in reversed(find_traces(call or ""))}  # the newest of an id stays
     ids = [row.call_id for row in rows if row.call_id.startswith(call or "")]
@@ -180,7 +176,7 @@ def trace(call: str | None, *, as_json: bool, config: str | None) -> None:
         raise click.ClickException(f"{call!r} is the beginning of {len(named)} calls: {', '.join(named[:3])}")
     attempts = sorted((row for row in rows if row.call_id == named[0]), key=lambda row: row.attempt)
     story = _story(named[0], attempts, traces.get(named[0], {}))
-    print_json(story) if as_json else _print_story(story)
+    answer(story, lambda: _print_story(story))
 
 
 def _story(name: str, rows: Sequence[AttemptRow], kept: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ BLOCKING = frozenset(
     {
         *("completion", "text_completion", "embedding", "responses", "rerank", "moderation", "search", "ocr"),
         *("image_generation", "image_edit", "image_variation", "transcription", "speech", "video_generation"),
-        "generate_content",
+        *("generate_content", "anthropic_messages_handler", "compact_responses", "decisions", "extraction"),
+        *("systemone", "video_remix", "video_edit", "video_extension"),
     }
 )
 ASYNC = frozenset({*(f"a{name}" for name in BLOCKING), "anthropic_messages"})
@@ -89,17 +90,18 @@ class Guarding:
         redirects: Callable[[dict[str, Any]], bool] = lambda _: False,
     ) -> None:
         self._guard, self._masked, self._defaults, self._redirects = guard, masked, defaults, redirects
-        self._made: dict[str, Any] = {}
+        self._made: dict[tuple[str, str], Any] = {}
 
     def around(self, name: str, function: Callable[..., Any]) -> Any:
         """Return LiteLLM's function `name` with a guard around each call.
 
         `function` is what stands there: LiteLLM's own, or what another library put in its place.
         """
-        made = self._made.get(name)
+        key = (name, getattr(function, "__name__", name))
+        made = self._made.get(key)
         if made is None or original(made) is not function:
             kind = self._async if name in ASYNC else self._blocking
-            made = self._made[name] = functools.wraps(function)(kind(name, function, _positional(name, function)))
+            made = self._made[key] = functools.wraps(function)(kind(name, function, _positional(name, function)))
             _ORIGINALS[made] = function
         return made
 

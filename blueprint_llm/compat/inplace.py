@@ -6,9 +6,10 @@ tests patch, set or delete, in any order, LiteLLM is as it was once they and we 
 
 from __future__ import annotations
 
+import functools
 import threading
 from contextlib import ExitStack
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters import litellm as _litellm
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _LOCK = threading.RLock()
 _installed: PolicyGuard | None = None
+# LiteLLM's functions that ask through its module: those of ours ask through ours.
+_CALLING = frozenset({"batch_completion", "batch_completion_models", "batch_completion_models_all_responses"})
 # What others set through us, a mock or a wrapper around a guarded function: shown as it is, by the function's name.
 _PATCHED: dict[str, Any] = {}
 
@@ -65,6 +68,10 @@ class Beside(ModuleType):
         if name in CALLS and name in vars(module):
             return _shown(_BESIDE, name)
         found = getattr(module, name)
+        if name in _CALLING and isinstance(found, FunctionType):
+            return _over(found, litellm=self)
+        if name == "anthropic":
+            return _BESIDE_MESSAGES
         return Router if name == "Router" and found is Router.litellms() else found
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -78,6 +85,60 @@ class Beside(ModuleType):
 
     def __dir__(self) -> list[str]:
         return dir(_litellm.module())
+
+
+def _over(function: FunctionType, **names: Any) -> Any:
+    """Return a function of LiteLLM's that calls what it calls by these names of its module."""
+    seen = {**function.__globals__, **names}
+    copy = FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(copy, function)
+
+
+class _Create:
+    """A function for Anthropic's messages, which stand in a module of LiteLLM's of their own."""
+
+    def __init__(self, name: str, operation: str) -> None:
+        self._name, self._operation = name, operation
+
+    def __get__(self, module: ModuleType | None, owner: type) -> Any:
+        if module is None:
+            return self
+        if self._name not in _place(module):
+            raise AttributeError(self._name)
+        guarding = _BESIDE if module is _BESIDE_MESSAGES else _IN_PLACE
+        return guarding.around(self._operation, original(_place(module)[self._name]))
+
+    def __set__(self, module: ModuleType, value: Any) -> None:
+        _place(module)[self._name] = original(value)
+
+    def __delete__(self, module: ModuleType) -> None:
+        del _place(module)[self._name]
+
+
+def _place(module: ModuleType) -> dict[str, Any]:
+    """Return LiteLLM's own namespace behind a module of `_Create`s."""
+    return vars(_messages() if module is _BESIDE_MESSAGES else module)
+
+
+class _Messages(ModuleType):
+    """LiteLLM's module for Anthropic's messages, guarded: itself while installed, or what stands beside it."""
+
+    acreate = _Create("acreate", "anthropic_messages")
+    create = _Create("create", "anthropic_messages_handler")
+
+    def __getattr__(self, name: str) -> Any:
+        if self is not _BESIDE_MESSAGES:
+            raise AttributeError(name)
+        return self if name == "messages" else getattr(_messages(), name)
+
+
+def _messages() -> ModuleType:
+    module: ModuleType = _litellm.module().anthropic.messages
+    return module
+
+
+_BESIDE_MESSAGES = _Messages("anthropic")
 
 
 class _InPlace(ModuleType):
@@ -142,6 +203,7 @@ def _put(guard: PolicyGuard | None) -> None:
         _installed = guard
         if guard is not None:
             _litellm.module().__class__ = _InPlace
+            _litellm.module().anthropic.__class__ = _messages().__class__ = _Messages
         else:
             _leave_when_restored()
 
@@ -151,4 +213,4 @@ def _leave_when_restored() -> None:
     module = _litellm.module()
     is_ours = type(module) is _InPlace
     if is_ours and _installed is None and not _PATCHED:
-        module.__class__ = ModuleType
+        module.__class__ = module.anthropic.__class__ = _messages().__class__ = ModuleType

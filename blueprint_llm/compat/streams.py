@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from blueprint_llm.engine.guarded import Watched
 
+# Where streams of LiteLLM's that cannot be closed have the one that can.
+_INNER = ("completion_stream", "litellm_custom_stream_wrapper")
 _OPEN: WeakSet[Any] = WeakSet()
 _END: Any = object()
 
@@ -115,7 +117,8 @@ class _Watching:
             await self._settle(GeneratorExit(), blocks=blocks)
 
     async def _close_upstream(self, *, blocks: bool) -> None:
-        close = getattr(super(), "close" if blocks else "aclose", None)
+        name, places = "close" if blocks else "aclose", [super(), *(getattr(self, each, None) for each in _INNER)]
+        close = next((found for place in places if (found := getattr(place, name, None)) is not None), None)
         closing = None if close is None else close()
         if closing is not None and not blocks:
             await closing

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from blueprint_llm.config.secrets import SecretText, WrittenText, masked, protect
-from blueprint_llm.redaction import carries_more
 from blueprint_llm.secret import Secret, revealed
 
 if TYPE_CHECKING:
@@ -16,35 +17,12 @@ if TYPE_CHECKING:
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration; unknown keys are mistakes, secrets never show.
-
-    Keys may stand in its fields `held`, in what it holds beside its fields, and in sections within. Elsewhere stand
-    names of the user's own choice (a chain may be called `turnkey`), which tell nothing.
-    """
+    """A frozen part of the configuration; unknown keys are mistakes, secrets never show."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-    held: ClassVar[frozenset[str]] = frozenset()
-
-    def protected(self) -> Self:
-        """Return it with its keys made Secrets; the very same where it holds none."""
-        keyed = self.held | (self.__pydantic_extra__ or {}).keys()
-        made = ((name, value, protect(name, value) if name in keyed else _within(value)) for name, value in self)
-        changed = {name: new for name, value, new in made if new != value}
-        return self.model_copy(update=changed) if changed else self
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, masked(value, name or "")) for name, value in super().__repr_args__()]
-
-
-def _within(value: Any) -> Any:
-    match value:
-        case Section():
-            return value.protected()
-        case dict():
-            return {name: _within(item) for name, item in value.items()}
-        case list():
-            return [_within(item) for item in value]
-    return value
 
 
 def _like(pattern: str, wanted: str) -> AfterValidator:
@@ -58,10 +36,24 @@ def _like(pattern: str, wanted: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def _many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _with_port(value: str | Secret) -> str | Secret:
+    scheme, _, place = revealed(value).partition("://")
+    try:
+        if scheme in {"redis", "rediss"}:
+            urlsplit(f"//{place.rpartition('@')[2]}").port  # noqa: B018 - it raises; without the password
+    except ValueError:
+        raise ValueError("must have a port from 0 to 65535 behind the host's name") from None
+    return value
 
 
+def _or_one(kind: Any) -> BeforeValidator:
+    """Return what takes a text for a list (of this kind) of one."""
+    return BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | kind
+    )
+
+
+_port = AfterValidator(_with_port)
 _SCOPES = "call, session, project, global, provider:NAME or model:NAME"
 _WINDOWS = "minute, hour, day, month, session or <n>s"
 _STORES = "sqlite, sqlite:PATH, memory or redis://host:port/0"
@@ -70,8 +62,9 @@ Scope = Annotated[str, _like("call|session|project|global|(provider|model):.+", 
 Window = Annotated[
     str, _like(r"minute|hour|day|month|session|[1-9]\d*s", f"{_WINDOWS} (60s)"), Field(description=_WINDOWS)
 ]
-Names = Annotated[list[str], BeforeValidator(_many)]
-EffectNames = Annotated[list[Literal["read", "write", "network"]], BeforeValidator(_many)]
+Names = Annotated[list[str], _or_one(list[str])]
+_Some = Annotated[list[str], Field(min_length=1)]
+Effects = list[Literal["read", "write", "network"]]
 Example = str | list[str]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -87,7 +80,6 @@ class ProviderConfig(Section):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), allow_inf_nan=False)
-    held = frozenset({"api_key"})
 
     model: str = Field(min_length=1)
     role: Literal["local", "cloud", "fallback", "opus"] | None = None
@@ -96,8 +88,14 @@ class ProviderConfig(Section):
     tasks: Names = Field(default_factory=list)
     credentials: str | None = None
     api_base: WrittenText | None = None
-    api_key: SecretText | None = Field(default=None, repr=False)
+    api_key: Annotated[SecretText, AfterValidator(partial(protect, "api_key"))] | None = Field(default=None, repr=False)
     timeout_s: Positive | None = None
+
+    @model_validator(mode="after")
+    def _hide_keys(self) -> Self:
+        # Only what LiteLLM is given can be a key: elsewhere stand names of the user's own choice (a chain `turnkey`).
+        self.__pydantic_extra__ = protect("", self.model_extra)
+        return self
 
 
 class Comparison(Section):
@@ -110,12 +108,11 @@ class Comparison(Section):
     scope: Scope | None = None
 
 
-def bounds(value: Any) -> Any:
-    """Read a number as `more than` it."""
+def _more_than(value: Any) -> Any:
     return {"gt": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Bounds = Annotated[Comparison, BeforeValidator(bounds)]
+Bounds = Annotated[Comparison, BeforeValidator(_more_than, json_schema_input_type=float | Comparison)]
 
 
 class When(Section):
@@ -133,7 +130,7 @@ class Route(Section):
     """A rule: requests that match `when` take `chain` (names, or the name of a chain)."""
 
     when: When
-    chain: Names = Field(min_length=1)
+    chain: Annotated[_Some, _or_one(_Some)]
     name: str | None = None
 
 
@@ -234,14 +231,11 @@ class Credentials(Section):
 class StoreConfig(Section):
     """Where state lives. `reservation_ttl_s` counts from the last heartbeat; None: `deadline.total_s` + 10."""
 
-    url: Annotated[SecretText, _like(r"(sqlite|memory|redis|rediss|unix)(:[\s\S]*)?", _STORES)] = "sqlite"
+    url: Annotated[SecretText, _like(r"(sqlite|memory)(:[\s\S]*)?|(rediss?:/|unix:)/[\s\S]+", _STORES), _port] = (
+        "sqlite"
+    )
     reservation_ttl_s: Positive | None = None
     on_failure: Literal["error", "memory"] = "error"
-
-    def protected(self) -> Self:
-        """As of every record: a password in the address makes a key of it."""
-        url = revealed(self.url)
-        return self.model_copy(update={"url": Secret(url)}) if carries_more(url) else self
 
     @property
     def kind(self) -> str:
@@ -274,7 +268,7 @@ class Rule(Section):
     deny: Names | None = None
     argv: list[Names] | None = Field(default=None, min_length=1)
     paths: Names | None = None
-    effects: EffectNames = Field(default=["read"])
+    effects: Annotated[Effects, _or_one(Effects)] = ["read"]
     why: str = ""
     id: str | None = None
     match: list[Example] = Field(default_factory=list)
@@ -352,10 +346,8 @@ class Loop(Section):
 class McpServer(Section):
     """An MCP server over stdio; `env` is all it gets besides `tools.env.pass`."""
 
-    held = frozenset({"env"})
-
     command: list[str] = Field(min_length=1)
-    env: dict[str, SecretText] = Field(default_factory=dict)
+    env: Annotated[dict[str, SecretText], AfterValidator(partial(protect, "env"))] = Field(default_factory=dict)
     timeout_s: Positive = 30
 
 

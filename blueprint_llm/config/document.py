@@ -142,13 +142,10 @@ class Document:
             node = found[0] if key and depth == len(path) else found[1]
         return _finding(node and node.start_mark, path, text)
 
-    def problem(self, path: KeyPath, text: str, *, key: bool = False) -> None:
-        """Record a mistake at `path`; `key` points at the key instead of its value."""
-        self.problems.append(self.at(path, text, key=key))
-
-    def doubt(self, path: KeyPath, text: str, *, key: bool = False) -> None:
-        """Record what LiteLLM would accept without a word."""
-        self.doubts.append(self.at(path, text, key=key))
+    @property
+    def root(self) -> Part:
+        """The whole of it, to be walked."""
+        return Part(self, self.value)
 
     def settle(self, *, strict: bool) -> tuple[list[str], list[str]]:
         """Return every problem in the order of the file, and the notices; with `strict` a doubt is a problem."""
@@ -161,8 +158,7 @@ class Document:
 
     def _join_includes(self, root: yaml.MappingNode, file: Path, permit: Callable[[str], None]) -> None:
         """Extend `root`, which was read from `file`, by all it includes, each file once."""
-        loaded = {file.resolve()}
-        waiting = self._take_includes(root, file)
+        loaded, waiting = {file.resolve()}, self._take_includes(root, file)
         while waiting:
             entry, declared_in = waiting.pop(0)
             permit(entry.value)
@@ -170,9 +166,17 @@ class Document:
             # Next to the file that names it, else next to the first file of all.
             near, far = (each.parent.joinpath(entry.value) for each in (declared_in, file))
             path = (far if far.exists() and not near.exists() else near).resolve()
-            if path not in loaded:
-                loaded.add(path)
-                waiting += self._include(root, entry, path)
+            if path not in loaded and (node := self._included(entry, path)):
+                waiting += self._take_includes(node, path)
+                own = {str(key.value): (key, value) for key, value in root.value}
+                for key, value in node.value:
+                    present = own.get(str(key.value))
+                    if present and isinstance(present[1], yaml.SequenceNode) and isinstance(value, yaml.SequenceNode):
+                        present[1].value.extend(value.value)
+                    else:
+                        own[str(key.value)] = (key, value)
+                root.value = list(own.values())
+            loaded.add(path)
 
     def _take_includes(self, node: yaml.MappingNode, file: Path) -> list[tuple[yaml.ScalarNode, Path]]:
         """Remove `include` from a mapping; return its entries, each with the file that names it."""
@@ -183,31 +187,19 @@ class Document:
                 self._note(entry, "include: must be a list of file names")
         return [(entry, file) for entry in entries if isinstance(entry, yaml.ScalarNode)]
 
-    def _include(
-        self, root: yaml.MappingNode, entry: yaml.ScalarNode, path: Path
-    ) -> list[tuple[yaml.ScalarNode, Path]]:
-        """Join one file to `root`; return what it includes itself."""
+    def _included(self, entry: yaml.ScalarNode, path: Path) -> yaml.MappingNode | None:
+        """Return the root of a file that `entry` names; None: there is no mapping in it, which is noted."""
         try:
             node = _composed(path, path.name)
         except OSError as error:
             self._note(entry, f"include: {entry.value}: {error.strerror}")
-            return []
         except Rejected as rejected:
             self.problems.append(rejected.finding)
-            return []
-        if not isinstance(node, yaml.MappingNode):
+        else:
+            if isinstance(node, yaml.MappingNode):
+                return node
             self._note(entry, f"include: {entry.value} is not a mapping of settings")
-            return []
-        waiting = self._take_includes(node, path)
-        own = {str(key.value): (key, value) for key, value in root.value}
-        for key, value in node.value:
-            present = own.get(str(key.value))
-            if present and isinstance(present[1], yaml.SequenceNode) and isinstance(value, yaml.SequenceNode):
-                present[1].value.extend(value.value)
-            else:
-                own[str(key.value)] = (key, value)
-        root.value = list(own.values())
-        return waiting
+        return None
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         """Return the plain value of a node, and note duplicates and what is no value."""
@@ -278,6 +270,37 @@ class Document:
         node.value = [*inherited.values(), *node.value]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A value in a document, and the key path where it stands; of what is missing the value is None."""
+
+    document: Document
+    value: Any
+    path: KeyPath = ()
+
+    def __getitem__(self, step: str) -> Part:
+        """Return the part under a key."""
+        value = self.value.get(step) if isinstance(self.value, dict) else None
+        return Part(self.document, value, (*self.path, step))
+
+    def named(self) -> list[Part]:
+        """Return the parts of a mapping; none where it is something else."""
+        return [self[step] for step in self.value] if isinstance(self.value, dict) else []
+
+    def listed(self) -> list[Part]:
+        """Return the parts of a list; none where it is something else."""
+        items = enumerate(self.value if isinstance(self.value, list) else ())
+        return [Part(self.document, item, (*self.path, index)) for index, item in items]
+
+    def problem(self, text: str, *, key: bool = False) -> None:
+        """Record a mistake here; `key` points at the key instead of its value."""
+        self.document.problems.append(self.document.at(self.path, text, key=key))
+
+    def doubt(self, text: str, *, key: bool = False) -> None:
+        """Record what LiteLLM would accept without a word."""
+        self.document.doubts.append(self.document.at(self.path, text, key=key))
+
+
 def _composed(path: Path, name: str) -> yaml.Node | None:
     """Return the root node of a YAML file, whose marks carry `name`; None: there is nothing in it."""
     stream = io.BytesIO(path.read_bytes())
@@ -287,7 +310,7 @@ def _composed(path: Path, name: str) -> yaml.Node | None:
         return yaml.compose(stream, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        text = f"this is not YAML: {_reason(error)}"
+        text = f"this is not YAML: {_reason(error, stream.getvalue())}"
         raise Rejected(_finding(mark, (), text) if mark else Finding(name, text=text)) from None
 
 
@@ -305,11 +328,22 @@ def _refuse_depth(stream: io.BytesIO) -> None:
     stream.seek(0)
 
 
-def _reason(error: yaml.YAMLError) -> str:
-    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-    if "cannot start any token" in text:
-        return f"{text} (YAML indents with spaces, never tabs)"
-    return f"{getattr(error, 'context', '')} {text}" if text.startswith("but ") else str(text)
+def _reason(error: yaml.YAMLError, text: bytes) -> str:
+    """Return what the parser says, with what it does not say: what is likely meant, and where an open end began."""
+    said = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read")
+    mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    if mark is None:
+        return f"{said}: save it as a text in UTF-8"
+    line = text.decode("utf-8-sig", "replace").splitlines()[mark.line : mark.line + 1]
+    there = line[0][mark.column :] if line else ""
+    if there.startswith("\t"):
+        return f"{said} (YAML indents with spaces, never tabs)"
+    if "cannot start any token" in said or "alphabetic or numeric" in said:
+        return f"{said}: put quotes around this value, which begins with a character that YAML keeps for itself"
+    said = f"{getattr(error, 'context', '')} {said}" if said.startswith("but ") else said
+    if begun and begun.line != mark.line and ("find expected" in said or "end of stream" in said):
+        return f"{said}, for what begins in line {begun.line + 1}"
+    return said
 
 
 def _plain(value: Any, path: KeyPath) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 ENVIRON = "os.environ/"
 UNSET = "unset:"  # before a reference that has to outlive LiteLLM's reading of it
@@ -19,6 +20,16 @@ WHERE = ("model", "api_base", "base_url", "custom_llm_provider", "aws_bedrock_ru
 def variable_of(value: Any) -> str | None:
     """Return NAME of `os.environ/NAME`; None for anything else."""
     return value.removeprefix(ENVIRON) if isinstance(value, str) and value.startswith(ENVIRON) else None
+
+
+def is_address(value: str) -> bool:
+    """Return True for a URL with a scheme, a host and, if any, a port that there is."""
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - it raises
+    except ValueError:
+        return False
+    return bool("://" in value and parts.hostname)
 
 
 def from_environment(value: Any) -> Any:
@@ -54,7 +65,7 @@ def closed(params: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     for value in (params.get(name) for name in WHERE):
         if isinstance(value, str) and value.startswith(UNSET):
             return _sentence(value.removeprefix(UNSET))
-        if sentences := unset(value, environ):
+        if value is not None and (sentences := unset(value, environ)):
             return sentences[0]
     return None
 

@@ -18,22 +18,23 @@ from pydantic import ValidationError
 
 from blueprint_llm.config import trust
 from blueprint_llm.config.blocks import Blueprint, ProviderConfig
-from blueprint_llm.config.document import Document, Rejected
+from blueprint_llm.config.document import Document, Part, Rejected
+from blueprint_llm.config.environment import references
 from blueprint_llm.config.model import Config
-from blueprint_llm.config.paths import folder
+from blueprint_llm.config.paths import file_in
 from blueprint_llm.config.problems import Path as KeyPath
-from blueprint_llm.config.problems import dotted, mapping, mistakes
-from blueprint_llm.config.references import check_names
-from blueprint_llm.config.secrets import masked, shown
-from blueprint_llm.config.sections import Known, doubt_unknown, entries_of, note_unused, sections_of
-from blueprint_llm.errors import ConfigError, StoreError
-from blueprint_llm.redaction import register_url
-from blueprint_llm.secret import revealed
+from blueprint_llm.config.problems import mapping, mistakes
+from blueprint_llm.config.secrets import masked, protect, protect_settings, shown
+from blueprint_llm.config.sections import Known, check_names, doubt_unknown, entries_of, note_unused, sections_of
+from blueprint_llm.errors import ConfigError
+from blueprint_llm.redaction import carries_more, register_url
+from blueprint_llm.secret import Secret, revealed
 
 FILE_NAME, BUILT_IN = "blueprint.yaml", "(built in)"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)  # what `init` writes is also what runs without any file
 
 _MOST_MENDS = 8
+_GONE = object()
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config | None
 OnUntrusted = Callable[[str], None]
@@ -42,20 +43,18 @@ LiteLLMNames = Callable[[], Known]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found in a configuration.
+    """What was found in a configuration: problems and notices are sentences with their places."""
 
-    Attributes:
-        config: The configuration less its mistakes; None: nothing can be read of it.
-        problems, notices: Each a sentence with its place.
-        place_of: Say where a key stands: the file with line and column, and its path; of a mapping, its path.
-        entries: The places in the file's `model_list` of those that `config` has.
-    """
-
-    config: Config | None
+    config: Config | None  # less its mistakes; None: nothing can be read of it
     problems: list[str]
     notices: list[str]
-    place_of: Callable[[KeyPath], str]
-    entries: tuple[int, ...] = ()
+    document: Document
+    entries: tuple[int, ...] = ()  # the places in the file's `model_list` of those that `config` has
+    references: tuple[str, ...] = ()  # what its targets take from the environment, also those that `config` has not
+
+    def place_of(self, path: KeyPath) -> str:
+        """Say where a key stands: the file with line and column, and its path; of a mapping, its path."""
+        return str(self.document.at(path))
 
     def told(self, path: KeyPath, text: str) -> str:
         """Return a sentence about a key of `config` with its place in the file, whose `model_list` may be longer."""
@@ -106,27 +105,43 @@ def inspect_config(
     try:
         document, name = _found(source, on_untrusted)
     except Rejected as rejected:
-        return Inspection(config=None, problems=[str(rejected.finding)], notices=[], place_of=dotted)
-    raw = document.value
-    block, is_strict = mapping(raw.get("blueprint")), mapping(raw.get("blueprint")).get("strict") is True
-    blueprint, entries, sections = _blueprint(raw, document), entries_of(raw, document), sections_of(raw, document)
-    check_names(raw, block, document)
-    note_unused(raw, document)
-    if litellm is not None and (is_strict or not only_if_strict) and _is_for_litellm(raw, block):
-        doubt_unknown(raw, block, litellm(), document)
+        return Inspection(config=None, problems=[str(rejected.finding)], notices=[], document=Document())
+    root = document.root
+    is_strict = root["blueprint"]["strict"].value is True
+    targets = (root["model_list"], root["blueprint"]["providers"], root["credential_list"])
+    taken = tuple(references([each.value for each in targets]))
+    blueprint, entries, sections = _blueprint(root["blueprint"]), entries_of(root), sections_of(root)
+    check_names(root)
+    note_unused(root)
+    if litellm is not None and (is_strict or not only_if_strict) and _is_for_litellm(root):
+        doubt_unknown(root, litellm())
     problems, notices = document.settle(strict=is_strict)
     config = Config(**dict(blueprint), model_list=list(entries.values()), **sections)
     plain = masked(config.model_dump(exclude={"notices", "source", "digest"}, exclude_defaults=True))
     text = json.dumps(plain, sort_keys=True, default=lambda value: type(value).__name__)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    register_url(revealed(config.store.url))
     return Inspection(
-        config=config.model_copy(update={"notices": notices, "source": name, "digest": digest}).protected(),
+        config=config.model_copy(update={**_hidden(config), "notices": notices, "source": name, "digest": digest}),
         problems=problems,
         notices=notices,
-        place_of=lambda path: str(document.at(path)),
+        document=document,
         entries=tuple(entries),
+        references=taken,
     )
+
+
+def _hidden(config: Config) -> dict[str, Any]:
+    """Return the parts of LiteLLM's, and the store's address, with their keys made Secrets."""
+    hidden: dict[str, Any] = {
+        "model_list": protect("", config.model_list),
+        "credential_list": protect("", config.credential_list),
+        "router_settings": protect_settings(config.router_settings),
+        "litellm_settings": protect_settings(config.litellm_settings),
+    }
+    if carries_more(url := revealed(config.store.url)):  # a password in the address makes a key of it
+        register_url(url)
+        hidden["store"] = config.store.model_copy(update={"url": Secret(url)})
+    return hidden
 
 
 def abilities_of(path: Path) -> list[trust.Ability]:
@@ -149,7 +164,11 @@ def _found(source: Any, on_untrusted: OnUntrusted | None) -> tuple[Document, str
         raise ConfigError(f"a configuration is a path or a mapping, not {type(named).__name__}")
     if named:
         return Document.of_file(Path(named)), str(Path(named))
-    here, user = Path(FILE_NAME), _user_file()
+    here, user = Path(FILE_NAME), file_in("config", FILE_NAME)
+    try:
+        user = user if user and user.is_file() else None
+    except OSError:  # a home that cannot be used has none
+        user = None
     if here.is_file() and not (user and here.resolve() == user.resolve()):
         try:
             # What it includes is not even opened without trust.
@@ -166,52 +185,35 @@ def _found(source: Any, on_untrusted: OnUntrusted | None) -> tuple[Document, str
     return Document.of_file(path, name), name
 
 
-def _user_file() -> Path | None:
-    """Return the user's own file, if it is there; a home that cannot be used has none."""
-    try:
-        path = folder("config") / FILE_NAME
-        return path if path.is_file() else None
-    except (OSError, StoreError):
-        return None
-
-
-def _is_for_litellm(raw: Mapping[str, Any], block: Mapping[str, Any]) -> bool:
+def _is_for_litellm(root: Part) -> bool:
     """Return True if a file has keys that only LiteLLM knows."""
-    own = map(mapping, mapping(block.get("providers")).values())
-    has_more = any(each.keys() - ProviderConfig.model_fields for each in own)
-    return has_more or any(raw.get(name) for name in ("model_list", "router_settings", "litellm_settings"))
+    providers = (mapping(each.value) for each in root["blueprint"]["providers"].named())
+    has_more = any(each.keys() - ProviderConfig.model_fields for each in providers)
+    return has_more or any(root.value.get(name) for name in ("model_list", "router_settings", "litellm_settings"))
 
 
-def _blueprint(raw: Mapping[str, Any], document: Document) -> Blueprint:
-    """Return the block as records, less its mistakes, which `document` then holds."""
-    block: Any = raw.get("blueprint")
-    if not isinstance(block, dict | None):
-        document.problem(("blueprint",), f"must be a mapping, not {shown(block)}")
-    rest = mapping(block)
+def _blueprint(block: Part) -> Blueprint:
+    """Return the block as records, less its mistakes, which its document then holds."""
+    if not isinstance(block.value, dict | None):
+        block.problem(f"must be a mapping, not {shown(block.value)}")
+    rest = mapping(block.value)
     for attempt in range(_MOST_MENDS):
         try:
             return Blueprint.model_validate(rest, strict=True)
         except ValidationError as error:
             if not attempt:
-                for path, text, is_key in mistakes(error, Blueprint, ("blueprint",)):
-                    document.problem(path, text, key=is_key)
-            rest = _without(rest, {_existing(rest, detail["loc"]) for detail in error.errors(include_url=False)})
+                for path, text, is_key in mistakes(error, Blueprint, block.path):
+                    block.document.problems.append(block.document.at(path, text, key=is_key))
+            rest = _without(rest, {detail["loc"] for detail in error.errors(include_url=False)})
     return Blueprint()
 
 
-def _existing(value: Any, path: KeyPath) -> KeyPath:
-    """Return as much of a path as leads somewhere: where a key is missing, what should have it."""
-    for depth, step in enumerate(path):
-        there = (isinstance(value, dict) and step in value) or (isinstance(value, list) and isinstance(step, int))
-        if not there:
-            return path[:depth]
-        value = value[step]
-    return path
-
-
-def _without(value: Any, doomed: set[KeyPath], path: KeyPath = ()) -> Any:
-    if not isinstance(value, dict | list):
-        return value
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    kept = {step: _without(item, doomed, (*path, step)) for step, item in pairs if (*path, step) not in doomed}
+def _without(value: Any, paths: set[KeyPath]) -> Any:
+    """Return a value without what stands at `paths`; _GONE where one leads to it, or to something that it lacks."""
+    pairs = dict(value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()))
+    if not all(path and path[0] in pairs for path in paths):
+        return _GONE
+    inner = {step: {path[1:] for path in paths if path[0] == step} for step in pairs}
+    left = {step: _without(item, inner[step]) if inner[step] else item for step, item in pairs.items()}
+    kept = {step: item for step, item in left.items() if item is not _GONE}
     return kept if isinstance(value, dict) else list(kept.values())

@@ -10,14 +10,13 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import Field
 
 from blueprint_llm.config.blocks import Blueprint
 from blueprint_llm.config.environment import from_environment, targets_of
 from blueprint_llm.config.problems import listed, mapping
-from blueprint_llm.config.secrets import protect_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,21 +27,13 @@ Fallbacks = list[dict[str, list[Any]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One entry of LiteLLM's `model_list`: what a group is judged by before LiteLLM's Router chooses.
+    """One entry of LiteLLM's `model_list`: what a group is judged by before LiteLLM's Router chooses."""
 
-    Attributes:
-        group: Its `model_name`.
-        model: The LiteLLM model id (`litellm_params.model`), read from the environment where it names a variable.
-        params: The other `litellm_params`, as written.
-        info: `model_info`, as written.
-        id: `model_info.id`, where there is one.
-    """
-
-    group: str
-    model: str
-    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    id: str = ""
+    group: str  # its `model_name`
+    model: str  # `litellm_params.model`, read from the environment where it names a variable
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the other `litellm_params`, as written
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)  # `model_info`, as written
+    id: str = ""  # `model_info.id`, where there is one
 
 
 def number_of(value: Any) -> float | None:
@@ -111,8 +102,6 @@ class Config(Blueprint, _Settings):
         digest: sha256 over everything above, secrets replaced: the `policy_hash` of traces.
     """
 
-    held = frozenset({"model_list", "credential_list"})
-
     model_list: list[dict[str, Any]] = Field(default_factory=list, repr=False)
     router_settings: dict[str, Any] = Field(default_factory=dict)
     litellm_settings: dict[str, Any] = Field(default_factory=dict)
@@ -120,11 +109,6 @@ class Config(Blueprint, _Settings):
     notices: list[str] = Field(default_factory=list)
     source: str | None = None
     digest: str = ""
-
-    def protected(self) -> Self:
-        """As of every record; LiteLLM's settings may bring keys along, too."""
-        settings = {name: protect_settings(getattr(self, name)) for name in ("router_settings", "litellm_settings")}
-        return super(Config, self.model_copy(update=settings)).protected()
 
     def setting(self, name: str) -> Any:
         """Return what decides for a setting of LiteLLM's Router: its own, else the module's. None: neither is set."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +28,13 @@ def folder(kind: Kind) -> Path:
         return Path.home() / _DEFAULTS[kind] / "blueprint"
     except RuntimeError:  # no HOME, and the system knows no user of this number
         raise StoreError(f"there is no home folder for the {kind} files: {_MEND}") from None
+
+
+def file_in(kind: Kind, name: str) -> Path | None:
+    """Return where a file of that name is or would be; None: the user has no home."""
+    with suppress(StoreError):
+        return folder(kind) / name
+    return None
 
 
 @contextmanager

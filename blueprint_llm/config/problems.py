@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -93,7 +94,8 @@ def _wording(detail: ErrorDetails) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     there = shown(value, str(detail["loc"][-1]) if detail["loc"] else "")
     if kind in _FIXED:
-        return _FIXED[kind]
+        near = nearest(str(detail["loc"][-1]), value, cutoff=0.75) if kind == "missing" and value else None
+        return _FIXED[kind] + (f": {shown(near)} looks like it" if near else "")
     if kind in _BOUNDS:
         name, comparison = _BOUNDS[kind]
         return f"must be {comparison} {context[name]:g}, not {there}"
@@ -105,8 +107,19 @@ def _wording(detail: ErrorDetails) -> str:
     wanted = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     if wanted != kind and wanted in _KINDS:
         quote = ": put quotes around it" if wanted == "string" and isinstance(value, bool | int | float) else ""
+        if wanted in {"int", "float"} and isinstance(value, str) and (plain := _plain_number(value)):
+            quote = f", which is text: write {plain}"  # quoted, or 1e6, which YAML does not take for a number
         return f"must be {_KINDS[wanted]}, not {there}{quote}"
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _plain_number(text: str) -> str | None:
+    """Return a text that holds a number as YAML wants it."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return f"{number:.12f}".rstrip("0").rstrip(".") if isfinite(number) else None
 
 
 def _unknown_key(detail: ErrorDetails, section: type[BaseModel]) -> str:

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 from blueprint_llm.config import private_file
 from blueprint_llm.config.environment import references, targets_of, variable_of
-from blueprint_llm.config.paths import folder
+from blueprint_llm.config.paths import file_in, folder
 from blueprint_llm.config.problems import mapping, words
 from blueprint_llm.config.providers import TABLE, litellm_provider, names_of, needs_key
 from blueprint_llm.config.secrets import FALLBACKS, masked, masked_text
-from blueprint_llm.errors import ConfigError, StoreError
+from blueprint_llm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,9 +37,6 @@ QUIET_PARAMS = words(
     additional_drop_params allowed_openai_params api_version organization rpm tpm weight order timeout
     stream_timeout timeout_s max_retries num_retries max_parallel_requests max_budget budget_duration
     cooldown_time tags role tasks max_context_tokens input_cost_per_token output_cost_per_token"""
-)
-QUIET_BLOCK = words(
-    "version project chains routes retry deadline breaker budgets quotas streaming planning logging strict"
 )
 _QUIET_SETTINGS = words(
     """num_retries max_fallbacks timeout stream_timeout request_timeout default_max_parallel_requests default_fallbacks
@@ -90,8 +87,8 @@ def require(file: Path, abilities: Iterable[Ability]) -> None:
     """
     agreed = _records().get(_name(file))
     allowed = Risk.OWN_KEY if agreed is not None else Risk.OWN_ADDRESS
-    new = [each for each in abilities if each.risk > allowed and each.digest not in (agreed or ())]
-    if new:
+    new = [each for each in abilities if each.digest not in (agreed or ())]  # what `trust` marks
+    if any(each.risk > allowed for each in new):
         more = f" and {len(new) - 1} more" if len(new) > 1 else ""
         raise Untrusted(f"{file} is not trusted: it {max(new, key=lambda each: each.risk).text}{more}")
 
@@ -117,9 +114,7 @@ def _name(file: Path) -> str:
 
 def _records() -> dict[str, list[str]]:
     """Return the agreed digests by path. Raises ConfigError where others could have written them."""
-    try:
-        path = folder("state") / _RECORDS
-    except StoreError:  # no home: nothing can have been recorded
+    if (path := file_in("state", _RECORDS)) is None:  # no home: nothing can have been recorded
         return {}
     try:
         content = private_file.read(path)

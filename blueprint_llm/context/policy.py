@@ -47,13 +47,9 @@ def is_local(model: str, api_base: str | None = None) -> bool:
     """Whether a LiteLLM model id and its server are on this machine; an Ollama `:cloud` model is not."""
     prefix, _, name = model.partition("/")
     if prefix in {"ollama", "ollama_chat"}:
-        return not _is_ollama_cloud(name)
+        tag = name.rpartition(":")[2] if ":" in name else ""
+        return tag != "cloud" and not tag.endswith("-cloud")
     return prefix in _LOCAL_PREFIXES or (api_base is not None and _is_loopback(api_base))
-
-
-def _is_ollama_cloud(name: str) -> bool:
-    tag = name.rpartition(":")[2] if ":" in name else ""
-    return tag == "cloud" or tag.endswith("-cloud")
 
 
 def _is_loopback(api_base: str) -> bool:

@@ -227,10 +227,8 @@ class _Trim:
 def _shorten(units: Sequence[Unit], room: int, meter: _Meter) -> list[Unit]:
     """Cut the longest tool results to about the largest common length at which the units fit, or as far as it goes."""
     at_high = meter.total(units)
-    low, high = (
-        _LEAST_CHARS,
-        max((len(text) for unit in units for message in unit for text in _result_texts(message)), default=0),
-    )
+    lengths = [len(text) for unit in units for message in unit for text in _result_texts(message)]
+    low, high = _LEAST_CHARS, max(lengths, default=0)
     if at_high <= room or high <= low:
         return list(units)
     cut = _cut(units, low, meter)
@@ -351,14 +349,11 @@ def split(messages: Sequence[Message]) -> list[Unit]:
 
 def pinned(units: Sequence[Unit]) -> set[int]:
     """Return the indices of units that stay: system, the last user turn, the last unit, the active plan."""
-    kept = {n for n, unit in enumerate(units) if any(map(_always_stays, unit))}
+    messages = [(n, message) for n, unit in enumerate(units) for message in unit]
+    kept = {n for n, each in messages if each.get("role") in SYSTEM_ROLES or each.get("name") == ACTIVE_PLAN}
     questions = [n for n, unit in enumerate(units) if any(map(is_question, unit))]
     turns = [n for n, unit in enumerate(units) if unit[0].get("role") not in SYSTEM_ROLES]
     return kept | set(questions[-1:]) | set(turns[-1:])
-
-
-def _always_stays(message: Message) -> bool:
-    return message.get("role") in SYSTEM_ROLES or message.get("name") == ACTIVE_PLAN
 
 
 def broken_pairs(messages: Sequence[Message]) -> Counter[str]:

@@ -78,11 +78,8 @@ def _measure_content(content: Any) -> tuple[int, int, int]:
             size, texts = size + _bytes(str(part.get("text", ""))), texts + 1
         elif kind == "tool_result":  # may hold images in turn
             inner, pictures, inside = _measure_content(part.get("content"))
-            size, images, texts = (
-                size + inner + len(str(part.get("tool_use_id"))),
-                images + pictures,
-                texts + inside + 1,
-            )
+            size += inner + len(str(part.get("tool_use_id")))
+            images, texts = images + pictures, texts + inside + 1
         else:
             size += _bytes(part) if isinstance(part, str) else len(_json(part))
     return size, images, texts

@@ -15,7 +15,7 @@ import orjson
 
 from blueprint_llm.config import private_file
 from blueprint_llm.config.secrets import protect
-from blueprint_llm.credentials.credential import Entry, Key, Source
+from blueprint_llm.credentials.sources import Entry, Key, Source
 from blueprint_llm.errors import CredentialsError
 from blueprint_llm.secret import Secret
 
@@ -190,15 +190,15 @@ def _keys(name: str, raw: dict[str, Any]) -> tuple[Key, ...]:
 
 
 def _key(identity: str, number: int, kind: str, value: Any) -> Key:
-    place = tuple(value) if kind == "command" and isinstance(value, list) else value
-    problem = None
-    if kind == "command":
-        if not isinstance(place, tuple) or not place or not all(isinstance(word, str) and word for word in place):
-            problem = "command must be a list of words (no shell runs it): mend it"
-    elif kind == "api_key":
+    place, problem = value, None
+    if kind == "api_key":
         place = Secret(value if isinstance(value, str) else "")
         if unfit := place.problem():
             problem = f"the API key {unfit}: put the whole key there, on one line"
+    elif kind == "command":
+        place = tuple(value) if isinstance(value, list) else ()
+        if not place or not all(isinstance(word, str) and word for word in place):
+            problem = "command must be a list of words (no shell runs it): mend it"
     elif not isinstance(value, str) or not value:
         problem = "env and keyring must be names: mend it"
     if problem:

@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import builtins
 import os
+import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from blueprint_llm.config import private_file
 from blueprint_llm.config.environment import closed, variable_of, with_listed
 from blueprint_llm.config.model import Config
-from blueprint_llm.config.paths import folder
+from blueprint_llm.config.paths import file_in
 from blueprint_llm.config.providers import TABLE, env_stem, names_of, needs_key
 from blueprint_llm.config.secrets import protect
-from blueprint_llm.credentials.credential import Credential, Entry, Finding, Key, KeyInfo
 from blueprint_llm.credentials.file import CredentialsFile, check_name
 from blueprint_llm.credentials.keychain import Keychain
-from blueprint_llm.credentials.sources import Origin, Sources, origin_of
-from blueprint_llm.errors import CredentialsError, MissingKeyError, StoreError
+from blueprint_llm.credentials.sources import Credential, Entry, Finding, Key, KeyInfo, Origin, Sources, origin_of
+from blueprint_llm.errors import CredentialsError, MissingKeyError
 from blueprint_llm.redaction import register_url
 from blueprint_llm.secret import Secret
 
 MOST_ORIGINS = 1024
+OLD_DAYS = 180
 BENCH_S: Mapping[str, float] = {"refused": 300.0, "rate_limited": 60.0}
-
-
-def _usual_file() -> Path | None:
-    """Where the credentials file is unless another one is named; None: the user has no home."""
-    try:
-        return folder("config") / "credentials.json"
-    except StoreError:
-        return None
 
 
 class CredentialsManager:
@@ -69,7 +63,7 @@ class CredentialsManager:
             environ=environ,
             keychain=keychain or Keychain(),
             use_keychain=self.config.credentials.keyring,
-            file=CredentialsFile(Path(chosen).expanduser() if chosen else _usual_file()),
+            file=CredentialsFile(Path(chosen).expanduser() if chosen else file_in("config", "credentials.json")),
             clock=clock,
         )
         self._benched: dict[str, float] = {}
@@ -269,8 +263,43 @@ class CredentialsManager:
                     rows[key.source, key.id] = KeyInfo(provider=name, id=key.id, source=key.source, hint=hint)
         return builtins.list(rows.values())
 
-    def check(self) -> builtins.list[Finding]:
-        """What is wrong with the places keys are kept in, and which providers lack a key."""
-        from blueprint_llm.credentials.check import findings  # noqa: PLC0415 - a command's work, not a call's
+    def check(self, *, now: Callable[[], float] = time.time) -> builtins.list[Finding]:
+        """Return the rows of `keys check`: what is wrong with the places of keys, and which providers lack one."""
+        rows = [*_file(self.sources.file, now())]
+        if self.sources.use_keychain:
+            try:
+                rows.append(Finding(subject="keychain", ok=True, message=self.sources.keychain.describe()))
+            except CredentialsError as error:
+                rows.append(_bad("keychain", str(error)))
+        for name in self.config.providers or self.config.model_groups:
+            problem = self.available(name)
+            good = Finding(subject=name, ok=True, message="" if problem else self.reference(name))
+            rows.append(_bad(name, problem) if problem else good)
+        return rows
 
-        return findings(self)
+
+def _file(file: CredentialsFile, now: float) -> Iterator[Finding]:
+    """Yield what there is to say of the credentials file and the folders above it."""
+    path = file.path
+    if path is None:
+        yield Finding(subject="credentials file", ok=True, message="none, for want of a home folder")
+        return
+    found = private_file.stamp(str(path))
+    try:
+        text = f"safe; providers: {', '.join(file.entries()) or 'none'}" if found else "not there, which is fine"
+        yield Finding(subject=str(path), ok=True, message=text)
+    except CredentialsError as error:
+        yield _bad(str(path), str(error))
+    if found and (days := int((now - found[0] / 1e9) // 86400)) >= OLD_DAYS:
+        yield Finding(subject=str(path), ok=True, message=f"unchanged for {days} days: consider fresh keys")
+    for above in path.absolute().parents:  # in which somebody else could put another folder in the place of ours
+        status = above.stat() if os.path.exists(above) else None  # noqa: PTH110 - it never raises
+        if status is None or (status.st_mode & stat.S_ISVTX and private_file.is_ours(status)):
+            continue  # a sticky folder (/tmp) lets nobody rename what is ours
+        if problem := private_file.folder_problem(above, status):
+            yield _bad(str(above), problem)
+
+
+def _bad(subject: str, sentence: str) -> Finding:
+    message, _, mend = sentence.removeprefix(f"{subject}: ").removeprefix(f"{subject} ").rpartition(": ")
+    return Finding(subject=subject, ok=False, message=message, mend=mend.removeprefix("run "))

@@ -8,48 +8,107 @@ never given another one's.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from blueprint_llm.config.environment import WHERE, references, variable_of, with_listed
 from blueprint_llm.config.providers import env_stem, litellm_provider, names_of
 from blueprint_llm.config.secrets import protect
-from blueprint_llm.credentials import command
-from blueprint_llm.credentials.credential import Entry, Key
 from blueprint_llm.errors import CredentialsError
 from blueprint_llm.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from blueprint_llm.config.model import Config
-    from blueprint_llm.credentials.credential import Source
     from blueprint_llm.credentials.file import CredentialsFile
     from blueprint_llm.credentials.keychain import Keychain
 
-KEEP_S = 300.0
-RETRY_S = 60.0
+Source = Literal["explicit", "config", "env", "keychain", "command", "file", "none"]
+
+KEEP_S, RETRY_S = 300.0, 60.0  # what a slow source answered is good for so long; that it failed, for so long
+COMMAND_S = 10.0
+
+
+class Key(NamedTuple):
+    """A place where a key may be, known before anything is read. A tuple: half the time of a frozen record."""
+
+    source: Source
+    id: str  # which key it is: `OPENAI_API_KEY`, `cloud#1`
+    place: Secret | tuple[str, ...] | str  # the key itself, a program's words, or a name in environment or keychain
+
+    @property
+    def reference(self) -> str:
+        """As in `Credential.reference`."""
+        return f"{self.source}:{self.id}"
+
+
+class Entry(NamedTuple):
+    """Keys that take turns, and what the credentials file keeps with them."""
+
+    keys: tuple[Key, ...] = ()
+    base_url: str | None = None
+    extra: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What one call needs.
+
+    Attributes:
+        api_key: None where the provider takes none.
+        extra: More LiteLLM keywords from the file; sensitive ones are Secrets.
+        id: Which key it is: `OPENAI_API_KEY`, `cloud#1`.
+        provider: The name that was asked for.
+    """
+
+    api_key: Secret | None = None
+    base_url: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+    source: Source = "none"
+    provider: str = ""
+
+    @property
+    def reference(self) -> str:
+        """Names the key without telling it: `env:OPENAI_API_KEY`, `file:cloud#1`."""
+        return f"{self.source}:{self.id}" if self.id else self.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyInfo:
+    """A row of `keys list`; `hint` has at most the last four characters."""
+
+    provider: str
+    id: str
+    source: Source
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A row of `keys check`; `mend` is what to run or do, empty where nothing is wrong."""
+
+    subject: str
+    ok: bool
+    message: str
+    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where the keys of a target may come from.
+    """Where the keys of a target may come from."""
 
-    Attributes:
-        provider: The name that was asked for.
-        litellm: LiteLLM's provider.
-        names: Names under which sources know it, most specific first.
-        params: The target's own LiteLLM parameters: literal keys are Secrets, `os.environ/NAME` stands as written.
-        variables: Environment variables of the provider's key, by LiteLLM's conventions.
-        borrows: The environment says where it is.
-    """
-
-    provider: str
-    litellm: str
-    names: tuple[str, ...]
-    params: Mapping[str, Any]
-    variables: tuple[str, ...]
-    borrows: bool
+    provider: str  # the name that was asked for
+    litellm: str  # LiteLLM's provider
+    names: tuple[str, ...]  # under which sources know it, most specific first
+    params: Mapping[str, Any]  # its own LiteLLM parameters: literal keys are Secrets, `os.environ/NAME` is as written
+    variables: tuple[str, ...]  # of the environment, for the provider's key, by LiteLLM's conventions
+    borrows: bool  # the environment says where it is
 
     @property
     def has_key(self) -> bool:
@@ -95,7 +154,7 @@ class Sources:
     use_keychain: bool
     file: CredentialsFile
     clock: Callable[[], float]
-    _answers: dict[Key, tuple[float, Secret | None, str | None]] = field(default_factory=dict)
+    _answers: dict[Any, tuple[float, Secret | None, str | None]] = field(default_factory=dict)  # by the key's place
 
     def entries(self, origin: Origin) -> Iterator[Entry]:
         """Yield keys in order; those of one entry take turns, a later one is asked only when an earlier has none.
@@ -126,14 +185,14 @@ class Sources:
             return self._variable(str(key.place))
         if self.is_slow(key):
             secret, trouble = self._asked(key.place)
-            self._answers[_question(key)] = self.clock() + (KEEP_S if secret else RETRY_S), secret, trouble
-        return self._answers[_question(key)][1]
+            self._answers[key.place] = self.clock() + (KEEP_S if secret else RETRY_S), secret, trouble
+        return self._answers[key.place][1]
 
     def is_slow(self, key: Key) -> bool:
         """Return True if a program or the keychain would be asked now."""
         if key.source not in {"command", "keychain"}:
             return False
-        answer = self._answers.get(_question(key))
+        answer = self._answers.get(key.place)
         return answer is None or self.clock() >= answer[0]
 
     def troubles(self) -> list[str]:
@@ -154,7 +213,7 @@ class Sources:
 
     def _asked(self, place: tuple[str, ...] | str) -> tuple[Secret | None, str | None]:
         if isinstance(place, tuple):
-            return command.ask(place, environ=self.environ)
+            return ask(place, self.environ)
         try:
             return self.keychain.get(place), None
         except CredentialsError as error:
@@ -165,6 +224,32 @@ def _only(source: Source, identity: str, place: Secret | str) -> Entry:
     return Entry((Key(source, identity, place),))
 
 
-def _question(key: Key) -> Key:
-    """Return what is asked of a slow source, whichever key it is for."""
-    return key._replace(id="")
+def ask(
+    argv: Sequence[str], environ: Mapping[str, str], timeout_s: float = COMMAND_S
+) -> tuple[Secret | None, str | None]:
+    """Return the key that a program prints (`[op, read, op://vault/openai/key]`), or what went wrong, without it.
+
+    No shell, no input, its stderr dropped; in the end its whole process group is gone.
+    """
+    program = f"the command {argv[0]}"
+    try:
+        process = subprocess.Popen(  # noqa: S603 - argv from the user's own 0600 file, never through a shell
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=dict(environ), start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        return None, f"{program} cannot be started ({error.strerror})"
+    with process:
+        try:
+            printed = process.communicate(timeout=timeout_s)[0].decode("ascii", "replace").strip()
+        except subprocess.TimeoutExpired:
+            return None, f"{program} gave no key within {timeout_s:g} s"
+        finally:
+            # With all its children: one that it left behind would keep the pipe, and the key.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    if process.returncode != 0:
+        return None, f"{program} failed (exit code {process.returncode})"
+    secret = Secret(printed)
+    problem = secret.problem()
+    return (None, f"what {program} printed {problem}") if problem else (secret, None)

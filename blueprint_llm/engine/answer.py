@@ -9,12 +9,14 @@ from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.adapters.views import reasoning_of, usage_info
 from blueprint_llm.engine.cached import as_json
 from blueprint_llm.engine.called import CALLING, EventReader, answer_in_chat_terms, in_chat_terms, usage_in
-from blueprint_llm.engine.endpoints import CAPS, CHATS
+from blueprint_llm.engine.endpoints import CAPS, CHATS, TEXTS, cap_in
 from blueprint_llm.engine.reader import Answer, AnswerReader
+from blueprint_llm.engine.reservation import CHARS_PER_TOKEN
 from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.streaming import StreamingHandler, check_tools
 from blueprint_llm.streaming.chunks import fields, sequence
 from blueprint_llm.trace import CALLER
+from blueprint_llm.types import with_raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,7 +69,9 @@ class GuardedAnswer(Answer):
         self.shown = False
         self.is_text = operation in CAPS
         self._is_plain = False
-        if keywords.get("response_format") is not None:
+        options = keywords.get("stream_options")
+        self._asks_usage = bool(options.get("include_usage") if isinstance(options, dict) else options)
+        if self._is_chat and keywords.get("response_format") is not None:
             _ = self.reader  # a schema that is none is refused before anything is sent
 
     @cached_property
@@ -76,8 +80,8 @@ class GuardedAnswer(Answer):
         tools = self._keywords.get("tools") or ()
         handler = StreamingHandler(
             tools=tools if tools and self._validates and _are_readable(tools) else (),
-            response_format=self._keywords.get("response_format"),
-            max_tokens=self._keywords.get("max_tokens") or self._keywords.get("max_completion_tokens"),
+            response_format=self._keywords.get("response_format") if self._is_chat else None,
+            max_tokens=cap_in(self._operation, self._keywords),
         )
         return AnswerReader(handler, provider=self._target.provider, model=self._target.model)
 
@@ -90,7 +94,7 @@ class GuardedAnswer(Answer):
 
     def take(self, answer: Any) -> None:
         """Take a whole answer and judge it. Raise CallError."""
-        self.came, self.told = answer, usage_in(answer)
+        self.came, self.told = answer, fields(answer).get("usage") if self._is_chat else usage_in(answer)
         self.hidden = getattr(answer, "_hidden_params", None) or {}
         if self._is_chat and not self._is_inner and getattr(answer, "choices", None) is not None:
             self._is_plain = self.usage is not None and is_plain(answer, self._keywords)
@@ -109,7 +113,7 @@ class GuardedAnswer(Answer):
         if not self._is_chat:
             self._events = EventReader()
             return
-        self._heard = _litellm.Heard(stream)
+        self._heard = _litellm.Heard(stream, self._target.model)
         self.as_whole = self._heard.as_whole
         if (caller := CALLER.get()) is not None and caller.heard is not None:
             caller.heard.append(self._heard)
@@ -141,7 +145,7 @@ class GuardedAnswer(Answer):
             said = {name for name, value in items if value and name != "role"}
             self._has_calls = self._has_calls or not said.isdisjoint(_CALLS)
             says, ends = says or bool(said), ends or bool(part.get("finish_reason"))
-        if has_usage and not (self._keywords.get("stream_options") or {}).get("include_usage"):
+        if has_usage and not self._asks_usage:
             if not (says or ends):  # only asked for by us
                 return []
             chunk.usage = None
@@ -151,6 +155,10 @@ class GuardedAnswer(Answer):
     def _feed_event(self, events: EventReader, event: Any) -> Sequence[Any]:
         """Return the events that may be handed on: from the first tool call on they wait for a valid end."""
         chunks = events.add(event)
+        if self._operation in TEXTS and not self._asks_usage:  # only asked for by us
+            event.usage = None
+            if not event.choices:
+                return []
         self._waiting.append(event)
         if events.has_calls:
             for chunk in chunks:
@@ -187,13 +195,20 @@ class GuardedAnswer(Answer):
     @property
     def usage(self) -> UsageInfo | None:
         """What was used, by the provider."""
-        if self._events is not None:
-            return usage_info(in_chat_terms(self._events.usage))
-        return super().usage
+        if self._events is None:
+            return super().usage
+        said = usage_info(in_chat_terms(self._events.usage))
+        if said is None or not self._events.is_begun:
+            return said
+        written = max(said.completion_tokens, -(-self._events.seen_chars // CHARS_PER_TOKEN))
+        counts = {"completion_tokens": written, "total_tokens": said.prompt_tokens + written}
+        return with_raw(said.model_copy(update=counts), said.raw)
 
     @property
     def seen_chars(self) -> int:
-        """How much of it has arrived; of reasoning no event tells."""
+        """How much of it has arrived; of reasoning no event of ours tells."""
+        if self._events is not None:
+            return self._events.seen_chars
         choices = (choice for chunk in self.reader.chunks for choice in getattr(chunk, "choices", None) or ())
         reasoned = sum(len(reasoning_of(getattr(choice, "delta", None))) for choice in choices)
         return self.reader.seen_chars + reasoned
@@ -208,9 +223,13 @@ class GuardedAnswer(Answer):
         if asked.get("web_search_options") or asked.get("tools"):  # the text may say what was searched
             return self.whole()
         last = fields(self.reader.chunks[-1]) if self.reader.chunks else {}
-        told = {name: last.get(name) for name in ("model", "service_tier") if last.get(name)}
+        heard = {} if self._heard is None else self._heard.aside()
+        told = {name: said for name in ("model", "service_tier") if (said := last.get(name) or heard.get(name))}
         choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
-        return {**told, "choices": [choice], "usage": as_json(self.told) if self.told is not None else None}
+        usage = dict(as_json(self.told)) if self.told is not None else None
+        if usage and told.get("service_tier") != last.get("service_tier"):
+            usage.pop("cost", None)  # which LiteLLM has counted without the tier
+        return {**told, "choices": [choice], "usage": usage}
 
 
 def is_plain(answer: Any, keywords: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.adapters.merge import as_delta
@@ -19,6 +19,7 @@ from blueprint_llm.usage.stores.records import AttemptRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from blueprint_llm.cache import Flight
@@ -79,14 +80,14 @@ def key_of_call(runtime: Runtime, target: Target, keywords: Mapping[str, Any], *
         account=account,
         project=project,
         messages=list(keywords.get("messages") or ()),
-        params={name: value for name, value in keywords.items() if not _is_carried(name)},
+        params={
+            name: value
+            for name, value in keywords.items()
+            if not (name in CARRIED or name.startswith(("_", "litellm_")) or "cost" in name)
+        },
         options=(runtime.config.streaming.validate_tools,),
     )
     return runtime.cache.key_of(facts)
-
-
-def _is_carried(name: str) -> bool:
-    return name in CARRIED or name.startswith(("_", "litellm_")) or "cost" in name
 
 
 class KeptAnswer:
@@ -102,7 +103,7 @@ class KeptAnswer:
     def __init__(self, runtime: Runtime, key: str | None, controls: Any, *, owner: str) -> None:
         self.runtime, self.key, self._owner = runtime, key, owner
         self._controls: Mapping[str, Any] = controls if isinstance(controls, dict) else {}
-        self._turn = AsyncExitStack()
+        self._turn: AbstractAsyncContextManager[Flight] | None = None
         self._flight: Flight | None = None
 
     async def find(self, until: float | None = None) -> Entry | None:
@@ -113,8 +114,9 @@ class KeptAnswer:
         if entry := await cache.lookup(self.key, max_age_s=max_age_s):
             return entry
         until = until or self.runtime.now() + self.runtime.config.deadline.total_s / 2
-        flight = cache.flight(self.key, owner=self._owner, until=until, max_age_s=max_age_s)
-        self._flight = await self._turn.enter_async_context(flight)
+        turn = cache.flight(self.key, owner=self._owner, until=until, max_age_s=max_age_s)
+        self._flight = await turn.__aenter__()
+        self._turn = turn
         return self._flight.entry
 
     @contextmanager
@@ -137,7 +139,7 @@ class KeptAnswer:
     async def leave(self, entry: Entry | None) -> None:
         """Keep what was fetched, if it may be kept, and let those who wait go on."""
         await self.keep(entry)
-        await self._turn.aclose()
+        await self.__aexit__(None, None, None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,7 +147,9 @@ class KeptAnswer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        await self._turn.__aexit__(kind, error, where)
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            await turn.__aexit__(kind, error, where)
 
 
 async def replay(state: RequestState, target: Target, entry: Entry) -> tuple[ChatResponse, Iterator[StreamChunk]]:

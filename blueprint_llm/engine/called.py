@@ -14,12 +14,14 @@ from blueprint_llm.streaming.chunks import fields, sequence
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CALLING = frozenset({"responses", "aresponses", "anthropic_messages"})
+CALLING = frozenset({"responses", "aresponses", "anthropic_messages", "anthropic_messages_handler"})
 # Why an answer ended, where it is no complete one.
 _CUT = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter", "refusal": "refusal"}
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "message_stop"})
 # What events hold that are read where they come as they were sent.
-_TELLING = (b'"usage"', b'"tool_use"', b'"input_json_delta"', b'"message_stop"')
+_TELLING = (b'"usage"', b'"tool_use"', b'"content_block_delta"', b'"message_stop"')
+# Where a delta of Anthropic's has what the model wrote.
+_WRITTEN = ("text", "thinking", "partial_json")
 
 
 def usage_in(answer: Any) -> Any:
@@ -58,7 +60,8 @@ class EventReader:
     """Reads what a stream that is no chat's says of itself: events as objects, or Anthropic's as they came.
 
     Attributes:
-        usage: What it says was used so far, in the provider's terms.
+        usage: What it says was used so far, in the provider's terms; `is_begun`: that was before it wrote.
+        seen_chars: How much it has written.
         answer: The whole answer, where its last event has it.
         has_calls: A call has begun: what comes from then on is held until the answer is complete and valid.
         is_over: The event that ends an answer has come.
@@ -67,7 +70,8 @@ class EventReader:
     def __init__(self) -> None:
         self.usage: dict[str, Any] = {}
         self.answer: Any = None
-        self.has_calls = self.is_over = False
+        self.has_calls = self.is_over = self.is_begun = False
+        self.seen_chars = 0
         self._indexes: dict[Any, int] = {}
         self._reason = "tool_calls"
         self._rest = b""
@@ -76,12 +80,15 @@ class EventReader:
         """Take the next event, or a piece of one; return what it brought of tool calls, as chunks of a chat."""
         chunks: list[dict[str, Any]] = []
         for part in self._parsed(event) if isinstance(event, bytes | str) else [event]:
-            chunks += self._read(_plain(part))
+            facts = _plain(part)
+            self.seen_chars += _written(facts)
+            chunks += self._read(facts)
             response = _part(part, "response")
             self.answer = response or self.answer
             for place in (part, response or _part(part, "message")):
                 said = _plain(_part(place, "usage"))
                 self.usage |= {name: value for name, value in said.items() if value is not None}
+                self.is_begun = facts.get("type") == "message_start" if said else self.is_begun
         return chunks
 
     def _parsed(self, piece: bytes | str) -> Iterator[Any]:
@@ -116,6 +123,13 @@ class EventReader:
     def _chunk(self, place: Any, call: dict[str, Any]) -> dict[str, Any]:
         delta = {"tool_calls": [{"index": self._indexes[place], **call}]}
         return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+
+def _written(said: Mapping[str, Any]) -> int:
+    """Return how many characters an event brings, or a chunk of a text completion."""
+    delta, choices = said.get("delta"), [_plain(choice) for choice in sequence(said.get("choices"))]
+    texts = [delta, *(_plain(delta).get(name) for name in _WRITTEN), *(choice.get("text") for choice in choices)]
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _call(part: Mapping[str, Any]) -> dict[str, Any] | None:

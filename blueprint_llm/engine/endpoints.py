@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blueprint_llm.adapters import litellm as _litellm
 from blueprint_llm.config.environment import LISTED, closed, with_listed
+from blueprint_llm.config.problems import mapping
 from blueprint_llm.errors import CredentialsError, MissingKeyError
 from blueprint_llm.secret import revealed
+from blueprint_llm.streaming.chunks import sequence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,27 +21,48 @@ if TYPE_CHECKING:
     from blueprint_llm.routing.targets import Target
 
 CHATS = frozenset({"completion", "acompletion"})
-_CAPS = {
+TEXTS = frozenset({"text_completion", "atext_completion"})
+_CAPS: dict[str, tuple[str, ...]] = {
     "completion": ("max_tokens", "max_completion_tokens"),
     "text_completion": ("max_tokens",),
     "responses": ("max_output_tokens",),
+    **dict.fromkeys(("generate_content", "compact_responses", "decisions", "extraction", "systemone"), ()),
 }
-# The keywords that cap what an endpoint writes, the usual one first. What is not here writes no text.
-CAPS = {**_CAPS, **{f"a{name}": names for name, names in _CAPS.items()}, "anthropic_messages": ("max_tokens",)}
+# The keywords that cap what an endpoint writes, the usual one first; without any it writes as much as the model can.
+# What is not here writes no text.
+CAPS = {
+    **_CAPS,
+    **{f"a{name}": names for name, names in _CAPS.items()},
+    **dict.fromkeys(("anthropic_messages", "anthropic_messages_handler"), ("max_tokens",)),
+}
 # What OpenTelemetry's conventions call what an endpoint does; an endpoint without a name there keeps its own.
 SPANS = {
-    **dict.fromkeys((*CHATS, "responses", "aresponses", "anthropic_messages"), "chat"),
+    **dict.fromkeys((*CHATS, "responses", "aresponses"), "chat"),
+    **dict.fromkeys(("anthropic_messages", "anthropic_messages_handler"), "chat"),
     **dict.fromkeys(("embedding", "aembedding"), "embeddings"),
     **dict.fromkeys(("text_completion", "atext_completion"), "text_completion"),
 }
 # Where the endpoints have what they send.
-PROMPTS = ("input", "prompt", "query", "documents", "system", "instructions")
+PROMPTS = (
+    *("input", "prompt", "query", "documents", "system", "instructions", "contents", "state", "questions", "fields"),
+)
 # With one of these the call brings its own way in.
 OWN = ("api_key", "client", "litellm_credential_name", "azure_ad_token", "azure_ad_token_provider", "mock_response")
 
 
+# The models that LiteLLM, or the provider, takes where a call names none.
+_UNNAMED = {
+    **dict.fromkeys(("moderation", "amoderation"), "omni-moderation-latest"),
+    **dict.fromkeys((f"{way}image_{what}" for way in ("", "a") for what in ("generation", "variation")), "dall-e-2"),
+}
+
+
 def target_of(
-    runtime: Runtime, keywords: Mapping[str, Any], model: str | None = None, provider: str | None = None
+    runtime: Runtime,
+    keywords: Mapping[str, Any],
+    model: str | None = None,
+    provider: str | None = None,
+    operation: str = "",
 ) -> Target:
     """Return whom a call of LiteLLM's asks: a provider of the configuration, a Router's deployment, or just a model.
 
@@ -47,13 +71,15 @@ def target_of(
         keywords: The call's.
         model: Another model than the call's own, for one of its `fallbacks`.
         provider: The name under which a call above asks it.
+        operation: LiteLLM's name of the function.
     """
-    named, vendor = model or str(keywords.get("model") or ""), keywords.get("custom_llm_provider")
+    engine, vendor = keywords.get("search_provider"), keywords.get("custom_llm_provider")
+    named = model or str(keywords.get("model") or (f"{engine}/search" if engine else _UNNAMED.get(operation, "")))
     if vendor and not model and not named.startswith(f"{vendor}/"):
         named = f"{vendor}/{named}"
-    facts = keywords.get("metadata") or {}
-    group = facts.get("model_group") or (keywords.get("litellm_metadata") or {}).get("model_group")
-    info, address = keywords.get("model_info") or {}, None if model else keywords.get("api_base")
+    facts, more = mapping(keywords.get("metadata")), mapping(keywords.get("litellm_metadata"))
+    group = facts.get("model_group") or more.get("model_group")
+    info, address = mapping(keywords.get("model_info")), None if model else keywords.get("api_base")
 
     def found() -> Target:
         known = runtime.table.of_model(named)
@@ -73,16 +99,36 @@ def target_of(
 
 def fallbacks_of(runtime: Runtime, keywords: Mapping[str, Any]) -> list[Target]:
     """Return whom else a call may ask by its own `fallbacks`: names of models, or keywords with one."""
-    listed = keywords.get("fallbacks") or ()
-    names = [each.get("model") if isinstance(each, dict) else each for each in listed]
+    names = [each.get("model") if isinstance(each, dict) else each for each in sequence(keywords.get("fallbacks"))]
     return [target_of(runtime, keywords, name) for name in names if isinstance(name, str)]
 
 
 def prompt_of(keywords: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a call of any endpoint sends, as messages: their size bounds what it costs."""
-    messages = [message if isinstance(message, dict) else dict(message) for message in keywords.get("messages") or ()]
+    messages = [_message(message) for message in sequence(keywords.get("messages"))]
     texts = [keywords[name] for name in PROMPTS if keywords.get(name)]
     return [*messages, *({"role": "user", "content": str(text)} for text in texts)]
+
+
+def _message(message: Any) -> dict[str, Any]:
+    if isinstance(message, dict):
+        return message
+    try:
+        return dict(message)
+    except (TypeError, ValueError):  # for LiteLLM to refuse
+        return {"role": "user", "content": str(message)}
+
+
+def cap_in(operation: str, keywords: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a call asks for at most; None: it does not say, or nothing that is a number of them."""
+    for name in CAPS.get(operation, ()):
+        try:
+            cap = math.ceil(float(keywords[name]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        if cap > 0:
+            return cap
+    return None
 
 
 def completed(runtime: Runtime, keywords: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +143,7 @@ def completed(runtime: Runtime, keywords: dict[str, Any]) -> dict[str, Any]:
     is_ours = name and any(entry.get("credential_name") == name for entry in listed)
     borrowed = with_listed(listed, {LISTED: name}) if is_ours else {}
     if problem := closed({**borrowed, **keywords} if borrowed else keywords):
-        asked = (keywords.get("metadata") or {}).get("model_group") or keywords.get("model")
+        asked = mapping(keywords.get("metadata")).get("model_group") or keywords.get("model")
         raise CredentialsError(f"{asked!r} cannot be called: {problem}")
     if not is_ours:
         return keywords

@@ -21,7 +21,18 @@ from blueprint_llm.engine import otel
 from blueprint_llm.engine.answer import GuardedAnswer
 from blueprint_llm.engine.attempt import OUTPUT_INVALID
 from blueprint_llm.engine.cached import KeptAnswer, count_hit, entry_of, key_of_call
-from blueprint_llm.engine.endpoints import CAPS, CHATS, SPANS, completed, fallbacks_of, key_of, prompt_of, target_of
+from blueprint_llm.engine.endpoints import (
+    CAPS,
+    CHATS,
+    SPANS,
+    TEXTS,
+    cap_in,
+    completed,
+    fallbacks_of,
+    key_of,
+    prompt_of,
+    target_of,
+)
 from blueprint_llm.engine.prepare import seconds_of
 from blueprint_llm.engine.reservation import BOOKING_S, AttemptReservation, CircuitOpen, LimitReached, limits_of
 from blueprint_llm.engine.runtime import Runtime, late
@@ -103,7 +114,7 @@ class _GuardedCall:
         self.runtime, self.keywords, self._operation, self._account = runtime, keywords, operation, account
         self._is_chat, self._is_inner = operation in CHATS, account.trace is not None
         self._session, self._project = account.session or runtime.session, account.project or runtime.project
-        self._target = target = target_of(runtime, keywords, provider=account.provider)
+        self._target = target = target_of(runtime, keywords, provider=account.provider, operation=operation)
         self._trace = account.trace or Trace(id=runtime.new_id(), policy_hash=runtime.config.digest)
         self._shown_trace: dict[str, Any] = {}
         self._handed: dict[str, Any] = {}  # on no frame, which an exception would show
@@ -159,10 +170,9 @@ class _GuardedCall:
 
     def _cap(self, reservation: AttemptReservation) -> Cap:
         """Return the most output; an endpoint that writes no tokens has none."""
-        names = CAPS.get(self._operation)
-        if names is None:
+        if self._operation not in CAPS:
             return Cap(bound=0)
-        return reservation.cap(next((self.keywords[name] for name in names if self.keywords.get(name)), None))
+        return reservation.cap(cap_in(self._operation, self.keywords))
 
     async def make(self, send: Send) -> Any:
         """Reserve, call, judge and settle; a stream is judged and settled while it is read."""
@@ -173,7 +183,8 @@ class _GuardedCall:
         self._reservation.stay()
         try:
             answer = await send(**self._sent(cap))
-            self._is_open = hasattr(answer, "__anext__") or hasattr(answer, "__next__")
+            kind = type(answer)  # an answer of pydantic's takes long to say that it has no such attribute
+            self._is_open = hasattr(kind, "__anext__") or hasattr(kind, "__next__")
             if self._is_open:
                 self._shown_trace.update(self._trace.to_dict())
                 self._show_trace(answer)
@@ -244,10 +255,12 @@ class _GuardedCall:
         if self._is_inner and self._is_chat:
             sent["messages"] = as_openrouter_wants(sent["messages"], self._target.model)
         names = CAPS.get(self._operation, ())
-        if cap.send is not None and not any(sent.get(name) for name in names):
+        if names and cap.send is not None and not any(sent.get(name) for name in names):
             sent[names[0]] = cap.send
-        if self._is_chat and sent.get("stream"):
-            sent["stream_options"] = {"include_usage": True, **(sent.get("stream_options") or {})}
+        if (self._is_chat or self._operation in TEXTS) and sent.get("stream"):
+            options = sent.get("stream_options")
+            if not options or isinstance(options, dict):  # else it is LiteLLM's to refuse
+                sent["stream_options"] = {"include_usage": True, **(options or {})}
         return sent
 
     async def settle(self, error: BaseException | None) -> None:
@@ -310,5 +323,7 @@ class _GuardedCall:
     def _show_trace(self, answer: Any) -> None:
         """Put the trace beside what LiteLLM tells of an answer; a stream's is complete once it has ended."""
         hidden = getattr(answer, "_hidden_params", None)
-        if isinstance(hidden, dict):
+        if hidden is not None:
             hidden["blueprint"] = self._shown_trace
+        elif hasattr(answer, "__dict__"):  # some streams of LiteLLM's have none
+            answer._hidden_params = {"blueprint": self._shown_trace}  # noqa: SLF001 - LiteLLM's name, everywhere else

@@ -264,6 +264,7 @@ class RouterKeywords(TypedDict, total=False):
 ALIKE = frozenset({"s3_access_key_id", "s3_secret_access_key", "s3_region_name"})
 PRICE = "_cost_per_"
 CHAT = ChatKeywords.__optional_keys__ | ALIKE
+RUN = CHAT | {"on_chunk"}
 GENERATE = GenerateKeywords.__optional_keys__ | ALIKE | {"messages"}
 PLAN = PlanKeywords.__optional_keys__
 ROUTER = RouterKeywords.__optional_keys__ | {"model_list", "blueprint"}
@@ -273,6 +274,10 @@ def refuse_misspelt(given: Iterable[str], known: Iterable[str]) -> None:
     """Pass what is known or near nothing. Raises InvalidRequestError for a near miss, naming the right word."""
     names = frozenset(known)
     for name in given:
-        if name not in names and PRICE not in name and (meant := nearest(name, names, cutoff=NEAR)):
+        if name in names or PRICE in name:
+            continue
+        # In a short word two letters that changed places look like little: `toosl`, `sede`.
+        swapped = (each for each in sorted(names) if sorted(each) == sorted(name))
+        if meant := nearest(name, names, cutoff=NEAR) or next(swapped, None):
             own = f"if {name!r} is a provider's own parameter, give it in params={{...}}"
             raise InvalidRequestError(f"unknown keyword {name!r}, did you mean {meant!r}? {own}")

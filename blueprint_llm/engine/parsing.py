@@ -58,12 +58,20 @@ def build_prompt(given: Any, keywords: dict[str, Any]) -> ChatRequest:
 
 def validated(model: Any, values: Mapping[str, Any]) -> Any:
     """Return `values` as `model`. Raises InvalidRequestError, which names every mistake and no value."""
+    if not isinstance(values, Mapping):
+        raise InvalidRequestError(f"this takes a mapping or a {model.__name__}, not {type(values).__name__}")
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
         rows = error.errors(include_input=False, include_url=False)
-        lines = [f"{'.'.join(map(str, row['loc'])) or 'request'}: {row['msg']}" for row in rows]
+        lines = [f"{'.'.join(map(str, row['loc'])) or 'request'}: {_told(row, model)}" for row in rows]
     raise InvalidRequestError("the request is not valid: " + "; ".join(lines))
+
+
+def _told(row: Any, model: Any) -> str:
+    if row["type"] == "extra_forbidden" and len(row["loc"]) == 1:
+        return f"unknown keyword{hint(str(row['loc'][0]), model.model_fields)}"
+    return str(row["msg"])
 
 
 def planning_context(given: Any, keywords: Mapping[str, Any]) -> PlanningContext:

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from blueprint_llm.streaming import StreamingHandler, StreamVerdict
 
 
-# Of a delta, what is shown in fields of ours, or held back until it is valid.
-SHOWN = frozenset({"content", "tool_calls", "function_call", "reasoning_content", "thinking_blocks"})
-
-
 class AnswerReader:
     """Reads the answer of one target.
 
@@ -96,8 +92,8 @@ class AnswerReader:
             if (shown := self._count(event)) is not None:
                 yield self.chunk(raw, **shown)
                 raw = None
-        if raw is not None and _says_more(chunk):  # what has no field of ours (audio, images) is not lost
-            yield self.chunk(raw)
+        if raw is not None and any(map(_says_anything, _deltas_of(chunk))):
+            yield self.chunk(raw)  # what has no field of ours (sound, signatures, other answers) is not lost
 
     def take_aside(self, answer: Any) -> None:
         """Let the validator see what LiteLLM leaves out of a stream: refusals, and ends that it has no word for.
@@ -246,13 +242,7 @@ def _deltas_of(chunk: Any) -> list[Any]:
     return [each.get("delta") if isinstance(each, dict) else getattr(each, "delta", None) for each in choices or ()]
 
 
-def _says_more(chunk: Any) -> bool:
-    """Return True if a chunk says what no field of ours shows: of the first answer, or anything of the others."""
-    first, *others = _deltas_of(chunk) or [None]
-    return any(_filled(other) for other in others) or bool(_filled(first) - SHOWN)
-
-
-def _filled(delta: Any) -> set[str]:
+def _says_anything(delta: Any) -> bool:
     said = delta if isinstance(delta, dict) else getattr(delta, "__dict__", None) or {}
     extra = getattr(delta, "model_extra", None) or {}
-    return {name for name, value in {**said, **extra}.items() if value} - {"role"}
+    return any(value for name, value in {**said, **extra}.items() if name != "role")

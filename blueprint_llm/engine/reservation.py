@@ -18,12 +18,11 @@ from blueprint_llm.routing.targets import litellm_provider
 from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Cap, Demand, Estimate, Outcome, Payer, demand, denial
 from blueprint_llm.usage import standing as limit_status
-from blueprint_llm.usage.limits import of_attempt
+from blueprint_llm.usage.ledger import of_attempt
 from blueprint_llm.usage.money import NANO
 from blueprint_llm.usage.pricing import cost, prices_in
 from blueprint_llm.usage.stores.breaker import BreakerReport
-from blueprint_llm.usage.stores.ledger_sql import refusing
-from blueprint_llm.usage.stores.records import ABANDONED
+from blueprint_llm.usage.stores.records import ABANDONED, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from blueprint_llm.routing.targets import Target
     from blueprint_llm.trace import AttemptTrace, Trace
     from blueprint_llm.types import ChatRequest
-    from blueprint_llm.usage.limits import Rule
+    from blueprint_llm.usage.ledger import Rule
     from blueprint_llm.usage.stores.breaker import Breaker
     from blueprint_llm.usage.stores.records import Level, Reservation
 
@@ -153,9 +152,9 @@ class AttemptReservation:
             probes=breaker.half_open_probes,
             attempt=self.row.n,
         )
-        reserved = await self.runtime.store.reserve(reservation, force=force)
-        self._warn([*reserved.exceeded, *(crossed.level for crossed in reserved.crossed)])
-        _require(reserved.denied, reserved.breaker)
+        answer = await self.runtime.store.reserve(reservation, force=force)
+        self._warn([*answer.exceeded, *(crossed.level for crossed in answer.crossed)])
+        _require(answer.denied, answer.breaker)
         self._taken, self._call = reservation, call
         self.row.reserved_usd = None if estimate.usd is None else estimate.usd / NANO
 
@@ -172,9 +171,7 @@ class AttemptReservation:
         seen = None if force else (await store.breakers([key]))[key]
         if seen is not None and seen.refuses(self.runtime.config.breaker.half_open_probes):
             _require(None, seen)
-        over = {each.charge: each for each in self.levels if each.used + each.charge.amount > each.charge.limit}
-        if denied := refusing([*over]):
-            _require(over[denied])
+        _require(reserved(self.levels).denied)
 
     def _priced(self, call: Call, cap: Cap) -> Estimate:
         """Return the worst case. Raise LimitReached where its price is unknown and a budget wants to know it."""
@@ -244,13 +241,13 @@ class AttemptReservation:
         Of an answer that broke off it is what the tokens seen cost. None: unknown.
         """
         card, hidden = self.card, answer.hidden
-        is_own, counted = card is not None and card.is_own, hidden.get("response_cost")
+        is_own, counted = card is not None and card.is_own and bool(card.rates), hidden.get("response_cost")
         if counted and not (is_own and usage.source == "provider"):
             return float(counted)
         if hidden.get("cache_hit"):  # of LiteLLM's own cache
             return 0.0
         if usage.source != "provider" and not answer.is_text:  # pictures, speech: no price is one of tokens
-            return None
+            return 0.0 if self.row.reserved_usd == 0 else None
         if is_whole and not is_own and (whole := answer.priced()) is not None:
             counted = self.runtime.adapter(self.target).cost_of(whole, self._call)
             if counted is not None:

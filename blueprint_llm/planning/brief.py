@@ -51,25 +51,16 @@ def output_tokens(limits: PlanLimits, *, with_files: bool) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brief:
-    """The task in the planner's terms.
-
-    Attributes:
-        requirements: Their texts by id (`R1`, ...); a text keeps the id it had in the previous plan.
-        retired: Ids that only finished steps may still name.
-        rules: Constraints that lint proves.
-        unverified: Constraints that code cannot prove.
-        previous: The plan that is being revised.
-        done: Its finished steps; they stay as they are.
-    """
+    """The task in the planner's terms."""
 
     goal: str
-    requirements: Mapping[str, str]
-    retired: frozenset[str] = frozenset()
+    requirements: Mapping[str, str]  # their texts by id (`R1`, ...); a text keeps the id it had in the previous plan
+    retired: frozenset[str] = frozenset()  # ids that only finished steps may still name
     constraints: tuple[str, ...] = ()
-    rules: tuple[PathRule, ...] = ()
-    unverified: tuple[str, ...] = ()
-    previous: Plan | None = None
-    done: tuple[PlanStep, ...] = ()
+    rules: tuple[PathRule, ...] = ()  # constraints that lint proves
+    unverified: tuple[str, ...] = ()  # constraints that code cannot prove
+    previous: Plan | None = None  # the plan that is being revised
+    done: tuple[PlanStep, ...] = ()  # the finished steps of that plan; they stay as they are
 
     def step_ids(self, count: int) -> list[str]:
         """Return the ids of new steps, in order, next to those of the finished ones."""
@@ -97,10 +88,10 @@ def read_brief(context: PlanningContext) -> Brief:
     )
 
 
-def plan_messages(brief: Brief, schema: Schema, *, with_files: bool, show_schema: bool) -> list[dict[str, Any]]:
-    """Return the request for a plan: the role, then the task."""
+def plan_messages(brief: Brief, schema: Schema | None, *, with_files: bool) -> list[dict[str, Any]]:
+    """Return the request for a plan: the role, with the schema where it is told in words, then the task."""
     system = _ROLE + (_FILES if with_files else "")
-    if show_schema:
+    if schema:
         system += f" The object follows this JSON Schema: {json.dumps(schema)}"
     lines = [f"Goal: {brief.goal}"]
     lines += ["Requirements:", *(f"- {name}: {text}" for name, text in brief.requirements.items())]
@@ -123,11 +114,7 @@ def plan_schema(
 ) -> Schema:
     """Return the JSON Schema of a plan for this brief.
 
-    Args:
-        brief: What the plan is for.
-        limits: How large it may be.
-        with_files: Whether steps list files.
-        bound: The requirements that each step must cover, by its id; for models that left some out.
+    `bound` holds the requirements that each step must cover, by its id, for models that left some out.
     """
     ids, done, bound = brief.step_ids(limits.max_steps), [step.id for step in brief.done], bound or {}
     change = _object(path=_text(200), op={"enum": ["read", "edit", "create", "delete"]})

@@ -14,26 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.context.policy import EVERYTHING, HELD_BACK, ContextPolicy, apply
 from blueprint_llm.context.tokens import estimate, text_tokens
-from blueprint_llm.errors import BlueprintError, CallError, PlanError
-from blueprint_llm.planning.brief import (
-    ASKED,
-    Brief,
-    correction,
-    output_tokens,
-    plan_messages,
-    plan_schema,
-    read_brief,
-    read_plan,
-    request_params,
-)
+from blueprint_llm.errors import BlueprintError, CallError, NoTargetError, PlanError
+from blueprint_llm.planning import brief as asking
 from blueprint_llm.planning.lint import Finding, LintFacts, PlanLimits, lint
+from blueprint_llm.planning.plans import ModelChoice, Price, diff_plans, repair, with_costs
 from blueprint_llm.planning.project import Chat, Codebase, Summaries, build_pack, planning_request, read_codebase
-from blueprint_llm.planning.steps import ModelChoice, Price, diff_plans, repair, with_costs
 from blueprint_llm.types import ChatResponse, ContextPart, Plan, PlanningContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from blueprint_llm.planning.brief import Brief
 
 Mode = Literal["schema", "tool", "text"]
 
@@ -47,21 +39,13 @@ _NEXT_MODE: Mapping[Mode, Mode] = {"schema": "tool", "tool": "text", "text": "te
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningTarget:
-    """A provider that may be asked for a plan.
+    """A provider that may be asked for a plan."""
 
-    Attributes:
-        provider: Its key of `providers`; None: whom the client's routing chooses.
-        policy: What of the project it may see.
-        window_tokens: Input and answer together, if known.
-        max_output_tokens: Most tokens of an answer, if known.
-        mode: How it is told the schema: by `response_format`, by a tool, or in words.
-    """
-
-    provider: str | None = None
-    policy: ContextPolicy = EVERYTHING
-    window_tokens: int | None = None
-    max_output_tokens: int | None = None
-    mode: Mode = "schema"
+    provider: str | None = None  # its key of `providers`; None: whom the client's routing chooses
+    policy: ContextPolicy = EVERYTHING  # what of the project it may see
+    window_tokens: int | None = None  # input and answer together, if known
+    max_output_tokens: int | None = None  # most tokens of an answer, if known
+    mode: Mode = "schema"  # how it is told the schema: by `response_format`, by a tool, or in words
 
     @property
     def name(self) -> str:
@@ -70,36 +54,27 @@ class PlanningTarget:
 
     def limits(self, *, with_files: bool) -> PlanLimits:
         """Return how large a plan it can write."""
-        bounds = [self.max_output_tokens, int(self.window_tokens * _ANSWER_SHARE) if self.window_tokens else None]
+        most, bounds = asking.ASKED, [self.max_output_tokens]
+        bounds += [int(self.window_tokens * _ANSWER_SHARE)] if self.window_tokens else []
         room = min((bound for bound in bounds if bound is not None), default=None)
         if room is None:
-            return ASKED
-        frame, one = (output_tokens(replace(ASKED, max_steps=n), with_files=with_files) for n in (0, 1))
-        return replace(ASKED, max_steps=max(_LEAST_STEPS, min(ASKED.max_steps, (room - frame) // (one - frame))))
+            return most
+        frame, one = (asking.output_tokens(replace(most, max_steps=n), with_files=with_files) for n in (0, 1))
+        return replace(most, max_steps=max(_LEAST_STEPS, min(most.max_steps, (room - frame) // (one - frame))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningSettings:
-    """What planning needs to know besides its targets.
+    """What planning needs to know besides its targets."""
 
-    Attributes:
-        choices: The configured models that may carry out steps.
-        price: USD of (model id, input tokens, output tokens); None where unknown.
-        left_usd: What is left of the tightest budget; None for no budget.
-        budget_blocks: Whether that budget blocks: then a plan over it is refused, else it carries a finding.
-        max_context_tokens: Most tokens of a whole prompt.
-        summaries: Whether files that do not fit are summarised by extra calls.
-        summary_folder: Where summaries are kept; None: nowhere.
-        progress: Told how many files of a codebase have been read, from another thread.
-    """
-
-    choices: Sequence[ModelChoice] = ()
+    choices: Sequence[ModelChoice] = ()  # the configured models that may carry out steps
     price: Price = lambda _model, _input, _output: None
-    left_usd: float | None = None
-    budget_blocks: bool = False
-    max_context_tokens: int = 150_000
-    summaries: bool = False
-    summary_folder: Path | None = None
+    left_usd: float | None = None  # what is left of the tightest budget; None for no budget
+    budget_blocks: bool = False  # whether that budget blocks: then a plan over it is refused, else it carries a finding
+    max_context_tokens: int = 150_000  # most tokens of a whole prompt
+    summaries: bool = False  # whether files that do not fit are summarised by extra calls
+    summary_folder: Path | None = None  # where summaries are kept; None: nowhere
+    # told how many files of a codebase have been read, from another thread
     progress: Callable[[int], None] | None = None
 
 
@@ -126,21 +101,23 @@ class PlanningCoordinator:
         """Return a plan that passes every check. Raises PlanError with the findings of the attempts."""
         if not self.targets:
             raise PlanError("no planning provider: set planning.provider, chains.planning or chains.default")
-        brief = read_brief(context)
+        brief = asking.read_brief(context)
         codebase: Codebase | None = None
         if context.codebase is not None:  # read once for all targets, on a thread: a disk may be slow
             codebase = await asyncio.to_thread(read_codebase, context.codebase, self.settings.progress)
             codebase = await asyncio.to_thread(codebase.ranked, "\n".join([context.goal, *context.requirements]))
         findings: list[Finding] = []
+        more = ""
         for target in self.targets:
             attempt = _Attempt(self.chat, self.settings, brief, target, codebase)
             plan = await attempt.run()
             if plan is not None:
                 return plan
             findings += [*attempt.findings, *attempt.notices()]
+            more = attempt.more or more
         names = ", ".join(target.name for target in self.targets)
         raise PlanError(
-            f"no valid plan from {names}: {'; '.join(finding.message for finding in findings[:5])}",
+            f"no valid plan from {names}: {'; '.join(finding.message for finding in findings[:5])}{more}",
             findings=[finding.to_dict() for finding in findings],
         )
 
@@ -154,12 +131,13 @@ class _Attempt:
         self.chat, self.settings, self.brief, self.target, self.codebase = chat, settings, brief, target, codebase
         self.with_files = target.policy.shares_codebase
         self.limits = target.limits(with_files=self.with_files)
-        self.output_tokens = output_tokens(self.limits, with_files=self.with_files)
-        self.schema = plan_schema(brief, self.limits, with_files=self.with_files)
-        self.mode: Mode = target.mode
+        self.output_tokens = asking.output_tokens(self.limits, with_files=self.with_files)
         self.bound: dict[str, list[str]] = {}
+        self.schema = self._schema()
+        self.mode: Mode = target.mode
         self.findings: list[Finding] = []
         self.answer: ChatResponse | None = None
+        self.more = ""
 
     async def run(self) -> Plan | None:
         """Return the plan, or None with `findings` set."""
@@ -173,13 +151,16 @@ class _Attempt:
                 continue
             if (plan := self._judge(answer)) is not None:
                 return plan
-            extra = correction(_answer_text(answer), self.findings)
+            extra = asking.correction(_answer_text(answer), self.findings)
             if any(finding.code == "uncovered_requirement" for finding in self.findings):
                 # Asked again under a schema that deals the requirements out to the steps.
                 ids, wanted = self.brief.step_ids(self.limits.max_steps), list(self.brief.requirements)
                 self.bound = {name: share for n, name in enumerate(ids) if (share := wanted[n :: len(ids)])}
-                self.schema = plan_schema(self.brief, self.limits, with_files=self.with_files, bound=self.bound)
+                self.schema = self._schema()
         return None
+
+    def _schema(self) -> asking.Schema:
+        return asking.plan_schema(self.brief, self.limits, with_files=self.with_files, bound=self.bound)
 
     async def _context(self) -> tuple[ContextPart, ...]:
         """Return the parts this target may see; they are checked again wherever the request goes."""
@@ -203,7 +184,8 @@ class _Attempt:
         return most - prompt - self.output_tokens - _SLACK_TOKENS
 
     def _messages(self) -> list[dict[str, Any]]:
-        return plan_messages(self.brief, self.schema, with_files=self.with_files, show_schema=self.mode == "text")
+        shown = self.schema if self.mode == "text" else None
+        return asking.plan_messages(self.brief, shown, with_files=self.with_files)
 
     async def _ask(self, context: tuple[ContextPart, ...], extra: list[dict[str, Any]]) -> ChatResponse | None:
         """Ask once; a failure becomes a finding, and a refused schema the next way of telling it."""
@@ -213,12 +195,15 @@ class _Attempt:
             context=context,
             max_tokens=self.output_tokens,
             check_answer=False,  # lint says more than a schema, and the second request is this attempt's
-            **request_params(self.schema, self.mode),
+            **asking.request_params(self.schema, self.mode),
         )
         try:
             self.answer = await self.chat(request)
         except BlueprintError as error:
-            self.findings = [Finding("call_failed", f"{self.target.name}: {error}")]
+            text = error.reasons if isinstance(error, NoTargetError) else str(error)
+            self.more = getattr(error, "more", "")
+            is_named = text.startswith(f"{self.target.name} (")
+            self.findings = [Finding("call_failed", text if is_named else f"{self.target.name}: {text}")]
             if isinstance(error, CallError) and error.category == "invalid_request":
                 self.mode = _NEXT_MODE[self.mode]
             return None
@@ -229,7 +214,7 @@ class _Attempt:
         brief, settings = self.brief, self.settings
         goal = hashlib.sha256(brief.goal.encode()).hexdigest()
         plan_id = brief.previous.id if brief.previous else f"plan-{goal[:10]}"
-        plan, self.findings = read_plan(_answer_text(answer), plan_id, with_files=self.with_files)
+        plan, self.findings = asking.read_plan(_answer_text(answer), plan_id, with_files=self.with_files)
         if plan is None:
             if answer.finish_reason == "length":
                 self.findings.append(Finding("truncated", "the answer was cut off: be briefer"))
@@ -302,7 +287,7 @@ class _Attempt:
             "planned_by": self.target.provider or (self.answer and self.answer.provider),
         }
         if previous is not None:
-            metadata["changes"] = diff_plans(previous, plan).to_dict()
+            metadata["changes"] = diff_plans(previous, plan)
         return plan.model_copy(update={"revision": previous.revision + 1 if previous else 1, "metadata": metadata})
 
 

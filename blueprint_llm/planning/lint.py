@@ -78,25 +78,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintFacts:
-    """What a plan is checked against; None means unknown and is not checked.
+    """What a plan is checked against; None means unknown and is not checked."""
 
-    Attributes:
-        requirements: The ids that must be covered.
-        retired: Ids that may still be named.
-        rules: Constraints on paths.
-        files: Every path of the codebase.
-        models: The names a step may suggest.
-        left_usd: What is left of the budget.
-        limits: How large the plan may be.
-    """
-
-    requirements: frozenset[str] | None = None
-    retired: frozenset[str] = frozenset()
-    rules: tuple[PathRule, ...] = ()
-    files: frozenset[str] | None = None
-    models: frozenset[str] | None = None
-    left_usd: float | None = None
-    limits: PlanLimits = field(default_factory=PlanLimits)
+    requirements: frozenset[str] | None = None  # the ids that must be covered
+    retired: frozenset[str] = frozenset()  # ids that may still be named
+    rules: tuple[PathRule, ...] = ()  # constraints on paths
+    files: frozenset[str] | None = None  # every path of the codebase
+    models: frozenset[str] | None = None  # the names a step may suggest
+    left_usd: float | None = None  # what is left of the budget
+    limits: PlanLimits = field(default_factory=PlanLimits)  # how large the plan may be
 
 
 def lint(plan: Plan, facts: LintFacts | None = None) -> list[Finding]:
@@ -106,30 +96,23 @@ def lint(plan: Plan, facts: LintFacts | None = None) -> list[Finding]:
 
 
 class _Survey:
-    """A plan with what several rules need.
-
-    Attributes:
-        position: The place of each step by its id.
-        cycle: The ids on a cycle; empty when there is none.
-        order: The places in an order that respects dependencies; empty when the plan is cyclic.
-        before: For each place the steps that come before it, as a bit set over places.
-        changes: Every file of every step that is not finished; what finished ones did is on disk already.
-    """
+    """A plan with what several rules need; a place is a step's number in it."""
 
     def __init__(self, plan: Plan, facts: LintFacts) -> None:
         self.plan, self.facts, self.steps = plan, facts, plan.steps
         self.position = {step.id: n for n, step in enumerate(self.steps)}
-        self.cycle: list[str] = []
-        self.order: list[int] = []
+        self.cycle: list[str] = []  # the ids on a cycle; empty when there is none
+        self.order: list[int] = []  # places in an order that respects dependencies; empty when the plan is cyclic
         graph = {step.id: [name for name in step.depends_on if name in self.position] for step in self.steps}
         try:
             self.order = [self.position[name] for name in TopologicalSorter(graph).static_order()]
         except CycleError as error:
             self.cycle = [str(name) for name in error.args[1]]
-        self.before = [0] * len(self.steps)
+        self.before = [0] * len(self.steps)  # for each place the steps that come before it, as a bit set over places
         for n in self.order:
             for name in graph[self.steps[n].id]:
                 self.before[n] |= self.before[self.position[name]] | 1 << self.position[name]
+        # Every file of every step that is not finished; what finished ones did is on disk already.
         self.changes: list[tuple[int, PlanStep, FileChange]] = [
             (n, step, change) for n, step in enumerate(self.steps) if step.status != "done" for change in step.files
         ]

@@ -1,4 +1,7 @@
-"""What becomes of a plan: it is kept on disk, a folder a plan and a file a revision, checked again, and carried out.
+"""What becomes of the plan that a model wrote: it is mended, priced, compared, kept, checked again, and carried out.
+
+Mended is only what cannot change the meaning: ids are renumbered where every reference stays clear, and dependencies on
+nothing are dropped. Nothing is ever added: no step, no coverage, no acceptance.
 
 An approval names the plan's hash, so a plan that changed after it was read is not run. Whether a criterion is met is
 what the model that did the step reports at its end; a report that is missing counts as not met.
@@ -11,8 +14,12 @@ import json
 import os
 import re
 import tempfile
+from bisect import bisect
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,9 +29,16 @@ from blueprint_llm.planning.lint import LintFacts, lint, read_constraint
 from blueprint_llm.planning.project import read_codebase
 from blueprint_llm.types import Plan, PlanStep
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+# USD of (model id, input tokens, output tokens); None where no price is known.
+Price = Callable[[str, int, int], float | None]
 
+# A step is carried out by a loop of model turns, each of which reads the files again; how many turns is the large
+# unknown, so the three figures are three numbers of turns. Then tokens of prompt and tool schemas a turn, and of text
+# that a turn writes.
+_TURNS: Mapping[str, int] = {"low": 2, "likely": 5, "high": 12}
+_PROMPT_TOKENS, _ANSWER_TOKENS, _WRITE_TOKENS = 2000, 300, 600
+_NEW_FILE_TOKENS = 1500
+_WEIGHTS = (3, 7)  # from where on a step needs a model of strength 1, and of 2
 _REPORT = re.compile(r'\{\s*"acceptance"\s*:\s*\[[^\]]*\]\s*\}')
 _ROLE = (
     "You carry out one step of a plan with the tools you have. When you are done, check every acceptance criterion "
@@ -32,15 +46,106 @@ _ROLE = (
 )
 
 
+def repair(steps: Sequence[PlanStep], ids: Sequence[str], known: frozenset[str]) -> tuple[list[PlanStep], list[str]]:
+    """Return the steps under `ids`, their dependencies cleared, and a note for every change.
+
+    `known` are the ids of finished steps, which they may depend on.
+    """
+    old = [step.id for step in steps]
+    referred = {name for step in steps for name in step.depends_on}
+    if any(old.count(name) > 1 for name in referred):  # nobody can tell which one is meant: lint has to refuse
+        ids = old
+    names = dict(zip(old, ids, strict=False))
+    notes = [f"renumbered {a} to {b}" for a, b in zip(old, ids, strict=False) if a != b]
+    present = known | set(ids[: len(steps)])
+    mended = []
+    for step, own in zip(steps, ids, strict=False):
+        wanted = dict.fromkeys(names.get(name, name) for name in step.depends_on)
+        kept = [name for name in wanted if name != own and name in present]
+        notes += [f"{own}: dropped the dependency on {name}" for name in wanted if name not in kept]
+        mended.append(step.model_copy(update={"id": own, "depends_on": kept}))
+    return mended, notes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """A configured model that may carry out steps."""
+
+    name: str  # its key of `providers`; what a step suggests
+    model: str
+    strength: int = 1  # 0 simple steps, 1 ordinary ones, 2 hard ones
+    max_input_tokens: int | None = None
+    shares_codebase: bool = True  # whether it may be shown files
+
+
+def with_costs(plan: Plan, choices: Sequence[ModelChoice], price: Price, sizes: Mapping[str, int]) -> Plan:
+    """Return the plan with a model and a cost for every unfinished step, and the total in `metadata["cost_usd"]`.
+
+    `sizes` are the tokens of the codebase's files by path.
+    """
+    steps = [step if step.status == "done" else _costed(step, choices, price, sizes) for step in plan.steps]
+    open_costs = [step.estimated_cost_usd for step in steps if step.status != "done"]
+    known = [cost for cost in open_costs if cost is not None]
+    complete = bool(known) and len(known) == len(open_costs)
+    total = {name: sum(cost[name] for cost in known) for name in _TURNS} if complete else None
+    suggested = {step.id: step.suggested_model for step in steps if step.suggested_model}
+    own = {"steps": steps, "suggested_models": suggested, "metadata": {**plan.metadata, "cost_usd": total}}
+    return Plan.model_validate({**plan.model_dump(), **own})
+
+
+def _costed(step: PlanStep, choices: Sequence[ModelChoice], price: Price, sizes: Mapping[str, int]) -> PlanStep:
+    """Choose the cheapest model that is strong and large enough, else the strongest that fits; unknown prices last."""
+    read = _PROMPT_TOKENS + sum(sizes.get(change.path, _NEW_FILE_TOKENS) for change in step.files)
+    written = _ANSWER_TOKENS + _WRITE_TOKENS * sum(change.op in {"edit", "create"} for change in step.files)
+    fitting = [
+        choice
+        for choice in choices
+        if (choice.max_input_tokens or read) >= read and (choice.shares_codebase or not step.files)
+    ]
+    # How hard a step is shows in what it writes, what it must satisfy and what it builds on.
+    writes = sum(change.op != "read" for change in step.files)
+    weight = 2 * writes + len(step.acceptance) + len(step.depends_on) + len(step.covers)
+    needed = min(bisect(_WEIGHTS, weight), max((choice.strength for choice in fitting), default=0))
+    costs = [(price(choice.model, read, written), choice.name) for choice in fitting if choice.strength >= needed]
+    once, name = min(costs, key=lambda pair: (pair[0] is None, pair[0] or 0.0), default=(None, None))
+    cost = None if once is None else {what: round(once * turns, 6) for what, turns in _TURNS.items()}
+    return step.model_copy(update={"suggested_model": name, "estimated_cost_usd": cost})
+
+
+def diff_plans(old: Plan, new: Plan) -> dict[str, list[str]]:
+    """Return the ids of steps by what became of them: by what they say, not by how they are numbered.
+
+    A step is the same when its title is, and kept when all of its content is.
+    """
+    before, after = _by_title(old), _by_title(new)
+    kept = {title for title, (_, content) in after.items() if title in before and before[title][1] == content}
+    return {
+        "added": [name for title, (name, _) in after.items() if title not in before],
+        "removed": [name for title, (name, _) in before.items() if title not in after],
+        "changed": [name for title, (name, _) in after.items() if title in before and title not in kept],
+        "kept": [name for title, (name, _) in after.items() if title in kept],
+    }
+
+
+def _by_title(plan: Plan) -> dict[tuple[str, int], tuple[str, tuple[object, ...]]]:
+    """Return the ids of steps and their content by title; the second of one title is its own."""
+    titles = {step.id: " ".join(step.title.casefold().split()) for step in plan.steps}
+    seen: Counter[str] = Counter()
+    found: dict[tuple[str, int], tuple[str, tuple[object, ...]]] = {}
+    for step in plan.steps:
+        title = titles[step.id]
+        files = sorted((change.path, change.op) for change in step.files)
+        depends = sorted(titles.get(name, name) for name in step.depends_on)
+        content = step.description, depends, sorted(step.covers), files, step.acceptance
+        found[title, seen[title]] = step.id, content
+        seen[title] += 1
+    return found
+
+
 def save_plan(plan: Plan, root: Path | None = None) -> tuple[Plan, Path]:
-    """Save a plan as a new revision: its own number, or the next free one where that is taken.
+    """Save a plan as a new revision: its own number, or the next free one where that is taken. Raises StoreError.
 
-    Args:
-        plan: The plan.
-        root: Where plans are kept; by default in the user's state folder.
-
-    Raises:
-        StoreError: It cannot be written.
+    `root` is where plans are kept; by default in the user's state folder.
     """
     place = (root if root is not None else folder("state") / "plans") / plan.id
     revision = plan.revision
@@ -105,14 +210,9 @@ def run_plan(
 ) -> Plan:
     """Run the unfinished steps in dependency order, up to the first that is not met; return the plan as it is then.
 
-    Args:
-        plan: The plan.
-        approved_hash: The hash of the plan that was approved.
-        perform: Carries out a step with the messages given and returns the last answer; None: it failed.
-        keep: Told the plan whenever a status has changed.
-
-    Raises:
-        PlanError: The approval is for another plan, or the plan's steps have no order.
+    `perform` carries out a step with the messages given and returns the last answer (None: it failed); `keep` is told
+    the plan whenever a status has changed. Raises PlanError if the approval is for another plan, or its steps have no
+    order.
     """
     if plan.hash != approved_hash:
         raise PlanError("this is not the plan that was approved: read it again and approve its hash")

@@ -34,6 +34,10 @@ _ALWAYS = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,80}")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NAME = re.compile(r"[\w./\\@+-]*\w")
+# Names with other characters in them, like `app/[id]/page.tsx`, stand between blanks or quotes.
+_QUOTED = re.compile(r"([`\"'])(.+?)\1")
+_LINE = re.compile(r"(:\d+)+$")
+_AROUND = ".,;:!?`\"'"
 _STOP = frozenset(
     "a an and are as at be by for from if in into is it its of on or that the this to when with not no do does "  # noqa: SIM905 - a word list reads best as words
     "make use add fix update support allow remove handle new change improve should must can".split()
@@ -65,19 +69,12 @@ class SourceFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codebase:
-    """What was read.
+    """What was read."""
 
-    Attributes:
-        files: The text files; once ranked, in the order in which they matter for a goal.
-        paths: Every path that exists.
-        notes: What could not be read.
-        named: The paths that the goal names.
-    """
-
-    files: tuple[SourceFile, ...]
-    paths: frozenset[str]
-    notes: tuple[str, ...] = ()
-    named: frozenset[str] = frozenset()
+    files: tuple[SourceFile, ...]  # the text files; once ranked, in the order in which they matter for a goal
+    paths: frozenset[str]  # every path that exists
+    notes: tuple[str, ...] = ()  # what could not be read
+    named: frozenset[str] = frozenset()  # the paths that the goal names
 
     def ranked(self, query: str) -> Codebase:
         """Return the codebase with the files that the query is about first."""
@@ -89,28 +86,25 @@ class Codebase:
 
 
 def read_codebase(where: Path | Sequence[Path], progress: Callable[[int], None] | None = None) -> Codebase:
-    """Read a folder, or a list of files (relative to the deepest folder that holds them all).
+    """Read a folder, one file, or several of both (relative to the deepest folder that holds them all).
 
-    Args:
-        where: A folder, one file, or several of both.
-        progress: Told how many files have been looked at.
-
-    Raises:
-        PlanError: A path does not exist.
+    `progress` is told how many files have been looked at. Raises PlanError if a path does not exist.
     """
     given = [where] if isinstance(where, Path) else list(where)
     missing = [str(path) for path in given if not path.exists()]
     if missing or not given:
         raise PlanError(f"codebase not found: {', '.join(missing) or 'the list of files is empty'}")
+    given = [Path(os.path.normpath(path.absolute())) for path in given]
     if len(given) == 1:
         root = given[0] if given[0].is_dir() else given[0].parent
     else:
-        root = Path(os.path.commonpath([str(path.absolute().parent) for path in given]))
-    found = dict.fromkeys(path for item in given for path in (_walk(item, ()) if item.is_dir() else [item]))
+        root = Path(os.path.commonpath([str(path.parent) for path in given]))
+    found = dict.fromkeys(path for item in given for path in (_walk(item, _above(item)) if item.is_dir() else [item]))
     files: list[SourceFile] = []
-    notes: list[str] = []
-    names = [Path(os.path.relpath(path, root)).as_posix() for path in found]
-    for count, (path, name) in enumerate(zip(found, names, strict=True), 1):
+    names = {path: Path(os.path.relpath(path, root)).as_posix() for path in found}
+    unsent = [path for path, name in names.items() if not name.isprintable()]
+    notes = [f"{names.pop(path)!a}: not read (its name cannot be sent)" for path in unsent]
+    for count, (path, name) in enumerate(names.items(), 1):
         try:
             text = _text(path)
         except OSError as error:
@@ -120,12 +114,12 @@ def read_codebase(where: Path | Sequence[Path], progress: Callable[[int], None] 
             files.append(SourceFile(name, text))
         if progress is not None:
             progress(count)
-    return Codebase(files=tuple(files), paths=frozenset(names), notes=tuple(notes))
+    return Codebase(files=tuple(files), paths=frozenset(names.values()), notes=tuple(notes))
 
 
 def _text(path: Path) -> str | None:
-    """Return the text of a file; None for binary and huge ones."""
-    if path.stat().st_size > MAX_BYTES:
+    """Return the text of a file; None for binary and huge ones, and for pipes, which would never end."""
+    if path.stat().st_size > MAX_BYTES or not path.is_file():
         return None
     content = path.read_bytes()
     return None if b"\0" in content[:8192] else content.decode("utf-8", "replace")
@@ -137,9 +131,7 @@ def _walk(folder: Path, rules: Rules) -> Iterator[Path]:
         entries = sorted(folder.iterdir())
     except OSError:  # what may not be listed is not part of what can be planned
         return
-    ignore = folder / ".gitignore"
-    if ignore.is_file():
-        rules = (*rules, (folder, GitIgnoreSpec.from_lines(ignore.read_text("utf-8", "replace").split("\n"))))
+    rules += _rules_in(folder)
     for entry in entries:
         if entry.is_symlink() or entry.name in _ALWAYS:
             continue
@@ -150,6 +142,30 @@ def _walk(folder: Path, rules: Rules) -> Iterator[Path]:
             yield from _walk(entry, rules)
         else:
             yield entry
+
+
+def _above(folder: Path) -> Rules:
+    """Return the rules of the folders above one that is part of a repository."""
+    places = [folder, *folder.parents]
+    root = next((n for n, at in enumerate(places) if (at / ".git").exists()), 0)
+    return tuple(rule for at in reversed(places[1 : root + 1]) for rule in _rules_in(at))
+
+
+def _rules_in(folder: Path) -> Rules:
+    """Return the rules of a folder's `.gitignore`; a pattern that is none matches nothing, as in git."""
+    try:
+        lines = (folder / ".gitignore").read_text("utf-8", "replace").split("\n")
+    except OSError:
+        return ()
+    return ((folder, GitIgnoreSpec.from_lines(filter(_is_pattern, lines))),)
+
+
+def _is_pattern(line: str) -> bool:
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except (ValueError, re.error):
+        return False
+    return True
 
 
 def _is_ignored(path: Path, rules: Rules, *, is_folder: bool) -> bool:
@@ -164,11 +180,18 @@ def words(text: str) -> list[str]:
 
 
 def named_in(query: str, paths: Iterable[str]) -> list[str]:
-    """Return the paths that a text names: whole, or by their end (`app.py`, `src/app.py`, `Makefile`)."""
-    names = {name.replace("\\", "/").removeprefix("./") for name in _NAME.findall(query)}
+    """Return the paths that a text names: whole, by their end (`app.py`, `Makefile`), or from the disk's root."""
+    texts = [*_NAME.findall(query), *(_LINE.sub("", word.strip(_AROUND)) for word in query.split())]
+    texts += [quoted for _, quoted in _QUOTED.findall(query)]
+    names = {text.replace("\\", "/").removeprefix("./") for text in texts}
     # A bare word is only a file's name where it can hardly be anything else: `Makefile` is one, `src` or `test` is not.
     names = {name for name in names if "." in name.strip(".") or "/" in name or name[:1].isupper()}
-    return [path for path in paths if not names.isdisjoint(_endings(path))]
+    rooted = [name for name in names if name.startswith("/") or name[1:3] == ":/"]
+    return [
+        path
+        for path in paths
+        if not names.isdisjoint(_endings(path)) or any(name.endswith(f"/{path}") for name in rooted)
+    ]
 
 
 def _endings(path: str) -> list[str]:

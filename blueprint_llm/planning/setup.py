@@ -10,7 +10,7 @@ from blueprint_llm.config.paths import folder
 from blueprint_llm.context.policy import policy_for
 from blueprint_llm.engine.runtime import late
 from blueprint_llm.planning.coordinator import PlanningCoordinator, PlanningSettings, PlanningTarget
-from blueprint_llm.planning.steps import ModelChoice
+from blueprint_llm.planning.plans import ModelChoice
 from blueprint_llm.redaction import redact
 from blueprint_llm.types import UsageInfo
 from blueprint_llm.usage import Payer
@@ -33,7 +33,7 @@ async def make_plan(runtime: Runtime, context: PlanningContext, chat: Chat) -> P
             tightest = await _tightest_budget(runtime)
     except TimeoutError as error:
         raise late(error, limit_s) from None
-    configured = _first_targets(runtime, runtime.table.names)
+    configured = runtime.table.of_names(runtime.table.names)
     by_model = {target.model: target for target in configured}
 
     def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
@@ -55,7 +55,7 @@ async def make_plan(runtime: Runtime, context: PlanningContext, chat: Chat) -> P
     # The planning provider, then the chain; each once.
     first = [planning.provider] if planning.provider else []
     chain = runtime.chains.get("planning") or runtime.chains.get("default") or ([] if first else runtime.table.names)
-    targets = list(map(_planner, _first_targets(runtime, list(dict.fromkeys([*first, *chain])))))
+    targets = list(map(_planner, runtime.table.of_names(list(dict.fromkeys([*first, *chain])))))
     return await PlanningCoordinator(chat, targets, settings).plan(context)
 
 
@@ -66,10 +66,6 @@ async def _tightest_budget(runtime: Runtime) -> Level | None:
     lasting = [charge for charge in charges if charge.window != "call"]
     levels = await runtime.store.levels(lasting) if lasting else ()
     return min(levels, key=lambda level: level.charge.limit - level.used, default=None)
-
-
-def _first_targets(runtime: Runtime, names: list[str]) -> list[Target]:
-    return runtime.table.of_names(names)
 
 
 def _planner(target: Target) -> PlanningTarget:

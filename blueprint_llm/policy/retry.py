@@ -56,23 +56,14 @@ def decide(  # noqa: PLR0913 - each is a fact of its own of one decision
     error: CallError,
     rules: RetryRules,
     *,
-    attempts: int,
-    left_s: float,
-    draw: float,
+    attempts: int,  # those made at this target, the failed one included
+    left_s: float,  # that this target still has
+    draw: float,  # a random number in [0, 1)
+    # categories that have targets of their own (`content_policy_fallbacks`), whatever their row says
     fallback_on: frozenset[str] = frozenset(),
-    others: bool = False,
+    others: bool = False,  # another target is left
 ) -> Decision:
-    """Return what to do about `error`. A wait that does not fit the time left is no retry.
-
-    Args:
-        error: What went wrong.
-        rules: How often to try.
-        attempts: Those made at this target, the failed one included.
-        left_s: Seconds that this target still has.
-        draw: A random number in [0, 1).
-        fallback_on: Categories that have targets of their own (`content_policy_fallbacks`), whatever their row says.
-        others: Another target is left.
-    """
+    """Return what to do about `error`. A wait that does not fit the time left is no retry."""
     row, most, asked_s = error.row, rules.max_attempts, error.retry_after_s
     if error.category == "timeout" or error.code in SILENT:  # each try costs the target's whole limit
         most = 1 if others else min(most, _MOST_SILENT_ATTEMPTS)
@@ -174,26 +165,17 @@ def recovery_step(  # noqa: PLR0913 - as above: facts of one decision
     error: CallError,
     change: Change,
     *,
-    reask: int = 1,
-    max_tokens: int | None = None,
-    most_tokens: int | None = None,
-    can_continue: bool = False,
-    text: str = "",
+    reask: int = 1,  # so many clarifications there may be
+    max_tokens: int | None = None,  # the cap of the failed request; None: none was sent
+    most_tokens: int | None = None,  # that the model can write, where known
+    can_continue: bool = False,  # the model continues a given beginning, and the configuration wants that
+    text: str = "",  # what had been written when the stream broke
 ) -> Change | None:
     """Return the next step of the recovery ladder, or None when the same model has nothing more to offer.
 
     Each step is taken at most as often as it may help: a higher output cap for a call that was cut by length, a short
     machine-made clarification for what was malformed, one request without streaming after streams that broke twice. A
     broken call never enters the history as a tool call.
-
-    Args:
-        error: What went wrong.
-        change: What was changed before.
-        reask: How many clarifications there may be.
-        max_tokens: The cap of the failed request; None: none was sent.
-        most_tokens: The most that the model can write, where known.
-        can_continue: The model continues a given beginning, and the configuration wants that.
-        text: What had been written when the stream broke.
     """
     verdict: Any = getattr(error, "verdict", None)
     if error.category == "stream_broken":

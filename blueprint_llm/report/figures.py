@@ -9,8 +9,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Self
 
-from blueprint_llm.usage.stores import totals
-from blueprint_llm.usage.stores.records import ABANDONED
+from blueprint_llm.usage.stores.records import ABANDONED, FACTS, stats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ _HOUR_S, _DAY_S = 3600, 86400
 _FEWEST = {_HOUR_S: 24, _DAY_S: 14}  # columns of a chart
 _MOST = 62  # more days than that share columns
 
-_facts = attrgetter(*totals.FACTS)
+_facts = attrgetter(*FACTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,7 @@ class Figures:
     @classmethod
     def of(cls, rows: Sequence[AttemptRow], *, until: float, since: float | None = None) -> Self:
         """The figures of `rows` up to the moment `until`; newest calls first."""
+        until = max([until, *(row.at for row in rows)])  # whoever wrote them may have another clock
         begin = min((row.at for row in rows), default=until) if since is None else since
         size = _HOUR_S if until - begin < _DAY_S else _DAY_S
         ordered = sorted(rows, key=lambda row: (row.call_id, row.at, row.attempt))
@@ -108,7 +108,7 @@ class Figures:
 
 
 def _stats(rows: Sequence[AttemptRow]) -> UsageStats:
-    return totals.stats([_facts(row) for row in rows])
+    return stats([_facts(row) for row in rows])
 
 
 def _outcomes(calls: Sequence[Call]) -> dict[Outcome, int]:

@@ -1,33 +1,35 @@
-"""The page: what the template shows of figures, limits and calls, in words."""
+"""The page: words and charts of figures, limits and calls, which the template lays out.
+
+A chart stretches with the page: its places are in percent.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from datetime import UTC, datetime
+from itertools import accumulate, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from blueprint_llm.report.charts import Series, chart
 from blueprint_llm.report.figures import OUTCOMES, Figures
-from blueprint_llm.report.wording import count, counted, moment, partly, percent, seconds, spent, usd
 from blueprint_llm.usage import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from blueprint_llm.report.figures import Call
-    from blueprint_llm.types import UsageTotals
-    from blueprint_llm.usage.stores.records import AttemptRow, Level
+    from blueprint_llm.usage.stores.records import Level
+
+# What the colours mean (colour, name, value), and the chart, if there is one.
+Panel = tuple["Sequence[tuple[str, str, str]]", dict[str, Any] | None]
 
 _FOLDER = Path(__file__).parent
 _COLOURS = 7  # models with a colour of their own; the others share one
-_WARNING = 0.8
 _CALLS = 200
-_REACTIONS = {"block": "blocks beyond", "warn": "warns beyond", "degrade": "degrades beyond to "}
 _WORDS = {
     "answered": "Answered",
     "cached": "From the cache",
@@ -35,8 +37,9 @@ _WORDS = {
     "left": "Left early",
     "failed": "Failed",
 }
-_MODEL = ("Model", "Cost", "Calls", "Errors", "Tokens in", "Tokens out", "p50", "p95")
-_ATTEMPT = ("#", "Provider", "Model", "Result", "Took", "First token", "Tokens in", "out", "Cost")
+_STEPS = (1, 2, 2.5, 5, 10)
+_GAP = 0.26  # of a column, between bars
+_LABELS = 6
 
 
 def render(
@@ -47,36 +50,30 @@ def render(
     note: str = "",
     traces: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Return the whole document; what is no markup of the template's own is escaped.
+    """Return the whole document, of one project or all; what is no markup of the template's own is escaped.
 
-    Args:
-        figures: What was used.
-        levels: How full the limits are.
-        project: The one that `figures` are of; None: all.
-        note: A remark on what the page leaves out.
-        traces: What was kept of calls that did not go smoothly, by call id.
+    `note` says what the page leaves out; `traces` holds what was kept of calls that did not go smoothly, by id.
     """
     texts = {name: (_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", "filter.js")}
     ends = (f"{datetime.fromtimestamp(at, UTC):%-d %B %Y}" for at in (figures.since, figures.until))
-    ranked = sorted(figures.stats.by_model.items(), key=lambda item: (-item[1].cost_usd, -item[1].calls, item[0]))
-    calls, rest = figures.calls[:_CALLS], len(figures.calls) > _CALLS
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_unbroken(texts["page.html"]))
-    return template.render(
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    told = (usd, partly, count, counted, seconds, percent, share, spent, moment, words, standing)
+    environment.filters.update({each.__name__: each for each in told})
+    # The ends and indentation of the template's lines are there for its readers only.
+    return environment.from_string(re.sub(r"\n\s*", "", texts["page.html"])).render(
         policy=_policy(texts["filter.js"]),
         style=texts["style.css"],
         script=texts["filter.js"],
         title=f"Usage of {project or 'all projects'}",
         span=" – ".join(dict.fromkeys(ends)),
-        written=f"Times are UTC. Written {moment(figures.until)}. {note}",
-        tiles=_tiles(figures),
-        figures=[_cost(figures), _latency(figures), _outcomes(figures), _savings(figures)],
-        budgets=[_budget(level) for level in levels],
-        model_head=_MODEL,
-        models=[_model(name, totals) for name, totals in ranked],
-        endings=dict.fromkeys(call.outcome for call in calls),
-        shown=f"{len(calls)} calls {f'of {count(len(figures.calls))}' if rest else ''}",
-        attempt_head=_ATTEMPT,
-        calls=[_call(call, (traces or {}).get(call.last.call_id, {})) for call in calls],
+        note=note,
+        shown=figures,
+        stats=figures.stats,
+        panels=[_cost(figures), _latency(figures), _outcomes(figures), _savings(figures)],
+        levels=levels,
+        ranked=sorted(figures.stats.by_model.items(), key=lambda it: (-it[1].cost_usd, -it[1].calls, it[0])),
+        calls=figures.calls[:_CALLS],
+        traces=traces or {},
     )
 
 
@@ -86,145 +83,209 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-def _unbroken(template: str) -> str:
-    """Join the lines of the template, whose ends and indentation are there for its readers only."""
-    return re.sub(r"\n\s*", "", template)
-
-
-def _tiles(figures: Figures) -> list[tuple[str, str, str, str]]:
-    """Name, value, remark and mood of the numbers on top."""
-    stats, calls = figures.stats, figures.stats.calls
-    tokens = f"{count(stats.prompt_tokens)} tokens in, {count(stats.completion_tokens)} out"
-    unpriced = f"{counted(stats.unpriced, 'attempt')} of unknown cost" if stats.unpriced else "every attempt priced"
-    failed, fallbacks = figures.outcomes["failed"], figures.outcomes["fallback"]
-    return [
-        ("Cost", partly(stats.cost_usd, stats.unpriced), unpriced, ""),
-        ("Calls", count(calls), tokens, ""),
-        ("Failed", count(failed), f"{percent(_share(failed, calls))} of the calls", "bad" if failed else ""),
-        ("Fallbacks", count(fallbacks), f"{percent(_share(fallbacks, calls))} of the calls", ""),
-        ("Latency p95", seconds(stats.latency_p95_s), f"p50 {seconds(stats.latency_p50_s)}", ""),
-        ("Cache saved", usd(stats.saved_usd), counted(stats.cache_hits, "answer"), ""),
-    ]
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _figure(name: str, title: str, nothing: str, legend: Any = (), drawn: Any = None, failures: Any = ()) -> Any:
-    """A panel with a chart and what its colours mean (colour, name, value); without a legend it says `nothing`."""
-    return {"name": name, "title": title, "nothing": nothing, "legend": legend, "chart": drawn, "failures": failures}
-
-
 def _drawn(
     figures: Figures, title: str, series: Sequence[Series], wording: Callable[[float], str], **kind: bool
 ) -> dict[str, Any] | None:
     return chart(title, [column.label for column in figures.columns], series, wording, **kind) if series else None
 
 
-def _cost(figures: Figures) -> Any:
+def _cost(figures: Figures) -> Panel:
     """Cost per day or hour, stacked by model; the cheapest share a colour."""
-    title = f"Cost per {figures.unit}"
-    costs = sorted(((t.cost_usd, name) for name, t in figures.stats.by_model.items() if t.cost_usd), reverse=True)
-    names = [name for _, name in costs]
-    shares: list[tuple[str, Sequence[str]]] = [(name, [name]) for name in names[:_COLOURS]]
-    if names[_COLOURS:]:
-        shares.append((f"{len(names) - _COLOURS} others", names[_COLOURS:]))
+    names = [
+        name
+        for cost, name in sorted(((t.cost_usd, n) for n, t in figures.stats.by_model.items()), reverse=True)
+        if cost
+    ]
+    groups = {name: [name] for name in names[:_COLOURS]}
+    if rest := names[_COLOURS:]:
+        groups[f"{len(rest)} others"] = rest
+    models = [column.stats.by_model for column in figures.columns]
     series = [
-        Series(label, f"c{n}", [_cost_of(column.stats.by_model, members) for column in figures.columns])
-        for n, (label, members) in enumerate(shares)
+        Series(label, f"c{n}", [sum(each[name].cost_usd for name in members if name in each) for each in models])
+        for n, (label, members) in enumerate(groups.items())
     ]
     legend = [(each.colour, each.name, usd(sum(filter(None, each.values)))) for each in series]
-    drawn = _drawn(figures, f"{title} by model", series, usd)
-    return _figure("cost", title, "Nothing that was used had a price.", legend, drawn)
+    return legend, _drawn(figures, f"Cost per {figures.unit} by model", series, usd)
 
 
-def _cost_of(models: Mapping[str, UsageTotals], names: Sequence[str]) -> float:
-    return sum(models[name].cost_usd for name in names if name in models)
-
-
-def _latency(figures: Figures) -> Any:
-    nothing, stats, whole = "No answer came from a provider.", [each.stats for each in figures.columns], figures.stats
-    fast = Series("p50", "p50", [each.latency_p50_s for each in stats])
-    slow = Series("p95", "p95", [each.latency_p95_s for each in stats])
+def _latency(figures: Figures) -> Panel:
+    fast = Series("p50", "p50", [each.stats.latency_p50_s for each in figures.columns])
+    slow = Series("p95", "p95", [each.stats.latency_p95_s for each in figures.columns])
     if not any(slow.values):
-        return _figure("latency", "Latency", nothing)
+        return [], None
+    whole = figures.stats
     legend = [("p50", "p50", seconds(whole.latency_p50_s)), ("p95", "p95", seconds(whole.latency_p95_s))]
-    drawn = _drawn(figures, f"Latency per {figures.unit}, p50 and p95", [fast, slow], seconds, is_stacked=False)
-    return _figure("latency", "Latency", nothing, legend, drawn)
+    title = f"Latency per {figures.unit}, p50 and p95"
+    return legend, _drawn(figures, title, [fast, slow], seconds, is_stacked=False)
 
 
-def _outcomes(figures: Figures) -> Any:
-    """How calls ended, per day, and what their attempts failed of."""
-    present = [outcome for outcome in OUTCOMES if figures.outcomes[outcome]]
-    series = [Series(_WORDS[o], o, [column.outcomes[o] for column in figures.columns]) for o in present]
-    legend = [(o, _WORDS[o], count(figures.outcomes[o])) for o in present]
-    failures = [(name, count(n)) for name, n in figures.categories.items()]
-    drawn = _drawn(figures, f"Calls per {figures.unit} by how they ended", series, count, is_count=True)
-    return _figure("outcomes", "How calls ended", "There was no call.", legend, drawn, failures)
+def _outcomes(figures: Figures) -> Panel:
+    present = {outcome: _WORDS[outcome] for outcome in OUTCOMES if figures.outcomes[outcome]}
+    series = [Series(name, o, [column.outcomes[o] for column in figures.columns]) for o, name in present.items()]
+    legend = [(o, name, count(figures.outcomes[o])) for o, name in present.items()]
+    return legend, _drawn(figures, f"Calls per {figures.unit} by how they ended", series, count, is_count=True)
 
 
-def _savings(figures: Figures) -> Any:
-    stats, legend, drawn = figures.stats, [], None
-    if stats.cache_hits:
-        rate = percent(_share(figures.outcomes["cached"], stats.calls))
-        answers = f"{counted(stats.cache_hits, 'answer')}, {rate} of the calls, saved"
-        legend = [("cached", answers, usd(stats.saved_usd))]
-    if stats.saved_usd:
-        saved = Series("saved", "cached", [column.stats.saved_usd for column in figures.columns])
-        drawn = _drawn(figures, f"Saved by the cache per {figures.unit}", [saved], usd)
-    return _figure("savings", "Cache savings", "No answer came from the cache.", legend, drawn)
+def _savings(figures: Figures) -> Panel:
+    stats, values = figures.stats, [column.stats.saved_usd for column in figures.columns]
+    rate = share(figures.outcomes["cached"], stats.calls)
+    answers = f"{counted(stats.cache_hits, 'answer')}, {rate} of the calls, saved"
+    legend = [("cached", answers, usd(stats.saved_usd))] if stats.cache_hits else []
+    series = [Series("saved", "cached", values)] if stats.saved_usd else []
+    return legend, _drawn(figures, f"Saved by the cache per {figures.unit}", series, usd)
 
 
-def _budget(level: Level) -> dict[str, Any]:
-    charge, now, share = level.charge, standing(level), level.share
-    reaction = _REACTIONS[charge.on_exceed] + ", ".join(charge.chain)
-    resets = f"resets {moment(level.resets_at)}" if level.resets_at else "never resets"
+class Series(NamedTuple):
+    """A row of values, one a column; `colour` is a CSS class. None: there is no value."""
+
+    name: str
+    colour: str
+    values: Sequence[float | None]
+
+
+def chart(
+    title: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    wording: Callable[[float], str],
+    *,
+    is_stacked: bool = True,
+    is_count: bool = False,
+) -> dict[str, Any]:
+    """Return what is drawn: stacked columns, or a line for each series. Of a count there are no halves."""
+    stacks = list(zip(*(each.values for each in series), strict=True))
+    heights = [[value or 0 for value in stack] for stack in stacks]
+    top, ticks = scale(max((sum(each) if is_stacked else max(each) for each in heights), default=0))
+    slot = 100 / max(1, len(labels))
     return {
-        "subject": charge.subject,
-        "mood": "over" if share >= 1 else "near" if share >= _WARNING else "fine",
-        "spent": spent(charge.kind, now["used"], now["limit"]),
-        "width": f"{min(100, 100 * share):.2f}",
-        "marks": [f"{100 * mark / charge.limit:.2f}" for mark in charge.warn_at if charge.limit],
-        "facts": f"{percent(share)} used per {charge.window}, {reaction}, {resets}",
+        "title": title,
+        "ticks": [(_percent(100 * (1 - each / top)), wording(each)) for each in ticks if not is_count or each % 1 == 0],
+        "labels": _below(labels, slot),
+        "lines": [] if is_stacked else [_line(each, slot, top) for each in series],
+        "columns": [
+            {
+                "x": _percent(slot * n),
+                "width": _percent(slot),
+                "hint": _hint(label, series, stack, wording),
+                "bars": _bars(series, heights[n], n, slot, top) if is_stacked else [],
+            }
+            for n, (label, stack) in enumerate(zip(labels, stacks, strict=True))
+        ],
     }
 
 
-def _model(name: str, t: UsageTotals) -> tuple[str, ...]:
-    cost = partly(t.cost_usd, t.unpriced)
-    numbers = (count(t.calls), count(t.errors), count(t.prompt_tokens), count(t.completion_tokens))
-    return (name, cost, *numbers, seconds(t.latency_p50_s), seconds(t.latency_p95_s))
+def scale(most: float) -> tuple[float, list[float]]:
+    """A round top at or above `most`, and three or four round ticks from 0 to it."""
+    if most <= 0:
+        return 1.0, []
+    size = 10 ** math.floor(math.log10(most / 3))
+    step = next(factor * size for factor in _STEPS if factor * size * 4 >= most)
+    steps = math.ceil(most / step - 1e-9)
+    return steps * step, [n * step for n in range(steps + 1)]
 
 
-def _call(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """A call with its trace: whom it passed over, its attempts, what they cost, and why they failed."""
-    last = call.last
-    accounts = {"trace": last.trace_id, "project": last.project, "session": last.session, "prices": last.price_version}
+def _percent(value: float) -> str:
+    return f"{value:.3f}%"
+
+
+def _bars(series: Sequence[Series], heights: Sequence[float], n: int, slot: float, top: float) -> list[dict[str, str]]:
+    """The parts of a stacked column, the first at the bottom."""
+    place = {"x": _percent(slot * (n + _GAP / 2)), "width": _percent(slot * (1 - _GAP))}
+    ends = list(accumulate(heights, initial=0.0))
+    return [
+        {"colour": each.colour, "y": _percent(100 * (1 - high / top)), "height": _percent(100 * (high - low) / top)}
+        | place
+        for each, low, high in zip(series, ends, ends[1:], strict=False)
+        if high > low
+    ]
+
+
+def _hint(label: str, series: Sequence[Series], stack: Sequence[float | None], wording: Callable[[float], str]) -> str:
+    """What a column shows when it is pointed at."""
+    known = [f"{each.name}: {wording(value)}" for each, value in zip(series, stack, strict=True) if value]
+    return "\n".join([label, *(known or ["nothing"])])
+
+
+def _line(series: Series, slot: float, top: float) -> dict[str, Any]:
+    """A stroke for each run of values, for a line breaks where there is none, and a dot for each value."""
+    points = [(slot * (n + 0.5), 100 * (1 - (v or 0) / top), v is not None) for n, v in enumerate(series.values)]
+    runs = [list(run) for known, run in groupby(points, key=lambda point: point[2]) if known]
+    strokes = [" ".join(f"{x:.3f},{y:.3f}" for x, y, _ in run) for run in runs]
+    dots = [(_percent(x), _percent(y)) for run in runs for x, y, _ in run]
+    return {"colour": series.colour, "strokes": strokes, "dots": dots}
+
+
+def _below(labels: Sequence[str], slot: float) -> list[tuple[str, str, str]]:
+    """Every few columns their label, counted from the newest; one of several days has its first only.
+
+    The last one ends with the plot, for there is no room beyond.
+    """
+    last, every = len(labels) - 1, -(-len(labels) // _LABELS)
+    shown = [n for n in range(len(labels)) if (last - n) % every == 0]
+    places = [("100%", "end") if n == last else (_percent(slot * (n + 0.5)), "middle") for n in shown]
+    return [(*place, labels[n].partition(" –")[0]) for n, place in zip(shown, places, strict=True)]
+
+
+def usd(value: float | None) -> str:
+    """`$1,234.50`, `$0.0042`: two digits that count below a dollar; None is unknown."""
+    if value is None:
+        return "unknown"
+    if value == 0:
+        return "$0"
+    digits = 2 if abs(value) >= 1 else min(9, 1 - math.floor(math.log10(abs(value))))
+    return f"${value:,.{digits}f}"
+
+
+def partly(value: float, unpriced: int) -> str:
+    """A sum of which `unpriced` parts are unknown: `$1.00 + unknown`, `unknown`."""
+    return f"{usd(value)} + unknown" if unpriced and value else usd(None if unpriced else value)
+
+
+def count(value: float) -> str:
+    """`1,234`, `12.3k`, `4.5M`."""
+    for unit, size, least in (("M", 10**6, 10**6), ("k", 10**3, 10**4)):
+        if value >= least:
+            return f"{value / size:.1f}".removesuffix(".0") + unit
+    return f"{value:,.0f}"
+
+
+def counted(value: int, noun: str) -> str:
+    """`1 answer`, `89 answers`."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def seconds(value: float | None) -> str:
+    """`840 ms`, `1.84 s`; None is a dash."""
+    if value is None:
+        return "–"
+    return f"{value * 1000:.0f} ms" if 0 <= value < 1 else f"{value:.2f} s"
+
+
+def percent(share: float) -> str:
+    """`12 %`, `0.4 %`."""
+    return f"{share * 100:.0f} %" if share >= 0.01 or share == 0 else f"{share * 100:.1f} %"  # noqa: PLR2004 - one percent
+
+
+def share(part: float, whole: float) -> str:
+    """What part of a whole something is; of nothing, nothing."""
+    return percent(part / whole if whole else 0.0)
+
+
+def spent(kind: str, used: float, limit: float) -> str:
+    """What is used of a limit, in the unit of its kind."""
+    return f"{usd(used)} of {usd(limit)}" if kind == "usd" else f"{count(used)} of {count(limit)} {kind}"
+
+
+def moment(at: float) -> str:
+    """`27 Nov 2026, 03:10:22`, UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%-d %b %Y, %H:%M:%S}"
+
+
+def words(kept: Mapping[str, Any]) -> list[str]:
+    """What was kept of a call's trace: whom it passed over, and why its attempts failed."""
     skipped = [row for row in kept.get("route", {}).get("considered", ()) if row["verdict"] == "skipped"]
     said = [f"skipped {row['provider']} ({row['model']}): {row['reason']}" for row in skipped]
-    said += [f"#{each['n']} {_why(each)}" for each in kept.get("attempts", ()) if each.get("category")]
-    return {
-        "outcome": call.outcome,
-        "at": moment(call.attempts[0].at),
-        "result": last.category if call.outcome == "failed" else {"left": "left early"}.get(call.outcome, call.outcome),
-        "who": f"{last.provider} · {last.model}",
-        "retries": f"{len(call.attempts)} attempts" if len(call.attempts) > 1 else "",
-        "took": seconds(call.latency_s),
-        "cost": usd(call.cost_usd),
-        "attempts": [_attempt(row) for row in call.attempts],
-        "words": said,
-        "facts": [(name, value) for name, value in accounts.items() if value],
-    }
-
-
-def _attempt(row: AttemptRow) -> tuple[str, ...]:
-    tokens = (count(row.prompt_tokens), count(row.completion_tokens))
-    times = (seconds(row.latency_s), seconds(row.ttft_s))
-    result = f"cache hit, saved {usd(row.saved_nano / 1e9)}" if row.cache_hit else row.category or "answered"
-    cost = usd(None if row.cost_nano is None else row.cost_nano / 1e9)
-    doubts = ["estimated"] * (row.usage_source == "estimated") + ["maybe billed"] * row.maybe_billed
-    doubted = f"{cost} ({', '.join(doubts)})" if doubts else cost
-    return (str(row.attempt), row.provider, row.model, result, *times, *tokens, doubted)
+    return said + [f"#{each['n']} {_why(each)}" for each in kept.get("attempts", ()) if each.get("category")]
 
 
 def _why(attempt: Mapping[str, Any]) -> str:

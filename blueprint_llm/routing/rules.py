@@ -179,12 +179,12 @@ def by_default(question: Question) -> Route:
     return Route(rule="default", chain="default", targets=targets)
 
 
-RULES: tuple[Callable[[Question], Route | None], ...] = (by_provider, by_model, by_routes, by_task)
+RULES: tuple[Callable[[Question], Route | None], ...] = (by_provider, by_model, by_routes, by_task, by_default)
 
 
 def choose(question: Question) -> Route:
     """Return the answer of the first rule that has one."""
-    route = next(filter(None, (rule(question) for rule in RULES)), None) or by_default(question)
+    route = next(filter(None, (rule(question) for rule in RULES)))
     if any(map(question.request.params.get, CONNECTION)):
         route = route._replace(targets=_connected(route.targets, question))
     return route if question.request.fallback else route._replace(targets=route.targets[:1], on_failure={})

@@ -81,11 +81,7 @@ def _settings(provider: ProviderConfig | None) -> dict[str, Any]:
 
 
 class TargetTable:
-    """Every name a chain may use, with its target; built once for a configuration.
-
-    Attributes:
-        own_params: What `providers` itself says for LiteLLM, by name.
-    """
+    """Every name a chain may use, with its target; built once for a configuration."""
 
     def __init__(self, config: Config) -> None:
         self._deployments = {name: found for name, found in config.model_groups.items() if found}
@@ -98,8 +94,8 @@ class TargetTable:
             for alias, value in config.model_group_alias.items()
         }
         self._ids = {each.id: name for name, found in self._deployments.items() for each in found if each.id}
-        self._met: dict[tuple[str, ...], Target] = {}
-        self._asked: dict[tuple[Any, ...], Target] = {}
+        self._met: dict[tuple[Any, ...], Target] = {}
+        # What `providers` itself says for LiteLLM.
         self.own_params = {name: _params_of(provider) for name, provider in config.providers.items()}
         self._providers = {name: self._of_provider(name, provider) for name, provider in config.providers.items()}
 
@@ -154,14 +150,10 @@ class TargetTable:
 
     def asked(self, place: tuple[Any, ...], info: Mapping[str, Any], make: Callable[[], Target]) -> Target:
         """Return what `make` returns, or returned for an equal call: prices are remembered for the very object."""
-        known = self._asked.get(place)
-        if known is None or known.info != info:
-            if len(self._asked) >= MOST_MET:
-                self._asked.clear()
-            known = self._asked[place] = make()
-        return known
+        known = self._met.get(place)
+        return known if known is not None and known.info == info else self.remembered(make(), place)
 
-    def remembered(self, target: Target, at: tuple[str, ...]) -> Target:
+    def remembered(self, target: Target, at: tuple[Any, ...]) -> Target:
         """Return the equal target that was there before, else this one: prices are remembered for the very object."""
         known = self._met.get(at)
         if known != target:

@@ -29,15 +29,11 @@ _LITELLMS_NAME, _LITELLMS_PREFIX = "json_tool_call", "litellm_"
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the caller offered.
+    """What the caller offered."""
 
-    Attributes:
-        schemas: The parameter schemas of its functions; with no tools at all, calls of any name and shape pass.
-        has_others: There are tools of other kinds too (native, hosted, custom), whose calls are not ours to judge.
-    """
-
+    # The parameter schemas of its functions; with no tools at all, calls of any name and shape pass.
     schemas: Mapping[str, Any] = field(default_factory=dict)
-    has_others: bool = False
+    has_others: bool = False  # tools of other kinds too (native, hosted, custom), whose calls are not ours to judge
 
     @classmethod
     def of(cls, tools: Iterable[Any]) -> Self:
@@ -70,7 +66,8 @@ def _name_and_schema(tool: Any) -> tuple[str, Any] | None:
 
     Functions come as `Tool` records, in OpenAI's shape with or without its envelope, and in Anthropic's.
     """
-    record = tool if isinstance(tool, Mapping) else {"name": tool.name, "parameters": tool.parameters}
+    given = tool if isinstance(tool, Mapping) else getattr(tool, "given", None)
+    record = given or {"name": tool.name, "parameters": tool.parameters}
     function = record.get("function", record)
     is_function = "function" in record or record.get("type") in (None, "function")
     if not (is_function and "name" in record) and "function" not in record and "input_schema" not in record:
@@ -81,25 +78,18 @@ def _name_and_schema(tool: Any) -> tuple[str, Any] | None:
 
 
 class Call:
-    """A call and what is known of it.
-
-    Attributes:
-        number: Its place in the answer.
-        problem: Why it can never be executed.
-        warnings: Codes of what was put right.
-        reopened: Its name was sent again, without an id, after its arguments were complete.
-        delta_no: The 0-based number of the last delta.
-    """
+    """A call and what is known of it."""
 
     def __init__(self, number: int, tools: Tools) -> None:
-        self.number, self._tools = number, tools
+        self.number, self._tools = number, tools  # its place in the answer
         self.id: str | None = None
         self.name: str | None = None
         self.document = Document()
-        self.problem: JsonRejected | None = None
-        self.warnings: list[str] = []
-        self.reopened = self.reported = False
-        self.delta_no = -1
+        self.problem: JsonRejected | None = None  # why it can never be executed
+        self.warnings: list[str] = []  # codes of what was put right
+        self.reopened = False  # its name was sent again, without an id, after its arguments were complete
+        self.reported = False
+        self.delta_no = -1  # the number of the last delta
         self._cumulative = False
         self._replayed = 0  # how much of a copy of the complete arguments has come
         self._null = ""  # the beginning of what may become `null` in place of no arguments
@@ -290,10 +280,9 @@ class Call:
             self._settle_value()
 
     def _settle_value(self) -> None:
-        schema = self._schema()
-        if self.complete and schema is not self.document.schema:  # the name came after the arguments
+        if self.complete and self._schema() is not self.document.schema:  # the name came after the arguments
             try:
-                self.document.recheck(schema)
+                self.document.recheck(self._schema())
             except JsonRejected as error:
                 self.problem = error
         elif self.is_blank and self._takes_nothing():
@@ -311,18 +300,14 @@ class Call:
 
 
 class CallIndex:
-    """The calls of one answer, in order of appearance.
-
-    Attributes:
-        has_others: There were calls that are not for the caller to execute, which are passed on unread.
-    """
+    """The calls of one answer, in order of appearance."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self.calls: list[Call] = []
         self._by_id: dict[str, Call] = {}
         self._by_index: dict[int, Call] = {}
-        self.has_others = False
+        self.has_others = False  # there were calls that are not for the caller to execute, which are passed on unread
         self._other_places: set[int | None] = set()
 
     def is_other(self, entry: Entry) -> bool:

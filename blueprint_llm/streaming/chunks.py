@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blueprint_llm.streaming.document import printable
 from blueprint_llm.types import UsageInfo
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class Entry(NamedTuple):
-    """One piece of a tool call as a chunk carries it; empty ids and names are None.
-
-    Attributes:
-        is_other: It is no function call of the model's for the caller to execute: a custom tool's, or one that the
-            provider's server runs.
-    """
+    """One piece of a tool call as a chunk carries it; empty ids and names are None."""
 
     place: int | None
     id: str | None
     name: str | None
     arguments: str
     was_object: bool = False
-    is_other: bool = False
+    is_other: bool = False  # no function call for the caller to execute: a custom tool's, or one of the provider's own
 
 
 _FUNCTION = frozenset({"", "function"})
@@ -32,30 +30,15 @@ _SERVER_TOOL = "srvtoolu_"  # the ids of Anthropic's own tools, which LiteLLM sh
 _ENVELOPE = frozenset({"role", "index", "type", "object", "content_filter_results", "content_filter_offsets"})
 
 
-class Attributes:
-    """The attributes of any object, read like a dict."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: Any) -> None:
-        self._record = record
-
-    def get(self, name: str) -> Any:
-        """Return the attribute, or None."""
-        return getattr(self._record, name, None)
-
-
-def fields(record: Any) -> dict[str, Any] | Attributes:
-    """Return the fields of a dict or of an object.
+def fields(record: Any) -> Mapping[str, Any]:
+    """Return the fields of a dict or of an object; those of anything else are none.
 
     LiteLLM's and OpenAI's models keep most of theirs among pydantic's extras, where `getattr` takes up to 1 us.
     """
     if isinstance(record, dict):
         return record
     extra = getattr(record, "__pydantic_extra__", None)
-    if extra is None:
-        return Attributes(record)
-    return {**record.__dict__, **extra} if extra else record.__dict__
+    return {**record.__dict__, **extra} if extra else getattr(record, "__dict__", {})
 
 
 def sequence(value: Any) -> list[Any] | tuple[Any, ...]:
@@ -81,7 +64,7 @@ def text_of(content: Any) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> list[Entry]:
+def entries(delta: Mapping[str, Any], *, is_whole: bool) -> list[Entry]:
     """Return the pieces of tool calls in a delta; in a whole message the place of a call is its index."""
     calls = delta.get("tool_calls")
     if calls:
@@ -90,7 +73,7 @@ def entries(delta: dict[str, Any] | Attributes, *, is_whole: bool) -> list[Entry
     return [] if legacy is None else [_entry({"function": legacy}, 0)]
 
 
-def _entry(call: dict[str, Any] | Attributes, place: int | None) -> Entry:
+def _entry(call: Mapping[str, Any], place: int | None) -> Entry:
     function = call.get("function")
     said = call if function is None else fields(function)
     index = call.get("index") if place is None else place
@@ -118,7 +101,7 @@ def _encoded(arguments: Any) -> str:
         return "?"  # no JSON: rejected at its first character
 
 
-def refusal_in(delta: dict[str, Any] | Attributes) -> bool:
+def refusal_in(delta: Mapping[str, Any]) -> bool:
     """Return True if a delta carries a refusal; LiteLLM keeps a whole answer's aside."""
     aside = delta.get("provider_specific_fields")
     return bool(delta.get("refusal") or (aside.get("refusal") if isinstance(aside, dict) else None))
@@ -140,9 +123,7 @@ def carries(value: Any) -> bool:
         return bool(value)
     if isinstance(value, list | tuple):
         return any(map(carries, value))
-    said = fields(value)
-    held = said if isinstance(said, dict) else getattr(value, "__dict__", {})
-    return any(name not in _ENVELOPE and carries(each) for name, each in held.items())
+    return any(name not in _ENVELOPE and carries(each) for name, each in fields(value).items())
 
 
 def usage_info(usage: Any) -> UsageInfo | None:

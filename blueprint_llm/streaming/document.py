@@ -134,11 +134,15 @@ class Document:
         if blanks < len(piece):
             raise JsonRejected("extra_data", offset + blanks)
 
-    def close(self) -> None:
-        """Say that nothing follows. Raises JsonRejected when the value is not whole."""
-        if not self.complete:
-            (self._machine or JsonMachine()).close()
-            self._finish()
+    def close(self) -> JsonRejected | None:
+        """Say that nothing follows, and return why the value is not whole if it is not."""
+        try:
+            if not self.complete:
+                (self._machine or JsonMachine()).close()
+                self._finish()
+        except JsonRejected as error:
+            return error
+        return None
 
     def _finish(self) -> None:
         self.whole = self.text.value()

@@ -11,7 +11,6 @@ from blueprint_llm.errors import InvalidRequestError
 from blueprint_llm.redaction import redact_value
 from blueprint_llm.streaming.calls import CallIndex, Tools
 from blueprint_llm.streaming.chunks import (
-    Attributes,
     carries,
     count,
     entries,
@@ -42,7 +41,7 @@ from blueprint_llm.streaming.verdict import (
 from blueprint_llm.types import PartialToolCall, UsageInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from blueprint_llm.streaming.calls import Call
 
@@ -171,7 +170,7 @@ class Choice:
         self._why: Why = "done"
         self._truncation: str | None = None  # why the answer may lack its end
 
-    def feed(self, part: dict[str, Any] | Attributes) -> list[Event]:
+    def feed(self, part: Mapping[str, Any]) -> list[Event]:
         """Take one chunk's part of this answer."""
         finish = part.get("finish_reason")
         if finish:
@@ -198,7 +197,7 @@ class Choice:
             self._carried = self._carried or carries(part.get("message") if is_whole else delta)
         return events
 
-    def _take_finish(self, finish: Any, part: dict[str, Any] | Attributes) -> None:
+    def _take_finish(self, finish: Any, part: Mapping[str, Any]) -> None:
         """Note the reason. LiteLLM writes "stop" for all it does not know, and keeps the provider's word beside it."""
         native = word(fields(part.get("provider_specific_fields")).get("native_finish_reason"))
         self._finish_reason = word(finish) or self._finish_reason
@@ -312,7 +311,7 @@ class Choice:
         """Hold the text against its schema, which binds only an answer that calls nothing; return what satisfies it."""
         if self._document is None or not text or worst(self._verdicts) in {"invalid", "incomplete"}:
             return None
-        error = self._text_error or _left_open(self._document)
+        error = self._text_error or self._document.close()
         if error is None:
             return text
         if self._index.calls or self._index.has_others:
@@ -339,7 +338,7 @@ class Choice:
             document.feed(answer)
         except JsonRejected:
             return None
-        return answer if _left_open(document) is None else None
+        return answer if document.close() is None else None
 
     def _settle_answer(self, text: str) -> None:
         """Judge the answer as a whole, where its parts gave no reason to turn it down."""
@@ -379,12 +378,3 @@ def _document_of(response_format: Any) -> Callable[[], Document] | None:
         if schema is None:
             raise InvalidRequestError("response_format of type json_schema needs json_schema.schema")
     return functools.partial(Document, compile_schema(schema), any_root=True)
-
-
-def _left_open(document: Document) -> JsonRejected | None:
-    """Return why a document that nothing follows is not whole."""
-    try:
-        document.close()
-    except JsonRejected as error:
-        return error
-    return None

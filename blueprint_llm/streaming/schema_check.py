@@ -39,6 +39,7 @@ _DRAFTS = {
 }
 _DEFAULT_DRAFTS = ("Draft202012", "Draft7", "Draft4")  # the first that a schema without `$schema` is valid under
 _YOUNG = {"Draft202012": (), "Draft4": ("prefixItems", "const")}  # words that a draft does not know yet
+_GONE = dict.fromkeys(("Draft201909", "Draft202012"), "dependencies")
 
 _INSTANCES = frozenset({"const", "enum", "default", "examples"})  # keywords that hold values, not schemas
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # by name
@@ -46,8 +47,10 @@ _PARTS = frozenset({"items", "contains", "not", "if", "then", "else", "allOf", "
 _FALSE: dict[str, Any] = {"not": {}}
 _DEFINING = frozenset({"$defs", "definitions", "$id", "$schema", "$anchor"})
 _OF_OTHER_KEYS = frozenset({"additionalProperties", "unevaluatedProperties"})
-_ECMA = re.compile(r"\\.|\[|\]|\$|\(\?<(?![=!])", re.DOTALL)
-_CLASSES = {r"\d": "0-9", r"\w": "A-Za-z0-9_"}
+# What ECMA's regular expressions write otherwise than Python's, of which `(?a)` reads `\d` and `\w` as they do.
+_ECMA = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\$|\(\?<(?![=!])", re.DOTALL)
+_IN_PYTHON = {"$": r"\Z", "(?<": "(?P<", r"\s": r"(?u:\s)", r"\S": r"(?u:\S)"}
+_SPACES = r"\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"  # in a class of characters
 # With these, null is another alternative; without, it is another type.
 _COMPOUND = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if", "const"})
 
@@ -237,7 +240,8 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
 def _spelt_out(schema: dict[str, Any], *, draft: str) -> dict[str, Any]:
     """Write `false` out, which no two validators report alike; and in draft 4, that 5.0 is an integer."""
     if draft != "Draft4":
-        return {word: _not_false(word, value) for word, value in schema.items()}
+        unread = _GONE.get(draft, "")  # which jsonschema-rs still reads
+        return {word: _not_false(word, value) for word, value in schema.items() if word != unread}
     types = schema.get("type")
     types = [types] if isinstance(types, str) else types
     if not types or "integer" not in types:
@@ -270,27 +274,18 @@ def _with_python_patterns(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _python_pattern(pattern: str) -> str | None:
-    r"""Return an ECMA pattern in Python's dialect (`\d` and `\w` are ASCII, `$` is the end), or None."""
-    in_class = False
-
-    def translated(found: re.Match[str]) -> str:
-        nonlocal in_class
-        piece = found[0]
-        if piece in {"[", "]"}:
-            in_class = piece == "["
-        if piece == "$":
-            return piece if in_class else r"\Z"
-        if piece == "(?<":
-            return "(?P<"
-        inside, negated = _CLASSES.get(piece.lower()), piece[-1].isupper()
-        if inside is None or (in_class and negated):
-            return piece
-        return inside if in_class else f"[{'^' if negated else ''}{inside}]"
-
+    """Return an ECMA pattern in Python's dialect; None where Python has no such."""
     try:
-        return re.compile(_ECMA.sub(translated, pattern)).pattern
+        return re.compile("(?a)" + _ECMA.sub(_in_python, pattern)).pattern
     except (re.error, RecursionError):
         return None
+
+
+def _in_python(found: re.Match[str]) -> str:
+    piece = found[0]
+    if piece.startswith("["):
+        return re.sub(r"\\.", lambda each: _SPACES if each[0] == r"\s" else each[0], piece)
+    return _IN_PYTHON.get(piece, piece)
 
 
 def _draft_of(schema: Any) -> str:

@@ -33,31 +33,18 @@ _MAX_BRANCHES = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Node:
-    """One alternative that a value may satisfy.
+    """One alternative that a value may satisfy."""
 
-    Attributes:
-        kinds: What the value may be.
-        typed_kinds: The same by `type` alone, to tell a wrong type from a value that is not listed.
-        integer: A number must be whole.
-        listed: The values of every `enum` and `const`; the value must be in each.
-        texts: The strings among them, sorted; None where any string may stand.
-        required: The keys that an object must have.
-        closed: The only keys that it may have, sorted; None where any may stand.
-        is_free: Of a string, number or boolean only the kind matters.
-        prefix: How many items have schemas of their own.
-        parts: The keyword sets, for what is inside.
-    """
-
-    kinds: frozenset[str] = ALL_KINDS
-    typed_kinds: frozenset[str] = ALL_KINDS
-    integer: bool = False
-    listed: tuple[list[Any], ...] = ()
-    texts: tuple[str, ...] | None = None
-    required: frozenset[str] = frozenset()
-    closed: tuple[str, ...] | None = None
-    is_free: bool = True
-    prefix: int = 0
-    parts: Schemas = ()
+    kinds: frozenset[str] = ALL_KINDS  # what the value may be
+    typed_kinds: frozenset[str] = ALL_KINDS  # by `type` alone, to tell a wrong type from a value that is not listed
+    integer: bool = False  # a number must be whole
+    listed: tuple[list[Any], ...] = ()  # the values of every `enum` and `const`; the value must be in each
+    texts: tuple[str, ...] | None = None  # the strings among them, sorted; None: any string may stand
+    required: frozenset[str] = frozenset()  # the keys that an object must have
+    closed: tuple[str, ...] | None = None  # the only keys that it may have, sorted; None: any may stand
+    is_free: bool = True  # of a string, number or boolean only the kind matters
+    prefix: int = 0  # how many items have schemas of their own
+    parts: Schemas = ()  # the keyword sets, for what is inside
     children: dict[str | int | None, tuple[Node, ...]] = field(default_factory=dict)
 
     @property

@@ -50,6 +50,7 @@ _REASONS: dict[Why, str] = {
     "too_many_tool_calls missing_thought_signature",
 }
 _ENDS = {reason: why for why, reasons in _REASONS.items() for reason in reasons.split()}
+_LITELLMS_CUTS = frozenset({"length", "max_tokens", "model_context_window_exceeded"})  # of which it makes "length"
 CALLED = frozenset({"tool_calls", "function_call", "tool_use"})  # reasons that announce calls
 
 # Beginnings of a call in the formats that servers parse; a name or a closing mark may follow.
@@ -87,7 +88,7 @@ def end_of(reason: str | None) -> Why:
 
 def is_lost(reason: str | None) -> bool:
     """Return True if LiteLLM writes "stop" though the answer was given up, or cut by a limit it does not know."""
-    return end_of(reason) == "broken" or (end_of(reason) == "cut" and reason not in {"length", "max_tokens"})
+    return end_of(reason) == "broken" or (end_of(reason) == "cut" and (reason or "").lower() not in _LITELLMS_CUTS)
 
 
 def leaks_call(text: str, names: Iterable[str]) -> bool:
@@ -238,7 +239,9 @@ class Judgement:
                 text = f"{name}: the provider refused to answer ({self.code})"
                 return CallError(text, category="content_policy", **who)
             case "broken":
-                return StreamBrokenError(f"{name}: the stream ended without proof of its end ({self.code})", **who)
+                more = ": nothing of an answer came, check the address" if self.code == "empty_stream" else ""
+                text = f"{name}: the stream ended without proof of its end ({self.code}){more}"
+                return StreamBrokenError(text, **who)
         error = ToolCallInvalidError if self.kind == "invalid_call" else AnswerInvalidError
         return error(f"{name}: {self._words()}", verdict=self.first, **who)
 

@@ -5,50 +5,9 @@ place without a socket. Both take the same steps.
 """
 
 from blueprint_llm.testing.adapter import ScriptedAdapter, ScriptedStream
-from blueprint_llm.testing.script import (
-    Answer,
-    BadLine,
-    BrokenTool,
-    Cut,
-    Empty,
-    ErrorObject,
-    HtmlPage,
-    NotJson,
-    Recorded,
-    Refuse,
-    Request,
-    Reset,
-    Script,
-    Stall,
-    Status,
-    Step,
-    ToolUse,
-    load_script,
-    numbered_text,
-)
+from blueprint_llm.testing.script import *
 from blueprint_llm.testing.server import FaultServer
 
-__all__ = [
-    "Answer",
-    "BadLine",
-    "BrokenTool",
-    "Cut",
-    "Empty",
-    "ErrorObject",
-    "FaultServer",
-    "HtmlPage",
-    "NotJson",
-    "Recorded",
-    "Refuse",
-    "Request",
-    "Reset",
-    "Script",
-    "ScriptedAdapter",
-    "ScriptedStream",
-    "Stall",
-    "Status",
-    "Step",
-    "ToolUse",
-    "load_script",
-    "numbered_text",
-]
+__all__ = ["Answer", "BadLine", "BrokenTool", "Cut", "Empty", "ErrorObject", "FaultServer", "HtmlPage", "NotJson"]
+__all__ += ["Recorded", "Refuse", "Request", "Reset", "Script", "ScriptedAdapter", "ScriptedStream", "Stall"]
+__all__ += ["Status", "Step", "ToolUse", "load_script", "numbered_text"]

@@ -13,22 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blueprint_llm.errors import CallError, Failure, StreamBrokenError
 from blueprint_llm.policy.classification import classify, retry_after_s
-from blueprint_llm.testing.answers import Answering, Pause, answer_of, completion, stream
-from blueprint_llm.testing.script import (
-    Answer,
-    BrokenTool,
-    Cut,
-    ErrorObject,
-    HtmlPage,
-    Midway,
-    Recorded,
-    Refuse,
-    Reset,
-    Script,
-    Stall,
-    Status,
-    Step,
-)
+from blueprint_llm.testing import script as on
+from blueprint_llm.testing.script import Answering, Pause, Script, Status, Step, answer_of, completion, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +22,7 @@ if TYPE_CHECKING:
     from blueprint_llm.adapters import Call, EndedBy
 
 ERROR_FROM = 400
-Part = dict[str, Any] | Pause | Stall | CallError
+Part = dict[str, Any] | Pause | on.Stall | CallError
 UNEXPECTED = Status(400, "blueprint_llm.testing: the script did not expect this call")
 
 
@@ -82,13 +68,13 @@ class ScriptedAdapter:
     async def complete(self, call: Call) -> Any:
         """Return a whole answer, as OpenAI's dict. Raise CallError."""
         match step := await self._next(call):
-            case Stall():
+            case on.Stall():
                 await asyncio.Event().wait()
-            case Cut() | Reset():
+            case on.Cut() | on.Reset():
                 raise _error(call, "the connection broke", category="unavailable")
-            case ErrorObject():
+            case on.ErrorObject():
                 raise _error(call, step.message, category="unavailable")
-            case Answer() | Recorded() | BrokenTool():
+            case on.Answer() | on.Recorded() | on.BrokenTool():
                 await asyncio.sleep(answer_of(step).delay_s)
                 return completion(step, _body(call))
         raise _error(call, "the answer is no JSON", category="malformed", code="not_json")
@@ -104,9 +90,9 @@ class ScriptedAdapter:
         self.calls.append(call)
         step = self._script.next(call, f"{call.provider} ({call.model})") or UNEXPECTED
         match step:
-            case Refuse():
+            case on.Refuse():
                 raise _error(call, "the connection was closed", category="unavailable")
-            case HtmlPage() if step.status >= ERROR_FROM:
+            case on.HtmlPage() if step.status >= ERROR_FROM:
                 raise _status_error(Status(step.status, "a page instead of an answer"), call)
             case Status():
                 await asyncio.sleep(step.delay_s)
@@ -134,7 +120,7 @@ class ScriptedStream:
             match part:
                 case Pause():
                     await asyncio.sleep(part.seconds)
-                case Stall():
+                case on.Stall():
                     await asyncio.Event().wait()
                 case CallError():
                     raise part
@@ -167,10 +153,10 @@ def _parts(step: Step, call: Call) -> Iterator[Part]:
     """What a stream reads, a fault in the middle as the error that it is; a clean cut, or no answer, just ends it."""
     for part in stream(step, _body(call)) if isinstance(step, Answering) else ():
         match part:
-            case Cut(abrupt=False):
+            case on.Cut(abrupt=False):
                 return
-            case Midway() if not isinstance(part, Stall):
-                words = part.message if isinstance(part, ErrorObject) else "the stream broke"
+            case on.Midway() if not isinstance(part, on.Stall):
+                words = part.message if isinstance(part, on.ErrorObject) else "the stream broke"
                 yield _error(call, words, StreamBrokenError)
             case _:
                 yield part

@@ -17,29 +17,14 @@ import struct
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import orjson
 
-from blueprint_llm.testing.answers import Answering, Pause, answer_of, completion, stream
-from blueprint_llm.testing.script import (
-    BadLine,
-    Cut,
-    Empty,
-    ErrorObject,
-    HtmlPage,
-    Midway,
-    NotJson,
-    Refuse,
-    Request,
-    Reset,
-    Script,
-    Stall,
-    Status,
-    Step,
-)
+from blueprint_llm.testing import script as on
+from blueprint_llm.testing.script import Answering, Pause, Request, Script, Status, Step, answer_of, completion, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,19 +35,12 @@ BATCH_BYTES = 16_384
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNEXPECTED = Status(400, "blueprint_llm.testing: the script did not expect this request")
 GONE = (asyncio.IncompleteReadError, ConnectionError)
-
 LAST_CHUNK = b"0\r\n\r\n"
 JSON, EVENTS, HTML, TEXT = "application/json", "text/event-stream; charset=utf-8", "text/html", "text/plain"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Close the connection, or reset it; what would follow is not sent."""
-
-    reset: bool = False
-
-
+Drop = Literal["close", "reset"]  # the connection; what would follow is not sent
 HANG = Pause(math.inf)  # until the client goes away
 Part = bytes | Pause | Drop
 
@@ -76,25 +54,18 @@ def _sse(payload: bytes) -> bytes:
     return _http_chunk(b"data: " + payload + b"\n\n")
 
 
-def _event(chunk: Mapping[str, Any]) -> bytes:
-    return _sse(orjson.dumps(chunk))
-
-
-def _named_event(chunk: Mapping[str, Any]) -> bytes:
-    return _http_chunk(f"event: {chunk.get('type')}\ndata: ".encode() + orjson.dumps(chunk) + b"\n\n")
-
-
-def _line(chunk: Mapping[str, Any]) -> bytes:
-    return _http_chunk(orjson.dumps(chunk) + b"\n")
-
-
 class Format(NamedTuple):
     """How a provider sends a stream; `is_stream`: whether the path alone asks for one, None: the body says."""
 
-    frame: Callable[[Mapping[str, Any]], bytes] = _event
+    before: str = "data: "
+    after: bytes = b"\n\n"
     content_type: str = EVENTS
     end: bytes = b""
     is_stream: bool | None = None
+
+    def frame(self, chunk: Mapping[str, Any]) -> bytes:
+        """One object of the stream as one HTTP chunk."""
+        return _http_chunk(self.before.format(type=chunk.get("type")).encode() + orjson.dumps(chunk) + self.after)
 
 
 DONE = _sse(b"[DONE]")
@@ -102,10 +73,11 @@ OPENAI = Format(end=DONE)
 # By the end of the path; any other is no chat request's.
 FORMATS = {
     "/chat/completions": OPENAI,
-    "/messages": Format(_named_event),
+    "/messages": Format("event: {type}\ndata: "),
     ":generateContent": Format(is_stream=False),
     ":streamGenerateContent": Format(is_stream=True),
-    "/api/chat": Format(_line, "application/x-ndjson"),
+    "/api/chat": Format("", b"\n", "application/x-ndjson"),
+    "/v2/chat": Format("", b"\n", "application/stream+json"),
 }
 
 
@@ -113,20 +85,20 @@ def reply(step: Step, body: Mapping[str, Any], format_: Format = OPENAI) -> Iter
     """The parts of the reply to a chat request with that body."""
     streamed = bool(body.get("stream")) if format_.is_stream is None else format_.is_stream
     match step:
-        case Refuse():
-            yield Drop()
+        case on.Refuse():
+            yield "close"
         case Status():
             ours = error_body(step.code, step.message, step.type, step.error_code)
             text = step.body if isinstance(step.body, str) else orjson.dumps(ours if step.body is None else step.body)
             yield Pause(step.delay_s)
             kind = TEXT if isinstance(step.body, str) else JSON
             yield whole(text, status=step.code, kind=kind, headers=step.headers)
-        case HtmlPage():
+        case on.HtmlPage():
             page = f"<html><body><h1>{step.status} {_phrase(step.status)}</h1></body></html>"
             yield whole(page, status=step.status, kind=HTML)
-        case NotJson():
+        case on.NotJson():
             yield whole(step.body, kind=TEXT)
-        case Empty():
+        case on.Empty():
             yield head(200, {"content-type": EVENTS}) + DONE + LAST_CHUNK if streamed else whole(b"")
         case _:
             yield from _streamed(step, body, format_) if streamed else _document(step, body)
@@ -138,12 +110,12 @@ def _document(step: Answering, body: Mapping[str, Any]) -> Iterator[Part]:
     half = content[: len(content) // 2]
     yield Pause(answer.delay_s)
     match step:
-        case Cut() | Reset() | Stall():
+        case on.Cut() | on.Reset() | on.Stall():
             yield head(200, {"content-type": JSON, **answer.headers}, len(content)) + half
-            yield HANG if isinstance(step, Stall) else Drop(reset=isinstance(step, Reset))
-        case BadLine():
+            yield HANG if isinstance(step, on.Stall) else "reset" if isinstance(step, on.Reset) else "close"
+        case on.BadLine():
             yield whole(half)
-        case ErrorObject():
+        case on.ErrorObject():
             yield whole(orjson.dumps(error_body(200, step.message, step.type, step.code)))
         case _:
             yield whole(content, headers=answer.headers)
@@ -159,25 +131,25 @@ def _streamed(step: Answering, body: Mapping[str, Any], format_: Format) -> Iter
             case Pause():
                 if part.seconds:  # what is not waited for is sent in one go
                     yield part
-            case Midway():
+            case on.Midway():
                 yield from _strike(part)
             case _:
                 yield format_.frame(part)
     yield format_.end * answer.done + LAST_CHUNK
 
 
-def _strike(step: Midway) -> Iterator[Part]:
+def _strike(step: on.Midway) -> Iterator[Part]:
     match step:
-        case Cut():
-            yield from (b"" if step.abrupt else LAST_CHUNK, Drop())
-        case Reset():
-            yield Drop(reset=True)
-        case Stall():
+        case on.Cut():
+            yield from (b"" if step.abrupt else LAST_CHUNK, "close")
+        case on.Reset():
+            yield "reset"
+        case on.Stall():
             yield HANG
-        case BadLine():
+        case on.BadLine():
             yield _sse(step.line.encode())
-        case ErrorObject():
-            yield from (_event(error_body(200, step.message, step.type, step.code)) + LAST_CHUNK, Drop())
+        case on.ErrorObject():
+            yield from (OPENAI.frame(error_body(200, step.message, step.type, step.code)) + LAST_CHUNK, "close")
 
 
 def head(status: int, headers: Mapping[str, str], length: int | None = None) -> bytes:
@@ -371,8 +343,8 @@ async def _send(parts: Iterable[Part], writer: asyncio.StreamWriter) -> bool:
         await writer.drain()
         if isinstance(part, Pause):
             await asyncio.sleep(part.seconds)
-        elif isinstance(part, Drop):
-            if part.reset:
+        elif isinstance(part, str):
+            if part == "reset":
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 writer.transport.abort()
             writer.close()

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from blueprint_llm.tools.patch import preview
-from blueprint_llm.tools.show import one_line, visible
+from blueprint_llm.tools.words import one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,43 +31,28 @@ _KEYS = "y once, s this session, a always, n reject, e edit, l later"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequest:
-    """A call that waits for a person.
+    """A call that waits for a person."""
 
-    Attributes:
-        id: The tool call's id.
-        reasons: Why it is asked about.
-        preview: What would happen: a diff of the very bytes, or the command, one word a line; safe to print.
-        binding: What an approval is bound to; anything else that the call turns into is asked about again.
-        grant: What one beyond this call is for.
-        effects: What a command may do if it is approved; the kernel holds it to that.
-    """
-
-    id: str
+    id: str  # the tool call's
     tool: str
     arguments: dict[str, Any]
-    reasons: tuple[str, ...]
-    preview: str
-    binding: str
-    grant: str = ""
-    effects: tuple[str, ...] = ()
+    reasons: tuple[str, ...]  # why it is asked about
+    preview: str  # a diff of the very bytes, or the command, one word a line; safe to print
+    binding: str  # what an approval is bound to; anything else that the call turns into is asked about again
+    grant: str = ""  # what one beyond this call is for
+    effects: tuple[str, ...] = ()  # what a command may do if it is approved; the kernel holds it to that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalDecision:
-    """A person's answer to one request.
+    """A person's answer to one request."""
 
-    Attributes:
-        decision: `later` leaves the run waiting; `edit` approves `arguments` in place of the model's.
-        scope: How long an approval of these exact arguments holds.
-        reason: Told to the model after a rejection.
-        id: The request it answers; without one, answers are taken in order.
-    """
-
+    # `later` leaves the run waiting; `edit` approves `arguments` in place of the model's.
     decision: Literal["approve", "reject", "edit", "later"] = "reject"
-    scope: Literal["once", "session", "always"] = "once"
-    reason: str = ""
+    scope: Literal["once", "session", "always"] = "once"  # how long it holds for these exact arguments
+    reason: str = ""  # told to the model after a rejection
     arguments: dict[str, Any] | None = None
-    id: str | None = None
+    id: str | None = None  # of the request; without one, answers are taken in order
 
 
 class DenyAll:
@@ -100,13 +85,12 @@ class TerminalApprover:
                 from rich.console import Console  # noqa: PLC0415 - optional, loaded to show colour
                 from rich.syntax import Syntax  # noqa: PLC0415 - likewise
 
-                shown = Syntax(request.preview, "diff", word_wrap=True, background_color="default")
-                Console(stderr=True).print(shown)
+                diff = Syntax(request.preview, "diff", word_wrap=True, background_color="default")
+                Console(stderr=True).print(diff)
             else:
                 self._write(request.preview)
-            decision = None
-            while decision is None:
-                decision = self._answer(request)
+            while (decision := self._answer(request)) is None:
+                pass
             found.append(replace(decision, id=request.id))
         return found
 
@@ -157,13 +141,26 @@ def request_for(judged: Judged) -> ApprovalRequest:
 async def ask(
     approver: Any, batch: Sequence[ApprovalRequest], timeout_s: float | None = None
 ) -> list[ApprovalDecision]:
-    """Ask and wait; an approver that raises, answers oddly or is late denies. One that blocks does so in a thread.
+    """Ask and wait; an approver that raises, answers oddly or is late denies.
 
-    `approver` is a deciding function, sync or async, or an object whose `decide` is one.
+    `approver` is a deciding function, sync or async, or an object whose `decide` is one. It is called in a thread that
+    nothing waits for: it may sit at a prompt for ever.
     """
+    context, pending = copy_context(), Future[Any]()
+
+    def work() -> None:
+        answer: Any
+        try:
+            answer = context.run(getattr(approver, "decide", approver), list(batch))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is no yes
+            answer = error  # as a value: a future cannot carry StopIteration, and takes other failures for its own end
+        with suppress(InvalidStateError, RuntimeError):  # nobody waits for the answer any more
+            pending.set_result(answer)
+
+    threading.Thread(target=work, name="blueprint-approver", daemon=True).start()
     try:
         async with asyncio.timeout(timeout_s):
-            answer = await _in_thread(getattr(approver, "decide", approver), list(batch))
+            answer = await asyncio.wrap_future(pending)
             answer = await answer if inspect.isawaitable(answer) else answer
     except Exception as error:  # noqa: BLE001 - a person's program decides by not deciding: denied
         answer = error
@@ -173,36 +170,23 @@ async def ask(
     return answers_to(batch, answer)
 
 
-async def _in_thread(decide: Callable[[list[ApprovalRequest]], Any], batch: list[ApprovalRequest]) -> Any:
-    """Return what an approver answers or raises in a thread that nothing waits for: it may sit at a prompt for ever."""
-    context, answer = copy_context(), Future[Any]()
-
-    def work() -> None:
-        try:
-            found = context.run(decide, batch)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is no yes
-            found = error  # as a value: a future cannot carry StopIteration, and takes other failures for its own end
-        with suppress(InvalidStateError, RuntimeError):  # nobody waits for the answer any more
-            answer.set_result(found)
-
-    threading.Thread(target=work, name="blueprint-approver", daemon=True).start()
-    return await asyncio.wrap_future(answer)
-
-
 def answers_to(batch: Sequence[ApprovalRequest], answer: Any) -> list[ApprovalDecision]:
     """Return one decision per request, in its order; what does not clearly answer a request rejects it."""
     found = [_as_decision(item) for item in answer] if isinstance(answer, list | tuple) else []
     named = {item.id: item for item in found if item.id is not None}
-    in_order = found if len(found) == len(batch) and not named else []
     none = ApprovalDecision(reason="the approver gave no decision on it")
-    return [named.get(item.id) or (in_order[index] if in_order else none) for index, item in enumerate(batch)]
+    in_order = found if len(found) == len(batch) and not named else [none] * len(batch)
+    return [named.get(item.id) or other for item, other in zip(batch, in_order, strict=True)]
 
 
 def _as_decision(item: Any) -> ApprovalDecision:
-    if isinstance(item, ApprovalDecision):
-        return item
     if isinstance(item, dict):
-        with suppress(TypeError):
+        try:
             return ApprovalDecision(**item)
-        return ApprovalDecision(reason="the decision was malformed")
-    return ApprovalDecision(decision="approve") if item is True else ApprovalDecision()
+        except TypeError:
+            return ApprovalDecision(reason="the decision was malformed")
+    return (
+        item
+        if isinstance(item, ApprovalDecision)
+        else ApprovalDecision(decision="approve" if item is True else "reject")
+    )

@@ -19,7 +19,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
 from blueprint_llm.config.paths import Kind, folder
@@ -38,8 +38,9 @@ _SECRET_FOLDERS = word_set(".ssh .gnupg .aws .azure .kube .docker")
 # Files that hold secrets: hidden.
 _SECRETS = re.compile(
     r"\.env(?![._-](?:example|sample|template|dist)$).*|\.netrc|\.npmrc|\.pypirc|\.pgpass|\.git-credentials"
-    r"|id_(?:rsa|ed25519|ecdsa|dsa)|credentials(?:\.(?:json|ya?ml|toml|ini|csv|txt|xml|db))?"
-    r"|(?!cacert\.|roots\.).*\.(?:pem|key|p12|pfx|jks|kdbx)"
+    r"|id_(?:rsa|ed25519|ecdsa|dsa|xmss)(?:_sk)?(?:[_-][^.]*)?(?:\.(?:old|bak|orig|\d+)|~)?|credentials(?:\.(?:json|ya?ml|toml|ini|csv|txt|xml|db))?"
+    r"|(?!cacert\.|roots\.).*\.(?:pem|key|p12|pfx|jks|kdbx)",
+    re.DOTALL,
 )
 # Folders of shells, CI, editors and agents, which act on their files by themselves: kept.
 _KEPT_FOLDERS = word_set(
@@ -53,7 +54,7 @@ _KEPT_FILES = word_set(
     "bitbucket-pipelines.yml .drone.yml .pre-commit-config.yaml lefthook.yml .mcp.json mcp.json agents.md claude.md "
     "gemini.md .cursorrules .windsurfrules .clinerules .goosehints blueprint.yaml blueprint.yml authorized_keys"
 )
-_KEPT = re.compile(r"\.env.*")
+_KEPT = re.compile(r"\.env.*", re.DOTALL)
 # What runs later, or configures what runs later: `write_file` and `patch` ask.
 _LATER_FOLDERS = word_set(
     ".git .hg .svn .jj .cargo .mvn .gradle .yarn .venv venv node_modules __pycache__ .config git~1 .direnv .bundle"
@@ -69,7 +70,9 @@ _LATER_FILES = word_set(
     "containerfile docker-compose.yml docker-compose.yaml compose.yaml compose.yml vagrantfile procfile composer.json "
     "deno.json bunfig.toml head known_hosts"
 )
-_LATER = re.compile(r".*\.(?:pth|service|desktop|mk)|.*\.config\.[cm]?[jt]s|requirements.*\.txt|constraints.*\.txt")
+_LATER = re.compile(
+    r".*\.(?:pth|service|desktop|mk)|.*\.config\.[cm]?[jt]s|requirements.*\.txt|constraints.*\.txt", re.DOTALL
+)
 # Folders of other people's packages: their test keys are no secrets and nobody works in them.
 _FOREIGN = word_set("node_modules .venv venv site-packages .tox .nox __pycache__ .mypy_cache .ruff_cache .pytest_cache")
 
@@ -91,10 +94,11 @@ _SETTLED_NS = 50_000_000  # a folder changed later than this before it was read 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effects:
-    """What a command may do beside reading the workspace."""
+    """What a command may do beside reading, and the part of the workspace that it sees (None: all of it)."""
 
     write: bool = False
     network: bool = False
+    paths: tuple[str, ...] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,12 +106,8 @@ class Effects:
         return ("write" if self.write else "read", *(("network",) if self.network else ()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """What one command was allowed: its effects, and the part of the workspace that it sees (None: all of it)."""
-
-    effects: Effects
-    paths: tuple[str, ...] | None = None
+# What a command may do that no rule is about, once a person has approved it.
+UNRULED = Effects(write=True)
 
 
 # Names.
@@ -194,6 +194,8 @@ class Survey:
     hidden: tuple[str, ...] = ()  # files and folders to hide, links among them resolved
     kept: tuple[str, ...] = ()  # files and folders that stay as they are
     git_configs: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()  # what those name as included files and folders of hooks: kept as well
+    missing: tuple[str, ...] = ()  # the same, but not there yet
     links: tuple[tuple[str, str], ...] = ()  # links whose names are hidden or kept, with what they point to
     doubt: str = ""  # why hiding would not be enough
 
@@ -230,12 +232,16 @@ class Surveyor:
             self._through_links |= set(self._targets(found["hidden link"]))
             through = [path for path in self._through_links if os.path.lexists(f"{self._root}/{path}")]
             hidden = _outermost([*found["hidden"], *through])
-            named = found["hidden link"] + found["kept link"]
+            links = found["hidden link"] + found["kept link"]
+            named = self._named_by_git(found["git"], [*found["kept"], *found["kept link"]])
+            there = [path for path in named if os.path.exists(f"{self._root}/{path}")]  # noqa: PTH110 - a plain string
             return Survey(
                 hidden=hidden,
                 kept=_outermost([*found["kept"], *self._targets(found["kept link"])], but=hidden),
                 git_configs=tuple(name for name in found["git"] if not is_in(name, hidden)),
-                links=tuple((name, str(Path(self._root, name).readlink())) for name in named),
+                named=_outermost(there, but=hidden),
+                missing=tuple(named - set(there)),
+                links=tuple((name, target) for name in links if (target := link_target(f"{self._root}/{name}"))),
                 doubt="".join(found["doubt"][:1]) or self._doubt(hidden),
             )
 
@@ -243,15 +249,31 @@ class Surveyor:
         if len(hidden) > MOST_HIDDEN:
             return f"{len(hidden)} files would have to be hidden, more than {MOST_HIDDEN}: deny whole folders instead"
         for path in hidden:
-            found = os.lstat(f"{self._root}/{path}")
-            if found.st_nlink > 1 and not os.path.isdir(f"{self._root}/{path}"):  # noqa: PTH112 - a plain string
+            try:
+                found = os.lstat(f"{self._root}/{path}")
+            except FileNotFoundError:  # taken away meanwhile
+                continue
+            if found.st_nlink > 1 and not S_ISDIR(found.st_mode):
                 return f"{path} has {found.st_nlink} hard links, and would be readable under its other name"
         return ""
+
+    def _named_by_git(self, configs: Sequence[str], kept: Sequence[str]) -> set[str]:
+        # A relative folder of hooks is below the top of whichever working tree git is called in.
+        places = [Path(self._root, path) for path in kept]
+        tops = [str(place.parent) for place in places if place.name == ".git"]
+        found: set[str] = set()
+        for config in (f"{self._root}/{name}" for name in configs):
+            above = os.path.dirname(config)  # noqa: PTH120 - a plain string
+            found |= git_reads(config, [above, f"{above}/..", *tops])
+        return {path[len(self._root) + 1 :] for path in found if path.startswith(f"{self._root}/")}
 
     def _targets(self, links: Iterable[str]) -> Iterator[str]:
         """Where links lead, as far as that is inside the workspace: outside, nothing is seen anyway."""
         for link in links:
-            real = os.path.realpath(f"{self._root}/{link}")
+            try:
+                real = os.path.realpath(f"{self._root}/{link}")
+            except OSError:  # it is no link any more
+                continue
             if real.startswith(f"{self._root}/") and os.path.lexists(real):
                 yield real[len(self._root) + 1 :]
 
@@ -288,8 +310,7 @@ class Surveyor:
                 marks.append((f"{kind} link" if is_link and kind != "git" else kind, inside))
             # Only below `.git` are they git's own: a project may have a folder of that name, with secrets in it.
             is_shut = kind == "hidden" or (entry.name == "objects" and ".git" in path.split("/"))
-            is_foreign = not _FOREIGN.isdisjoint(inside.split("/"))
-            if is_folder and not is_shut and (not is_foreign or self._hides.may_match_below(inside)):
+            if is_folder and not is_shut and (not _is_foreign(inside) or self._hides.may_match_below(inside)):
                 folders.append(inside)
         return folders, marks
 
@@ -298,14 +319,27 @@ class Surveyor:
             return "hidden"
         if name == "config.worktree" or (name == "config" and is_repository and not is_folder):
             return "git"
-        if not _FOREIGN.isdisjoint(path.split("/")[:-1]):
+        if _is_foreign(path.rpartition("/")[0]):
             return ""
         is_secret = _folded(name) in _SECRET_FOLDERS or (not is_folder and _SECRETS.fullmatch(_folded(name)))
         if is_secret and not self._shows.match(path):
             return "hidden"
-        is_repository_part = (name == "hooks" and is_repository) or (name == ".git" and not is_folder)
+        is_repository_part = (name in {"hooks", "commondir"} and is_repository) or (name == ".git" and not is_folder)
         keeps = self._keeps.match_folder(path) if is_folder else self._keeps.match(path)
         return "kept" if keeps or is_kept(name) or is_repository_part else ""
+
+
+def link_target(path: str) -> str | None:
+    """Return where a link leads, as it is written; None where there is none."""
+    try:
+        return os.readlink(path)  # noqa: PTH115 - a plain string
+    except OSError:
+        return None
+
+
+def _is_foreign(path: str) -> bool:
+    """Return True if `path` is in a folder of packages, and not in one that git only named so (a submodule's)."""
+    return not _FOREIGN.isdisjoint(f"/{path}/".partition("/.git/")[0].split("/"))
 
 
 def _outermost(paths: Iterable[str], *, but: Sequence[str] = ()) -> tuple[str, ...]:
@@ -350,31 +384,36 @@ def readable(env: Mapping[str, str], workspace: str, settings: Sandbox) -> tuple
     private = (env.get("HOME", ""), os.path.expanduser("~"), workspace)  # noqa: PTH111 - a plain string
     found = dict.fromkeys(_SYSTEM)
     for part in env.get("PATH", "").split(":"):
-        if part and not any(is_in(place, (part,)) for place in private):
+        if part and not any(is_in(place, (part, os.path.realpath(part))) for place in private):
             beside = ("lib", "lib64", "libexec", "include", "versions", "version", "toolchains")
             found |= dict.fromkeys([part, *(str(Path(part).parent / name) for name in beside)])
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    found |= dict.fromkeys([sys.prefix, sys.base_prefix, *packages, _LIBRARY, *listed(settings.read)])
-    return _outermost(path for path in found if os.path.exists(path) and not is_in(path, (workspace,)))  # noqa: PTH110 - plain strings
+    found |= dict.fromkeys([sys.prefix, sys.base_prefix, *packages, _LIBRARY])
+    # Of what a command may write, only the whole is named: what is in it may have become a link since.
+    written = listed(settings.write, workspace)
+    chosen = [path for path in found if not is_in(path, (workspace, *written.values()))]
+    chosen += [real for real, name in listed(settings.read, workspace).items() if not is_in(name, written.values())]
+    return _outermost(path for path in [*chosen, *written] if os.path.exists(path))  # noqa: PTH110 - a plain string
 
 
-def listed(paths: Iterable[str]) -> list[str]:
-    """Return the paths of `sandbox.read` or `sandbox.write` that lie beside the workspace."""
+def listed(paths: Iterable[str], workspace: str) -> dict[str, str]:
+    """Return the real paths of `sandbox.read` or `sandbox.write` beside the workspace, with what they are called.
+
+    What is hidden and kept is known by its real path: under another one, through a link, it would be neither. One that
+    is in the workspace, or in another one, may have become a link by a command.
+    """
     beside = (os.path.expanduser(path) for path in paths if path.startswith(("/", "~")))  # noqa: PTH111 - plain strings
-    return [os.path.abspath(path) for path in beside]  # noqa: PTH100 - plain strings
+    names = _outermost(os.path.abspath(path) for path in beside)  # noqa: PTH100 - a plain string
+    ways = {name: {os.path.realpath(above) for above in (name, *map(str, Path(name).parents))} for name in names}
+    return {os.path.realpath(name): name for name, way in ways.items() if workspace not in way}
 
 
 def own_environment(workspace: str, settings: Sandbox) -> list[str]:
     """Return what of the engine's own programs lies in the workspace: a command that changed it would change us."""
     found = [os.path.realpath(path) for path in (sys.prefix, _LIBRARY)]
     inside = [path for path in found if path != workspace and is_in(path, (workspace,))]
-    return [path for path in inside if not is_in(path, writable(settings))]
-
-
-def writable(settings: Sandbox) -> tuple[str, ...]:
-    """Return what a command with `effects: write` may write beside the workspace."""
-    places = (os.path.abspath(os.path.expanduser(path)) for path in settings.write)  # noqa: PTH100, PTH111 - plain strings
-    return tuple(place for place in places if os.path.exists(place))  # noqa: PTH110 - plain strings
+    free = [os.path.abspath(os.path.expanduser(path)) for path in settings.write]  # noqa: PTH100, PTH111 - a plain string
+    return [path for path in inside if not is_in(path, free)]
 
 
 def hidden_beside(visible: Iterable[str]) -> list[str]:
@@ -418,15 +457,19 @@ _SETTINGS = {"core.checkstat": "minimal", "core.trustctime": "false", "core.fsmo
 GIT_GLOBAL = {"safe.barerepository": "explicit", "log.showsignature": "false", **_SETTINGS}
 
 
-def inert_git_config(path: str, *, write: bool, user: bool = False) -> tuple[str, bool]:
+def inert_git_config(path: str, *, write: bool, user: bool = False, within: str = "/") -> tuple[str, bool]:
     """Return a configuration's text without what could run a program, and whether anything was left out.
 
     Args:
         path: The file; one that cannot be read counts as empty.
         write: The command may write, so filters stay.
         user: It is the user's own configuration and not a repository's.
+        within: A working tree elsewhere is left out: git would write there what a command has recorded.
     """
     rows, is_read = _git_rows(path)
+    trees = (os.path.join(os.path.dirname(path), value) for key, value in rows if key == "core.worktree")  # noqa: PTH118, PTH120 - plain strings
+    if not all(is_in(os.path.realpath(tree), (within,)) for tree in trees):
+        rows, is_read = tuple(row for row in rows if row[0] != "core.worktree"), False
     inert = [
         (key, _without_password(value))
         for key, value in rows
@@ -436,13 +479,20 @@ def inert_git_config(path: str, *, write: bool, user: bool = False) -> tuple[str
     return _git_text([*inert, *(GIT_GLOBAL if user else _SETTINGS).items()]), dropped
 
 
-def git_reads(path: str) -> list[str]:
-    """Return what else a configuration has git read or run in the user's name: included files, a folder of hooks."""
-    above, found = os.path.dirname(path), []  # noqa: PTH120 - a plain string
-    for key, value in _git_rows(path)[0]:
-        if key == "core.hookspath" or (key.startswith("include") and key.endswith(".path")):
-            base = f"{above}/.." if key == "core.hookspath" else above
-            found.append(os.path.realpath(os.path.join(base, os.path.expanduser(value))))  # noqa: PTH111, PTH118 - likewise
+def git_reads(path: str, tops: Iterable[str]) -> set[str]:
+    """Return what else a configuration has git read or run: included files, theirs, and hooks below one of `tops`."""
+    found: set[str] = set()
+    left = [path]
+    while left:
+        file = left.pop()
+        for key, value in _git_rows(file)[0]:
+            place = os.path.expanduser(value)  # noqa: PTH111 - a plain string
+            if key == "core.hookspath":
+                found |= {os.path.realpath(os.path.join(top, place)) for top in tops}  # noqa: PTH118 - plain strings
+            elif key.startswith("include") and key.endswith(".path"):
+                included = os.path.realpath(os.path.join(os.path.dirname(file), place))  # noqa: PTH118, PTH120 - plain strings
+                left += [] if included in found else [included]
+                found.add(included)
     return found
 
 
@@ -463,7 +513,10 @@ def _read_git_rows(path: str, _changed_ns: int, _size: int) -> tuple[tuple[tuple
     if git is None:
         return (), False
     words = [git, "config", "--file", path, "--no-includes", "--null", "--list"]
-    done = subprocess.run(words, capture_output=True, check=False, env={}, cwd="/", timeout=10)  # noqa: S603 - fixed words
+    try:
+        done = subprocess.run(words, capture_output=True, check=False, env={}, cwd="/", timeout=10)  # noqa: S603 - fixed words
+    except subprocess.TimeoutExpired:  # a pipe has taken its place
+        return (), False
     rows = [row.partition("\n") for row in done.stdout.decode("utf-8", "surrogateescape").split("\0") if row]
     # A key without a value is true.
     return tuple((key, value if separator else "true") for key, separator, value in rows), done.returncode == 0

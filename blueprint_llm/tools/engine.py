@@ -8,15 +8,17 @@ asked again.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blueprint_llm.config.blocks import Tools
+from blueprint_llm.config.blocks import Rule, Tools
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import ConfigError, ToolError
 from blueprint_llm.secret import revealed
@@ -24,7 +26,14 @@ from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, Deny
 from blueprint_llm.tools.commands import CommandTools, Spawner
 from blueprint_llm.tools.execution import Executor, Surroundings
 from blueprint_llm.tools.files import FileTools, Journal
-from blueprint_llm.tools.registry import BadArgumentsError, Registered, from_function, from_schema, read_arguments
+from blueprint_llm.tools.registry import (
+    BadArgumentsError,
+    McpConnection,
+    Registered,
+    from_function,
+    from_schema,
+    read_arguments,
+)
 from blueprint_llm.tools.rules import Judged, Mode, Policy, ToolDecision, load_rules
 from blueprint_llm.tools.sandbox import Confinement
 from blueprint_llm.tools.sealed import Audit, Grants, fingerprint, load_key, state_folder
@@ -33,6 +42,10 @@ from blueprint_llm.types import Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+# What a person was shown of calls, and answered, by the calls' ids.
+Answers = dict[str, tuple[ApprovalRequest, ApprovalDecision]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +83,14 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
         root, sandbox = self.workspace.root, self.settings.sandbox
         if not os.path.isdir(root):  # noqa: PTH112 - a plain string
             raise ConfigError(f"tools.workspace: {self.settings.workspace} is not a folder")
-        loaded = load_rules(given.rules if rules is None else rules, self.workspace)
-        self._policy = Policy(loaded, self.workspace, self.settings, lambda effects: confinement.doubts(effects))  # noqa: PLW0108 - made below, of what the policy hides
-        confinement = Confinement(root, sandbox, self._policy.hides, self._policy.keeps)
-        self._open(confinement)
+        self._rules = load_rules(given.rules if rules is None else rules, self.workspace)
+        self._policy = self._policy_of(self._rules)
+        self._confinement = Confinement(root, sandbox, self._policy.hides, self._policy.keeps)
+        self._open(self._confinement)
+
+    def _policy_of(self, rules: tuple[Rule, ...]) -> Policy:
+        # The confinement is made of what the policy hides, so it is looked up late.
+        return Policy(rules, self.workspace, self.settings, lambda allowance: self._confinement.doubts(allowance))  # noqa: PLW0108 - likewise
 
     def _open(self, confinement: Confinement) -> None:
         own = fingerprint(self.workspace.root)[:16]
@@ -149,8 +166,6 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
 
     async def connect(self) -> None:
         """Start the configured MCP servers and register their tools; once. Raises ToolError if one does not start."""
-        from blueprint_llm.tools.mcp import McpConnection  # noqa: PLC0415 - only where servers are configured
-
         for name, config in self.settings.mcp_servers.items():
             if name in self._connected:  # by an earlier run, or by one that connects right now
                 continue
@@ -158,24 +173,19 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
             own = {variable: revealed(value) for variable, value in config.env.items()}
             connection = McpConnection(name, config, {**self._environment(), **own}, self.workspace.root)
             try:
-                for registered in await connection.open():
-                    self.register_tool(registered)
+                found = self._under_free_names(await connection.open())
             except BaseException:
                 self._connected.discard(name)
+                connection.close()
                 raise
+            self._tools |= found
             self._closers.append(connection.close)
 
-    async def _refresh(self, name: str) -> None:
-        """Read a foreign tool's declaration again; a change is remembered, and its calls ask from then on."""
-        registered = self._tools.get(name)
-        if registered is None or registered.refresh is None:
-            return
-        with suppress(ToolError, TimeoutError):  # a server that fails will fail the call itself
-            now = await registered.refresh()
-            if now is None:
-                del self._tools[name]
-            elif now.tool != registered.tool:
-                self._tools[name] = replace(now, changed=True)
+    def _under_free_names(self, found: Sequence[Registered]) -> dict[str, Registered]:
+        named = {registered.tool.name: registered for registered in found}
+        if taken := sorted(named.keys() & self._tools.keys()):
+            raise ToolError(f"a tool named {taken[0]} is registered already")
+        return named
 
     def tools(self) -> list[Tool]:
         """Return what the model may be told of."""
@@ -198,7 +208,7 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
     def _judged(self, name: str, arguments: object, *, tainted: bool = False) -> Judged:
         if registered := self._tools.get(name):
             return self._policy.judge(registered, arguments, tainted=tainted)
-        decision = ToolDecision(decision="deny", rule_id=None, reasons=(f"there is no tool named {name!r}",))
+        decision = ToolDecision(decision="deny", reasons=(f"there is no tool named {name!r}",))
         return Judged(registered=from_schema(Tool(name="unknown"), lambda: None), decision=decision)
 
     def judge(self, ready: Ready) -> Judged:
@@ -210,8 +220,20 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
         return judged
 
     def would_allow(self, name: str, arguments: object) -> str:
-        """Return the rule that would allow a call, as it is written in the file; empty for an unknown tool."""
-        return self._judged(name, arguments).suggestion if name in self._tools else ""
+        """Return the rule that would allow a call, as it is written in the file; empty where none would.
+
+        Nothing does what another rule, the kernel here or the kind of a file asks about all the same.
+        """
+        if name not in self._tools:
+            return ""
+        rule = self._judged(name, arguments).suggestion
+        for tried in (rule, {key: value for key, value in rule.items() if key != "effects"}):  # reading may be enforced
+            with suppress(ConfigError):  # such as a path that is no glob
+                policy = self._policy_of((*self._rules, *load_rules([tried], self.workspace)))
+                if policy.judge(self._tools[name], arguments).decision.decision == "allow":
+                    words = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in tried.items())
+                    return "{" + ", ".join(words) + "}"
+        return ""
 
     # Running.
 
@@ -219,6 +241,8 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
         """Judge, ask where needed, and run one call. Raises ToolError if it is no call at all, or a part of one."""
         if isinstance(call, Mapping):
             inner = call.get("function", call)
+            if not isinstance(inner, Mapping):
+                raise ToolError("only a complete, validated tool call can be run")
             identity, name = str(call.get("id") or "call"), str(inner.get("name") or "")
             try:
                 call = ToolCall(id=identity, name=name, arguments=read_arguments(inner.get("arguments", {})))
@@ -226,13 +250,11 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
                 return ToolResult(tool_call_id=identity, name=name, status="error", content=f"not run: {error}")
         if not isinstance(call, ToolCall):
             raise ToolError("only a complete, validated tool call can be run")
-        ready = Ready(call=call)
-        judged = self.judge(ready)
-        if judged.decision.decision != "ask":
-            return await self.run(ready)
-        request = request_for(judged)
-        settled = self.settle(ready, request, (await self.approve([request]))[0])
-        return settled if isinstance(settled, ToolResult) else await self.run(settled)
+        judged, answers = self.judge(ready := Ready(call=call)), {}
+        if judged.decision.decision == "ask":
+            request = request_for(judged)
+            answers[call.id] = request, (await self.approve([request]))[0]
+        return (await self.perform([ready], answers))[call.id]
 
     async def approve(self, batch: Sequence[ApprovalRequest]) -> list[ApprovalDecision]:
         """Ask the approver; without one everything is rejected."""
@@ -257,7 +279,14 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
 
     async def run(self, ready: Ready) -> ToolResult:
         """Judge once more and run, if it is allowed or is exactly what was approved."""
-        await self._refresh(ready.call.name)
+        known = self._tools.get(ready.call.name)
+        if known and known.refresh:  # a foreign tool: a change is remembered, and its calls ask from then on
+            with suppress(ToolError, TimeoutError):  # a server that fails will fail the call itself
+                now = await known.refresh()
+                if now is None:
+                    del self._tools[ready.call.name]
+                elif now.tool != known.tool:
+                    self._tools[ready.call.name] = replace(now, changed=True)
         judged = self.judge(ready)
         why = "; ".join(judged.decision.reasons)
         if judged.decision.decision == "deny":
@@ -269,17 +298,29 @@ class ToolEngine(AbstractContextManager["ToolEngine"], AbstractAsyncContextManag
             return self._refuse(judged, changed)
         return await self._executor.run(judged)
 
-    async def run_all(self, batch: Sequence[Ready], parallel: int) -> list[ToolResult]:
-        """Run calls that may run side by side; the results are in call order."""
-        places = asyncio.Semaphore(max(1, parallel))
+    async def perform(self, batch: Sequence[Ready], answers: Answers) -> dict[str, ToolResult]:
+        """Run calls, those that a person was asked about as they were answered; the results by the calls' ids.
 
-        async def one(ready: Ready) -> ToolResult:
+        They run in order, and side by side only where every call of a stretch is marked safe for it.
+        """
+        places, results = asyncio.Semaphore(self.settings.loop.parallel), {}
+
+        async def one(ready: Ready) -> None:
             async with places:
-                return await self.run(ready)
+                answer = answers.get(ready.call.id)
+                settled = self.settle(ready, *answer) if answer else ready
+                results[ready.call.id] = settled if isinstance(settled, ToolResult) else await self.run(settled)
 
-        async with asyncio.TaskGroup() as group:  # a cancellation reaches every call, and is raised when all have ended
-            running = [group.create_task(one(ready)) for ready in batch]
-        return [task.result() for task in running]
+        side_by_side = {name for name, registered in self._tools.items() if registered.traits.parallel}
+        for is_parallel, stretch in groupby(batch, lambda ready: ready.call.name in side_by_side):
+            if is_parallel:
+                async with asyncio.TaskGroup() as group:  # a cancellation is raised when all have ended
+                    for ready in stretch:
+                        group.create_task(one(ready))
+            else:
+                for ready in stretch:
+                    await one(ready)
+        return results
 
 
 def open_audit(settings: Tools, world: Surroundings | None = None) -> Audit:

@@ -25,9 +25,8 @@ from pydantic_core import to_jsonable_python
 from blueprint_llm.engine import otel
 from blueprint_llm.errors import StoreError, ToolError
 from blueprint_llm.redaction import redact
-from blueprint_llm.tools.commands import to_its_end
-from blueprint_llm.tools.registry import Ran, tool
-from blueprint_llm.tools.show import visible
+from blueprint_llm.tools.registry import Ran, to_its_end, tool
+from blueprint_llm.tools.words import visible
 from blueprint_llm.types import ToolResult
 
 if TYPE_CHECKING:
@@ -123,13 +122,13 @@ class Executor:
         is awaited if it can be.
         """
         registered = judged.registered
-        keywords = judged.keywords | ({"allowance": judged.allowance} if registered.traits.confined else {})
+        keywords = judged.keywords | ({"claims": judged.claims} if registered.traits.judged else {})
         function = partial(registered.handler, **keywords)
         try:
             is_async = inspect.iscoroutinefunction(registered.handler)
             value = function() if is_async else await self._in_thread(partial(_caught, function), waits=False)
             if hasattr(type(value), "__await__"):  # a value may lie about its class, or refuse to tell
-                async with asyncio.timeout(None if registered.traits.confined else self._timeout_s):
+                async with asyncio.timeout(None if registered.traits.judged else self._timeout_s):
                     value = await value
             if type(value) is GeneratorType:  # which may have no end
                 value = await self._in_thread(partial(_caught, partial(_collected, value)), waits=False)

@@ -33,56 +33,64 @@ _NOISE = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv
 
 
 class FileTools:
-    """Tools bound to one workspace. `shuts` says whether a rule keeps a file that a walk comes upon from a tool."""
+    """Tools bound to one workspace. `shuts` says whether a rule keeps a file that a walk comes upon from a tool.
+
+    They act on the `claims` that were judged, and not on their arguments again.
+    """
 
     def __init__(self, workspace: Workspace, root: Root, journal: Journal, shuts: Callable[[str, str], bool]) -> None:
         self._workspace, self._root, self._journal, self._shuts = workspace, root, journal, shuts
 
-    @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
-    def read_file(self, path: str) -> str:
+    @tool(effect="read", paths=("path",), parallel=True, idempotent=True, judged=True)
+    def read_file(self, path: str, *, claims: Claims) -> str:
         """Read a text file of the workspace."""
-        stored = load(self._root, self._workspace.locate(path).path)
+        stored = load(self._root, claims.places[0].path)  # as it was judged: a link may lead elsewhere by now
         if stored is None:
             raise FileNotFoundError(2, "no such file", path)
         if b"\0" in stored.content[:8192]:
             raise ValueError(f"{path} is not a text file ({len(stored.content)} bytes)")
         return stored.content.decode("utf-8", "replace")
 
-    @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
-    def list_files(self, path: str, pattern: str = "**") -> str:
+    @tool(effect="read", paths=("path",), parallel=True, idempotent=True, judged=True)
+    def list_files(self, path: str, pattern: str = "**", *, claims: Claims) -> str:  # noqa: ARG002 - see `claims`
         """List the files below a folder, one path a line; `pattern` is a glob on the path below that folder."""
         shape = glob(pattern if "/" in pattern or "**" in pattern else f"**/{pattern}").pattern.removesuffix(r"\Z")
         matches = _linear_search(rf"(?s)\A{shape}\z")
         found = []
-        for name, whole in self._walk(self._workspace.locate(path).path):
+        for name, whole in self._walk(claims.places[0].path):
             if (pattern == "**" or matches(name)) and not self._shuts("list_files", whole):
                 found.append(name)
             if len(found) >= _MAX_ENTRIES:
                 return "\n".join([*found, f"... cut at {_MAX_ENTRIES} files: give a narrower pattern"])
         return "\n".join(found) or "no files"
 
-    @tool(effect="read", paths=("path",), parallel=True, idempotent=True)
-    def search_files(self, pattern: str, path: str = ".") -> str:
+    @tool(effect="read", paths=("path",), parallel=True, idempotent=True, judged=True)
+    def search_files(self, pattern: str, path: str = ".", *, claims: Claims) -> str:  # noqa: ARG002 - see `claims`
         """Search text files for a regular expression (Rust syntax); one `file:line: text` a line."""
         hits: list[str] = []
+        linked: list[str] = []
         finds = _linear_search(pattern)
-        for name, content in self._texts(self._workspace.locate(path).path):
+        for name, content in self._texts(claims.places[0].path, linked):
             if finds(content):
                 lines = content.split("\n")
                 hits += [f"{name}:{number}: {line[:400]}" for number, line in enumerate(lines, 1) if finds(line)]
             if len(hits) >= _MAX_HITS:
                 return "\n".join([*hits[:_MAX_HITS], f"... cut at {_MAX_HITS} lines: give a narrower pattern"])
+        if linked:  # one of them may be a denied file under another name
+            hits.append(
+                f"... {len(linked)} files with several hard links were not searched, such as {linked[0]}: read it"
+            )
         return "\n".join(hits) or "no match"
 
-    @tool(effect="write", paths=("path",))
-    def write_file(self, path: str, content: str) -> str:
+    @tool(effect="write", paths=("path",), judged=True)
+    def write_file(self, path: str, content: str, *, claims: Claims) -> str:  # noqa: ARG002 - see `claims`
         """Write a whole text file of the workspace, in place of what was there."""
-        return self._apply(self.write_claims({"path": path, "content": content}).staged)
+        return self._apply(claims.staged)
 
-    @tool(effect="write")
-    def patch(self, patch: str) -> str:
+    @tool(effect="write", judged=True)
+    def patch(self, patch: str, *, claims: Claims) -> str:  # noqa: ARG002 - see `claims`
         """Change files (all or none): unified diff, a `*** Begin Patch` block, or a path and <<<<<<< SEARCH blocks."""
-        return self._apply(self.patch_claims({"patch": patch}).staged)
+        return self._apply(claims.staged)
 
     def write_claims(self, arguments: Mapping[str, Any]) -> Claims:
         """The file that `write_file` would leave behind."""
@@ -97,7 +105,7 @@ class FileTools:
         try:
             edits = parse_patch(arguments["patch"])
             for edit in edits:
-                for path in filter(None, (edit.path, edit.moved_to)):
+                for path in (edit.path, edit.moved_to or edit.path):
                     places[path] = places.get(path) or self._workspace.locate(path)
                 edit.path = places[edit.path].path
                 edit.moved_to = places[edit.moved_to].path if edit.moved_to else None
@@ -122,12 +130,15 @@ class FileTools:
                 names = [f"{below}/{name}".lstrip("/") for name in sorted(files)]
                 yield from ((name, above + name) for name in names)
 
-    def _texts(self, top: str) -> Iterator[tuple[str, str]]:
+    def _texts(self, top: str, linked: list[str]) -> Iterator[tuple[str, str]]:
         is_file = Path(self._workspace.root, top).is_file()  # only picks a way: opening is confined
         for path in [top] if is_file else [whole for _, whole in self._walk(top)]:
             if secrecy(path) or self._shuts("search_files", path) or self._shuts("read_file", path):
                 continue
             with suppress(OSError):
+                if not is_file and os.stat(path, dir_fd=self._root.fd, follow_symlinks=False).st_nlink > 1:
+                    linked.append(path)
+                    continue
                 content, _ = self._root.read(path, _MAX_SEARCHED_BYTES)
                 if b"\0" not in content[:8192] and len(content) <= _MAX_SEARCHED_BYTES:
                     yield path, content.decode("utf-8", "replace")
@@ -172,20 +183,20 @@ class Journal:
         """
         with locked(self._folder / "lock"):
             self._recover(root)
-            token = self._random(8).hex()
-            place, entries = self._folder / f"{token}.json", []
+            token, files = self._random(8).hex(), []
             for number, item in enumerate(staged):
                 above, _, name = item.path.rpartition("/")
-                temporary = f".blueprint-{token}-{number}" if item.after else None
-                entries.append({"folder": above or ".", "name": name, "temporary": temporary})
+                files.append([above or ".", name, f".blueprint-{token}-{number}" if item.after else ""])
+            place = self._folder / f"{token}.json"
             try:
-                write_whole(place, json.dumps({"state": "prepare", "files": entries}).encode())
-                self._stage(root, staged, entries)
-                write_whole(place, json.dumps({"state": "apply", "files": entries}).encode())
+                write_whole(place, json.dumps(["prepare", files]).encode())
+                _prepare(root, staged, files)
+                write_whole(place, json.dumps(["apply", files]).encode())
             except BaseException:
-                _sweep(root, entries, place)
+                self._sweep(root, files, place)
                 raise
-            self._finish(root, entries, place)
+            if stuck := self._finish(root, files, place):
+                raise ChangedError(errno.ESTALE, "changed while the patch was applied: read it again", ", ".join(stuck))
 
     def recover(self, root: Root) -> None:
         """Finish or undo what a killed process left behind."""
@@ -193,40 +204,49 @@ class Journal:
             with locked(self._folder / "lock"):
                 self._recover(root)
 
-    def _stage(self, root: Root, staged: Sequence[Staged], entries: list[dict[str, Any]]) -> None:
-        for item, entry in zip(staged, entries, strict=True):
-            if item.after is not None:
-                with root.folder(entry["folder"], create=True) as folder:
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                    with os.fdopen(os.open(entry["temporary"], flags, 0o600, dir_fd=folder), "wb") as file:
-                        file.write(item.after.content)
-                        file.flush()
-                        os.fchmod(file.fileno(), item.after.mode)
-                        os.fsync(file.fileno())
-        for item in staged:
-            if digest(load(root, item.path)) != digest(item.before):
-                raise ChangedError(errno.ESTALE, "changed since the patch was prepared", item.path)
-
-    def _finish(self, root: Root, entries: list[dict[str, Any]], place: Path) -> None:
-        for entry in entries:
-            with root.folder(entry["folder"]) as folder, suppress(FileNotFoundError):  # done before it was killed
-                if entry["temporary"]:
-                    os.rename(entry["temporary"], entry["name"], src_dir_fd=folder, dst_dir_fd=folder)
-                else:
-                    os.unlink(entry["name"], dir_fd=folder)
-        place.unlink(missing_ok=True)
-
     def _recover(self, root: Root) -> None:
         for place in sorted(self._folder.glob("*.json")):
-            record: dict[str, Any] = {"state": "prepare", "files": []}
+            state, files = "prepare", []
             with suppress(ValueError):
-                record = json.loads(place.read_bytes())
-            (self._finish if record["state"] == "apply" else _sweep)(root, record["files"], place)
+                state, files = json.loads(place.read_bytes())
+            (self._finish if state == "apply" else self._sweep)(root, files, place)
+
+    def _finish(self, root: Root, files: list[list[str]], place: Path) -> list[str]:
+        """Put every file in its place; return those where that was done before, or something else is in the way."""
+        stuck = []
+        for above, name, fresh in files:
+            try:
+                with root.folder(above) as folder:
+                    if fresh:
+                        os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+                    else:
+                        os.unlink(name, dir_fd=folder)
+            except OSError:  # the rest of the patch is applied all the same, and the journal must not stay for ever
+                stuck.append(f"{above}/{name}".removeprefix("./"))
+        self._sweep(root, files if stuck else [], place)
+        return stuck
+
+    def _sweep(self, root: Root, files: list[list[str]], place: Path) -> None:
+        for above, _, fresh in files:
+            if fresh:
+                with suppress(OSError), root.folder(above) as folder:
+                    os.unlink(fresh, dir_fd=folder)
+        place.unlink(missing_ok=True)
 
 
-def _sweep(root: Root, entries: list[dict[str, Any]], place: Path) -> None:
-    for entry in entries:
-        if entry["temporary"]:
-            with suppress(OSError), root.folder(entry["folder"]) as folder:
-                os.unlink(entry["temporary"], dir_fd=folder)
-    place.unlink(missing_ok=True)
+def _prepare(root: Root, staged: Sequence[Staged], files: list[list[str]]) -> None:
+    """Write the new files beside the old ones, and look whether those are still what the change was made for."""
+    for item, (above, _, fresh) in zip(staged, files, strict=True):
+        if item.after is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with (
+                root.folder(above, create=True) as folder,
+                os.fdopen(os.open(fresh, flags, 0o600, dir_fd=folder), "wb") as file,
+            ):
+                file.write(item.after.content)
+                file.flush()
+                os.fchmod(file.fileno(), item.after.mode)
+                os.fsync(file.fileno())
+    for item in staged:
+        if digest(load(root, item.path)) != digest(item.before):
+            raise ChangedError(errno.ESTALE, "changed since the patch was prepared", item.path)

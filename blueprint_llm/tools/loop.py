@@ -8,50 +8,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, TypeAdapter
 
-from blueprint_llm.errors import (
-    ApprovalPending,
-    BudgetExceededError,
-    QuotaExceededError,
-    ToolCallInvalidError,
-)
+from blueprint_llm.errors import ApprovalPending, BudgetExceededError, QuotaExceededError, ToolCallInvalidError
 from blueprint_llm.streaming.chunks import text_of
-from blueprint_llm.tools.approval import ApprovalDecision, ApprovalRequest, answers_to, request_for
-from blueprint_llm.tools.engine import Ready, ToolEngine
+from blueprint_llm.tools.approval import ApprovalRequest, answers_to, request_for
+from blueprint_llm.tools.engine import Answers, Ready, ToolEngine
 from blueprint_llm.tools.sealed import PendingStore, state_folder
 from blueprint_llm.types import ChatMessage, ChatRequest, ChatResponse, Record, ToolCall, ToolResult, UsageInfo
 
-if TYPE_CHECKING:
-    from blueprint_llm.tools.rules import Judged
-
 Chat = Callable[[ChatRequest], Awaitable[ChatResponse]]
 Stop = Literal["done", "max_turns", "max_denials", "budget", "approval", "error"]
-Shown = dict[str, tuple[ApprovalRequest, ApprovalDecision]]
 _WAITING = TypeAdapter(list[ApprovalRequest])
 
 
 class RunResult(Record):
-    """What a run came to.
+    """What a run came to."""
 
-    Attributes:
-        content: The model's last text.
-        messages: The whole conversation, ready to be continued.
-        stop: Why it ended; `approval` only on `ApprovalPending.result`, `error` only on an error's `run`.
-        usage: Tokens and cost of all its chats.
-        trace: The last chat's.
-        state_id: What `resume` takes, where it can go on.
-    """
-
-    content: str = ""
-    messages: list[ChatMessage] = Field(default_factory=list)
+    content: str = ""  # the model's last text
+    messages: list[ChatMessage] = Field(default_factory=list)  # the whole conversation, ready to be continued
     tool_results: list[ToolResult] = Field(default_factory=list)
-    stop: Stop = "done"
-    usage: UsageInfo | None = None
-    trace: dict[str, Any] = Field(default_factory=dict)
-    state_id: str | None = None
+    stop: Stop = "done"  # `approval` only on `ApprovalPending.result`, `error` only on an error's `run`
+    usage: UsageInfo | None = None  # tokens and cost of all its chats
+    trace: dict[str, Any] = Field(default_factory=dict)  # the last chat's
+    state_id: str | None = None  # what `resume` takes, where it can go on
 
 
 async def run_loop(engine: ToolEngine, request: ChatRequest, chat: Chat) -> RunResult:
@@ -70,32 +52,27 @@ async def run_loop(engine: ToolEngine, request: ChatRequest, chat: Chat) -> RunR
 async def resume_loop(engine: ToolEngine, state_id: str, decisions: Any, chat: Chat) -> RunResult:
     """Go on with a run that waited, or that an error ended, under the policy of today.
 
-    Args:
-        engine: Runs the tools.
-        state_id: From `ApprovalPending` or `error.run`.
-        decisions: One per waiting call in order, or by call id: an `ApprovalDecision`, its fields, or a bool.
-        chat: Sends a request to a model.
-
-    Raises:
-        ToolDeniedError: When the stored run is missing, used up, expired or was changed.
-        Exception: As `run_loop`.
+    `decisions` are one per waiting call in order, or by call id: an `ApprovalDecision`, its fields, or a bool. Raises
+    ToolDeniedError if the stored run is missing, used up, expired or was changed, and what `run_loop` raises.
     """
     await engine.connect()
-    state, is_interrupted = _store(engine).claim(state_id)
-    calls = [ToolCall(**call) for call in state["calls"]]
-    waiting = _WAITING.validate_python(state["waiting"])
-    kept = state.get("run", state)  # 0.2.0 kept a run's fields beside its calls; an approval may wait over an upgrade
-    request = ChatRequest(**state["request"], messages=kept["messages"])
-    run = _Run(**{**kept, "engine": engine, "request": request, "chat": chat, "state_id": state_id})
-    if is_interrupted:
-        await run.work(calls, known=run.already_started(calls), shown={})
+    with _store(engine).claim(state_id) as (state, is_interrupted):
+        calls = [ToolCall(**call) for call in state["calls"]]
+        waiting = _WAITING.validate_python(state["waiting"])
+        kept = state.get(
+            "run", state
+        )  # 0.2.0 kept a run's fields beside its calls; an approval may wait over an upgrade
+        request = ChatRequest(**state["request"], messages=kept["messages"])
+        run = _Run(**{**kept, "engine": engine, "request": request, "chat": chat, "state_id": state_id})
+        if is_interrupted:
+            await run.work(calls, known=run.already_started(calls), shown={})
+            return await run.turns()
+        if isinstance(decisions, Mapping):
+            waiting = [item for item in waiting if item.id in decisions]
+            decisions = [decisions[item.id] for item in waiting]
+        answers = answers_to(waiting, decisions)
+        await run.work(calls, known={}, shown={item.id: (item, answers[at]) for at, item in enumerate(waiting)})
         return await run.turns()
-    if isinstance(decisions, Mapping):
-        waiting = [item for item in waiting if item.id in decisions]
-        decisions = [decisions[item.id] for item in waiting]
-    answers = answers_to(waiting, decisions)
-    await run.work(calls, known={}, shown={item.id: (item, answers[at]) for at, item in enumerate(waiting)})
-    return await run.turns()
 
 
 def _store(engine: ToolEngine) -> PendingStore:
@@ -204,28 +181,32 @@ class _Run(BaseModel):
         self.messages += [message, result.to_message().to_dict()]
         return True
 
-    async def work(self, calls: list[ToolCall], *, known: dict[str, ToolResult], shown: Shown) -> None:
+    async def work(self, calls: list[ToolCall], *, known: dict[str, ToolResult], shown: Answers) -> None:
         """Bring every call of a turn to a result, and append one message per call, in call order.
 
         `known` are results that an earlier resume came to; `shown` is what a person has answered already, which
         holds for calls that still are what was shown.
         """
         ready = [self._ready(call) for call in calls if call.id not in known]
-        judged = {item.call.id: self.engine.judge(item) for item in ready}
-        asking = [item.call for item in ready if judged[item.call.id].decision.decision == "ask"]
-        batch = [request_for(judged[call.id]) for call in asking if not _still_good(call, judged, shown)]
-        answers = dict(shown)
+        asked = [request_for(judged) for judged in map(self.engine.judge, ready) if judged.decision.decision == "ask"]
+        answers: Answers = {}
+        for item in asked:
+            request, answer = shown.get(item.id, (item, None))
+            if answer and (
+                answer.decision == "reject" or (answer.decision != "later" and request.binding == item.binding)
+            ):
+                answers[item.id] = request, answer
+        batch = [item for item in asked if item.id not in answers]
         if batch:
             given = answers_to(batch, await self.engine.approve(batch)) if self.engine.approver is not None else []
             if not given or any(answer.decision == "later" for answer in given):
-                waiting = [request_for(judged[call.id]) for call in asking]
-                self.keep(calls, waiting)
+                self.keep(calls, asked)
                 pending = ApprovalPending(str(self.state_id))
                 pending.result = self.ended("approval")  # type: ignore[attr-defined] # the run so far, for whoever catches it
-                pending.requests = waiting  # type: ignore[attr-defined] # what waits
+                pending.requests = asked  # type: ignore[attr-defined] # what waits
                 raise pending
             answers |= {item.id: (item, answer) for item, answer in zip(batch, given, strict=True)}
-        results = {**known, **await self._run_all(ready, judged, answers)}
+        results = {**known, **await self.engine.perform(ready, answers)}
         for call in calls:
             registered, result = self.engine.registered(call.name), results[call.id]
             self.tainted |= bool(registered and registered.traits.outside and result.status != "denied")
@@ -238,32 +219,6 @@ class _Run(BaseModel):
 
     def _ready(self, call: ToolCall) -> Ready:
         return Ready(call=call, tainted=self.tainted, run=f"{self.id}:{self.turn}")
-
-    async def _run_all(self, batch: list[Ready], judged: Mapping[str, Judged], answers: Shown) -> dict[str, ToolResult]:
-        """Run what may run, side by side only where every call of a stretch is marked safe for it."""
-        results: dict[str, ToolResult] = {}
-        stretch: list[Ready] = []
-
-        async def run_stretch() -> None:
-            found = await self.engine.run_all(stretch, self.engine.settings.loop.parallel)
-            results.update({ready.call.id: result for ready, result in zip(stretch, found, strict=True)})
-            stretch.clear()
-
-        for ready in batch:
-            identity = ready.call.id
-            settled: Ready | ToolResult = ready
-            if judged[identity].decision.decision == "ask":
-                settled = self.engine.settle(ready, *answers[identity])
-            if isinstance(settled, ToolResult):
-                results[identity] = settled
-                continue
-            if judged[identity].registered.traits.parallel:
-                stretch.append(settled)
-            else:
-                await run_stretch()
-                results[identity] = await self.engine.run(settled)
-        await run_stretch()
-        return results
 
     def already_started(self, calls: Sequence[ToolCall]) -> dict[str, ToolResult]:
         """Results for calls that a killed resume had begun: told, and not repeated unless that is harmless."""
@@ -287,15 +242,6 @@ class _Run(BaseModel):
                 tool_call_id=call.id, name=call.name, status="unknown", content=text, audit_seq=begun["seq"]
             )
         return results
-
-
-def _still_good(call: ToolCall, judged: Mapping[str, Judged], shown: Shown) -> bool:
-    """Return True if a stored answer is about this call as it stands now."""
-    if call.id not in shown:
-        return False
-    request, answer = shown[call.id]
-    is_same = request.binding == judged[call.id].binding
-    return answer.decision == "reject" or (is_same and answer.decision != "later")
 
 
 def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:

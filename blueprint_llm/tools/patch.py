@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,11 @@ class Hunk:
     anchors: tuple[str, ...] = ()  # lines to find first, in order (V4A)
     at_end: bool = False  # the lines are the last of the file
     bare: bool | None = None  # the last line lacks its newline afterwards; None: the patch does not say
+
+    @property
+    def states_ends(self) -> bool:
+        """Return True if it says of its lines which end in CRLF."""
+        return any(text.endswith("\r") for _, text in self.lines)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,31 +83,27 @@ def digest(stored: Stored | None) -> str:
 
 
 class _Reader:
-    """The lines of a patch, with a cursor."""
+    """The lines of a patch; those that were taken are gone."""
 
     def __init__(self, text: str) -> None:
         is_crlf = "\r\n" in text and not re.search(r"[^\r]\n", text)
-        self.lines = text.removesuffix("\n").split("\n")
-        self.lines = [line.removesuffix("\r") for line in self.lines] if is_crlf else self.lines
-        self._place = 0
+        lines = text.removesuffix("\n").split("\n")
+        self.left = deque(line.removesuffix("\r") for line in lines) if is_crlf else deque(lines)
+        self._all = len(lines)
 
     @property
     def line(self) -> str:
-        """The line at the cursor; empty at the end."""
-        return "" if self.is_over() else self.lines[self._place]
-
-    def is_over(self) -> bool:
-        return self._place >= len(self.lines)
+        """The next line; empty at the end."""
+        return self.left[0] if self.left else ""
 
     def take(self) -> str:
-        if self.is_over():
+        if not self.left:
             raise PatchError("the patch ends too early")
-        self._place += 1
-        return self.lines[self._place - 1]
+        return self.left.popleft()
 
     def take_while(self, keep: Callable[[str], object]) -> Iterator[str]:
-        while not self.is_over() and keep(self.line):
-            yield self.take()
+        while self.left and keep(self.left[0]):
+            yield self.left.popleft()
 
     def take_signed(self) -> tuple[str, str]:
         line = self.take()
@@ -116,14 +118,14 @@ class _Reader:
                 raise self.fail(f"unexpected text {where}: {line!r}")
 
     def fail(self, problem: str) -> PatchError:
-        return PatchError(f"line {self._place + 1} of the patch: {problem}")
+        return PatchError(f"line {self._all - len(self.left) + 1} of the patch: {problem}")
 
 
 def parse_patch(text: str) -> list[FileEdit]:
     """Return the edits of a patch, in order. Raises PatchError when its format is unknown or it is malformed."""
     reader = _Reader(text)
     for mark, parse in _FORMATS:
-        if any(re.match(mark, line) for line in reader.lines):
+        if any(re.match(mark, line) for line in reader.left):
             if edits := list(parse(reader)):
                 return edits
             break
@@ -155,10 +157,10 @@ def _parse_v4a(reader: _Reader) -> Iterator[FileEdit]:
 
 
 def _v4a_hunks(reader: _Reader) -> Iterator[Hunk]:
-    while not reader.is_over() and not re.match(r"\*\*\* (?:(?:Add|Update|Delete) File:|End Patch)", reader.line):
+    while reader.left and not re.match(r"\*\*\* (?:(?:Add|Update|Delete) File:|End Patch)", reader.line):
         anchors = [line[2:].strip() for line in reader.take_while(lambda line: line.startswith("@@"))]
         hunk = Hunk(anchors=tuple(filter(None, anchors)))
-        while not reader.is_over() and not reader.line.startswith(("@@", "*** ")):
+        while reader.left and not reader.line.startswith(("@@", "*** ")):
             hunk.lines.append(reader.take_signed())
         if not hunk.lines:
             raise reader.fail(f"a hunk without lines, found {reader.line!r}")
@@ -171,7 +173,7 @@ def _v4a_hunks(reader: _Reader) -> Iterator[Hunk]:
 def _parse_blocks(reader: _Reader) -> Iterator[FileEdit]:
     """A path, then <<<<<<< SEARCH, old lines, =======, new lines, >>>>>>> REPLACE."""
     path = ""
-    while not reader.is_over():
+    while reader.left:
         line = reader.take()
         if line.startswith("<<<<<<< SEARCH"):
             if not path:
@@ -192,7 +194,7 @@ _HEADER = re.compile(r"index .+|similarity index .+|new file mode 100644|deleted
 
 def _parse_unified(reader: _Reader) -> Iterator[FileEdit]:
     """A unified diff; git's headers before it are passed over, where what they say is shown by the diff itself."""
-    while not reader.is_over():
+    while reader.left:
         line, heads = reader.line, []
         if is_git := line.startswith("diff --git "):
             reader.take()
@@ -201,6 +203,8 @@ def _parse_unified(reader: _Reader) -> Iterator[FileEdit]:
                 raise reader.fail(f"{odd!r}: modes, links and binary parts cannot be patched")
         if reader.line.startswith("--- "):
             yield _unified_edit(reader, is_rename=any(head.startswith("rename to ") for head in heads))
+        elif renamed := re.fullmatch(r'rename from ([^"]+)\nrename to ([^"]+)', "\n".join(heads[1:])):
+            yield FileEdit(op="update", path=renamed[1], moved_to=renamed[2])
         elif is_git:
             raise reader.fail(f"no lines are changed by {line!r}")
         elif line.strip() and not line.startswith("```"):
@@ -314,7 +318,9 @@ def _edited(edit: FileEdit, old: Stored | None) -> Stored | None:
 def _applied(hunk: Hunk, lines: list[bytes], path: str, shift: int) -> list[bytes]:
     """The lines with one hunk applied; `shift` is by how much earlier hunks have moved it."""
     place = _place(hunk, lines, path, shift)
-    end = b"\r\n" if sum(line.endswith(b"\r\n") for line in lines) * 2 > len(lines) else b"\n"
+    # Where the hunk says which lines end in CRLF, as a diff of such a file does, it says so of all of them.
+    is_crlf = not hunk.states_ends and sum(line.endswith(b"\r\n") for line in lines) * 2 > len(lines)
+    end = b"\r\n" if is_crlf else b"\n"
     fresh: list[bytes] = []
     after = place
     for kind, text in hunk.lines:  # kept lines keep their own bytes
@@ -323,7 +329,7 @@ def _applied(hunk: Hunk, lines: list[bytes], path: str, shift: int) -> list[byte
     if fresh and after == len(lines):
         was_bare = bool(lines) and not lines[-1].endswith(b"\n")
         if was_bare if hunk.bare is None else hunk.bare:
-            fresh[-1] = fresh[-1].removesuffix(b"\n").removesuffix(b"\r")
+            fresh[-1] = fresh[-1].removesuffix(end)
     result = lines[:place] + fresh + lines[after:]
     return [line if line.endswith(b"\n") else line + end for line in result[:-1]] + result[-1:]
 
@@ -335,10 +341,17 @@ def _split(content: bytes) -> list[bytes]:
 
 def _place(hunk: Hunk, raw: list[bytes], path: str, shift: int) -> int:
     """The one line where a hunk belongs."""
-    lines = [line.removesuffix(b"\n").removesuffix(b"\r") for line in raw]
+    lines = [line.removesuffix(b"\n").removesuffix(b"" if hunk.states_ends else b"\r") for line in raw]
     wanted = [text.encode() for kind, text in hunk.lines if kind != "+"]
     named = None if hunk.start is None else hunk.start + shift
-    floor = _after_anchors(hunk.anchors, lines, path)
+    floor = 0
+    for anchor in hunk.anchors:
+        below = range(floor, len(lines))
+        found = [at for at in below if lines[at].strip() == anchor.encode()]
+        found = found or [at for at in below if anchor.encode() in lines[at]]
+        if len(found) != 1:
+            raise PatchError(f"{path}: the anchor {anchor!r} occurs {_times(found)}")
+        floor = found[0] + 1
     if not wanted:
         if named is not None and 0 <= named <= len(lines):
             return named
@@ -349,31 +362,24 @@ def _place(hunk: Hunk, raw: list[bytes], path: str, shift: int) -> int:
         raise PatchError(f"{path}: lines are added without context; give a line before or after them")
     last = len(lines) - len(wanted)
     found = [at for at in range(floor, last + 1) if lines[at : at + len(wanted)] == wanted]
-    if hunk.at_end:
-        found = [at for at in found if at == last]
+    found = [at for at in found if at == last] if hunk.at_end else found
     if named in found:
         return named
     if len(found) == 1 or (found and hunk.anchors):
         return found[0]
     if found:
         raise PatchError(f"{path}: the lines to replace occur {_times(found)}: add context until one place is left")
+    raise _missing(path, wanted, lines)
+
+
+def _missing(path: str, wanted: list[bytes], lines: list[bytes]) -> PatchError:
+    """The error of a hunk that is nowhere, with what comes near its first line."""
     first = next((line for line in wanted if line.strip()), wanted[0]).decode("utf-8", "replace")
     texts = [line.decode("utf-8", "replace") for line in lines]
     candidates = [text for text in texts[:5000] if len(text) <= _COMPARED_CHARS]  # comparing is quadratic
     near = difflib.get_close_matches(first[:_COMPARED_CHARS], candidates, n=3, cutoff=0.6)
     hint = "; ".join(f"line {texts.index(text) + 1} is {text!r}" for text in near)
-    raise PatchError(f"{path}: the lines to replace are not in the file as given, beginning with {first!r}", hint)
-
-
-def _after_anchors(anchors: tuple[str, ...], lines: list[bytes], path: str) -> int:
-    floor = 0
-    for anchor in anchors:
-        found = [at for at in range(floor, len(lines)) if lines[at].strip() == anchor.encode()]
-        found = found or [at for at in range(floor, len(lines)) if anchor.encode() in lines[at]]
-        if len(found) != 1:
-            raise PatchError(f"{path}: the anchor {anchor!r} occurs {_times(found)}")
-        floor = found[0] + 1
-    return floor
+    return PatchError(f"{path}: the lines to replace are not in the file as given, beginning with {first!r}", hint)
 
 
 def _times(found: list[int]) -> str:

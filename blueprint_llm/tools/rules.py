@@ -11,6 +11,8 @@ Judging is pure: it reads the workspace, writes nothing, and a call it cannot un
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +21,7 @@ from pydantic import ValidationError
 from blueprint_llm.config.blocks import Rule, Tools
 from blueprint_llm.config.problems import dotted, mistakes
 from blueprint_llm.errors import ConfigError
-from blueprint_llm.tools.boundary import Allowance, Effects, Patterns, protection, secrecy
+from blueprint_llm.tools.boundary import UNRULED, Effects, Patterns, protection, secrecy
 from blueprint_llm.tools.patch import digest
 from blueprint_llm.tools.registry import BadArgumentsError, Claims, Registered, read_arguments
 from blueprint_llm.tools.sealed import fingerprint
@@ -34,47 +36,39 @@ Mode = Literal["manual", "whitelist", "trust"]
 Answer = Literal["allow", "ask", "deny"]
 _STRICTNESS: dict[Answer, int] = {"allow": 0, "ask": 1, "deny": 2}
 _READERS, _WRITERS = frozenset({"*", "read_file"}), frozenset({"write_file", "patch"})
-# What a command may do that no rule is about, once a person has approved it.
-UNRULED = Allowance(effects=Effects(write=True))
+_NO_GLOB = re.compile(r"^!|\\|\{[^{}]*,[^{}]*\}")  # excluded, escaped, listed
 _NO_CALL = ToolCall(id="", name="", arguments={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDecision:
-    """What becomes of a call, by which rule, and why; `effects` is what a command may do if it runs."""
+    """What becomes of a call, by which rule, and why."""
 
-    decision: Answer
-    rule_id: str | None
-    reasons: tuple[str, ...]
-    effects: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What rules say. `decided` is False where only the default spoke."""
-
-    answer: Answer = "ask"
+    decision: Answer = "ask"
     rule_id: str | None = None
     reasons: tuple[str, ...] = ()
-    decided: bool = True
-    allowance: Allowance = UNRULED
+    effects: tuple[str, ...] = ()  # what a command may do if it runs
+    is_ruled: bool = field(default=True, repr=False)  # False where only the default spoke
+    allowance: Effects = field(default=UNRULED, repr=False)  # the same as `effects`, for the kernel
 
     @property
     def strength(self) -> tuple[int, bool, bool, bool]:
         """How strict it is; of the equally strict, how much a command may do."""
-        effects = self.allowance.effects
-        return _STRICTNESS[self.answer], effects.write, effects.network, self.allowance.paths is None
+        may = self.allowance
+        return _STRICTNESS[self.decision], may.write, may.network, may.paths is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Indexed:
     """A rule, ready to be matched."""
 
-    verdict: Verdict
-    tools: frozenset[str]
+    verdict: ToolDecision
     argv: tuple[frozenset[str], ...]
     paths: Patterns | None
-    is_allow: bool
+
+    @property
+    def is_allow(self) -> bool:
+        return self.verdict.decision == "allow"
 
     def covers(self, place: Located | None) -> bool:
         """Return True if the rule is about a path (None: about a call without one)."""
@@ -125,11 +119,23 @@ def load_rules(raw: Sequence[Any], workspace: Workspace) -> tuple[Rule, ...]:
             found = mistakes(error, Rule, ("tools", "rules", number))
             problems += [f"{dotted(path)}: {text}" for path, text, _ in found]
             continue
-        rules.append(rule.model_copy(update={"id": rule.id or f"rules[{number}]"}))
+        try:
+            paths = None if rule.paths is None else [_pattern(path, workspace) for path in rule.paths]
+        except PathDeniedError as error:
+            problems.append(f"tools.rules[{number}].paths: {error}")
+            continue
+        rules.append(rule.model_copy(update={"id": rule.id or f"rules[{number}]", "paths": paths}))
         problems += [f"tools.rules[{number}]: {text}" for text in _broken_examples(rules[-1], workspace)]
     if problems:
         raise ConfigError("; ".join(problems), problems=problems)
     return tuple(rules)
+
+
+def _pattern(pattern: str, workspace: Workspace) -> str:
+    """Return a glob relative to the workspace. Raises PathDeniedError where it could never match what it seems to."""
+    if _NO_GLOB.search(pattern):
+        raise PathDeniedError(f"{pattern!r}: only `*`, `?` and `**` stand for other names; write one glob for each")
+    return workspace.relative(os.path.expanduser(pattern))  # noqa: PTH111 - a plain string
 
 
 def _broken_examples(rule: Rule, workspace: Workspace) -> Iterator[str]:
@@ -142,11 +148,11 @@ def _broken_examples(rule: Rule, workspace: Workspace) -> Iterator[str]:
             else:
                 verdict = policy.weigh(rule.tools[0], workspace.resolve("".join(example)))
         except PathDeniedError as error:
-            verdict = Verdict(answer="deny", reasons=(str(error),), decided=False)
+            verdict = ToolDecision(decision="deny", reasons=(str(error),), is_ruled=False)
         except ValueError as error:
             yield f"the example {example!r} is no command: {error}"
             continue
-        if (verdict.decided and verdict.answer == _answer(rule)) != is_wanted:
+        if (verdict.is_ruled and verdict.decision == _answer(rule)) != is_wanted:
             must = "must" if is_wanted else "must not"
             yield f"the example {example!r} {must} be decided by this rule ({'; '.join(verdict.reasons) or 'is'})"
 
@@ -167,7 +173,6 @@ class Judged:
     arguments: dict[str, Any] = field(default_factory=dict)  # empty where they could not be read
     keywords: dict[str, Any] = field(default_factory=dict)  # the arguments as the handler gets them
     claims: Claims = field(default_factory=Claims)
-    allowance: Allowance = UNRULED  # what a command may do if it runs
     unenforced: tuple[str, ...] = ()  # why the kernel here cannot hold it to that
 
     @property
@@ -177,9 +182,10 @@ class Judged:
 
     @property
     def grant(self) -> str:
-        """What an approval beyond this call is for: tool, schema, arguments, effects, and how the kernel holds them."""
-        effects = [self.decision.effects, self.allowance.paths, self.unenforced]
-        return fingerprint([self.registered.tool.model_dump(), self.arguments, effects])
+        """What an approval beyond this call is for: tool, schema, arguments, files, effects, and what holds those."""
+        effects = [self.decision.effects, self.claims.effects.paths, self.unenforced]
+        places = [place.path for place in self.claims.places]  # a link in the arguments may lead elsewhere by then
+        return fingerprint([self.registered.tool.model_dump(), self.arguments, places, effects])
 
     @property
     def binding(self) -> str:
@@ -188,8 +194,8 @@ class Judged:
         return fingerprint([self.grant, self.policy, files])
 
     @property
-    def suggestion(self) -> str:
-        """The rule that would allow the call, as it is written in the file."""
+    def suggestion(self) -> dict[str, Any]:
+        """A rule about the call, and little else, that allows it."""
         command, effects = self.claims.command, self.decision.effects
         if command is None:
             path = self.arguments.get("path")
@@ -198,18 +204,15 @@ class Judged:
         else:
             words = [word for word in command.argv[:2] if word == command.argv[0] or word.isalpha()]
             rule = {"allow": "command", "argv": words, **({} if effects == ("read",) else {"effects": list(effects)})}
-        return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in rule.items()) + "}"
+        return rule
 
 
 class Policy:
     """Rules, mode and workspace in one place; the rules are indexed by the tool and the program that they are about.
 
-    `doubts` says why the kernel here cannot hold a command to some effects; empty: it can.
-
-    Attributes:
-        hides: What no process may see: what rules deny to be read, or ask about, since in the middle of a command
-            nobody can be asked.
-        keeps: What no process may change: what rules deny to be written, or ask about.
+    `doubts` says why the kernel here cannot hold a command to what it was allowed; empty: it can. No process may see
+    what `hides` covers, nor change what `keeps` does: what rules deny to be read or written, or ask about, since in the
+    middle of a command nobody can be asked.
     """
 
     def __init__(
@@ -221,45 +224,39 @@ class Policy:
         self._by_tool: dict[str, list[_Indexed]] = {}
         hides: list[str] = []
         keeps: list[str] = []
-        for item in map(self._indexed, rules):
+        for rule in rules:
+            answer, tools, allowance = _answer(rule), set(rule.tools), UNRULED
+            paths = None if rule.paths is None else tuple(rule.paths)
+            if answer == "allow" or "effects" in rule.model_fields_set:
+                write, network = "write" in rule.effects, "network" in rule.effects
+                allowance = Effects(write=write, network=network, paths=paths if answer == "allow" else None)
+            why = (rule.why,) if rule.why else ()
+            item = _Indexed(
+                verdict=ToolDecision(decision=answer, rule_id=rule.id, reasons=why, allowance=allowance),
+                argv=tuple(map(frozenset, rule.argv or ())),
+                paths=None if paths is None else Patterns(paths),
+            )
             programs = {program_name(name) for name in item.argv[0]} if item.argv else {"*"}
-            if not {"command", "*"} & item.tools:
-                programs = {"pytest"} if "run_tests" in item.tools and not item.argv else set()
+            if not {"command", "*"} & tools:
+                programs = {"pytest"} if "run_tests" in tools and not item.argv else set()
             for program in programs:
                 self._by_program.setdefault(program, []).append(item)
-            for tool in item.tools:
+            for tool in tools:
                 self._by_tool.setdefault(tool, []).append(item)
             if not item.is_allow and item.paths and not item.argv:
-                is_hidden = item.tools & _READERS or (item.verdict.answer == "deny" and "command" in item.tools)
+                is_hidden = tools & _READERS or (rule.deny and "command" in tools)
                 hides += item.paths.texts if is_hidden else ()
-                keeps += item.paths.texts if item.tools & _WRITERS else ()
+                keeps += item.paths.texts if tools & _WRITERS else ()
         self.hides, self.keeps = Patterns(hides), Patterns(keeps)
-
-    def _indexed(self, rule: Rule) -> _Indexed:
-        above = self._workspace.root.rstrip("/") + "/"  # patterns may be absolute
-        paths = None if rule.paths is None else tuple(pattern.removeprefix(above) for pattern in rule.paths)
-        answer = _answer(rule)
-        is_allow = answer == "allow"
-        effects = Effects(write="write" in rule.effects, network="network" in rule.effects)
-        is_stated = is_allow or "effects" in rule.model_fields_set
-        allowance = Allowance(effects=effects, paths=paths if is_allow else None) if is_stated else UNRULED
-        reasons = (rule.why,) if rule.why else ()
-        return _Indexed(
-            verdict=Verdict(answer=answer, rule_id=rule.id, reasons=reasons, allowance=allowance),
-            tools=frozenset(rule.tools),
-            argv=tuple(map(frozenset, rule.argv or ())),
-            paths=None if paths is None else Patterns(paths),
-            is_allow=is_allow,
-        )
 
     # What the rules say.
 
-    def weigh(self, tool: str, place: Located | None) -> Verdict:
+    def weigh(self, tool: str, place: Located | None) -> ToolDecision:
         """Return what the rules say of one path of a call, or of a call without paths and words."""
         found = [item.verdict for item in self._about(tool) if item.covers(place)]
         told = f"no rule is about {tool}" + (f" of {place.path}" if place else "")
-        default = Verdict(reasons=(told,), decided=False)
-        return max(found, key=lambda verdict: _STRICTNESS[verdict.answer], default=default)
+        default = ToolDecision(reasons=(told,), is_ruled=False)
+        return max(found, key=lambda verdict: _STRICTNESS[verdict.decision], default=default)
 
     def shuts(self, tool: str, path: str) -> bool:
         """Return True if a rule keeps a file that a walk came upon from a tool."""
@@ -268,7 +265,7 @@ class Policy:
     def _about(self, tool: str) -> list[_Indexed]:
         return [item for name in (tool, "*") for item in self._by_tool.get(name, ()) if not item.argv]
 
-    def weigh_command(self, command: Command) -> Verdict:
+    def weigh_command(self, command: Command) -> ToolDecision:
         """Return what the rules say of a command: the strictest, and of those that allow it the most generous."""
         program = program_name(command.argv[0])
         named = dict.fromkeys(["*", *(program_name(part[0]) for part in command.parts)])
@@ -279,10 +276,10 @@ class Policy:
         own = self._by_program["*"] + self._by_program.get(program, [])
         allowing = [item.verdict for item in own if item.is_allow and item.begins(command.argv)]
         if not allowing:
-            return Verdict(reasons=(f"no rule allows {program}",), decided=False)
+            return ToolDecision(reasons=(f"no rule allows {program}",), is_ruled=False)
         best = max(allowing, key=lambda verdict: verdict.strength)
         if command.doubts:
-            return Verdict(reasons=command.doubts, decided=False, allowance=best.allowance)
+            return ToolDecision(reasons=command.doubts, is_ruled=False, allowance=best.allowance)
         return best
 
     def _forbids(self, item: _Indexed, command: Command) -> bool:
@@ -318,32 +315,31 @@ class Policy:
             # A quote from the files is told only where reading them takes no question.
             if isinstance(error, BadArgumentsError) and error.quote and all(map(self._may_read, error.quoted)):
                 why = f"{error} ({error.quote})"
-            denied = ToolDecision(decision="deny", rule_id=None, reasons=(why,))
+            denied = ToolDecision(decision="deny", reasons=(why,))
             return Judged(registered=registered, decision=denied, arguments=plain)
         verdict = self._verdict(registered, claims, tainted=tainted)
-        is_command = claims.command is not None and verdict.answer != "deny"
+        is_command = claims.command is not None and verdict.decision != "deny"
         is_waived = self._sandbox.backend == "none" and not self._sandbox.required
-        unenforced = self._doubts(verdict.allowance.effects) if is_command and not is_waived else []
+        unenforced = self._doubts(verdict.allowance) if is_command and not is_waived else []
+        reasons = [*verdict.reasons, *unenforced]
         if unenforced:  # the kernel cannot hold the command to what was allowed
-            answer: Answer = "deny" if self._sandbox.required else "ask"
-            verdict = replace(verdict, answer=answer, reasons=(*verdict.reasons, *unenforced))
-        if verdict.answer == "ask":  # a person is told everything there is to say
-            doubts = claims.command.doubts if claims.command else ()
-            verdict = replace(verdict, reasons=(*verdict.reasons, *doubts, *_change_concerns(claims)))
-        decision = ToolDecision(
-            decision=verdict.answer,
-            rule_id=verdict.rule_id,
-            reasons=tuple(dict.fromkeys(verdict.reasons)),
-            effects=verdict.allowance.effects.names if is_command and verdict.answer != "deny" else (),
-        )
+            verdict = replace(verdict, decision="deny" if self._sandbox.required else "ask")
+        if verdict.decision == "ask":  # a person is told everything there is to say
+            reasons += [*(claims.command.doubts if claims.command else ()), *_change_concerns(claims)]
+        effects = verdict.allowance.names if is_command and verdict.decision != "deny" else ()
         return Judged(
-            registered=registered, decision=decision, policy=self._digest, arguments=plain, keywords=keywords,
-            claims=claims, allowance=verdict.allowance, unenforced=tuple(unenforced),
-        )  # fmt: skip
+            registered=registered,
+            decision=replace(verdict, reasons=tuple(dict.fromkeys(reasons)), effects=effects),
+            policy=self._digest,
+            arguments=plain,
+            keywords=keywords,
+            claims=replace(claims, effects=verdict.allowance),
+            unenforced=tuple(unenforced),
+        )
 
     def _may_read(self, place: Located) -> bool:
         verdict = self.weigh("read_file", place)
-        allowed = verdict.answer == "allow" if verdict.decided else self._mode == "trust"
+        allowed = verdict.decision == "allow" if verdict.is_ruled else self._mode == "trust"
         return allowed and place.links <= 1 and not any(map(secrecy, place.names))
 
     def _claims(self, registered: Registered, keywords: Mapping[str, Any]) -> Claims:
@@ -353,23 +349,20 @@ class Policy:
         paths = [str(path) for value in named for path in (value if isinstance(value, list | tuple) else [value])]
         return Claims(places=tuple(self._workspace.locate(path) for path in paths))
 
-    def _verdict(self, registered: Registered, claims: Claims, *, tainted: bool) -> Verdict:
+    def _verdict(self, registered: Registered, claims: Claims, *, tainted: bool) -> ToolDecision:
         """Return the strictest of what rules and mode say, an allowed call with concerns turned into a question."""
         traits = registered.traits
         if claims.command:
-            verdict = self.weigh_command(claims.command)
+            verdict, is_inside = self.weigh_command(claims.command), not claims.command.doubts
         else:
             found = [self.weigh(registered.tool.name, place) for place in claims.places or (None,)]
-            verdict = max(found, key=lambda verdict: _STRICTNESS[verdict.answer])
-        if not verdict.decided and self._mode == "whitelist":
-            verdict = replace(verdict, answer="deny")
-        elif not verdict.decided and self._mode == "trust":  # allows what stays inside
+            verdict = max(found, key=lambda verdict: _STRICTNESS[verdict.decision])
             is_inside = traits.effect == "read" or bool(traits.effect == "write" and claims.places)
-            if claims.command:
-                is_inside = not claims.command.doubts
-            if is_inside and not traits.outside:
-                verdict = replace(verdict, answer="allow")
-        if verdict.answer != "allow":
+        if not verdict.is_ruled and self._mode == "whitelist":
+            verdict = replace(verdict, decision="deny")
+        elif not verdict.is_ruled and self._mode == "trust" and is_inside and not traits.outside:
+            verdict = replace(verdict, decision="allow")
+        if verdict.decision != "allow":
             return verdict
         concerns = [f"{place.path} has {place.links} hard links" for place in claims.places if place.links > 1]
         if traits.effect == "read":
@@ -378,7 +371,7 @@ class Policy:
             concerns += _change_concerns(claims)
             concerns += ["its declaration changed since it was first read"] if registered.changed else []
             concerns += [f"text from outside may have asked for this {traits.effect}"] if tainted else []
-        return replace(verdict, answer="ask", reasons=(*verdict.reasons, *concerns)) if concerns else verdict
+        return replace(verdict, decision="ask", reasons=(*verdict.reasons, *concerns)) if concerns else verdict
 
 
 def _change_concerns(claims: Claims) -> list[str]:

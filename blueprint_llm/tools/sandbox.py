@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -32,15 +32,18 @@ from blueprint_llm.errors import ToolError
 from blueprint_llm.tools import boundary
 from blueprint_llm.tools.boundary import GIT_GLOBAL, Patterns, Surveyor, inert_git_config, is_in
 from blueprint_llm.tools.sealed import state_folder
-from blueprint_llm.tools.workspace import Root
+from blueprint_llm.tools.workspace import ConfinementError, Root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from blueprint_llm.config.blocks import Sandbox
-    from blueprint_llm.tools.boundary import Allowance, Effects, Survey
+    from blueprint_llm.tools.boundary import Effects, Survey
 
-_MOST_OF_AN_INDEX = 1 << 30
+# The top of each working tree (empty, or with a slash at its end), and the path and content of its index.
+Indexes = dict[str, tuple[str, bytes]]
+_MOST_OF_AN_INDEX, _MOST_OF_A_PATH = 1 << 30, 4096
+_MOST_RULESETS = 64  # more than commands start at the same moment
 FILTER_FD = 9  # where the supervisor puts the filter for bubblewrap
 _NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent")
 
@@ -86,11 +89,12 @@ def bubblewrap() -> str | None:
 
 def describe(settings: Sandbox) -> str:
     """Return one sentence on what the kernel enforces here."""
-    waived = "none, as configured: commands run unconfined"
+    is_waived = settings.backend == "none" and not settings.required
+    asks = "are denied" if settings.required else "ask"
     return {
         "bubblewrap": "bubblewrap: effects are enforced, denied files and secrets are hidden, kept files are read-only",
-        "landlock": "landlock: rules with `effects: read` are enforced; write, network and hidden files ask",
-        "none": waived if settings.backend == "none" else "none: every command asks",
+        "landlock": f"landlock: rules with `effects: read` are enforced; write, network and hidden files {asks}",
+        "none": "none, as configured: commands run unconfined" if is_waived else f"none: all commands {asks}",
     }[backend(settings)]
 
 
@@ -115,7 +119,7 @@ class Plan:
     filter: bytes = b""  # of system calls; bubblewrap finds it at `FILTER_FD`
     in_force: str = "none"  # what the kernel enforces, for the result and the audit
     env: Mapping[str, str] = field(default_factory=dict)  # variables that the command needs
-    before: Survey | None = None  # what was found, for `put_right` after a command that may write
+    entered: tuple[Effects, Survey] | None = None  # what was allowed and found, for `put_right` at its end
     unsettled: tuple[str, ...] = ()  # hidden files with changes that git has not recorded: it would record zeros
 
 
@@ -129,7 +133,8 @@ class Confinement:
         self._rulesets: dict[tuple[object, ...], int] = {}  # by what they say: making one takes longer than all else
         self._readable: dict[tuple[str | None, ...], tuple[str, ...]] = {}
         self._props = ""
-        self._making = threading.Lock()
+        self._making, self._entering = threading.Lock(), threading.Lock()
+        self._running: list[tuple[Effects, Survey]] = []
 
     def close(self) -> None:
         """Remove what stood in for hidden files, and close the rules."""
@@ -140,7 +145,7 @@ class Confinement:
             self._props = ""
 
     def doubts(self, effects: Effects) -> list[str]:
-        """Return why the kernel here cannot hold a command to these effects; looks at the disk for Landlock only."""
+        """Return why the kernel here cannot hold a command to this; looks at the disk for Landlock only."""
         chosen = backend(self._settings)
         if chosen == "bubblewrap":
             return []
@@ -148,35 +153,69 @@ class Confinement:
             return ["this system cannot confine commands: approved, it may do anything"]
         survey = self._surveyor.survey()
         configs = [name for name in survey.git_configs if inert_git_config(f"{self._root}/{name}", write=False)[1]]
-        seen = [self._root, *boundary.listed(self._settings.read), *boundary.writable(self._settings)]
+        seen = [self._root, *boundary.listed((*self._settings.read, *self._settings.write), self._root)]
         unhidden = [*self._hides.texts, *survey.hidden, *configs, *boundary.hidden_beside(seen)]
+        around = boundary.readable(os.environ, self._root, self._settings) if effects.paths is not None else ()
         cannot = {
             "keep .git/config, hooks and the like, and modes and times of all your files": effects.write,
             "keep a command with network from this system's own sockets": effects.network,
+            f"show a part of {self._root} alone, which is in a folder that all commands see": is_in(self._root, around),
             f"hide {', '.join(unhidden[:3])}": bool(unhidden),
         }
         return [f"Landlock alone cannot {what}" for what, needed in cannot.items() if needed]
 
-    def plan(self, allowance: Allowance, env: Mapping[str, str]) -> Plan:
+    def plan(self, effects: Effects, env: Mapping[str, str]) -> Plan:
         """Return how to run a command that was allowed this.
 
         Raises ToolError if something cannot be hidden, or the rule's paths are not there; OSError from the kernel.
         """
-        chosen, effects = backend(self._settings), allowance.effects
+        chosen = backend(self._settings)
         if chosen == "none":  # a person has approved it, or the user chose to go without
             return Plan()
         survey = self._surveyor.survey()
         if survey.doubt:
             raise ToolError(survey.doubt)
-        told, before = f"({', '.join(effects.names)})", survey if effects.write else None
+        entered = (effects, survey)
+        self._enter(*entered)
+        try:
+            return self._planned(chosen, effects, survey, env)
+        except BaseException:
+            self._running.remove(entered)
+            raise
+
+    def _enter(self, effects: Effects, survey: Survey) -> None:
+        """Note that a command runs. Raises ToolError if one that runs could exchange what is about to be mounted.
+
+        bubblewrap finds a path by its name. What was found before a command started, that one cannot move; what it made
+        since, or any other folder, it could have exchanged for a link out of the workspace at the wrong moment.
+        """
+        places = {
+            *survey.hidden,
+            *survey.git_configs,
+            *((*survey.kept, *survey.named) if effects.write else ()),
+        }
+        with self._entering:
+            for other, known in self._running:
+                pair = (effects, other), (other, effects)
+                if any(one.paths is not None and writer.write for one, writer in pair):
+                    raise ToolError("a command that sees a part of the workspace, and one that may write, run by turns")
+                fresh = places - {*known.hidden, *known.git_configs, *known.kept, *known.named}
+                if other.write and fresh:
+                    raise ToolError(f"{min(fresh)} was made while a command runs that may write: wait for its end")
+            self._running.append((effects, survey))
+
+    def _planned(self, chosen: str, effects: Effects, survey: Survey, env: Mapping[str, str]) -> Plan:
+        entered = (effects, survey)
+        told = f"({', '.join(effects.names)})"
         view = View(
             effects,
-            boundary.shown_parts(self._root, survey, allowance.paths),
+            boundary.shown_parts(self._root, survey, effects.paths),
             self._read(env),
-            boundary.writable(self._settings) if effects.write else (),
+            tuple(filter(os.path.exists, boundary.listed(self._settings.write, self._root))) if effects.write else (),
         )
         if chosen == "bubblewrap":
-            masks = self._masks(view, survey, env.get("HOME", ""))
+            indexes = self._indexes(survey) if survey.hidden else {}
+            masks = self._masks(view, survey, env.get("HOME", ""), indexes)
             # Sockets by a path are those of the workspace; with the network open, this system's own would be in reach.
             own = (*((socket.AF_UNIX,) if effects.write else ()), *(_INTERNET if self._settings.loopback else ()))
             return Plan(
@@ -184,8 +223,8 @@ class Confinement:
                 ruleset=self._ruleset(view, "") if effects.network and landlock_version() >= _NEEDED else None,
                 filter=_filter(_INTERNET if effects.network else own),
                 in_force=f"bubblewrap {told}",
-                before=before,
-                unsettled=tuple(self._unsettled(masks)) if effects.write else (),
+                entered=entered,
+                unsettled=tuple(self._unsettled(masks, indexes)) if effects.write else (),
             )
         temporary = self._made("tmp", lambda made: made.mkdir(mode=0o700, exist_ok=True))
         return Plan(
@@ -193,7 +232,7 @@ class Confinement:
             filter=_filter(_INTERNET if effects.network else (), is_all=True, keeps_files=not effects.write),
             in_force=f"landlock {landlock_version()} {told}",
             env={"TMPDIR": temporary},
-            before=before,
+            entered=entered,
         )
 
     def _read(self, env: Mapping[str, str]) -> tuple[str, ...]:
@@ -215,14 +254,17 @@ class Confinement:
         if effects.network:  # a link to a file of a resolver that is not below /etc
             resolver = os.path.realpath("/etc/resolv.conf")
             words += _binds("--ro-bind", [resolver] if os.path.exists(resolver) else [])  # noqa: PTH110 - a plain string
-        words += ["--dir", root] if view.shown != (root,) else []
-        words += _binds("--bind" if effects.write else "--ro-bind", view.shown)
         words += _binds("--bind", view.write)
+        called = boundary.listed((*self._settings.read, *self._settings.write), root)
+        links = [(real, name) for real, name in called.items() if real != name and not is_in(name, view.read)]
+        words += [word for link in links for word in ("--symlink", *link)]
+        # Of the system's folders, or of those that the user lists, one may have the workspace in it.
+        words += ["--tmpfs", root] if view.shown != (root,) else []
+        words += _binds("--bind" if effects.write else "--ro-bind", view.shown)
         if effects.write:
-            configs = (f"{root}/{name}" for name in survey.git_configs)
-            read_by_git = (path for config in configs for path in boundary.git_reads(config) if os.path.exists(path))  # noqa: PTH110 - plain strings
-            own = [*boundary.own_environment(root, self._settings), *read_by_git]
-            kept = [path for path in (*(f"{root}/{name}" for name in survey.kept), *own) if is_in(path, view.shown)]
+            found = [f"{root}/{name}" for name in (*survey.kept, *survey.named)]
+            found += boundary.own_environment(root, self._settings)
+            kept = [path for path in found if is_in(path, view.shown)]
             fixed = [*kept, *(f"{root}/{name}" for name, _ in survey.links), *masks]
             # A folder above what is hidden or kept must not be renamed: it is a mount of its own.
             folders = {str(folder) for path in fixed for folder in Path(path).parents}
@@ -230,13 +272,13 @@ class Confinement:
             words += _binds("--bind", (path for path in above if is_in(path, view.shown) and not is_in(path, kept)))
             words += _binds("--ro-bind", kept)
         words += [word for path, source in masks.items() for word in ("--ro-bind", source, path)]
+        words += ["--remount-ro", root] if view.shown != (root,) else []
         return (*words, "--chdir", root, "--")
 
-    def _masks(self, view: View, survey: Survey, home: str) -> dict[str, str]:
+    def _masks(self, view: View, survey: Survey, home: str, indexes: Indexes) -> dict[str, str]:
         """What is shown in place of each path that is hidden."""
         visible = (*view.shown, *view.read, *view.write)
-        index = self._index() if survey.hidden else b""
-        found = {place: source for name in survey.hidden for place, source in self._covers(name, index)}
+        found = {place: source for name in survey.hidden for place, source in self._covers(name, indexes)}
         for path in (f"{self._root}/{name}" for name in survey.git_configs):
             found[path] = self._text(inert_git_config(path, write=view.effects.write)[0])
         if os.path.isfile("/etc/gitconfig"):  # noqa: PTH113 - a plain string
@@ -253,11 +295,13 @@ class Confinement:
         """Return a copy of the user's git configuration that names no program."""
         return self._text(inert_git_config(f"{home}/.gitconfig", write=True, user=True)[0])
 
-    def _covers(self, name: str, index: bytes) -> Iterator[tuple[str, str]]:
+    def _covers(self, name: str, indexes: Indexes) -> Iterator[tuple[str, str]]:
         """A hidden path and what covers it: of a folder that git tracks, each of its files."""
         path = f"{self._root}/{name}"
         is_folder = os.path.isdir(path)  # noqa: PTH112 - a plain string
-        tracked = f"{name}/" if is_folder else name
+        top = _top(name, indexes)
+        index = indexes[top][1] if top is not None else b""
+        tracked = f"{name}/"[len(top or "") : None if is_folder else -1]
         # Version 4 of the index cuts paths short, so there any may be in it.
         if index[4:8] != b"\0\0\0\4" and tracked.encode("utf-8", "surrogateescape") not in index:
             yield path, self._cover(path)
@@ -271,29 +315,42 @@ class Confinement:
             if not is_folder or not os.path.islink(place):  # noqa: PTH114 - a plain string
                 yield place, self._zeros(os.lstat(place))
 
-    def _unsettled(self, masked: Iterable[str]) -> Iterator[str]:
+    def _unsettled(self, masked: Iterable[str], indexes: Indexes) -> Iterator[str]:
         """The tracked ones of these files that git would take for changed, by their size and time."""
-        index, place = self._index(), f"{self._root}/.git/index"
-        names = [path[len(self._root) + 1 :] for path in masked if path.startswith(f"{self._root}/")]
-        for name in names if index else ():
+        for name in [path[len(self._root) + 1 :] for path in masked if path.startswith(f"{self._root}/")]:
+            if (top := _top(name, indexes)) is None:
+                continue
+            place, index = indexes[top]
             if index[4:8] == b"\0\0\0\4":  # its paths are cut short
                 yield name
                 continue
-            at = index.find(name.encode("utf-8", "surrogateescape") + b"\0")
+            at = index.find(name[len(top) :].encode("utf-8", "surrogateescape") + b"\0")
             if at < 0 or not os.path.isfile(f"{self._root}/{name}"):  # noqa: PTH113 - a plain string
                 continue
             found = os.lstat(f"{self._root}/{name}")
             head = index[at - 62 : at]
             recorded = int.from_bytes(head[8:12], "big"), int.from_bytes(head[36:40], "big")
-            is_racy = os.stat(place).st_mtime_ns // 10**9 <= recorded[0]  # noqa: PTH116 - a plain string
+            is_racy = os.stat(f"{self._root}/{place}").st_mtime_ns // 10**9 <= recorded[0]  # noqa: PTH116 - a plain string
             if is_racy or recorded != (found.st_mtime_ns // 10**9 & 0xFFFFFFFF, found.st_size & 0xFFFFFFFF):
                 yield name
 
-    def _index(self) -> bytes:
-        """Git's index; empty where a command has left something else in its place."""
-        with suppress(OSError), Root(self._root) as root:
-            return root.read(".git/index", _MOST_OF_AN_INDEX)[0]
-        return b""
+    def _indexes(self, survey: Survey) -> Indexes:
+        """Git's index of each working tree with something hidden, by the tree's top; none where it is no plain file."""
+        folders = [name.removesuffix("config") for name in survey.git_configs]
+        tops = {folder.removesuffix(".git/"): folder for folder in folders if f"/{folder}".endswith("/.git/")}
+        found: Indexes = {}
+        with Root(self._root) as root:
+            for name in survey.kept:  # a submodule or another tree has a file that names its folder
+                if f"/{name}".endswith("/.git"):
+                    with suppress(OSError):
+                        line = root.read(name, _MOST_OF_A_PATH)[0].decode("utf-8", "surrogateescape")
+                        place = Path(self._root, name, "..", line.removeprefix("gitdir:").strip())
+                        tops[name[:-4]] = f"{os.path.relpath(os.path.realpath(place), self._root)}/"
+            for top, folder in tops.items():
+                if any(name.startswith(top) for name in survey.hidden):
+                    with suppress(OSError):
+                        found[top] = f"{folder}index", root.read(f"{folder}index", _MOST_OF_AN_INDEX)[0]
+        return found
 
     def _made(self, name: str, make: Callable[[Path], object]) -> str:
         """What stands in for something else, made on first use in a folder of this engine's own."""
@@ -331,43 +388,65 @@ class Confinement:
 
     def _ruleset(self, view: View, temporary: str) -> int:
         """A descriptor of Landlock's rules for a view; without `temporary`, of those on sockets alone."""
-        key = (view, temporary) if temporary else ()
+        key: tuple[object, ...] = ()
+        if temporary:  # the rules are on folders and files, not on their names: another of that name needs new ones
+            key = (view, temporary, *map(_identity, (*view.shown, *view.read, *view.write)))
         if key not in self._rulesets:
+            if len(self._rulesets) > _MOST_RULESETS:
+                os.close(self._rulesets.pop(next(iter(self._rulesets))))
             self._rulesets[key] = _ruleset(view, temporary)
         return self._rulesets[key]
 
-    def put_right(self, before: Survey | None) -> list[str]:
+    def put_right(self, plan: Plan) -> list[str]:
         """Undo what no command may leave behind, whatever its effects; what was done, in sentences.
 
         The kernel keeps what is there. It cannot forbid a name that is not there yet, so that is looked for afterwards.
         """
-        if before is None:
+        if plan.entered is None:
             return []
+        try:
+            return self._put_right(plan.entered[1]) if plan.entered[0].write else []
+        finally:
+            self._running.remove(plan.entered)
+
+    def _put_right(self, before: Survey) -> list[str]:
         after, told = self._surveyor.survey(), []
         for name in set(after.git_configs) - set(before.git_configs):
             path = Path(self._root, name)
-            text, dropped = inert_git_config(str(path), write=True)
+            text, dropped = inert_git_config(str(path), write=True, within=self._root)
             if path.is_symlink() or dropped:
                 told += self._taken_out(name)  # and not written over: it may be a link to a file of the user's
-                with suppress(OSError):
-                    path.write_text(text, "utf-8", "surrogateescape")
+                with suppress(OSError), self._folder_of(name) as folder:
+                    fd = os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
+                    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+                        file.write(text)
         hidden = set(after.hidden) - set(before.hidden)
         made = {name for name in hidden if boundary.is_protected(name.rpartition("/")[2])}
         made |= set(after.kept) - set(before.kept)
         made |= {name for name, _ in after.links} - {name for name, _ in before.links}
+        made |= {self._first_link(name) for name in before.missing if os.path.lexists(f"{self._root}/{name}")}
         for name in sorted(made):
             if not is_in(name, made - {name}):
                 told += self._taken_out(name)
         for name, target in before.links:
             link = Path(self._root, name)
-            if os.path.realpath(link.parent) != str(link.parent):
-                continue  # its folder is not what it was; its target stays hidden
-            if not link.is_symlink() or str(link.readlink()) != target:
+            if boundary.link_target(str(link)) != target:
                 self._taken_out(name)
-                with suppress(OSError):
-                    link.symlink_to(target)
+                with suppress(OSError), self._folder_of(name) as folder:  # else its target stays hidden all the same
+                    os.symlink(target, link.name, dir_fd=folder)
                     told.append(f"{name} is again the link that it was")
         return told
+
+    @contextmanager
+    def _folder_of(self, name: str) -> Iterator[int]:
+        """The folder that a path is in, reached by no link: another command may exchange them meanwhile."""
+        with Root(self._root) as root, root.folder(name.rpartition("/")[0] or ".") as folder:
+            yield folder
+
+    def _first_link(self, name: str) -> str:
+        """The first part of a path that is a link, or the path: what stands there could be reached by it."""
+        ways = [str(folder) for folder in reversed(Path(name).parents[:-1])]
+        return next((way for way in ways if Path(self._root, way).is_symlink()), name)
 
     def _taken_out(self, name: str) -> list[str]:
         """Move away a new file of a protected name; of a new repository's hooks, only those that would run.
@@ -376,20 +455,23 @@ class Confinement:
         """
         path = Path(self._root, name)
         if path.name == "hooks" and path.is_dir() and not path.is_symlink():
-            found = [f"{name}/{hook.name}" for hook in path.iterdir() if hook.suffix != ".sample"]
+            found: list[str] = []
+            with suppress(OSError):
+                found = [f"{name}/{hook.name}" for hook in path.iterdir() if hook.suffix != ".sample"]
             return [text for hook in sorted(found) for text in self._taken_out(hook)]
-        if not os.path.lexists(path) or os.path.realpath(path.parent) != str(path.parent):
-            return []
         target = path.with_name(f"taken-{os.urandom(8).hex()}")
         try:
-            path.parent.chmod(path.parent.stat().st_mode | 0o700)
-            path.rename(target)
+            with self._folder_of(name) as folder:
+                os.fchmod(folder, os.fstat(folder).st_mode & 0o7777 | 0o700)
+                os.rename(path.name, target.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except (FileNotFoundError, ConfinementError):  # it is gone, or its folder is not what it was
+            return []
+        except OSError as error:
+            return [f"{name}, which the command made, needs a person's yes, and could not be taken away: {error}"]
+        with suppress(OSError, shutil.Error):
             taken = state_folder("tools") / "taken"
             taken.mkdir(mode=0o700, exist_ok=True)
             target = Path(shutil.move(target, Path(tempfile.mkdtemp(prefix="", dir=taken), path.name)))
-        except (OSError, shutil.Error) as error:
-            if os.path.lexists(path):
-                return [f"{name}, which the command made, needs a person's yes, and could not be taken away: {error}"]
         return [f"{name}, which the command made, was moved to {target}: a file of this kind needs a person's yes"]
 
 
@@ -400,6 +482,19 @@ def git_environment(global_config: str) -> dict[str, str]:
     for number, (key, value) in enumerate(GIT_GLOBAL.items()):
         env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     return env
+
+
+def _top(name: str, indexes: Indexes) -> str | None:
+    """The top of the innermost working tree that a path is in."""
+    return max((top for top in indexes if name.startswith(top)), key=len, default=None)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a folder or file from another one that takes its name."""
+    with suppress(OSError):
+        found = os.stat(path)  # noqa: PTH116 - a plain string
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _binds(how: str, paths: Iterable[str]) -> list[str]:
@@ -426,35 +521,22 @@ def _ruleset(view: View, temporary: str) -> int:
     fd: int = libc.syscall(_CREATE, attributes, len(attributes), 0)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "Landlock refused the rules")
-    if temporary:
-        changed = view.shown if view.effects.write else ()
-        for path in (*_readable_to_root(view.read), *view.shown, "/proc", "/sys"):
-            _add(libc, fd, path, _READ)
-        for path in (*changed, *view.write, temporary, *_DEVICES):
-            _add(libc, fd, path, _ALL_FILES)
+    read, changed = list(view.read), view.shown if view.effects.write else ()
+    if secrets := boundary.system_secrets():  # they can only be left out by naming everything beside them
+        beside = [entry.path for entry in os.scandir("/etc") if entry.path not in secrets and entry.name != "ssl"]
+        read = [*(path for path in read if path != "/etc"), *beside, "/etc/ssl/certs", "/etc/ssl/openssl.cnf"]
+    rules = [(path, _READ) for path in (*read, *view.shown, "/proc", "/sys")]
+    rules += [(path, _ALL_FILES) for path in (*changed, *view.write, temporary, *_DEVICES)]
+    for path, allowed in rules if temporary else ():
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                on_it = allowed if S_ISDIR(os.fstat(parent).st_mode) else allowed & _ON_A_FILE
+                if libc.syscall(_ADD_RULE, fd, _PATH_BENEATH, struct.pack("=Qi", on_it, parent), 0):
+                    raise OSError(ctypes.get_errno(), f"Landlock refused a rule on {path}")
+            finally:
+                os.close(parent)
     return fd
-
-
-def _readable_to_root(paths: Sequence[str]) -> list[str]:
-    """The paths, less secrets of the system: Landlock can only leave them out by naming everything beside them."""
-    secrets = set(boundary.system_secrets())
-    if not secrets:
-        return list(paths)
-    plain = [path for path in paths if path != "/etc"]
-    beside = [entry.path for entry in os.scandir("/etc") if entry.path not in secrets and entry.name != "ssl"]
-    return [*plain, *beside, "/etc/ssl/certs", "/etc/ssl/openssl.cnf"]
-
-
-def _add(libc: ctypes.CDLL, ruleset: int, path: str, allowed: int) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            if not S_ISDIR(os.fstat(parent).st_mode):
-                allowed &= _ON_A_FILE
-            if libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, parent), 0):
-                raise OSError(ctypes.get_errno(), f"Landlock refused a rule on {path}")
-        finally:
-            os.close(parent)
 
 
 # The filter of system calls, by their numbers on x86_64 and aarch64; 0: there is none on that machine.
@@ -488,10 +570,8 @@ _LOAD, _EQUAL, _AT_LEAST, _AND, _END = 0x20, 0x15, 0x35, 0x54, 0x06
 def _filter(families: tuple[int, ...], *, is_all: bool = False, keeps_files: bool = False) -> bytes:
     """Return a BPF program that refuses what is listed above, and sockets of other families than these.
 
-    Args:
-        families: The kinds of sockets that may be made.
-        is_all: Nothing but Landlock stands beside it, so refuse what acts on neighbours as well.
-        keeps_files: Refuse what changes a file without writing it.
+    With `is_all`, nothing but Landlock stands beside it, so it refuses what acts on neighbours as well; with
+    `keeps_files`, what changes a file without writing it.
     """
     if platform.machine() not in _MACHINES:
         return b""

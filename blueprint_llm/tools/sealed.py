@@ -17,7 +17,6 @@ import hmac
 import json
 import os
 import re
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 LIFETIME_S = 86_400.0
 WAIT_S = 10.0
-_POLL_S = 0.01
 _HEAD_BYTES = 256
 Sync = Literal["intent", "all", "none"]
 
@@ -50,22 +48,11 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises TimeoutError if another process held it for WAIT_S: it may have been stopped.
     """
+    from filelock import FileLock  # noqa: PLC0415 - 40 ms, only for those who write
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        until = time.monotonic() + WAIT_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= until:
-                    told = "another process holds it (`fuser` names it)"
-                    raise TimeoutError(errno.ETIMEDOUT, told, str(path)) from None
-            time.sleep(_POLL_S)
+    with FileLock(path, timeout=WAIT_S, mode=0o600, poll_interval=0.01):
         yield
-    finally:
-        os.close(fd)  # which lets go of the lock
 
 
 def write_whole(place: Path, content: bytes) -> None:
@@ -90,14 +77,9 @@ def load_key(place: Path, random: Callable[[int], bytes] = os.urandom) -> bytes:
     """
     with writing("the tools' key", place.parent):
         if not place.exists():
-            beside = place.with_name(f"{place.name}.{random(8).hex()}")
-            try:
-                with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(random(32))
-                with suppress(FileExistsError):
-                    os.link(beside, place)  # whole or not at all, and only if nobody was first
-            finally:
-                beside.unlink(missing_ok=True)
+            with locked(place.with_suffix(".lock")):
+                if not place.exists():  # nobody was first
+                    write_whole(place, random(32))
         found, key = place.stat(), place.read_bytes()
     if found.st_mode & 0o077 or found.st_uid != os.geteuid():
         raise ToolError(f"{place} must be readable by you alone: chmod 600 {place}")
@@ -180,11 +162,32 @@ class PendingStore:
         _write_sealed(self._place(identity), self._key, "pending", wrapped)
         return identity
 
-    def claim(self, identity: str) -> tuple[dict[str, Any], bool]:
-        """Take a run up; return it, and True if an earlier resume began and did not come to its end.
+    @contextmanager
+    def claim(self, identity: str) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Take a run up and hold it; yields it, and True if an earlier resume began and did not come to its end.
 
-        Raises ToolDeniedError if there is none (any more), it has expired, or it was changed.
+        Raises ToolDeniedError if there is none (any more), it has expired, was changed, or is being resumed right now.
         """
+        mark = self._place(identity, ".claimed")
+        is_interrupted = mark.exists()
+        with writing("the waiting run", mark.parent):
+            fd = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with its process
+            except BlockingIOError:
+                raise ToolDeniedError("the run is being resumed right now") from None
+            try:
+                state = self._read(identity)
+            except ToolDeniedError:
+                if not is_interrupted:
+                    mark.unlink(missing_ok=True)
+                raise
+            yield state, is_interrupted
+        finally:
+            os.close(fd)
+
+    def _read(self, identity: str) -> dict[str, Any]:
         try:
             wrapped = _read_sealed(self._place(identity), self._key, "pending")
         except FileNotFoundError:
@@ -196,11 +199,7 @@ class PendingStore:
         if self._clock() >= wrapped["expires"]:
             self.forget(identity)
             raise ToolDeniedError("the stored run has expired: start it again")
-        try:
-            self._place(identity, ".claimed").open("x").close()
-        except FileExistsError:
-            return wrapped["state"], True
-        return wrapped["state"], False
+        return wrapped["state"]  # type: ignore[no-any-return] # as it was kept
 
     def forget(self, identity: str) -> None:
         """Delete a run that went on."""
@@ -262,7 +261,11 @@ class Audit:
                     raise OSError(errno.ENOSPC, "the record could not be written whole")
             finally:
                 os.close(fd)
-            self._write_head(_Head(head.seq + 1, seal, head.size + len(line)))
+            text = f"{head.seq + 1} {seal} {head.size + len(line)}"
+            sealed = f"{text} {mac(self._key, 'head', text.encode())}".ljust(_HEAD_BYTES - 1) + "\n"
+            fd = os.open(self._head_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb", buffering=0) as file:
+                file.write(sealed.encode())  # over the one before it, which is as long
             return head.seq + 1
 
     def _mended_head(self, fd: int) -> _Head:
@@ -301,15 +304,6 @@ class Audit:
             return _Head(int(seq), seal, int(size)) if hmac.compare_digest(own, sealed) else None
         except (FileNotFoundError, ValueError):
             return None
-
-    def _write_head(self, head: _Head) -> None:
-        text = f"{head.seq} {head.seal} {head.size}"
-        line = f"{text} {mac(self._key, 'head', text.encode())}".ljust(_HEAD_BYTES - 1) + "\n"
-        fd = os.open(self._head_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.pwrite(fd, line.encode(), 0)
-        finally:
-            os.close(fd)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records as they stand, unchecked."""

@@ -2,8 +2,8 @@
 
 This file is started as a script, with the standard library only. It keeps a pair of processes waiting for a request, so
 that none has to be forked first: a supervisor, and its child, which becomes the command, limited and confined. The
-supervisor adopts every orphan of the command (so that `setsid` escapes nothing), and kills the whole family at its end,
-at the deadline, or when the engine goes away.
+supervisor adopts every orphan of the command (so that `setsid` escapes nothing), keeps the first and the last of its
+output, and kills the whole family at its end, at the deadline, or when the engine goes away.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _CAPABILITIES = 0x20080522  # the third version of the header of capset
 _CONTROL_FD, _FILTER_FD = 250, 9  # the second is known to `sandbox` too
 _RESTRICT_SELF = 446  # landlock_restrict_self, the same number on every architecture
 _MAX_REQUEST = 1 << 18  # more than a socket's buffer takes
+_CHUNK = 1 << 16
 _POLL_S = 0.02
 _GRACE_S = 0.1
 
@@ -57,13 +58,15 @@ def supervise(requests: socket.socket, taken: int) -> NoReturn:
         if sys.platform == "linux":
             _libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)
         ours, theirs = socket.socketpair()
+        pipe, end = os.pipe()
         child = os.fork()
         if child == 0:
             requests.close()
             os.close(taken)
             ours.close()
-            _become(theirs)
+            _become(theirs, end)
         theirs.close()
+        os.close(end)
         body, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 4)
         os.close(taken)
         requests.close()
@@ -73,13 +76,14 @@ def supervise(requests: socket.socket, taken: int) -> NoReturn:
             ours.close()
             for fd in fds[1:]:
                 os.close(fd)
-            report = _watch(json.loads(body), fds[0], child)
-            os.write(fds[0], json.dumps(report).encode() + b"\n")
+            with socket.socket(fileno=fds[0]) as control:
+                control.sendall(_watch(json.loads(body), fds[0], child, pipe))
+                control.shutdown(socket.SHUT_WR)
     finally:
         os._exit(0)
 
 
-def _become(waiting: socket.socket) -> NoReturn:
+def _become(waiting: socket.socket, output: int) -> NoReturn:
     """Wait for a request and turn into its command. What fails here is told on the control socket."""
     head, fds, _, _ = socket.recv_fds(waiting, 1, 4)
     if not head:  # the engine has gone
@@ -89,15 +93,15 @@ def _become(waiting: socket.socket) -> NoReturn:
     os.dup2(fds[0], _CONTROL_FD, inheritable=False)
     try:
         os.setsid()
-        for place, fd in enumerate((fds[1], fds[2], fds[2])):
-            os.dup2(fd, place)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         os.chdir(request["cwd"])
         os.umask(0o022)
         _limit(request["limits"], _all_tasks())
         program = bytes.fromhex(request["filter"])
         if request["ruleset"]:
             _restrict(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-            _restrict(_libc.syscall(_RESTRICT_SELF, fds[3], 0), "landlock_restrict_self")
+            _restrict(_libc.syscall(_RESTRICT_SELF, fds[1], 0), "landlock_restrict_self")
         os.closerange(3, _CONTROL_FD)
         os.closerange(_CONTROL_FD + 1, 1024)
         if request["is_wrapped"]:  # bubblewrap takes the filter on itself, once it needs sockets and mounts no more
@@ -115,7 +119,7 @@ def _become(waiting: socket.socket) -> NoReturn:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.execve(request["program"], request["argv"], request["env"])  # noqa: S606 - judged before
     except OSError as error:
-        os.write(_CONTROL_FD, json.dumps({"failed": str(error)}).encode() + b"\n")
+        os.write(_CONTROL_FD, json.dumps({"ended": "failed", "exit_code": 127, "note": str(error)}).encode() + b"\n")
     finally:
         os._exit(127)
 
@@ -140,29 +144,65 @@ def _limit(limits: dict[str, int], tasks: int) -> None:
             resource.setrlimit(kind, (bound, bound))
 
 
-def _watch(request: dict[str, Any], control: int, child: int) -> dict[str, Any]:
-    """Wait for the child's end, the deadline, too many processes, or the engine; then end the whole family."""
+class _Output:
+    """The first and the last bytes of a pipe."""
+
+    def __init__(self, pipe: int, keep: int) -> None:
+        os.set_blocking(pipe, False)
+        self._pipe, self._half = pipe, max(1, keep // 2)
+        self.total = 0
+        self._head, self._tail = bytearray(), bytearray()
+
+    def drain(self, most: int) -> bool:
+        """Read what is there, at most so many chunks; return False at the end of the stream."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(most):
+                chunk = os.read(self._pipe, _CHUNK)
+                if not chunk:
+                    return False
+                self.total += len(chunk)
+                room = self._half - len(self._head)
+                self._head += chunk[:room]
+                self._tail += chunk[room:][-self._half :]
+                del self._tail[: -self._half]
+        return True
+
+    def text(self) -> bytes:
+        dropped = self.total - len(self._head) - len(self._tail)
+        return bytes(self._head) + b"\n[... %d bytes left out ...]\n" % dropped * bool(dropped) + bytes(self._tail)
+
+
+def _watch(request: dict[str, Any], control: int, child: int, pipe: int) -> bytes:
+    """Wait for the child's end, the deadline, too much, or the engine; end the whole family; return the report."""
     deadline = time.monotonic() + request["timeout_s"]
     limit, tasks = request["limits"].get("NPROC", 1 << 30), _all_tasks()
-    ears = [control]
+    output, ears = _Output(pipe, request["keep"]), [control, pipe]
     with contextlib.suppress(AttributeError, OSError):
         ears.append(os.pidfd_open(child))
     why, status = "", _reap(child)[0]
     while status is None and not why:
         ready = select.select(ears, [], [], max(0.0, min(_POLL_S, deadline - time.monotonic())))[0]
+        if pipe in ready and not output.drain(64):
+            ears.remove(pipe)
         if (status := _reap(child)[0]) is not None:
             break
         if control in ready:
             why = "stopped"
         elif time.monotonic() >= deadline:
             why = "timeout"
+        elif output.total > request["most"]:
+            why = "output"
         elif tasks and _all_tasks() - tasks > limit and len(_family()) > limit:
             why = "processes"
     if status is not None:  # what is about to end by itself, such as a sandbox's own processes, gets a moment to do so
         until = time.monotonic() + _GRACE_S
         while not _reap(child)[1] and time.monotonic() < until:
+            output.drain(64)
             time.sleep(0.002)
-    return {"why": why, "status": status, "orphans": max(0, _kill_family(child) - (status is None))}
+    orphans = max(0, _kill_family(child) - (status is None))
+    output.drain(1 << 10)
+    report = {"ended": why or "exit", "exit_code": status, "output_bytes": output.total, "orphans": orphans}
+    return json.dumps(report).encode() + b"\n" + output.text()
 
 
 def _reap(child: int) -> tuple[int | None, bool]:

@@ -1,4 +1,4 @@
-"""Split a command string into words the way a shell would, without ever being a shell.
+"""Split a command string into words the way a shell would, without ever being a shell; and show text safely.
 
 What a shell would act on (`;`, `|`, `$`, a glob, ...) is reported, never interpreted: the words go to the program as
 they are. For deny rules the same text is also cut at everything that could begin another command.
@@ -23,7 +23,8 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_ACTIVE = frozenset("|&;<>()$`{}*?[]\n\r")
+# Text in which a shell would see words and nothing else.
+_INACTIVE = re.compile(r"""(?:'[^']*'|"[^"$`\\]*"|\\[^\n\r]|(?<=\S)[~#!]|[^'"\\$`|&;<>(){}*?\[\]\n\r~#!])*""")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _CUTS = re.compile(r"\$\(|[|&;<>(){}`\n\r]|(?<=\s)!|^!")
 _OPERATOR = re.compile(r"\|{1,2}|\|&|&{1,2}|;{1,2}|\d*(?:<{1,3}|>{1,2})(?:&\d*)?|&>{1,2}")
@@ -83,22 +84,10 @@ def parse_command(given: str | Sequence[str]) -> Command:
 
 def _active_syntax(text: str) -> str | None:
     """The first thing that a shell would act on and `shlex` does not."""
-    quote, previous, escaped = "", " ", False
-    for char in text:
-        if escaped:
-            if char in "\n\r":
-                return "\\"
-            escaped = False
-        elif quote == "'":
-            quote = "" if char == "'" else quote
-        elif char == "\\" and not quote:
-            escaped = True
-        elif char in "$`\\" or (not quote and (char in _ACTIVE or (char in "~#!" and previous.isspace()))):
-            return char
-        elif char in "'\"" and quote in {"", char}:
-            quote = "" if quote else char
-        previous = char
-    return None
+    end = _INACTIVE.match(text).end()  # type: ignore[union-attr] # it matches the empty text too
+    # In double quotes, what is not inactive stands somewhere behind the quote.
+    found = re.search(r"[$`\\]", text[end:]) if text[end : end + 1] == '"' else None
+    return found[0] if found else text[end : end + 1] or None
 
 
 def _pieces(text: str) -> Iterator[tuple[str, ...]]:
@@ -152,3 +141,26 @@ def _spoofs(argv: Sequence[str]) -> Iterator[str]:
             yield from (f"a word holds the invisible character {char!a}" for char in odd)
         if " " * _WIDE_GAP in word:
             yield "a word holds a wide gap that could push text out of sight"
+
+
+# What would move the cursor, hide or reorder text: C0 and C1 controls but tab and newline, soft hyphen, zero-width and
+# bidi marks, line separators, tags, surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202f\u205f-\u206f\u3164\ufeff"
+    "\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with every control and invisible character escaped; line ends become newlines."""
+    return _UNSAFE.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """The text on one line, nothing left out: line ends and tabs are escaped too."""
+    return visible(text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r"))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004 - widths of escapes

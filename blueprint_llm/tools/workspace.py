@@ -62,12 +62,7 @@ class Workspace:
         self._given = os.path.abspath(root)  # noqa: PTH100 - purely textual: links in it are wanted
 
     def locate(self, path: str) -> Located:
-        """Return where `path` leads.
-
-        Raises:
-            PathDeniedError: It leads out of the workspace, or some system reads it differently: NUL, backslash, drive,
-                stream, invisible characters.
-        """
+        """Return where `path` leads. Raises PathDeniedError if it is outside, or read differently by some system."""
         if not path:
             raise PathDeniedError("the path is empty")
         if not (path.isascii() and path.isprintable()) and any(is_hidden(char) for char in path):
@@ -83,10 +78,13 @@ class Workspace:
 
     def resolve(self, path: str) -> Located:
         """Return where `path` leads, without judging how it is spelled. Raises PathDeniedError if that is outside."""
-        named = self._relative(path)
+        named = self.relative(path)
         if ".." not in path and (place := self._plain(named)):
             return place
-        real = os.path.realpath(os.path.join(self.root, path))  # noqa: PTH118 - `..` counts after links, as in the kernel
+        try:
+            real = os.path.realpath(os.path.join(self.root, path))  # noqa: PTH118 - `..` counts after links, as in the kernel
+        except OSError as error:  # a link that is no link any more: somebody exchanges it right now
+            raise PathDeniedError(f"{path!r}: {error.strerror}") from None
         if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
             raise PathDeniedError(f"{path!r} leads out of the workspace")
         place = self._plain(real[len(self.root) :].strip("/") or ".")
@@ -110,8 +108,8 @@ class Workspace:
             links = found.st_nlink if S_ISREG(found.st_mode) else 1
         return Located(path=inside, named=inside, links=links)
 
-    def _relative(self, path: str) -> str:
-        """`path` as text, relative to the root; an absolute path inside the workspace is stripped first."""
+    def relative(self, path: str) -> str:
+        """Return `path` (or a pattern) as text, relative to the root. Raises PathDeniedError if it leads outside."""
         if "\0" in path:
             raise PathDeniedError(f"{path!r} holds a NUL")
         clean = os.path.normpath(path or ".")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from blueprint_llm.usage.ledger import Cap, Estimate, Ledger, Outcome, denial, standing
-from blueprint_llm.usage.limits import Payer
+from blueprint_llm.usage.ledger import Cap, Estimate, Ledger, Outcome, Payer, denial, standing
 from blueprint_llm.usage.pricing.bounds import Demand, demand
 from blueprint_llm.usage.tracker import UsageTracker
 

@@ -1,22 +1,28 @@
 """What a call may take and what it took: turns limits and prices into a store's operations, and denials into errors.
 
 The ledger decides and remembers nothing: the store does the counting, in one transaction over every limit of a call.
+A limit is a rule, a charge of nothing on nobody yet, whether it was written as ours or as LiteLLM's. It is found by its
+scope (`project`, `provider:cloud`). A deployment's come with each attempt at it, so 500 of them cost what one does.
 """
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blueprint_llm.errors import BudgetExceededError, QuotaExceededError
-from blueprint_llm.usage.limits import Payer, Rule, charge_for, of_settings, rules, scopes
+from blueprint_llm.errors import BudgetExceededError, ConfigError, QuotaExceededError
 from blueprint_llm.usage.money import NANO, nano
 from blueprint_llm.usage.pricing import worst_cost
 from blueprint_llm.usage.pricing.bounds import Demand
 from blueprint_llm.usage.stores.records import EXPIRED, AttemptRow, Charge, Kind, Level, Reservation, Settlement
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from blueprint_llm.config.model import Config
     from blueprint_llm.models import ModelFacts
     from blueprint_llm.types import UsageInfo
@@ -26,7 +32,32 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT_TOKENS = 4096
 LEAST_OUTPUT_TOKENS = 256
 _NOTHING = Demand()
+_MOST = 2**53  # what every store counts exactly: nine million dollars
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens")
+
+Rule = Charge
+_DURATION = re.compile(r"(\d*)\s*(s|mo|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2592000}
+# LiteLLM's names of a number at a time, and of its own budgets.
+_NUMBERS: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+    ("requests", "minute", ("rpm", "rpm_limit")),
+    ("tokens", "minute", ("tpm", "tpm_limit")),
+    ("parallel", "ever", ("max_parallel_requests",)),
+)
+
+
+class Payer(NamedTuple):
+    """On whose account an attempt goes."""
+
+    call_id: str  # the user-visible call
+    provider: str
+    model: str
+    session: str | None = None
+    project: str | None = None
+    group: str | None = None  # of `model_list`, where the target comes from one
+    deployment: str = ""
+    litellm_provider: str = ""  # LiteLLM's name, for `provider_budget_config`
+    own: tuple[Rule, ...] = ()  # limits that come with the deployment itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +88,15 @@ class Outcome(NamedTuple):
     usage: UsageInfo | None = None  # what the provider reported or what was seen; None: no tokens
     cost_usd: float | None = None  # LiteLLM's `completion_cost`, or by the user's own price; None: unknown
     category: str | None = None  # None: answered; else a row of the failure table, or `abandoned`
-    sent: bool = True  # False: nothing left this machine, so not even a request counts
     maybe_billed: bool = False  # the provider may have billed what we could not see
     latency_s: float | None = None
     ttft_s: float | None = None
 
     @property
     def cost_nano(self) -> int | None:
-        """Nano-USD; None: unknown. What was refused before any token was made (4xx, 429, 5xx, not sent) is free."""
+        """Nano-USD; None: unknown. What was refused before any token was made (4xx, 429, 5xx) is free."""
         if self.cost_usd is not None:
-            return nano(self.cost_usd)
+            return min(nano(self.cost_usd), _MOST)
         refused = self.usage is None and self.category is not None and not self.maybe_billed
         return 0 if refused else None
 
@@ -75,9 +105,11 @@ class Ledger:
     """The limits and prices of one configuration."""
 
     def __init__(self, config: Config) -> None:
-        self._rules = rules(config)
+        self._rules: defaultdict[str, list[Rule]] = defaultdict(list)
+        for rule in _rules(config):
+            self._rules[rule.scope].append(rule)
         self._rules_of = lru_cache(maxsize=4096)(
-            lambda *who: tuple(rule for name in scopes(*who) for rule in self._rules.get(name, ()))
+            lambda *who: tuple(rule for name in _scopes(*who) for rule in self._rules.get(name, ()))
         )
         self._unknown = config.pricing.unknown
         self._project = config.project
@@ -127,7 +159,12 @@ class Ledger:
             usd = worst_cost(card, prompt, output, seconds=seconds)
         else:
             prompt, usd = card.listed.input_bound(asked), card.listed.worst_nano(asked, output, seconds=seconds)
-        return Estimate(input_tokens=prompt, output_tokens=output, usd=usd, card=card)
+        return Estimate(
+            input_tokens=min(prompt, _MOST),
+            output_tokens=min(output, _MOST),
+            usd=None if usd is None else min(usd, _MOST),
+            card=card,
+        )
 
     def unpriced(self, payer: Payer, estimate: Estimate) -> str | None:
         """Why an attempt without a known price may not go, if it may not: `pricing.unknown` under a USD budget."""
@@ -190,7 +227,7 @@ class Ledger:
         """
         usage, usd = outcome.usage, outcome.cost_nano
         tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
-        spent = {"requests": int(outcome.sent), "tokens": tokens, "parallel": 0}
+        spent = {"requests": 1, "tokens": tokens, "parallel": 0}
         if usd is not None:
             spent["usd"] = usd
         counts: dict[str, Any] = {name: getattr(usage, name, 0) for name in _COUNTS}  # of no usage, 0
@@ -205,6 +242,85 @@ class Ledger:
         )
         charges = tuple(item._replace(amount=spent.get(item.kind, item.amount)) for item in reservation.charges)
         return Settlement(charges, row, report)
+
+
+def _scopes(provider: str, model: str, group: str | None, deployment: str, litellm_provider: str) -> tuple[str, ...]:
+    """Return the scopes whose rules count such a payer."""
+    models = sorted({model, model.partition("/")[2] or model, group or model})
+    return (
+        *("call", "session", "project", "global", f"provider:{provider}"),
+        *(f"model:{name}" for name in models),
+        *(f"deployment:{deployment}", f"litellm_provider:{litellm_provider}"),
+    )
+
+
+def charge_for(rule: Rule, payer: Payer, amount: int) -> Charge:
+    """Return what a rule takes for `payer`."""
+    scope = rule.scope
+    who = {"call": payer.call_id, "session": payer.session, "project": payer.project}
+    subject = f"{scope}:{who[scope] or ''}" if scope in who else scope
+    if rule.window == "session" and scope != "session":
+        subject = f"{subject} session:{payer.session or ''}"
+    return Charge(scope, subject, rule.kind, rule.window, amount, *rule[5:])
+
+
+def _rule(scope: str, kind: Kind, window: str, limit: int, **rest: Any) -> Rule:
+    return Charge(scope, "", kind, "call" if scope == "call" else window, 0, limit, **rest)
+
+
+def _rules(config: Config) -> Iterator[Rule]:
+    for budget in config.budgets:
+        limit = nano(budget.limit_usd)
+        marks = {max(1, round(Decimal(str(share)) * limit)) for share in budget.warn_at}
+        rest = {"on_exceed": budget.on_exceed, "warn_at": tuple(sorted(marks)), "chain": tuple(budget.chain or ())}
+        yield _rule(budget.scope, "usd", budget.window, limit, **rest)
+    for quota in config.quotas:
+        if quota.requests is not None:
+            yield _rule(quota.scope, "requests", quota.window, quota.requests)
+        if quota.tokens is not None:
+            yield _rule(quota.scope, "tokens", quota.window, quota.tokens)
+    for name, provider in config.providers.items():
+        yield from of_settings(f"provider:{name}", provider.model_extra or {}, f"blueprint.providers.{name}")
+    for name, limits in (config.router_settings.get("provider_budget_config") or {}).items():
+        yield from of_settings(f"litellm_provider:{name}", limits, f"router_settings.provider_budget_config.{name}")
+    yield from of_settings("global", config.litellm_settings, "litellm_settings")
+
+
+def of_attempt(deployment: str, keywords: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Return the limits of a Router's deployment out of the keywords of one attempt at it. Raise ConfigError."""
+    return tuple(of_settings(f"deployment:{deployment}", keywords, f"model_list deployment {deployment}"))
+
+
+def of_settings(scope: str, settings: Mapping[str, Any], where: str) -> Iterator[Rule]:
+    """Yield the limits under LiteLLM's names. Raise ConfigError."""
+    for kind, window, names in _NUMBERS:
+        if (most := _first(settings, *names)) is not None:
+            yield _rule(scope, kind, window, int(_number(most, f"{where}.{names[0]}")))
+    if (limit := _first(settings, "max_budget", "budget_limit")) is not None:
+        window = _window(_first(settings, "budget_duration", "time_period"), where)
+        yield _rule(scope, "usd", window, nano(_number(limit, f"{where}.max_budget")))
+
+
+def _first(settings: Mapping[str, Any], *names: str) -> Any:
+    return next((settings[name] for name in names if settings.get(name) is not None), None)
+
+
+def _window(duration: Any, where: str) -> str:
+    """LiteLLM's `30d`, `1mo` as a window; without one a budget never resets."""
+    if duration is None:
+        return "ever"
+    match = _DURATION.fullmatch(str(duration))
+    if match is None:
+        raise ConfigError(f"{where}.budget_duration: {duration!r} is no duration: use 30s, 30m, 12h, 7d, 2w or 1mo")
+    count, unit = int(match[1] or 1), match[2]
+    return "month" if (count, unit) == (1, "mo") else f"{count * _SECONDS[unit]}s"
+
+
+def _number(value: Any, where: str) -> Decimal:
+    try:
+        return Decimal(str(value))
+    except InvalidOperation:
+        raise ConfigError(f"{where}: {value!r} is no number") from None
 
 
 def _nano_per_token(card: PriceCard, asked: Demand) -> float:

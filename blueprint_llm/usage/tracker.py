@@ -8,6 +8,7 @@ from blueprint_llm.config.blocks import StoreConfig
 from blueprint_llm.sync import run
 from blueprint_llm.types import UsageFilter
 from blueprint_llm.usage.stores import open_store
+from blueprint_llm.usage.stores.records import by_day, daily
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +32,11 @@ class UsageTracker:
 
     def by_day(self, where: UsageFilter | None = None) -> dict[str, UsageTotals]:
         """Return totals by UTC day, oldest first."""
-        return run(self._store.usage_by_day(where or _EVERYTHING))
+        return by_day(run(self._store.facts(where or _EVERYTHING)))
 
     def daily(self, by: Dimension, where: UsageFilter | None = None) -> dict[str, dict[str, UsageTotals]]:
         """Return totals by UTC day, oldest first, for every provider, model, session or project."""
-        return run(self._store.usage_daily(where or _EVERYTHING, by))
+        return daily(run(self._store.facts(where or _EVERYTHING)), by)
 
     def standing(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
         """Return how full the counters of `charges` are (those of `Ledger.lasting`, to see every limit)."""

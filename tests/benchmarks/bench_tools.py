@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from measuring import best_s, limited, median_s, row
@@ -14,9 +15,12 @@ from measuring import best_s, limited, median_s, row
 from blueprint_llm import sync
 from blueprint_llm.config.blocks import Tools
 from blueprint_llm.tools import ToolEngine, sandbox
-from blueprint_llm.tools.boundary import Allowance, Effects, Patterns, Surveyor
+from blueprint_llm.tools.boundary import Effects, Patterns, Surveyor
+from blueprint_llm.tools.registry import Claims
+from blueprint_llm.tools.words import parse_command
 from blueprint_llm.tools.workspace import Root
 
+LS, READS = parse_command(["ls"]), Effects()
 RULES = [{"allow": "command", "argv": [f"program{n}", "sub"]} for n in range(45)] + [
     {"allow": "command", "argv": ["git", ["status", "diff", "log"]]},
     {"allow": "command", "argv": ["pytest"]},
@@ -67,11 +71,11 @@ def commands(folder):
 
         async def measured(block=block):
             async with ToolEngine(workspace=folder, settings=Tools.model_validate(block)) as engine:
-                handler, allowance = engine._tools["command"].handler, Allowance(effects=Effects())
+                handler = partial(engine._tools["command"].handler, claims=Claims(command=LS, effects=READS))
                 runs = []
                 for _ in range(60):
                     start = time.perf_counter()
-                    await handler(argv=["ls"], allowance=allowance)
+                    await handler(argv=["ls"])
                     runs.append(time.perf_counter() - start)
                 return min(runs) * 1e3
 
@@ -116,9 +120,12 @@ def output(folder):
         "import re, sys; from pathlib import Path\n"
         "from blueprint_llm.tools import ToolEngine\n"
         "from blueprint_llm import sync\n"
-        "from blueprint_llm.tools.boundary import Allowance, Effects\n"
+        "from blueprint_llm.tools.boundary import Effects\n"
+        "from blueprint_llm.tools.registry import Claims\n"
+        "from blueprint_llm.tools.words import parse_command\n"
         "engine = ToolEngine([], sys.argv[1]); handler = engine._tools['command'].handler\n"
-        "run = lambda argv: sync.run(handler(argv=argv, allowance=Allowance(effects=Effects()))); run(['true'])\n"
+        "claims = lambda argv: Claims(command=parse_command(argv), effects=Effects())\n"
+        "run = lambda argv: sync.run(handler(argv=argv, claims=claims(argv))); run(['true'])\n"
         "kb = lambda name: int(re.search(name + r':\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "before = kb('VmRSS'); run(['head', '-c', str(1 << 30), '/dev/zero']); print(kb('VmHWM') - before)"
     )

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import blueprint_llm
 from blueprint_llm.cli import main as command_line
-from blueprint_llm.config.schema import file_schema
+from blueprint_llm.config.sections import file_schema
 from blueprint_llm.engine import keywords
 
 if TYPE_CHECKING:

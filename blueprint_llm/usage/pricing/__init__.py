@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from blueprint_llm.config.blocks import Pricing
+    from blueprint_llm.usage.pricing.card import Sheet
     from blueprint_llm.usage.pricing.files import Filed, Level
 
 __all__ = ["PriceCard", "Prices", "cost", "prices_in", "shipped", "worst_cost"]
@@ -40,7 +41,7 @@ class Prices:
     def __init__(self, filed: Sequence[Filed] = ()) -> None:
         # The most specific of a level first.
         self._filed = sorted(filed, key=lambda item: item.entry.match.rank, reverse=True)
-        self._known: dict[tuple[object, ...], tuple[PriceCard | None, object, object]] = {}
+        self._known: dict[tuple[object, ...], tuple[PriceCard | None, object, object, object]] = {}
 
     @classmethod
     def load(cls, pricing: Pricing, *, folder: Path | None = None) -> Prices:
@@ -50,39 +51,38 @@ class Prices:
 
     def price(
         self,
-        provider: str,
-        model: str,
+        provider: str,  # the key of `providers` (or the group); entries may also name LiteLLM's provider
+        model: str,  # as sent to LiteLLM
         *,
-        at: date,
-        params: Mapping[str, Any] | None = None,
-        info: Mapping[str, Any] | None = None,
+        at: date,  # the request's, in UTC
+        params: Mapping[str, Any] | None = None,  # the deployment's `litellm_params`, which may hold prices
+        info: Mapping[str, Any] | None = None,  # its `model_info`, likewise; `base_model` is the model to look up
+        # what the request asked for: `batch`, `flex`, `priority`, or any tag of a price file
         tags: frozenset[str] = frozenset(),
     ) -> PriceCard | None:
-        """Return the price of a LiteLLM model id on a UTC day; None: unknown.
-
-        Args:
-            provider: The key of `providers` (or the group); entries may also name LiteLLM's provider.
-            model: As sent to LiteLLM.
-            at: The request's UTC date.
-            params: The deployment's `litellm_params`, which may hold prices.
-            info: Its `model_info`, likewise; `base_model` is the model to look up.
-            tags: What the request asked for: `batch`, `flex`, `priority`, or any tag of a price file.
-        """
-        key = (provider, model, at, tags, id(params), id(info))
+        """Return the price of a LiteLLM model id on a UTC day; None: unknown."""
+        base = str((params or {}).get("base_model") or (info or {}).get("base_model") or model)
+        entry = models.priced(base)  # another one, once the program has registered it anew
+        key = (provider, model, at, tags, id(params), id(info), id(entry))
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            found = self._find(provider, model, {**(info or {}), **(params or {})}, tags, at)
-            self._known[key] = (found, params, info)  # keeps the ids
+            settings, facts = {**(info or {}), **(params or {})}, models.of_any_size(base, entry)
+            found = self._find(provider, (model, base), facts, settings, tags, at)
+            self._known[key] = (found, params, info, entry)  # keeps the ids
         return self._known[key][0]
 
     def _find(
-        self, provider: str, model: str, settings: Mapping[str, Any], tags: frozenset[str], day: date
+        self,
+        provider: str,
+        models_asked: tuple[str, str],
+        entry: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        tags: frozenset[str],
+        day: date,
     ) -> PriceCard | None:
-        base = str(settings.get("base_model") or model)
-        entry = models.entry(base) or {}
-        names = {name for full in (model, base) for name in (full, full.partition("/")[2]) if name}
-        providers = {provider, model.partition("/")[0], str(entry.get("litellm_provider", ""))}
+        names = {name for full in models_asked for name in (full, full.partition("/")[2]) if name}
+        providers = {provider, models_asked[0].partition("/")[0], str(entry.get("litellm_provider", ""))}
         theirs = cards.sheet(entry, tags)
 
         def filed(level: Level) -> PriceCard | None:
@@ -94,20 +94,23 @@ class Prices:
                         return card
             return None
 
+        def told(sheet: Sheet, prices: Mapping[str, Any], **facts: Any) -> PriceCard | None:
+            """Return prices under LiteLLM's names; of what is not billed by the token only the bound can be told."""
+            bounds = Listed(prices, " ".join(names))
+            card = PriceCard.of(sheet, listed=bounds, **facts)
+            return card or (PriceCard(listed=bounds, **facts) if bounds.is_priced else None)
+
         def deployed() -> PriceCard | None:
             """Return the deployment's own prices; what they leave open is LiteLLM's."""
-            if not cards.priced(settings):
+            own = {name: price for name, price in prices_in(settings).items() if price is not None}
+            if not own:
                 return None
             sheet = {**theirs, **cards.sheet(settings, tags)}
-            digest = hashlib.sha256(repr(sorted(sheet.items())).encode()).hexdigest()[:8]
-            bounds = Listed({**entry, **prices_in(settings)}, " ".join(names))
-            version, source = f"deployment:{digest}", "the deployment's own prices"
-            return PriceCard.of(sheet, version=version, source=source, listed=bounds)
+            digest = hashlib.sha256(repr((sorted(sheet.items()), own)).encode()).hexdigest()[:8]
+            return told(sheet, {**entry, **own}, version=f"deployment:{digest}", source="the deployment's own prices")
 
         def listed() -> PriceCard | None:
-            """Return LiteLLM's price; also of what is not billed by the token, though only its bound can be told."""
-            source, bounds = str(entry.get("source") or "LiteLLM's model map"), Listed(entry, " ".join(names))
-            facts: dict[str, Any] = {"version": f"litellm:{models.map_version()}", "source": source, "listed": bounds}
-            return PriceCard.of(theirs, **facts) or (PriceCard(**facts) if bounds.is_priced else None)
+            source = str(entry.get("source") or "LiteLLM's model map")
+            return told(theirs, entry, version=f"litellm:{models.map_version()}", source=source)
 
         return filed("contract") or deployed() or filed("override") or filed("local") or listed()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from blueprint_llm.streaming.chunks import sequence
 from blueprint_llm.usage.money import ATTO, NANO, atto
 from blueprint_llm.usage.pricing.card import number, rates
 
@@ -34,8 +35,15 @@ _AUDIO_TOKENS_PER_S = 50  # the finest measure in common use is 32
 _CHARS_PER_S = dict.fromkeys(("wav", "pcm16", "g711_ulaw", "g711_alaw"), 10_000)
 _LEAN_CHARS_PER_S = 1000
 _LARGEST_UPLOAD = 25 * 2**20  # OpenAI takes no larger file
+_VIDEO_S = 60  # where the request does not say how long; what providers make then is a fraction of it
+_PAGES = 2000  # no provider in the map reads a longer document
 
-_PROMPTS = frozenset({"messages", "input", "prompt", "query", "documents", "system", "instructions", "suffix"})
+_PROMPTS = frozenset(
+    {
+        *("messages", "input", "prompt", "query", "documents", "system", "instructions", "suffix"),
+        *("contents", "config", "state", "questions", "fields"),
+    }
+)
 _PLAIN = frozenset({"role", "content"})
 _IMAGES = frozenset({"image_url", "image", "input_image"})
 _AUDIO = frozenset({"input_audio", "audio_url", "audio"})
@@ -63,6 +71,9 @@ class Demand:
     is_elsewhere: bool = False  # it goes to an address of its own, perhaps a region's that costs more
     answers: int = 1  # or pictures to be made
     characters: int = 0  # of the text that is to be spoken
+    video_s: float = _VIDEO_S  # of video that is to be made
+    pages: int = _PAGES  # of documents that are to be read
+    queries: int = 1  # of a search
 
     @property
     def input_tokens(self) -> int:
@@ -78,7 +89,7 @@ def demand(keywords: Mapping[str, Any]) -> Demand:
     prompt.add_recording(keywords.get("file"))
     pictures = keywords.get("image")
     prompt.images += len(pictures) if isinstance(pictures, list) else pictures is not None
-    tools = [tool for tool in keywords.get("tools") or () if isinstance(tool, Mapping)]
+    tools = [tool for tool in sequence(keywords.get("tools")) if isinstance(tool, Mapping)]
     served = [tool for tool in tools if tool.get("type") not in _OWN_TOOLS and "function" not in tool]
     searches = sum(_count(tool.get("max_uses"), otherwise=SEARCHES) for tool in served)
     if keywords.get("web_search_options") is not None:
@@ -87,11 +98,12 @@ def demand(keywords: Mapping[str, Any]) -> Demand:
         prompt.text_tokens += len(_json(tools)) + PER_TOOLS
     prompt.is_open |= searches > 0
     prompt.keeps_cache |= any(keywords.get(name) for name in _CACHE_KEYWORDS)
-    modalities, tier, text = keywords.get("modalities") or (), keywords.get("service_tier"), keywords.get("input")
+    modalities, tier, text = sequence(keywords.get("modalities")), keywords.get("service_tier"), keywords.get("input")
+    query, pages = keywords.get("query"), keywords.get("pages")
     return Demand(
         **vars(prompt),
         audio_tokens=math.ceil(prompt.audio_s * _AUDIO_TOKENS_PER_S),
-        speaks=bool({"audio", "AUDIO"} & set(modalities)) or keywords.get("audio") is not None,
+        speaks="audio" in modalities or "AUDIO" in modalities or keywords.get("audio") is not None,
         searches=searches,
         sessions=sum("code" in str(tool) for tool in served),
         tier=tier if isinstance(tier, str) else None,
@@ -99,6 +111,9 @@ def demand(keywords: Mapping[str, Any]) -> Demand:
         is_elsewhere=any(keywords.get(name) for name in ("api_base", "base_url")),
         answers=_count(keywords.get("n")),
         characters=len(text) if isinstance(text, str) else 0,
+        video_s=_count(keywords.get("seconds"), otherwise=_VIDEO_S),
+        pages=len(pages) if isinstance(pages, list) and pages else _PAGES,
+        queries=len(query) if isinstance(query, list) else 1,
     )
 
 
@@ -107,8 +122,8 @@ def _count(value: Any, *, otherwise: int = 1) -> int:
     if value is None:
         return otherwise
     try:
-        return max(1, int(value))
-    except (TypeError, ValueError):
+        return max(1, math.ceil(float(value)))
+    except (TypeError, ValueError, OverflowError):
         return otherwise
 
 
@@ -221,7 +236,7 @@ _SESSION_ATTO = atto("0.033")  # Azure's code interpreter, the dearest
 # What is billed by something else than tokens, and how much of it a request may take.
 _UNITS: Mapping[str, Callable[[Demand, float], float]] = {
     "input_cost_per_request": lambda *_: 1,
-    "input_cost_per_query": lambda demand, _: 1 + demand.text_tokens // _TOKENS_PER_QUERY,
+    "input_cost_per_query": lambda demand, _: max(demand.queries, 1 + demand.text_tokens // _TOKENS_PER_QUERY),
     "input_cost_per_character": lambda demand, _: max(demand.characters, demand.text_tokens),
     "input_cost_per_image": lambda demand, _: demand.images,
     "output_cost_per_image": lambda demand, _: demand.answers,
@@ -233,7 +248,11 @@ _UNITS: Mapping[str, Callable[[Demand, float], float]] = {
         seconds, demand.audio_s, demand.characters / _SPEECH_CHARS_PER_S
     ),
     "input_cost_per_audio_per_second": lambda demand, _: demand.audio_s,
+    "output_cost_per_video_per_second": lambda demand, _: demand.video_s,
+    **dict.fromkeys(("ocr_cost_per_page", "annotation_cost_per_page"), lambda demand, _: demand.pages),
 }
+# A key may be of one size or resolution of several.
+_OF_A_SIZE = re.compile(r"(output_cost_per_(?:image|second))_\d.*")
 
 
 class Listed:
@@ -252,7 +271,8 @@ class Listed:
         fees = (entry.get("search_context_cost_per_query") or {}).values()
         fees = [*fees, entry.get("google_maps_grounding_cost_per_query")]
         self._fee = max((atto(fee) for fee in fees if number(fee)), default=_SEARCH_ATTO)
-        unasked = entry.get("litellm_provider") == "perplexity" or "search" in name
+        is_search = entry.get("mode") == "search"  # whose queries are priced
+        unasked = not is_search and (entry.get("litellm_provider") == "perplexity" or "search" in name)
         self._searches = _SEARCHES_OF_RESEARCH if entry.get("citation_cost_per_token") else int(unasked)
         own = {key: number(value) or 1 for key, value in (entry.get("provider_specific_entry") or {}).items()}
         self._fast = Fraction(str(own.pop("fast", 1)))
@@ -337,8 +357,15 @@ class _Dearest(NamedTuple):
 
 
 def _units(entry: Mapping[str, Any]) -> Iterator[tuple[int, Callable[[Demand, float], float]]]:
-    """Yield the prices of whatever is not billed by the token; a picture's size may choose among several."""
-    for key, value in entry.items():
-        name = "output_cost_per_image" if re.fullmatch(r"output_cost_per_image_\d.*", key) else key
-        if name in _UNITS and (price := number(value)) is not None:
-            yield atto(price), _UNITS[name]
+    """Yield the prices of whatever is not billed by the token, of a picture's and a video's sizes the dearest."""
+    found: dict[str, int] = {}
+    for table in (entry, *(entry.get("tiered_pricing") or ())):
+        for key, value in table.items():
+            name = _OF_A_SIZE.sub(r"\1", key)
+            if name == "output_cost_per_second" and entry.get("mode") == "video_generation":
+                name = "output_cost_per_video_per_second"
+            if name == "input_cost_per_image" and entry.get("mode") == "image_generation":
+                name = "output_cost_per_image"
+            if name in _UNITS and (price := number(value)) is not None:
+                found[name] = max(found.get(name, 0), atto(price))
+    yield from ((price, _UNITS[name]) for name, price in found.items())

@@ -5,6 +5,7 @@ Prices are atto-USD (10^-18) per token, since published ones go below a nano-USD
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,13 +73,9 @@ class PriceCard:
 
 def _filled(sheet: Sheet, mark: int) -> dict[str, int]:
     """Return a price for every part of prompts that are longer than `mark`."""
-    base = {part: price for (part, above), price in sheet.items() if above == 0}
-    found = {
-        "input": 0,
-        "output": 0,
-        **base,
-        **{part: price for (part, above), price in sheet.items() if above == mark},
-    }
+    found = {"input": 0, "output": 0}
+    for start in (0, mark):
+        found |= {part: price for (part, above), price in sheet.items() if above == start}
     for part, other in _INSTEAD.items():
         found.setdefault(part, found[other])
     return found
@@ -204,20 +201,15 @@ def sheet(entry: Mapping[str, Any], tags: Iterable[str] = ()) -> Sheet:
     return found
 
 
-def priced(entry: Mapping[str, Any]) -> bool:
-    """Return True if a deployment's settings hold a price of their own."""
-    names = {*(name for name, _ in _PARTS), *_PER_SECOND, "tiered_pricing"}
-    return any(entry.get(name) is not None for name in names)
-
-
 def prices_in(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a call's own keywords say about its price, which LiteLLM lets win over the deployment's."""
+    """Return what a call's own keywords, or a deployment's settings, say about its price."""
     return {name: params[name] for name in params if "_cost" in name or name == "tiered_pricing"}
 
 
 def number(value: Any) -> float | None:
     """Return a price or a size; the map has a few as text."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found) else None

@@ -164,7 +164,7 @@ def _read(path: Path, problems: list[str]) -> list[Filed]:
         text = path.read_bytes()
         entries = ENTRIES.validate_python(yaml.safe_load(text) or ())
     except (OSError, yaml.YAMLError) as error:
-        problems.append(f"{path}: {error}")
+        problems.append(f"{path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}")
     except ValidationError as error:
         problems += [
             f"{path}: {_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()

@@ -22,7 +22,7 @@ __all__ = ["DegradedStore", "MemoryStore", "SqliteStore", "Store", "open_store",
 
 RETRY_S = 5.0
 PATIENCE_S = 2.0
-_REPORTS = frozenset({"usage", "usage_by_day", "usage_daily", "rows"})
+_REPORTS = frozenset({"usage", "facts", "rows"})
 
 
 def open_store(config: StoreConfig, *, clock: Callable[[], float] = time.time, on_event: OnEvent = warn) -> Store:
@@ -79,11 +79,6 @@ class DegradedStore:
             return await getattr(self._memory, name)(*args, **keywords)
 
         return either
-
-    async def release(self, reservation_id: str) -> None:
-        """Undo a reservation, wherever it was made: the store may have failed or recovered since."""
-        await self._memory.release(reservation_id)
-        await self.__getattr__("release")(reservation_id)
 
     async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
         """Keep a reservation, wherever it was made. Return False if it was open no longer."""

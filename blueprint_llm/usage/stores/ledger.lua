@@ -52,8 +52,6 @@ local function counter(charge)
           warned = tonumber(row[3] or 0)}
 end
 
-local function level(found) return {int(found.used), int(found.spent), found.ends and int(found.ends) or ''} end
-
 local function look(charges)
   local found = {}
   for n, charge in ipairs(charges) do found[n] = counter(charge) end
@@ -62,7 +60,9 @@ end
 
 local function levels(found)
   local out = {}
-  for n, item in ipairs(found) do out[n] = level(item) end
+  for n, item in ipairs(found) do
+    out[n] = {int(item.used), int(item.spent), item.ends and int(item.ends) or '', int(item.warned)}
+  end
   return out
 end
 
@@ -120,15 +120,15 @@ local function take(charges, found, amount_of)
   return taken
 end
 
-local function crossed(charges, found)
-  local out = {}
+-- Note that a threshold is reported.
+local function remember(charges, found)
   for n, charge in ipairs(charges) do
     for _, mark in ipairs(charge.marks) do
-      if found[n].warned < mark and mark <= found[n].spent then out[#out + 1] = {n, int(mark)} end
+      if found[n].warned < mark and mark <= found[n].spent then
+        redis.call('HSET', found[n].key, 'warned', int(found[n].spent))
+      end
     end
   end
-  for _, item in ipairs(out) do redis.call('HSET', found[item[1]].key, 'warned', int(found[item[1]].spent)) end
-  return out
 end
 
 -- The caller computes a breaker's next record from the one that it knows of. Should that have changed, it is told the
@@ -156,19 +156,16 @@ end
 local operations = {}
 
 function operations.reserve()
-  if redis.call('EXISTS', P .. 'h:' .. arg.id, P .. 'x:' .. arg.id) > 0 then return {repeated = true} end
+  if redis.call('EXISTS', P .. 'h:' .. arg.id, P .. 'x:' .. arg.id) > 0 then return {levels = {}} end
   local changed = stale()
   if changed then return changed end
   expire()
   local found = look(arg.charges)
-  local reply = {levels = levels(found), crossed = crossed(arg.charges, found), over = {}}
+  local reply = {levels = levels(found)}
+  remember(arg.charges, found)
   for n, charge in ipairs(arg.charges) do
-    if found[n].used + charge.amount > charge.limit then
-      reply.over[#reply.over + 1] = n
-      reply.refused = reply.refused or charge.refuses
-    end
+    if charge.refuses and found[n].used + charge.amount > charge.limit then return reply end
   end
-  if reply.refused then return reply end
   local taken = take(arg.charges, found, function(charge) return charge.amount end)
   redis.call('HSET', P .. 'h:' .. arg.id, 'open', '1', 'at', exact(now), 'taken', cjson.encode(taken), 'row', arg.row,
              'target', arg.target)
@@ -188,7 +185,7 @@ function operations.settle()
   local changed = stale()
   if changed then return changed end
   local was, at, taken = held(arg.id)
-  if was == 'settled' then return {was = was, levels = {}, crossed = {}} end
+  if was == 'settled' then return {was = was, levels = {}} end
   local true_amounts = {}
   for _, charge in ipairs(arg.charges) do true_amounts[charge.name] = charge.amount end
   for _, item in ipairs(taken) do
@@ -200,13 +197,14 @@ function operations.settle()
   write(arg.id, at, arg.row)
   keep()
   local found = look(arg.charges)
-  return {was = was, levels = levels(found), crossed = crossed(arg.charges, found)}
+  remember(arg.charges, found)
+  return {was = was, levels = levels(found)}
 end
 
--- `forbid`: a reserve that is still on its way (its caller gave up waiting) shall take nothing when it arrives.
+-- Its caller has left before hearing of it: one that is still on its way shall take nothing when it arrives.
 function operations.release()
   local key = P .. 'h:' .. arg.id
-  if arg.forbid then redis.call('SET', P .. 'x:' .. arg.id, '1', 'EX', DAY) end
+  redis.call('SET', P .. 'x:' .. arg.id, '1', 'EX', DAY)
   local hold = redis.call('HMGET', key, 'open', 'taken', 'target')
   if not hold[1] then return {} end
   for _, item in ipairs(cjson.decode(hold[2])) do

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from blueprint_llm.usage.stores import breaker
-from blueprint_llm.usage.stores.records import AttemptRow, Charge, Crossed, Level, Reserved, Settled
-from blueprint_llm.usage.stores.totals import FACTS
+from blueprint_llm.usage.stores.records import FACTS, AttemptRow, Level, Reserved, Settled, crossed, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from blueprint_llm.types import UsageFilter
     from blueprint_llm.usage.stores.breaker import Breaker
-    from blueprint_llm.usage.stores.records import Reservation, Settlement
+    from blueprint_llm.usage.stores.records import Charge, Crossed, Reservation, Settlement
 
 COLUMNS = AttemptRow._fields
 SCHEMA = f"""
@@ -46,11 +45,11 @@ DAY_S = 86400
 _MICRO = 1_000_000
 _LENGTHS = {"minute": 60, "hour": 3600, "day": DAY_S, "month": -1, "session": 0, "call": 0, "ever": 0}
 
-_TAKEN = Reserved()
 _READ = "SELECT used, spent, warned FROM counter WHERE name = ? AND start = ?"
 _TAKE = """INSERT INTO counter(name, start, used, ends, spent, warned) VALUES (?, ?, ?, ?, 0, 0)
     ON CONFLICT DO UPDATE SET used = used + excluded.used, ends = excluded.ends"""
 _CORRECT = "UPDATE counter SET used = used + ?, spent = spent + ? WHERE name = ? AND start = ?"
+_WARNED = "UPDATE counter SET warned = ? WHERE name = ? AND start = ?"
 _EPOCH = "(SELECT coalesce(max(n), 0) FROM epoch)"
 _FIND = "SELECT n FROM attempt WHERE id = ? ORDER BY n DESC LIMIT 1"
 _NEXT = "max(?, (SELECT coalesce(max(n) + 1, 0) FROM attempt))"
@@ -83,17 +82,11 @@ def timestamp(moment: datetime) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def refusing(over: Sequence[Charge]) -> Charge | None:
-    """Return the first limit that blocks, else the first that degrades."""
-    ranked = sorted(over, key=lambda charge: ("block", "degrade", "warn").index(charge.on_exceed))
-    return ranked[0] if ranked and ranked[0].on_exceed != "warn" else None
-
-
 def reserve(db: Connection, now: float, reservation: Reservation, *, force: bool = False) -> Reserved:
     """Take all charges or none. Expired reservations count in full either way: only what was lent waits for it."""
     id_, charges, target = reservation.id, reservation.charges, reservation.target
     if db.execute("SELECT 1 FROM hold WHERE id = ?", (id_,)).fetchone():
-        return _TAKEN  # a repeated request: taken already
+        return Reserved()  # a repeated request: taken already
     # The breaker is asked first and told last: a limit that refuses leaves no probe behind.
     before = _breaker(db, now, target) if target else breaker.CLOSED
     after = breaker.admit(before, id_, probes=reservation.probes, ttl_s=reservation.ttl_s)
@@ -101,19 +94,17 @@ def reserve(db: Connection, now: float, reservation: Reservation, *, force: bool
         return Reserved(breaker=before)
     if any(charge.kind == "parallel" for charge in charges):
         expire(db, now)
-    counters = _counters(db, now, charges)
-    crossed = _crossed(db, charges, counters)
-    over = [charge for charge in charges if counters[charge.counter].used + charge.amount > charge.limit]
-    if denied := refusing(over):
-        return Reserved(denied=counters[denied.counter].level(denied), crossed=crossed)
-    taken = _take(db, now, charges, counters)
+    found = levels(db, now, charges)
+    answer = reserved(found)
+    _remember(db, answer.crossed)
+    if answer.denied:
+        return answer
+    taken = _take(db, now, found)
     hold = (id_, now + reservation.ttl_s, now, orjson.dumps(taken), orjson.dumps(reservation.row[:]))
     db.execute("INSERT INTO hold VALUES (?, ?, 1, ?, ?, ?)", hold)
     if after is not None and after is not before:
         _keep(db, target, after)
-    if not (over or crossed):
-        return _TAKEN
-    return Reserved(exceeded=tuple(counters[charge.counter].level(charge) for charge in over), crossed=crossed)
+    return answer
 
 
 def settle(db: Connection, now: float, settlement: Settlement) -> Settled:
@@ -127,8 +118,8 @@ def settle(db: Connection, now: float, settlement: Settlement) -> Settled:
     if held is not None:
         was = "open" if held[0] else "expired"
     else:  # this store never saw a reservation of it: as if it had reserved nothing
-        nothing = [charge._replace(amount=0) for charge in charges]
-        held = (True, now, orjson.dumps(_take(db, now, nothing, _counters(db, now, charges))))
+        nothing = levels(db, now, [charge._replace(amount=0) for charge in charges])
+        held = (True, now, orjson.dumps(_take(db, now, nothing)))
     _correct(db, held[2], {charge.counter: charge.amount for charge in charges}, was_open=held[0])
     if was == "expired":
         _take_back(db, row.id)
@@ -138,12 +129,13 @@ def settle(db: Connection, now: float, settlement: Settlement) -> Settled:
         after = breaker.report(before, told, now)
         if after is not before and after != before:
             _keep(db, told.target, after)
-    watched = [charge for charge in charges if charge.warn_at]
-    return Settled(was=was, crossed=_crossed(db, watched, _counters(db, now, watched)) if watched else ())
+    reached = crossed(levels(db, now, [charge for charge in charges if charge.warn_at]))
+    _remember(db, reached)
+    return Settled(was=was, crossed=reached)
 
 
 def release(db: Connection, _now: float, reservation_id: str) -> None:
-    """Give back what a reservation took, its probe's slot too, and forget it."""
+    """Give back what a reservation took whose caller left before hearing of it, its probe's slot too, and forget it."""
     held = db.execute("DELETE FROM hold WHERE id = ? RETURNING open, taken", (reservation_id,)).fetchone()
     if held is None:
         return
@@ -201,9 +193,14 @@ def heartbeat(db: Connection, now: float, reservation_id: str, ttl_s: float) -> 
 
 
 def levels(db: Connection, now: float, charges: Sequence[Charge]) -> tuple[Level, ...]:
-    """Return how full each charge's counter is."""
-    counters = _counters(db, now, charges)
-    return tuple(counters[charge.counter].level(charge) for charge in charges)
+    """Return how full each charge's counter is; one that has no row yet is empty."""
+    found = []
+    for charge in charges:
+        start, ends = bounds(charge.window, now)
+        row = db.execute(_READ, (charge.counter, start)).fetchone()  # four of these are cheaper than one IN over rows
+        used, spent, warned = row or (0, 0, 0)
+        found.append(Level(charge, used, spent, ends, start, warned))
+    return tuple(found)
 
 
 def write(db: Connection, row: AttemptRow, at: float) -> None:
@@ -260,48 +257,16 @@ def _clause(where: UsageFilter) -> tuple[str, list[object]]:
     return " AND ".join([f"WHERE epoch = {_EPOCH}", *terms]), list(terms.values())
 
 
-class _Counter(NamedTuple):
-    """A counter's row, in the window of now."""
-
-    start: int
-    ends: int | None
-    used: int = 0
-    spent: int = 0
-    warned: int = 0
-
-    def level(self, charge: Charge) -> Level:
-        return Level(charge=charge, used=self.used, spent=self.spent, resets_at=self.ends)
-
-
-def _counters(db: Connection, now: float, charges: Sequence[Charge]) -> dict[str, _Counter]:
-    """Return the counters of `charges` by name; one that has no row yet is empty."""
-    found = {}
-    for charge in charges:
-        name, (start, ends) = charge.counter, bounds(charge.window, now)
-        row = db.execute(_READ, (name, start)).fetchone()  # four of these are cheaper than one IN over rows
-        found[name] = _Counter(start, ends, *(row or ()))
-    return found
-
-
-def _take(
-    db: Connection, now: float, charges: Sequence[Charge], counters: dict[str, _Counter]
-) -> list[tuple[str, int, int]]:
+def _take(db: Connection, now: float, found: Sequence[Level]) -> list[tuple[str, int, int]]:
     """Add to the counters and say what was taken from which; two limits on one counter take from it once."""
-    amounts = {charge.counter: charge.amount for charge in charges}
-    taken = [(name, counters[name].start, amount) for name, amount in amounts.items()]
+    level_of = {level.charge.counter: level for level in found}
+    taken = [(name, level.start, level.charge.amount) for name, level in level_of.items()]
     forgettable = int(now) + 30 * DAY_S
-    db.executemany(_TAKE, [(*item, counters[item[0]].ends or forgettable) for item in taken])
+    db.executemany(_TAKE, [(*item, level_of[item[0]].resets_at or forgettable) for item in taken])
     return taken
 
 
-def _crossed(db: Connection, charges: Sequence[Charge], counters: dict[str, _Counter]) -> tuple[Crossed, ...]:
-    """Return the thresholds that what is spent has reached since anybody looked last."""
-    found = []
-    for charge in (charge for charge in charges if charge.warn_at):
-        counter = counters[charge.counter]
-        marks = [mark for mark in charge.warn_at if counter.warned < mark <= counter.spent]
-        found += [Crossed(level=counter.level(charge), threshold=mark) for mark in marks]
-    for name in {item.level.charge.counter for item in found}:
-        start, spent = counters[name].start, counters[name].spent
-        db.execute("UPDATE counter SET warned = ? WHERE name = ? AND start = ?", (spent, name, start))
-    return tuple(found)
+def _remember(db: Connection, reached: Sequence[Crossed]) -> None:
+    """Note that thresholds were reported."""
+    for level, _ in reached:
+        db.execute(_WARNED, (level.spent, level.charge.counter, level.start))

@@ -7,23 +7,28 @@ carries a time: the store owns the wall clock (Redis: the server's). Amounts are
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from datetime import UTC, datetime
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from blueprint_llm.usage.stores import totals
+from blueprint_llm.types import UsageStats, UsageTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from blueprint_llm.types import UsageFilter, UsageStats, UsageTotals
+    from blueprint_llm.types import UsageFilter
     from blueprint_llm.usage.stores.breaker import Breaker, BreakerReport
 
 # `parallel`: attempts under way. What is taken of it is lent: settling and expiry alike give it back.
 Kind = Literal["usd", "requests", "tokens", "parallel"]
 Dimension = Literal["provider", "model", "session", "project"]
-ABANDONED = totals.ABANDONED
+ABANDONED = "abandoned"  # the category of an attempt whose caller left
 EXPIRED = "expired"
 WAITING = "blueprint_llm waited for its store: "
+T = TypeVar("T")
 
 
 class Charge(NamedTuple):
@@ -73,6 +78,14 @@ class AttemptRow(NamedTuple):
     at: float = 0.0  # Unix seconds of the reservation; the store sets it
 
 
+Fact = tuple[Any, ...]  # what sums need of a row: its values of FACTS, in that order
+FACTS = (
+    *("call_id", "provider", "model", "session", "project", "prompt_tokens", "completion_tokens"),
+    *("cost_nano", "latency_s", "category", "cache_hit", "saved_nano", "at"),
+)
+_DAY_S = 86400
+
+
 class Reservation(NamedTuple):
     """What an attempt wants to take before it is sent."""
 
@@ -92,14 +105,15 @@ class Settlement(NamedTuple):
     report: BreakerReport | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """A counter now."""
+class Level(NamedTuple):
+    """A charge's counter now."""
 
     charge: Charge
     used: int  # spent plus reserved
     spent: int
     resets_at: float | None  # Unix seconds; None: never by itself
+    start: int = 0  # of its window, Unix seconds
+    warned: int = 0  # what was spent when a threshold was reached last
 
     @property
     def share(self) -> float:
@@ -129,6 +143,29 @@ class Reserved:
         return self.denied is None and self.breaker is None
 
 
+def reserved(levels: Sequence[Level]) -> Reserved:
+    """Return the answer to a reservation that finds its limits so full."""
+    over = tuple(level for level in levels if level.used + level.charge.amount > level.charge.limit)
+    reached = crossed(levels)
+    if not (over or reached):
+        return _TAKEN
+    denied = min(over, key=lambda level: _GRAVEST.index(level.charge.on_exceed), default=None)
+    if denied is None or denied.charge.on_exceed == "warn":
+        return Reserved(exceeded=over, crossed=reached)
+    return Reserved(denied=denied, crossed=reached)
+
+
+_TAKEN = Reserved()
+_GRAVEST = ("block", "degrade", "warn")
+
+
+def crossed(levels: Sequence[Level]) -> tuple[Crossed, ...]:
+    """Return the thresholds that what is spent has reached since anybody looked last."""
+    return tuple(
+        Crossed(level, mark) for level in levels for mark in level.charge.warn_at if level.warned < mark <= level.spent
+    )
+
+
 class Settled(NamedTuple):
     """The answer to a settlement. `was`: what became of the reservation before it was settled."""
 
@@ -140,7 +177,7 @@ class Store(Protocol):
     """Budgets, quotas, breakers and usage; each method is one transaction.
 
     It works from any event loop, from several at once, and in a forked child. Every method raises StoreError where the
-    store cannot be used. A cancelled `reserve` leaves nothing reserved. A cancelled `settle`, `release` or `record` is
+    store cannot be used. A cancelled `reserve` leaves nothing reserved. A cancelled `settle` or `record` is
     still carried out as soon as the store can be used, for as long as this process lives.
     """
 
@@ -152,9 +189,6 @@ class Store(Protocol):
 
         An expired reservation is corrected; one that this store never saw is charged now.
         """
-
-    async def release(self, reservation_id: str) -> None:
-        """Undo a reservation of which nothing was sent: its amounts and its probe's slot are free again."""
 
     async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
         """Keep a reservation for another `ttl_s`. Return False if it was open no longer."""
@@ -171,20 +205,12 @@ class Store(Protocol):
     async def rows(self, where: UsageFilter, *, limit: int = 100) -> tuple[AttemptRow, ...]:
         """Return the newest rows of the current epoch, newest first."""
 
-    async def facts(self, where: UsageFilter) -> list[totals.Fact]:
+    async def facts(self, where: UsageFilter) -> list[Fact]:
         """Return what sums need of every row of the current epoch."""
 
     async def usage(self, where: UsageFilter) -> UsageStats:
         """Return the totals of the current epoch."""
-        return await asyncio.to_thread(totals.stats, await self.facts(where))
-
-    async def usage_by_day(self, where: UsageFilter) -> dict[str, UsageTotals]:
-        """Return the totals of the current epoch by UTC day, oldest first."""
-        return await asyncio.to_thread(totals.by_day, await self.facts(where))
-
-    async def usage_daily(self, where: UsageFilter, by: Dimension) -> dict[str, dict[str, UsageTotals]]:
-        """Return `usage_by_day` for every value of `by`."""
-        return await asyncio.to_thread(totals.daily, await self.facts(where), by)
+        return await asyncio.to_thread(stats, await self.facts(where))
 
     async def new_epoch(self) -> None:
         """Start counting usage afresh: rows stay, budgets and quotas too."""
@@ -194,6 +220,77 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Carry out what was booked and let go of files and connections; using the store again opens it again."""
+
+
+def stats(rows: Sequence[Fact]) -> UsageStats:
+    """Return the totals of `rows`, and the same by provider, model, session and project.
+
+    A call is counted once however often it was tried (its rows share a `call_id`); each failed attempt is an error.
+    Latencies are those of answered attempts that reached a provider.
+    """
+    # Rows are read once, however many groups they belong to: sums over some can be added to those over others.
+    parts = {names: _part(group) for names, group in _grouped(rows, itemgetter(slice(1, 5))).items()}
+    by = {}
+    for column, name in enumerate(("by_provider", "by_model", "by_session", "by_project")):
+        groups = _grouped(parts, itemgetter(column))
+        by[name] = {key: _totals([parts[names] for names in found]) for key, found in groups.items() if key is not None}
+    return UsageStats(**dict(_totals([*parts.values()])), **by)
+
+
+def by_day(rows: Sequence[Fact]) -> dict[str, UsageTotals]:
+    """Return the totals by UTC day (`2026-01-31`), oldest first."""
+    days = sorted(_grouped(rows, lambda row: row[-1] // _DAY_S).items())
+    return {f"{datetime.fromtimestamp(day * _DAY_S, UTC):%Y-%m-%d}": _totals([_part(found)]) for day, found in days}
+
+
+def daily(rows: Sequence[Fact], dimension: str) -> dict[str, dict[str, UsageTotals]]:
+    """Return the totals by UTC day for each provider, model, session or project."""
+    groups = _grouped(rows, itemgetter(FACTS.index(dimension)))
+    return {name: by_day(group) for name, group in groups.items() if name is not None}
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    groups: defaultdict[Any, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
+# Calls, waits, and the sums: errors, prompt and completion tokens, cost, unpriced, cache hits, saved.
+_Part = tuple[set[str], list[float], tuple[int, ...]]
+
+
+def _part(rows: Sequence[Fact]) -> _Part:
+    calls, *_, prompt, completion, costs, latencies, categories, hits, saved, _at = zip(*rows, strict=True)
+    answered = zip(latencies, categories, hits, strict=True)
+    waits = [wait for wait, category, hit in answered if wait is not None and category is None and not hit]
+    errors = len(rows) - categories.count(None) - categories.count(ABANDONED)
+    costs_nano = sum(filter(None, costs))
+    numbers = (errors, sum(prompt), sum(completion), costs_nano, costs.count(None), sum(hits), sum(saved))
+    return set(calls), waits, numbers
+
+
+def _totals(parts: Sequence[_Part]) -> UsageTotals:
+    nothing: _Part = set(), [], (0,) * 7
+    calls, waits_of, numbers = zip(nothing, *parts, strict=True)
+    errors, prompt, completion, cost, unpriced, hits, saved = map(sum, zip(*numbers, strict=True))
+    waits = sorted(chain.from_iterable(waits_of))
+    return UsageTotals(
+        calls=len(set().union(*calls)),
+        errors=errors,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost_usd=cost / 1e9,
+        unpriced=unpriced,
+        latency_p50_s=_quantile(waits, 0.5),
+        latency_p95_s=_quantile(waits, 0.95),
+        cache_hits=hits,
+        saved_usd=saved / 1e9,
+    )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
 def waited_for(error: BaseException | None) -> str | None:

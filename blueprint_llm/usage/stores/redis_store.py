@@ -21,9 +21,19 @@ import orjson
 from blueprint_llm import sync
 from blueprint_llm.errors import ConfigError, StoreError
 from blueprint_llm.secret import Secret, revealed
-from blueprint_llm.usage.stores import breaker, totals
-from blueprint_llm.usage.stores.ledger_sql import length, refusing, timestamp
-from blueprint_llm.usage.stores.records import WAITING, AttemptRow, Crossed, Level, Reserved, Settled, Store
+from blueprint_llm.usage.stores import breaker
+from blueprint_llm.usage.stores.ledger_sql import length, timestamp
+from blueprint_llm.usage.stores.records import (
+    FACTS,
+    WAITING,
+    AttemptRow,
+    Level,
+    Reserved,
+    Settled,
+    Store,
+    crossed,
+    reserved,
+)
 from blueprint_llm.usage.stores.writer import Busy, Job, Writer
 
 if TYPE_CHECKING:
@@ -33,14 +43,14 @@ if TYPE_CHECKING:
 
     from blueprint_llm.types import UsageFilter
     from blueprint_llm.usage.stores.breaker import Breaker
-    from blueprint_llm.usage.stores.records import Charge, Reservation, Settlement
+    from blueprint_llm.usage.stores.records import Charge, Fact, Reservation, Settlement
 
     _Change = Callable[[Breaker, float], Breaker | None]
 
 TIMEOUT_S = 2.0
 _PAGE = 1000
 _SWAPS = 50
-_facts = attrgetter(*totals.FACTS)
+_facts = attrgetter(*FACTS)
 
 T = TypeVar("T")
 _clients: dict[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = {}
@@ -93,8 +103,12 @@ class RedisStore(Store):
         self, url: str | Secret, *, prefix: str = "{blueprint}", clock: Callable[[], float] | None = None
     ) -> None:
         self._url, self._prefix, self._clock = url, prefix, clock
-        where = urlsplit(revealed(url))
-        self._place = f"the store at {where.hostname or where.path}:{where.port or 6379}"
+        try:
+            where = urlsplit(revealed(url))
+            self._place = f"the store at {where.hostname or where.path}:{where.port or 6379}"
+        except ValueError:  # whose text holds a piece of the password
+            text = "store.url is no address: a password's special characters are written %2F, %40, ..."
+            raise ConfigError(text) from None
         self._later = Writer(lambda: f"{self._place} does not answer", longest_pause_s=0.5)
 
     async def reserve(self, reservation: Reservation, *, force: bool = False) -> Reserved:
@@ -102,16 +116,12 @@ class RedisStore(Store):
         try:
             return await self._reserve(reservation, force=force)
         except (StoreError, asyncio.CancelledError):  # the server may have done it, or do it yet
-            self._book(partial(self._call, "release", {"id": reservation.id, "forbid": True}))
+            self._book(partial(self._call, "release", {"id": reservation.id}))
             raise
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Replace a reservation's amounts by the true ones, write its row, tell the breaker."""
         return await self._surely(partial(self._settle, settlement))
-
-    async def release(self, reservation_id: str) -> None:
-        """Undo a reservation of which nothing was sent."""
-        await self._surely(partial(self._call, "release", {"id": reservation_id}))
 
     async def heartbeat(self, reservation_id: str, ttl_s: float) -> bool:
         """Keep a reservation for another `ttl_s`. Return False if it was open no longer."""
@@ -119,7 +129,7 @@ class RedisStore(Store):
 
     async def levels(self, charges: Sequence[Charge]) -> tuple[Level, ...]:
         """Return how full each charge's counter is."""
-        return tuple(_levels(charges, await self._call("levels", {"charges": [_charge(charge) for charge in charges]})))
+        return _levels(charges, await self._call("levels", {"charges": [_charge(charge) for charge in charges]}))
 
     async def breakers(self, targets: Sequence[str]) -> dict[str, Breaker]:
         """Return the breakers of `targets`."""
@@ -130,7 +140,7 @@ class RedisStore(Store):
         """Write a usage row that has no reservation."""
         await self._surely(partial(self._call, "write", {"id": row.id, "row": _text(row)}))
 
-    async def facts(self, where: UsageFilter) -> list[totals.Fact]:
+    async def facts(self, where: UsageFilter) -> list[Fact]:
         """Return what sums need of every row of the current epoch."""
         return [_facts(row) for row in await self._pages(where)]
 
@@ -156,25 +166,13 @@ class RedisStore(Store):
             after = breaker.admit(before, wanted.id, probes=wanted.probes, ttl_s=wanted.ttl_s)
             return before if after is None and force else after
 
-        charges = [
-            {**_charge(charge), "limit": charge.limit, "refuses": charge.on_exceed != "warn"}
-            for charge in wanted.charges
-        ]
-        row = {"id": wanted.id, "ttl_s": wanted.ttl_s, "row": _text(wanted.row), "target": wanted.target}
+        arguments = {"id": wanted.id, "ttl_s": wanted.ttl_s, "row": _text(wanted.row), "target": wanted.target}
+        arguments["charges"] = [_charge(charge) for charge in wanted.charges]
         # Most breakers are closed: that is tried without asking first.
-        reply = await self._swapped("reserve", wanted.target, {**row, "charges": charges}, admitted, "", 0.0)
+        reply = await self._swapped("reserve", wanted.target, arguments, admitted, "", 0.0)
         if isinstance(reply, breaker.Breaker):
             return Reserved(breaker=reply)
-        if reply.get("repeated"):
-            return Reserved()
-        levels = _levels(wanted.charges, reply)
-        over = [levels[n - 1] for n in reply["over"]]
-        denied = refusing([level.charge for level in over])
-        return Reserved(
-            denied=next((level for level in over if level.charge is denied), None),
-            exceeded=() if denied else tuple(over),
-            crossed=_crossed(levels, reply),
-        )
+        return reserved(_levels(wanted.charges, reply))
 
     async def _settle(self, done: Settlement) -> Settled:
         told, record, now = done.report, "", 0.0
@@ -187,7 +185,7 @@ class RedisStore(Store):
             (record,), now = await self._peek([told.target])
         target = told.target if told else ""
         reply = await self._swapped("settle", target, arguments, reported, record, now)
-        return Settled(was=reply["was"], crossed=_crossed(_levels(done.charges, reply), reply))
+        return Settled(was=reply["was"], crossed=crossed(_levels(done.charges, reply)))
 
     async def _swapped(
         self, operation: str, target: str, arguments: Mapping[str, Any], change: _Change, record: str, now: float
@@ -280,20 +278,16 @@ def _script() -> tuple[str, str]:
 
 
 def _charge(charge: Charge) -> dict[str, Any]:
-    lasts = length(charge.window)
-    return {"name": charge.counter, "length": lasts, "amount": charge.amount, "marks": charge.warn_at}
+    facts = {"name": charge.counter, "length": length(charge.window), "amount": charge.amount}
+    return {**facts, "marks": charge.warn_at, "limit": charge.limit, "refuses": charge.on_exceed != "warn"}
 
 
-def _levels(charges: Sequence[Charge], reply: Mapping[str, Any]) -> list[Level]:
-    rows = zip(charges, reply["levels"], strict=False)  # a settled attempt answers with none
-    return [
-        Level(charge=charge, used=int(used), spent=int(spent), resets_at=int(ends) if ends else None)
-        for charge, (used, spent, ends) in rows
-    ]
-
-
-def _crossed(levels: list[Level], reply: Mapping[str, Any]) -> tuple[Crossed, ...]:
-    return tuple(Crossed(level=levels[n - 1], threshold=int(mark)) for n, mark in reply["crossed"])
+def _levels(charges: Sequence[Charge], reply: Mapping[str, Any]) -> tuple[Level, ...]:
+    rows = zip(charges, reply["levels"], strict=False)  # what is settled, or was reserved before, answers with none
+    return tuple(
+        Level(charge, int(used), int(spent), int(ends) if ends else None, warned=int(warned))
+        for charge, (used, spent, ends, warned) in rows
+    )
 
 
 def _text(row: AttemptRow) -> str:

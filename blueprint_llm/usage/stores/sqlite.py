@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import os
 import sqlite3
 import time
@@ -24,7 +25,7 @@ from weakref import WeakSet, finalize
 
 from blueprint_llm.config.paths import folder
 from blueprint_llm.errors import StoreError
-from blueprint_llm.usage.stores import ledger_sql, locks
+from blueprint_llm.usage.stores import ledger_sql
 from blueprint_llm.usage.stores.records import Store
 from blueprint_llm.usage.stores.writer import WAIT_S, Busy, Job, Writer
 
@@ -44,10 +45,15 @@ _ROWS_S, _MOST_ROWS = 0.05, 10_000
 # A commit writes whole pages: small ones are cheaper. For a new file only.
 _FILE = "PRAGMA page_size = 2048; PRAGMA journal_mode = WAL"
 
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_SHM_WRITE_BYTE = 120  # of the -shm file: whoever writes to a database with a write-ahead log holds it
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _CREATING = Lock()
-_INHERITED: list[sqlite3.Connection] = []  # closing them would disturb the process that made them
+# Of a server that forks past Python (uWSGI); closing them would disturb the process that made them.
+_INHERITED: list[sqlite3.Connection] = []
 
 
 def _nothing(_db: sqlite3.Connection, _now: float) -> None:
@@ -91,7 +97,7 @@ class SqliteStore(Store):
         self._clock = clock
         self._lock = Lock()  # around every use of the connection
         self._reading = Lock()  # around the connections that reports have
-        self._db: sqlite3.Connection | None = None
+        self._db: sqlite3.Connection | None = None  # closed before a fork of Python's own
         self._pid = 0
         self._forgot = self._expired = 0.0
         self._transactions = 0
@@ -109,7 +115,6 @@ class SqliteStore(Store):
         return await self._transact(act, undo=lambda db, now: ledger_sql.release(db, now, reservation.id))
 
     settle = _transaction(ledger_sql.settle)
-    release = _transaction(ledger_sql.release)
     heartbeat = _transaction(ledger_sql.heartbeat)
     levels = _transaction(ledger_sql.levels, writes=False)
     breakers = _transaction(ledger_sql.breakers, writes=False)
@@ -141,7 +146,7 @@ class SqliteStore(Store):
 
     def _locked(self) -> str:
         with suppress(StoreError):
-            return locks.locked(self._path)
+            return _lock_on(self._path)
         return "the ledger is locked"
 
     async def _transact(
@@ -228,9 +233,9 @@ class SqliteStore(Store):
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if locks.is_busy(error):
+            if _code(error) in _BUSY:
                 raise Busy from None
-            raise locks.explained(self._asked_for, error) from None
+            raise _unusable(self._asked_for, error) from None
 
     def _is_open(self) -> bool:
         return self._db is not None and self._pid == os.getpid()
@@ -239,10 +244,11 @@ class SqliteStore(Store):
         if self._db is None or not self._is_open():
             if self._db is not None:
                 _INHERITED.append(self._db)
-            path = self._path
-            self._db = None
+            self._db, path = None, self._path
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _create(path)
+            # No other thread may have it open when the descriptor is closed: it is made exclusively, while all wait.
+            with _CREATING, suppress(FileExistsError):
+                path.touch(mode=0o600, exist_ok=False)
             db = self._open()
             try:
                 db.executescript(f"{_FILE}; {ledger_sql.SCHEMA}")
@@ -274,16 +280,17 @@ class SqliteStore(Store):
                 db.execute("PRAGMA busy_timeout = 1000")
                 db.execute("PRAGMA wal_checkpoint(RESTART)")
 
-    def _join_checkpoint(self) -> None:
+    def _close(self) -> None:
+        with self._lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Write the rows that wait, and close the file; with the lock held."""
         with suppress(RuntimeError):  # it could not be started
             if self._checkpoint:
                 self._checkpoint.join()
-
-    def _close(self) -> None:
-        self._join_checkpoint()
-        with self._lock:
-            self._write_left()
-            self._drop()
+        self._write_left()
+        self._drop()
 
     def _write_left(self) -> None:
         if self._rows and self._is_open():
@@ -301,9 +308,7 @@ class SqliteStore(Store):
         """Close the file and let no thread of this process at it until `go_on`."""
         self._reading.acquire()
         self._lock.acquire()
-        self._join_checkpoint()
-        self._write_left()  # a child must not write them as well
-        self._drop()
+        self._let_go()  # a child must not write the rows as well
 
     def go_on(self) -> None:
         """Undo `pause`."""
@@ -334,13 +339,55 @@ class MemoryStore(SqliteStore):
         """Keep what is held, also when closed: what failed was rolled back, a forked child has a copy of its own."""
 
 
-def _create(path: Path) -> None:
-    """Make an empty file of mode 0600, before SQLite opens it for the first time.
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
-    No other thread may have it open when the descriptor is closed: it is made exclusively, and all wait meanwhile.
+
+def _unusable(path: Path | str | None, error: Exception) -> StoreError:
+    """Return the database's or the file system's error as one that says what to do; no path: the user's own file."""
+    name = "ledger.sqlite in the state folder" if path is None else path
+    cure = (
+        "move the file away to begin an empty one (its budgets then count from zero), or set blueprint.store.url"
+        if _code(error) in _DAMAGED
+        else "free the disk or make the folder writable; or keep the ledger elsewhere (BLUEPRINT_HOME, or "
+        "blueprint.store.url: sqlite:PATH or memory); or set blueprint.store.on_failure: memory"
+    )
+    return StoreError(f"the ledger {name} cannot be used ({error}): {cure}")
+
+
+def _lock_on(path: Path) -> str:
+    """Return a sentence that says that the database is locked and by whom. Linux tells; elsewhere nobody is named.
+
+    Nothing of SQLite's is opened for it: closing a descriptor of the database would drop this process's own locks.
     """
-    with _CREATING, suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    pids: dict[int, None] = {}
+    with suppress(OSError):
+        held = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+        for file, byte in ((path, None), (path.with_name(f"{path.name}-shm"), _SHM_WRITE_BYTE)):
+            inode = str(file.stat().st_ino)
+            pids |= dict.fromkeys(pid for words in held if (pid := _writer(words, inode, byte)))
+    return f"the ledger {path} is locked by {' and '.join(map(_process, pids)) or 'another process'}"
+
+
+def _writer(words: list[str], inode: str, byte: int | None) -> int | None:
+    """Return the pid of a line like `1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120` if it locks that byte."""
+    match words:
+        case [_, _, _, "WRITE", pid, place, first, last] if place.rpartition(":")[2] == inode:
+            locks_it = byte is None or int(first) <= byte <= (math.inf if last == "EOF" else int(last))
+            return int(pid) if locks_it else None
+    return None
+
+
+def _process(pid: int) -> str:
+    if pid == os.getpid():
+        return "this process"
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"process {pid}"
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    stopped = ", stopped" if facts.get("State", "").startswith(("T", "t")) else ""
+    return f"process {pid} ({facts.get('Name', '?')}{stopped})"
 
 
 _STORES: WeakSet[SqliteStore] = WeakSet()
