@@ -59,9 +59,8 @@ async def resume_loop(engine: ToolEngine, state_id: str, decisions: Any, chat: C
     with _store(engine).claim(state_id) as (state, is_interrupted):
         calls = [ToolCall(**call) for call in state["calls"]]
         waiting = _WAITING.validate_python(state["waiting"])
-        kept = state.get(
-            "run", state
-        )  # 0.2.0 kept a run's fields beside its calls; an approval may wait over an upgrade
+        # 0.2.0 kept a run's fields beside its calls; an approval may wait over an upgrade.
+        kept = state.get("run", state)
         request = ChatRequest(**state["request"], messages=kept["messages"])
         run = _Run(**{**kept, "engine": engine, "request": request, "chat": chat, "state_id": state_id})
         if is_interrupted:

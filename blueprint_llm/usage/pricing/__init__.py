@@ -94,12 +94,6 @@ class Prices:
                         return card
             return None
 
-        def told(sheet: Sheet, prices: Mapping[str, Any], **facts: Any) -> PriceCard | None:
-            """Return prices under LiteLLM's names; of what is not billed by the token only the bound can be told."""
-            bounds = Listed(prices, " ".join(names))
-            card = PriceCard.of(sheet, listed=bounds, **facts)
-            return card or (PriceCard(listed=bounds, **facts) if bounds.is_priced else None)
-
         def deployed() -> PriceCard | None:
             """Return the deployment's own prices; what they leave open is LiteLLM's."""
             own = {name: price for name, price in prices_in(settings).items() if price is not None}
@@ -107,10 +101,18 @@ class Prices:
                 return None
             sheet = {**theirs, **cards.sheet(settings, tags)}
             digest = hashlib.sha256(repr((sorted(sheet.items()), own)).encode()).hexdigest()[:8]
-            return told(sheet, {**entry, **own}, version=f"deployment:{digest}", source="the deployment's own prices")
+            facts = {"version": f"deployment:{digest}", "source": "the deployment's own prices"}
+            return _told(sheet, Listed({**entry, **own}, " ".join(names)), **facts)
 
         def listed() -> PriceCard | None:
             source = str(entry.get("source") or "LiteLLM's model map")
-            return told(theirs, entry, version=f"litellm:{models.map_version()}", source=source)
+            bounds = Listed(entry, " ".join(names))
+            return _told(theirs, bounds, version=f"litellm:{models.map_version()}", source=source)
 
         return filed("contract") or deployed() or filed("override") or filed("local") or listed()
+
+
+def _told(sheet: Sheet, bounds: Listed, **facts: Any) -> PriceCard | None:
+    """Return prices under LiteLLM's names; of what is not billed by the token only the bound can be told."""
+    card = PriceCard.of(sheet, listed=bounds, **facts)
+    return card or (PriceCard(listed=bounds, **facts) if bounds.is_priced else None)
