@@ -1,8 +1,10 @@
 """The fault server over urllib: scripts, records and complaints; and as a program of its own."""
 
+import gc
 import io
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -313,3 +315,17 @@ def test_a_script_counts_for_itself():
     script.next("request", "one")
 
     script.assert_done()
+
+
+def test_a_connection_at_the_very_end_is_closed(monkeypatch):
+    """One that comes while the server stops leaves no open socket behind, of which Python would complain later."""
+    complained = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: complained.append(told.exc_value))
+    for _ in range(30):
+        with FaultServer() as server:
+            port = urlsplit(server.url).port
+            client = socket.create_connection(("127.0.0.1", port))
+        client.close()
+        gc.collect()
+
+    assert complained == []

@@ -34,6 +34,7 @@ START_S = 10.0
 BATCH_BYTES = 16_384
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNEXPECTED = Status(400, "blueprint_llm.testing: the script did not expect this request")
+_TURNS = 5
 GONE = (asyncio.IncompleteReadError, ConnectionError)
 LAST_CHUNK = b"0\r\n\r\n"
 JSON, EVENTS, HTML, TEXT = "application/json", "text/event-stream; charset=utf-8", "text/html", "text/plain"
@@ -252,6 +253,10 @@ class FaultServer:
         self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
         ready.set_result(server.sockets[0].getsockname()[1])
         await stopped.wait()
+        for listening in server.sockets:
+            loop.remove_reader(listening)
+        for _ in range(_TURNS):  # a connection that was accepted just now begins, or nobody would ever close it
+            await asyncio.sleep(0)
         server.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
