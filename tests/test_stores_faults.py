@@ -1,5 +1,6 @@
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import threading
 import warnings
 
 import pytest
+import redis
 import redis_server
 from holding import count_turns, free, holding
 
@@ -886,3 +888,17 @@ async def test_endless_contention_is_an_error(tmp_path, monkeypatch):
         with pytest.raises(StoreError, match="contended"):
             await store.settle(settlement()._replace(report=BreakerReport("t", ok=True)))
         await store.aclose()
+
+
+def test_connections_end_with_their_loop(tmp_path, monkeypatch):
+    """A program that calls LiteLLM, guarded, has nothing of ours to close: nothing is open once its loop has ended."""
+    complained = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: complained.append(told.exc_value))
+    with redis_server.running(tmp_path) as url:
+        for _ in range(3):
+            asyncio.run(RedisStore(url).breakers(["any"]))
+            gc.collect()
+        with redis.Redis.from_url(url) as seen:
+            assert len(seen.client_list()) == 1
+
+    assert complained == []

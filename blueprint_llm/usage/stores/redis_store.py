@@ -37,7 +37,7 @@ from blueprint_llm.usage.stores.records import (
 from blueprint_llm.usage.stores.writer import Busy, Job, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 
     import redis.asyncio
 
@@ -54,6 +54,7 @@ _facts = attrgetter(*FACTS)
 
 T = TypeVar("T")
 _clients: dict[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = {}
+_endings: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 _inherited: list[object] = []  # a forked child may neither use nor close its parent's connections
 
 
@@ -67,6 +68,10 @@ def redis_client(url: str | Secret) -> redis.asyncio.Redis:
     if loop not in _clients:
         for closed in [known for known in list(_clients) if known.is_closed()]:  # its transports hold the loop alive
             _clients.pop(closed, None)
+            _endings.pop(closed, None)
+        _endings[loop] = _until_the_loop_ends(loop)
+        with suppress(StopIteration):  # a step that waits for nothing: from now on the loop knows of it
+            _endings[loop].__anext__().send(None)
     clients = _clients.setdefault(loop, {})
     address = revealed(url)
     if address not in clients:
@@ -74,6 +79,19 @@ def redis_client(url: str | Secret) -> redis.asyncio.Redis:
         once = module.asyncio.retry.Retry(module.backoff.NoBackoff(), 1)
         clients[address] = module.asyncio.Redis.from_url(address, decode_responses=True, retry=once, **limits)
     return clients[address]
+
+
+async def _until_the_loop_ends(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    """Close a loop's connections with it: whoever runs a loop closes the generators that are open at its end.
+
+    A program that calls LiteLLM has nothing of ours to close.
+    """
+    try:
+        yield
+    finally:
+        for client in _clients.pop(loop, {}).values():
+            with suppress(*failures()):
+                await client.aclose()
 
 
 async def disconnect(url: str | Secret) -> None:
@@ -295,8 +313,9 @@ def _text(row: AttemptRow) -> str:
 
 
 def _after_fork() -> None:
-    _inherited.append(dict(_clients))
+    _inherited.append((dict(_clients), dict(_endings)))
     _clients.clear()
+    _endings.clear()
 
 
 if hasattr(os, "register_at_fork"):
