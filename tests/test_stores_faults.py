@@ -892,6 +892,8 @@ async def test_endless_contention_is_an_error(tmp_path, monkeypatch):
 
 def test_connections_end_with_their_loop(tmp_path, monkeypatch):
     """A program that calls LiteLLM, guarded, has nothing of ours to close: nothing is open once its loop has ended."""
+    with warnings.catch_warnings(action="ignore"):  # what other tests have left, under their own filters
+        gc.collect()
     complained = []
     monkeypatch.setattr(sys, "unraisablehook", lambda told: complained.append(told.exc_value))
     with redis_server.running(tmp_path) as url:
